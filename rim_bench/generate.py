@@ -1,0 +1,213 @@
+"""Batched greedy decoding as "more columns": every place to continue from is a branch that grows by one column a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rim_bench.layout import Layout, Segment
+from rim_bench.workspace import Columns, Workspace, make_room
+
+if TYPE_CHECKING:
+    from rim_bench.backbone import Backbone
+
+Stop = Callable[[tuple[int, ...]], bool]
+"""Whether generation ends, given the tokens of one branch so far."""
+
+
+@dataclass(slots=True)
+class Completion:
+    """What one branch generated."""
+
+    tokens: tuple[int, ...] = ()  # without the end token
+    ended: bool = False  # by the end token or a stop rule; otherwise it ran into the cap
+    passes: int = 0  # dependent forward passes until its last token was known, the prompt's waves included
+    prompt_waves: int = 0
+    seconds: float = 0.0  # from the start of the batch until this branch ended
+    generated: int = 0  # tokens generated, the end token included
+    times: list[float] = field(default_factory=list)  # seconds at which each token of the batch's steps was known, shared by the batch
+
+
+@dataclass
+class _Branches:
+    """The growing branches of a batch, [rows, branches] each; a branch that ended feeds padding until its row is dropped."""
+
+    segment: Tensor
+    position: Tensor  # of the next column
+    index: Tensor
+    done: Tensor  # bool
+    out: list[list[list[int]]] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def decode(
+    workspace: Workspace,
+    layouts: Sequence[Layout],
+    *,
+    max_tokens: int,
+    stop: Stop | None = None,
+) -> list[dict[str, Completion]]:
+    """Greedy continuation of every `resume` segment of every layout.
+
+    The prefix is computed once and shared by all branches of a row (rim: one trunk, an answer after every block).
+    Rows leave the batch as they finish. The result of a row does not depend on the rows beside it, up to rounding.
+
+    Args:
+        layouts: one a row, each with at least one `resume` segment.
+        max_tokens: cap for each branch, at least 1.
+    Returns:
+        Per row, resume segment -> completion.
+    """
+    backbone = workspace.backbone
+    began = time.perf_counter()
+    with backbone.autocast():
+        columns = workspace.forward(layouts, cached=True)
+        times: list[float] = []
+        results = [{name: Completion(prompt_waves=row.waves, times=times) for name in row.resume} for row in layouts]
+        rows = list(range(len(layouts)))
+        state, hidden = _open_branches(columns, layouts)
+        for step in range(max_tokens):
+            chosen = backbone.head(hidden).argmax(-1)  # [rows, branches]
+            tokens = chosen.tolist()  # waits for the device
+            times.append(time.perf_counter() - began)
+            _record(backbone, layouts, rows, results, state, tokens, stop, step)
+            alive = [i for i in range(len(rows)) if not bool(state.done[i].all())]
+            if not alive or step + 1 == max_tokens:
+                break
+            if len(alive) <= len(rows) * 3 // 4:
+                rows = [rows[i] for i in alive]
+                chosen = _shrink(columns, state, alive, chosen)
+            hidden = _step(workspace, columns, state, chosen)
+    for row in results:
+        for completion in row.values():
+            if not completion.passes:
+                completion.passes, completion.seconds = completion.prompt_waves + max_tokens - 1, times[-1]
+    return results
+
+
+def _open_branches(columns: Columns, layouts: Sequence[Layout]) -> tuple[_Branches, Tensor]:
+    """Room for one new segment behind every resume segment, and the hidden states [rows, branches, width] to start from."""
+    branches = max(len(row.resume) for row in layouts)
+    if not min(len(row.resume) for row in layouts):
+        raise ValueError("a layout to decode from needs a resume segment")
+    extra: list[list[Segment]] = []
+    source, position, index, done = [], [], [], []
+    for r, row in enumerate(layouts):
+        extra.append([row.continuation(f"generated behind {name}", name, (0,)) for name in row.resume])
+        lasts = [row.last(row.index[name]) for name in row.resume]
+        fill = branches - len(lasts)
+        source.append([columns.at(r, c) for c in lasts] + [0] * fill)
+        position.append([row.position[c] + 1 for c in lasts] + [0] * fill)
+        index.append([row.size] * branches)
+        done.append([False] * len(lasts) + [True] * fill)
+    make_room(columns, layouts, extra)
+    device = columns.segment.device
+    padding = columns.sees.shape[1] - 1
+    segment = [[len(row.segments) + b if b < len(row.resume) else padding for b in range(branches)] for row in layouts]
+    state = _Branches(
+        torch.tensor(segment, device=device),
+        torch.tensor(position, device=device),
+        torch.tensor(index, device=device),
+        torch.tensor(done, device=device),
+        [[[] for _ in range(branches)] for _ in layouts],
+    )
+    hidden = columns.hidden
+    rows = torch.arange(len(layouts), device=device)[:, None]
+    start = hidden[rows, torch.tensor(source, device=device)]
+    columns.waves.clear()  # only keys and values are needed from here on
+    return state, start
+
+
+def _record(
+    backbone: Backbone,
+    layouts: Sequence[Layout],
+    rows: list[int],
+    results: list[dict[str, Completion]],
+    state: _Branches,
+    tokens: list[list[int]],
+    stop: Stop | None,
+    step: int,
+) -> None:
+    """Append the chosen tokens to the branches that are still growing, and close those that end here."""
+    done, position = state.done.tolist(), state.position.tolist()
+    for i, original in enumerate(rows):
+        for b, name in enumerate(layouts[original].resume):
+            if done[i][b]:
+                continue
+            completion, out = results[original][name], state.out[i][b]
+            token = tokens[i][b]
+            completion.generated = step + 1
+            if token != backbone.end:
+                out.append(token)
+            completion.tokens = tuple(out)
+            completion.ended = token == backbone.end or (stop is not None and stop(completion.tokens))
+            if completion.ended or position[i][b] >= backbone.max_positions:  # no position left: capped
+                completion.seconds, completion.passes = completion.times[-1], completion.prompt_waves + step
+                done[i][b] = True
+    state.done = torch.tensor(done, device=state.done.device)
+
+
+def _shrink(columns: Columns, state: _Branches, alive: list[int], chosen: Tensor) -> Tensor:
+    """Drop the rows that have finished."""
+    keep = torch.tensor(alive, device=chosen.device)
+    assert columns.cache is not None
+    columns.cache.batch_select_indices(keep)  # type: ignore[attr-defined]
+    columns.sees, columns.segment, columns.index = columns.sees[keep], columns.segment[keep], columns.index[keep]
+    state.segment, state.position, state.index, state.done = (
+        t[keep] for t in (state.segment, state.position, state.index, state.done)
+    )
+    state.out = [state.out[i] for i in alive]
+    return chosen[keep]
+
+
+def _step(workspace: Workspace, columns: Columns, state: _Branches, chosen: Tensor) -> Tensor:
+    """Feed the chosen tokens as one more column per branch."""
+    padding = columns.sees.shape[1] - 1
+    segment = torch.where(state.done, padding, state.segment)
+    position = torch.where(state.done, 0, state.position).clamp(max=workspace.backbone.max_positions - 1)
+    hidden = workspace.extend(columns, torch.where(state.done, 0, chosen), segment, state.index, position)
+    state.position = state.position + 1
+    state.index = state.index + 1
+    return hidden
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log-likelihood of one continuation, and whether greedy decoding would have produced it."""
+
+    logprob: float
+    greedy: bool
+
+
+@torch.inference_mode()
+def score(workspace: Workspace, layouts: Sequence[Layout], choices: Sequence[Sequence[tuple[int, ...]]]) -> list[list[Score]]:
+    """Log-likelihood of each choice behind each layout's (first) resume segment; choices are sibling branches of one tree.
+
+    Raises:
+        ValueError: an empty choice.
+    """
+    backbone = workspace.backbone
+    grown = []
+    for layout, options in zip(layouts, choices, strict=True):
+        after = layout.resume[0]
+        grown.append(layout.grow(*(layout.continuation(f"choice {i}", after, tokens) for i, tokens in enumerate(options))))
+    with backbone.autocast():
+        columns = workspace.forward(grown)
+        hidden = columns.hidden
+        out: list[list[Score]] = []
+        for r, (base, layout, options) in enumerate(zip(layouts, grown, choices, strict=True)):
+            row = []
+            for i, tokens in enumerate(options):
+                s = len(base.segments) + i
+                sources = [layout.before(s), *range(layout.first[s], layout.last(s))]
+                logits = backbone.head(hidden[r, [columns.at(r, c) for c in sources]])  # [tokens, vocabulary]
+                target = torch.tensor(tokens, device=logits.device)
+                logprobs = logits.log_softmax(-1).gather(1, target[:, None])
+                row.append(Score(float(logprobs.sum()), bool((logits.argmax(-1) == target).all())))
+            out.append(row)
+    return out

@@ -1,0 +1,251 @@
+"""What a method is: a tree of segments plus a curriculum. A subclass of `Method` is a method; its fields are its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import random
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from rim_bench.errors import UsageError, unknown
+from rim_bench.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One problem as text: a question, the reasoning steps, the answer (without `#### `)."""
+
+    id: str
+    question: str
+    steps: tuple[str, ...]
+    answer: str
+    level: str = ""  # difficulty or subset inside its set; "" where a set has none
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as token ids, each part encoded on its own so that prompts are the same in training and evaluation.
+
+    `question` ends with the newline, each step with its newline; `answer` is `#### `, the answer and the end token.
+    """
+
+    id: str
+    question: tuple[int, ...]
+    steps: tuple[tuple[int, ...], ...]
+    answer: tuple[int, ...]
+
+    @property
+    def chain(self) -> tuple[int, ...]:
+        """All steps in one run of tokens."""
+        return tuple(t for step in self.steps for t in step)
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A new token. Its embedding row starts at random (all rows differ), or as a copy of the row of `like`.
+
+    Markers are inputs only: no method predicts them, and they cannot be generated.
+    """
+
+    name: str
+    like: str | None = None  # text whose single token's row is copied; the mean row where a tokenizer has no such token
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a curriculum."""
+
+    name: str
+    share: float = 1.0  # of the training budget, relative to the other stages
+    lr_scale: float = 1.0  # times the run's learning rate
+    reset: bool = False  # fresh optimizer state and schedule at its start
+    knob: int = 0  # free to the method: which stage this is, how many blocks or thoughts
+    dropout: float = 0.0  # added to the backbone's own dropout
+    given_by: str | None = None  # the stage is skipped where a run starts from such weights ("cot")
+
+
+class Trace(Protocol):
+    """What an auxiliary may read of a forward pass: hidden states by segment, index and layer."""
+
+    def hidden(self, segment: str, index: int, layer: int = -1) -> torch.Tensor: ...  # [rows with the segment, width]
+
+
+class Auxiliary(Protocol):
+    """A training-only module that turns a trace into named scalar losses. It cannot change the forward pass."""
+
+    def losses(self, trace: Trace) -> Mapping[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods. Frozen fields are the hyper-parameters; `name` and `summary` are for people."""
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    effort_field: ClassVar[str | None] = None  # the field that `effort` overrides at inference: blocks, thoughts, pauses
+
+    def markers(self) -> tuple[Marker, ...]:
+        """New vocabulary."""
+        return ()
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The curriculum, in order."""
+        return (Stage("train"),)
+
+    def lay_train(self, example: Encoded, stage: Stage, progress: float, rng: random.Random) -> Layout:
+        """The training layout of one example; `progress` in [0, 1) is the share of the stage that is done."""
+        raise NotImplementedError
+
+    def lay_prompt(self, question: tuple[int, ...], effort: int | None = None) -> Layout:
+        """The layout that generation continues from; `effort` overrides the method's compute knob."""
+        raise NotImplementedError
+
+    def lay_probe(self, question: tuple[int, ...], effort: int | None = None) -> Layout | None:
+        """A prompt with further places to generate from (an answer after every block), or None. Never the scored answer."""
+        return None
+
+    def bridges(self, width: int) -> nn.ModuleDict | None:
+        """Modules from a hidden state [.., width] to the next latent slot's input, by `Segment.bridge`; trained and shipped."""
+        return None
+
+    def auxiliary(self, width: int) -> Auxiliary | None:
+        """A training-only loss on hidden states."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return dataclasses.asdict(self)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Method:
+        """This method with some fields changed; text is converted to the field's type.
+
+        Raises:
+            UsageError: unknown fields, or values their types do not take, all of them together.
+        """
+        hints = typing.get_type_hints(type(self))
+        fields = {f.name for f in dataclasses.fields(self)}
+        problems, values = [], {}
+        for key, given in settings.items():
+            if key not in fields:
+                problems.append(str(unknown(f"option of {self.name}", key, fields)))
+                continue
+            try:
+                values[key] = _convert(given, hints[key])
+            except ValueError as error:
+                problems.append(f"{self.name}.{key} = {given!r} is not {error}")
+        if problems:
+            raise UsageError("; ".join(problems))
+        try:
+            return dataclasses.replace(self, **values)
+        except ValueError as error:
+            raise UsageError(f"{self.name}: {error}") from None
+
+
+def _convert(given: Any, kind: Any) -> Any:
+    """`given` as a value of the annotated type `kind`; a ValueError names what the type takes."""
+    if typing.get_origin(kind) is Literal:
+        if given not in (choices := typing.get_args(kind)):
+            raise ValueError("one of " + ", ".join(map(str, choices)))
+        return given
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        inner = [k for k in typing.get_args(kind) if k is not type(None)]
+        if given is None or (isinstance(given, str) and given.lower() == "none"):
+            return None
+        return _convert(given, inner[0])
+    if kind is bool:
+        table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if str(given).lower() not in table:
+            raise ValueError("true or false")
+        return table[str(given).lower()]
+    if kind in (int, float):
+        try:
+            if kind is int and isinstance(given, float) and not given.is_integer():
+                raise ValueError
+            return kind(given)
+        except (TypeError, ValueError):
+            raise ValueError("a whole number" if kind is int else "a number") from None
+    return str(given) if kind is str else given
+
+
+ENTRY_POINTS = "rim_bench.methods"
+
+
+@cache
+def shipped_methods() -> Mapping[str, type[Method]]:
+    """Name -> class of the methods that lie in `models/` and `baselines/`."""
+    found: dict[str, type[Method]] = {}
+    for package in ("rim_bench.models", "rim_bench.baselines"):
+        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            module = importlib.import_module(f"{package}.{info.name}")
+            for cls in _methods_of(module):
+                found[cls.name] = cls
+    return found
+
+
+def all_methods() -> dict[str, type[Method]]:
+    """Shipped methods and those of installed packages that declare the entry point group `rim_bench.methods`."""
+    found = dict(shipped_methods())
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        loaded = point.load()
+        classes: list[type[Method]] = [loaded] if isinstance(loaded, type) else _methods_of(loaded)
+        for cls in classes:
+            found.setdefault(cls.name, cls)
+    return found
+
+
+def _methods_of(module: types.ModuleType) -> list[type[Method]]:
+    """The Method subclasses that a module itself defines, those with a name."""
+    classes = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Method)]
+    return [c for c in classes if c.__module__ == module.__name__ and c.name]
+
+
+def load_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """A method by name or by the path of a Python file that defines exactly one.
+
+    Raises:
+        UsageError: no such name or file, a file that fails to import, or settings that do not fit.
+    """
+    if name.endswith(".py"):
+        cls = _method_in_file(Path(name))
+    else:
+        known = all_methods()
+        if name not in known:
+            raise unknown("method", name, known)
+        cls = known[name]
+    return cls().with_settings(settings or {})
+
+
+def _method_in_file(path: Path) -> type[Method]:
+    if not path.is_file():
+        raise UsageError(f"method file {str(path)!r} does not exist: give a path to a Python file or a name from `rim-bench list methods`")
+    resolved = path.resolve()
+    module_name = f"rim_bench_user_{resolved.stem}_{abs(hash(str(resolved))):x}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, resolved)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise UsageError(f"method file {str(path)!r} failed to import: {type(error).__name__}: {error}") from error
+    classes = _methods_of(sys.modules[module_name])
+    if len(classes) != 1:
+        names = ", ".join(c.name for c in classes) or "none"
+        raise UsageError(f"method file {str(path)!r} must define exactly one named Method subclass, found {names}")
+    return classes[0]

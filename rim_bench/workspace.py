@@ -1,0 +1,207 @@
+"""The one forward path: a batch of layouts through a backbone, for training, scoring and decoding alike.
+
+Columns are packed wave by wave: wave w holds, for every row, the columns with w latent slots on their path, padded on the right.
+The attention mask is derived from the trees; padding and siblings are invisible. No method is known by name here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rim_bench.layout import Layout, Segment
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+    from rim_bench.backbone import Backbone
+
+NOWHERE = -1
+
+
+@dataclass
+class Columns:
+    """The columns of a batch that have been computed, in packing order; `seen` of them per row, padding included."""
+
+    layouts: tuple[Layout, ...]
+    sees: Tensor  # bool [rows, segments, segments]: query segment sees key segment (other than itself)
+    segment: Tensor  # int [rows, seen]: segment of each column, the last index (an all-False segment) for padding
+    index: Tensor  # int [rows, seen]: the column's number in its layout, orders columns inside a segment
+    place: list[list[int]]  # row -> column number -> packed index
+    waves: list[Tensor] = field(default_factory=list)  # hidden states of each pass, [rows, new, width]
+    layers: list[tuple[Tensor, ...]] = field(default_factory=list)  # all layers of each pass, where asked for
+    cache: DynamicCache | None = None
+    executed: int = 0  # columns computed, padding included
+
+    @property
+    def hidden(self) -> Tensor:
+        """Last hidden state of every computed column, [rows, seen, width]."""
+        return self.waves[0] if len(self.waves) == 1 else torch.cat(self.waves, dim=1)
+
+    def at(self, row: int, column: int) -> int:
+        """Packed index of a column; raises IndexError for one that was not computed."""
+        return self.place[row][column]
+
+
+def pad_rows(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
+    """Ragged rows as one int64 tensor [rows, longest], padded on the right with `value`."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*r, *(value,) * (longest - len(r))] for r in rows], dtype=torch.long, device=device)
+
+
+class Workspace:
+    """Runs layouts on a backbone; `bridges` maps a hidden state to the next latent slot's input where a segment names one."""
+
+    def __init__(self, backbone: Backbone, bridges: nn.ModuleDict | None = None) -> None:
+        self.backbone = backbone
+        self.bridges = bridges if bridges is not None else nn.ModuleDict()
+
+    def forward(self, layouts: Sequence[Layout], *, cached: bool = False, layers: bool = False) -> Columns:
+        """All waves of a batch of layouts.
+
+        Args:
+            layouts: one tree a row; rows may differ in everything.
+            cached: keep the KV cache, so that columns can be added (it is kept anyway between waves).
+            layers: also keep every layer's hidden states, for auxiliaries.
+        Raises:
+            ValueError: a row deeper than the model has positions for.
+        """
+        rows = tuple(layouts)
+        deepest = max(max(row.position) for row in rows) + 1
+        if deepest > self.backbone.max_positions:
+            raise ValueError(f"a row needs {deepest} positions, the model has {self.backbone.max_positions}")
+        columns = self._empty(rows)
+        waves = max(row.waves for row in rows)
+        if cached or waves > 1:
+            columns.cache = self.backbone.new_cache()
+        order = [_by_wave(row, waves) for row in rows]
+        for wave in range(waves):
+            self._add_wave(columns, [o[wave] for o in order], layers)
+        return columns
+
+    def extend(self, columns: Columns, tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor) -> Tensor:
+        """Further token columns behind cached ones; returns their hidden states [rows, new, width].
+
+        Args:
+            tokens, segment, index, position: int [rows, new]; `segment` counts the segments that `make_room` added,
+                and is `columns.sees.shape[1] - 1` for padding.
+        """
+        assert columns.cache is not None, "extend needs a forward pass with cached=True"
+        columns.segment = torch.cat([columns.segment, segment], dim=1)
+        columns.index = torch.cat([columns.index, index], dim=1)
+        mask = self._mask(columns, tokens.shape[1])
+        columns.executed += tokens.numel()
+        return self.backbone.run(self.backbone.embed(tokens), mask, position, columns.cache)
+
+    def _empty(self, rows: tuple[Layout, ...]) -> Columns:
+        device = self.backbone.device
+        blank = torch.zeros(len(rows), 0, dtype=torch.long, device=device)
+        return Columns(rows, _sees_table(rows).to(device), blank, blank, [[NOWHERE] * r.size for r in rows])
+
+    def _add_wave(self, columns: Columns, chosen: list[list[int]], layers: bool) -> None:
+        """One pass over the chosen columns of each row."""
+        backbone, rows = self.backbone, columns.layouts
+        past = columns.segment.shape[1]
+        padding = columns.sees.shape[1] - 1
+        owner = [_segment_of(r) for r in rows]
+        for r, picked in enumerate(chosen):
+            for k, c in enumerate(picked):
+                columns.place[r][c] = past + k
+        ids = [[_id(backbone, row, c) for c in picked] for row, picked in zip(rows, chosen, strict=True)]
+        position = pad_rows([[row.position[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)], 0, backbone.device)
+        segment = pad_rows([[o[c] for c in picked] for o, picked in zip(owner, chosen, strict=True)], padding, backbone.device)
+        columns.segment = torch.cat([columns.segment, segment], dim=1)
+        columns.index = torch.cat([columns.index, pad_rows(chosen, 0, backbone.device)], dim=1)
+        embeds = backbone.embed(pad_rows(ids, 0, backbone.device))
+        if past:
+            embeds = self._fill_slots(columns, chosen, owner, embeds)
+        chain = past == 0 and all(row.is_chain for row in rows)
+        mask = None if chain else self._mask(columns, segment.shape[1])
+        if chain:  # plain causal: padding on the right is never seen, its positions only need to run on
+            position = torch.arange(segment.shape[1], device=backbone.device).expand(len(rows), -1)
+            position = position.clamp(max=backbone.max_positions - 1)
+        columns.executed += segment.numel()
+        if layers:
+            hidden, every_layer = backbone.run(embeds, mask, position, columns.cache, layers=True)
+            columns.layers.append(every_layer)
+        else:
+            hidden = backbone.run(embeds, mask, position, columns.cache)
+        columns.waves.append(hidden)
+
+    def _fill_slots(self, columns: Columns, chosen: list[list[int]], owner: list[tuple[int, ...]], embeds: Tensor) -> Tensor:
+        """Write the hidden state before each latent slot, through its bridge, into the slot's input. Vectorised: no per-row slices."""
+        where: dict[str | None, tuple[list[int], list[int], list[int]]] = {}
+        for r, (row, picked) in enumerate(zip(columns.layouts, chosen, strict=True)):
+            for k, c in enumerate(picked):
+                if row.tokens[c] is None:
+                    s = owner[r][c]
+                    before = c - 1 if c > row.first[s] else row.before(s)
+                    into = where.setdefault(row.segments[s].bridge, ([], [], []))
+                    for target, value in zip(into, (r, k, columns.at(r, before)), strict=True):
+                        target.append(value)
+        hidden = columns.hidden
+        for bridge, indices in where.items():
+            rows, slots, sources = (torch.tensor(i, device=embeds.device) for i in indices)
+            thought = hidden[rows, sources]  # [slots, width]
+            if bridge is not None:
+                thought = self.bridges[bridge](thought)
+            embeds = embeds.index_put((rows, slots), thought.to(embeds.dtype))
+        return embeds
+
+    @staticmethod
+    def _mask(columns: Columns, new: int) -> Tensor:
+        """Bool [rows, new, seen]: what each of the last `new` packed columns attends to."""
+        return visible(columns.sees, columns.segment[:, -new:], columns.index[:, -new:], columns.segment, columns.index)
+
+
+def visible(sees: Tensor, q_segment: Tensor, q_index: Tensor, k_segment: Tensor, k_index: Tensor) -> Tensor:
+    """Bool [rows, queries, keys]: ancestors' columns, and the earlier columns of the query's own segment, itself included."""
+    row = torch.arange(sees.shape[0], device=sees.device)[:, None, None]
+    other = sees[row, q_segment[:, :, None], k_segment[:, None, :]]
+    same = q_segment[:, :, None] == k_segment[:, None, :]
+    return other | (same & (k_index[:, None, :] <= q_index[:, :, None]))
+
+
+def _segment_of(row: Layout) -> tuple[int, ...]:
+    """Column -> its segment."""
+    return tuple(i for i, s in enumerate(row.segments) for _ in range(s.size))
+
+
+def _id(backbone: Backbone, row: Layout, column: int) -> int:
+    token = row.tokens[column]
+    if token is None:
+        return 0  # overwritten by the thought before the pass runs
+    return token if isinstance(token, int) else backbone.resolve(token)
+
+
+def _by_wave(row: Layout, waves: int) -> list[list[int]]:
+    """Wave -> the row's columns in it, in layout order."""
+    if row.waves == 1:
+        return [list(range(row.size)), *([] for _ in range(waves - 1))]
+    out: list[list[int]] = [[] for _ in range(waves)]
+    for c, w in enumerate(row.wave):
+        out[w].append(c)
+    return out
+
+
+def _sees_table(rows: Sequence[Layout]) -> Tensor:
+    """Bool [rows, segments + 1, segments + 1]; the last segment is padding's: it sees nothing and nobody sees it."""
+    size = max(len(r.segments) for r in rows) + 1
+    sees = torch.zeros(len(rows), size, size, dtype=torch.bool)
+    for r, row in enumerate(rows):
+        for s, above in enumerate(row.sees):
+            if above:
+                sees[r, s, list(above)] = True
+    return sees
+
+
+def make_room(columns: Columns, layouts: Sequence[Layout], extra: Sequence[Sequence[Segment]]) -> None:
+    """Add empty segments (decoding's new branches) to the visibility table of computed columns."""
+    sees = _sees_table([layout.grow(*segments) for layout, segments in zip(layouts, extra, strict=True)])
+    old_padding, padding = columns.sees.shape[1] - 1, sees.shape[1] - 1
+    columns.segment = torch.where(columns.segment == old_padding, padding, columns.segment)
+    columns.sees = sees.to(columns.segment.device)

@@ -1,0 +1,36 @@
+"""Small models that every test can afford: random weights, three families, both attention kernels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from rim_bench.method import Encoded
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests of the published files were skipped, and how to run them."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "RIM_BENCH_DATA" in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests of the published files skipped: set RIM_BENCH_DATA to their folder")
+
+
+@pytest.fixture
+def published() -> Path:
+    """The folder with the published files."""
+    given = os.environ.get("RIM_BENCH_DATA")
+    if not given:
+        pytest.skip("RIM_BENCH_DATA is not set: the published files are not here")
+    return Path(given)
+
+
+def encoded(question: int, steps: tuple[int, ...], answer: int = 2, shift: int = 0) -> Encoded:
+    """An example of the given lengths, with ids that differ everywhere."""
+    ids = iter(range(10 + shift, 400))
+    take = lambda n: tuple(next(ids) % 200 + 5 for _ in range(n))  # noqa: E731
+    return Encoded("example", take(question), tuple(take(n) for n in steps), take(answer))
