@@ -1,13 +1,18 @@
 """Cost of a layout on a model shape, in closed form. No torch.
 
-Convention: 1 multiply-accumulate = 2 FLOPs; matrix products only (projections, feed-forward, attention scores and values, head);
-attention over the keys a column sees (a masked kernel may execute more); the head only where logits are computed;
-embeddings, norms, activations and rotary phases are not counted.
+Convention: 1 multiply-accumulate = 2 FLOPs; matrix products only (projections, feed-forward, LoRA's matrices, attention scores
+and values, head); the head only where logits are computed; embeddings, norms, activations and rotary phases are not counted.
+
+Attention has two prices. The headline counts the keys that a column sees (`prefill_flops`, `decode_flops`, `training_flops`): it
+belongs to the layout, whatever runs it. The executed price (`executed_...`) counts what `rim_bench.workspace` runs and what a
+FLOP counter therefore sees: a column is multiplied with every key of its packed row, masked or not, padding included.
+Not counted by either: a method's own modules (bridges from a hidden state to the next input, auxiliary losses).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,18 +30,24 @@ class Shape:
     kv_heads: int
     head_dim: int
     ffn: int
-    vocabulary: int  # rows of the head that are multiplied
-    gated: bool  # Llama's and Qwen's feed-forward has three matrices, GPT-2's two
+    vocabulary: int  # rows of the output table, all of them multiplied: markers' and unused rows too, whose logits are cut off after it
+    gated: bool  # Llama's and Qwen's feed-forward has three matrices, GPT-2's two (and one matrix for queries, keys and values)
+    rank: int = 0  # of unmerged LoRA matrices on every linear layer but the head; 0 = none, or merged
 
     @property
     def linear(self) -> int:
-        """Multiply-accumulates of one layer's projections and feed-forward for one column."""
-        attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return attention + self.width * self.ffn * (3 if self.gated else 2)
+        """Multiply-accumulates of one layer's projections, feed-forward and LoRA matrices for one column."""
+        return sum(a * b + self.rank * (a + b) for a, b in self._matrices())
+
+    def _matrices(self) -> list[tuple[int, int]]:
+        """Input and output size of each linear layer of one transformer layer."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        into = [(self.width, queries), (self.width, keys), (self.width, keys)] if self.gated else [(self.width, queries + 2 * keys)]
+        return [*into, (queries, self.width), *[(self.width, self.ffn)] * (2 if self.gated else 1), (self.ffn, self.width)]
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Shape:
-        """From a transformers configuration as a dict.
+    def of(cls, config: Mapping[str, Any], rank: int = 0) -> Shape:
+        """From a transformers configuration as a dict, that of the model with its markers' rows; `rank` as in the field.
 
         Raises:
             UsageError: an architecture whose shape is not known.
@@ -45,7 +56,7 @@ class Shape:
         if kind == "gpt2":
             width, heads = config["n_embd"], config["n_head"]
             ffn = config.get("n_inner") or 4 * width
-            return cls(config["n_layer"], width, heads, heads, width // heads, ffn, config["vocab_size"], gated=False)
+            return cls(config["n_layer"], width, heads, heads, width // heads, ffn, config["vocab_size"], gated=False, rank=rank)
         if kind in ("llama", "qwen2", "qwen3"):
             width, heads = config["hidden_size"], config["num_attention_heads"]
             return cls(
@@ -57,6 +68,7 @@ class Shape:
                 config["intermediate_size"],
                 config["vocab_size"],
                 gated=True,
+                rank=rank,
             )
         raise UsageError(f"the cost of architecture {kind!r} is not known: supported are gpt2, llama, qwen2, qwen3")
 
@@ -67,7 +79,7 @@ def column_flops(shape: Shape, keys: int) -> int:
 
 
 def head_flops(shape: Shape) -> int:
-    """FLOPs of the logits at one column."""
+    """FLOPs of the logits at one column, those of markers included."""
     return 2 * shape.width * shape.vocabulary
 
 
@@ -101,3 +113,43 @@ def decode_flops(shape: Shape, layout: Layout, generated: int) -> int:
 def training_flops(shape: Shape, layout: Layout) -> int:
     """Forward FLOPs of a training layout, with the head at every labelled column."""
     return sum(column_flops(shape, k) for k in keys_seen(layout)) + len(layout.labels) * head_flops(shape)
+
+
+def executed_passes(layouts: Sequence[Layout]) -> list[tuple[int, int]]:
+    """For each pass over a batch: the columns it computes per row, and the keys that each of them is multiplied with.
+
+    Every row is padded to the longest one of its pass. The keys are all columns packed so far, later ones of the same pass too.
+    """
+    waves = [Counter(row.wave) for row in layouts]
+    out, seen = [], 0
+    for wave in range(max(row.waves for row in layouts)):
+        new = max(w[wave] for w in waves)
+        seen += new
+        out.append((new, seen))
+    return out
+
+
+def executed_forward(shape: Shape, layouts: Sequence[Layout]) -> int:
+    """FLOPs that all passes over a batch execute, without any head."""
+    return len(layouts) * sum(new * column_flops(shape, keys) for new, keys in executed_passes(layouts))
+
+
+def executed_prefill(shape: Shape, layouts: Sequence[Layout]) -> int:
+    """FLOPs that a batch of prompts executes up to the first generated tokens; rows with fewer branches are padded to the most."""
+    return executed_forward(shape, layouts) + len(layouts) * max(len(row.resume) for row in layouts) * head_flops(shape)
+
+
+def executed_decode(shape: Shape, layout: Layout, generated: int) -> int:
+    """FLOPs that the cached steps behind one prompt execute, the prompt excluded.
+
+    All resume segments grow side by side until the last one ends: `generated` counts the tokens of the longest branch.
+    """
+    branches = len(layout.resume)
+    steps = range(1, generated)
+    body = sum(branches * column_flops(shape, layout.size + step * branches) for step in steps)
+    return body + len(steps) * branches * head_flops(shape)
+
+
+def executed_training(shape: Shape, layouts: Sequence[Layout]) -> int:
+    """FLOPs that the forward pass of a training batch executes, with the head at every labelled column."""
+    return executed_forward(shape, layouts) + sum(len(row.labels) for row in layouts) * head_flops(shape)

@@ -1,0 +1,396 @@
+"""From what a user asks to stored runs: specifications, shared starts, training, evaluation. Resumable at every point."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from rim_bench.backbone import Backbone
+from rim_bench.catalog import resolve_backbone
+from rim_bench.data import Dataset, Task, load_task, overlap, training_data
+from rim_bench.errors import UsageError, unknown
+from rim_bench.evaluate import Request, evaluate, evaluate_run, peak_memory
+from rim_bench.method import Encoded, Example, Method, load_method
+from rim_bench.sources import Steps
+from rim_bench.store import Run, Store, environment, spec_id
+from rim_bench.train import Outcome, Plan, Progress, Trainer, spans
+from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
+
+logger = logging.getLogger(__name__)
+
+STARTS = ("recipe", "cot")
+QUICK_STEPS, QUICK_ROWS = 16, 20
+Start = Literal["recipe", "cot"]
+
+
+class Reporter(Protocol):
+    """Where progress goes; the command line draws it."""
+
+    def note(self, text: str) -> None: ...
+    def training(self, run: str, progress: Progress) -> None: ...
+    def evaluating(self, run: str, done: int, total: int) -> None: ...
+    def finished(self, run: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `rim-bench run` and `train` are asked. None = the task's recipe."""
+
+    methods: tuple[str, ...]
+    task: str
+    out: Path = Path("results")
+    model: str | None = None
+    data: Path | None = None
+    files: dict[str, str] | None = None
+    steps: Steps = "equations"
+    limit: int | None = None
+    start: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    examples: int | None = None
+    cot_examples: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    max_tokens: int | None = None
+    eval_batch_size: int = 64
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> option -> value
+    backbone: Mapping[str, Any] = field(default_factory=dict)  # overrides of the backbone's entry
+    tuning: str | None = None  # "full" or "lora"
+    device: str | None = None
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be: a method with its specification, and the run it starts from."""
+
+    method: Method
+    spec: dict[str, Any]
+    plan: Plan
+    parent: Cell | None = None
+    is_start: bool = False
+
+    @property
+    def label(self) -> str:
+        text = "shared cot start" if self.is_start else self.method.name
+        return f"{text}, seed {self.plan.seed}" if self.plan.seed else text
+
+
+class Study:
+    """The runs of one request, with the data they share.
+
+    Raises:
+        UsageError: anything in the request that does not fit, before a run starts.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.task: Task = load_task(options.task)
+        self.recipe = self.task.recipe
+        self.store = Store(options.out)
+        self.device = pick_device(options.device)
+        if options.quick and options.limit is None and self.task.metadata["source"] != "generator":
+            options = dataclasses.replace(options, limit=None)
+        self.start = self._start()
+        self._check_settings()
+        self.train_set, self.validation_set = training_data(
+            self.task, data=options.data, steps=options.steps, limit=options.limit, files=options.files
+        )
+        self.backbone_spec = self._backbone()
+        self.cells = tuple(cell for seed in options.seeds for cell in self._cells(seed))
+
+    # what is asked
+
+    def _start(self) -> str:
+        start = self.options.start or str(self.recipe.get("start", "recipe"))
+        if start not in STARTS:
+            raise unknown("start", start, STARTS)
+        return start
+
+    def _check_settings(self) -> None:
+        names = [load_method(name).name for name in self.options.methods]
+        if not names:
+            raise UsageError("no method was given: name at least one, see `rim-bench list methods`")
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise UsageError(f"method {', '.join(sorted(twice))} was given twice")
+        for name in self.options.settings:
+            if name not in names:
+                raise UsageError(f"--set {name}.…: method {name!r} is not among the methods of this run ({', '.join(names)})")
+        for seed in self.options.seeds:
+            if seed < 0:
+                raise UsageError(f"seed {seed} must be 0 or more")
+        if len(set(self.options.seeds)) < len(self.options.seeds) or not self.options.seeds:
+            raise UsageError(f"seeds {list(self.options.seeds)} must be distinct, and at least one")
+
+    def _backbone(self) -> dict[str, Any]:
+        name = self.options.model or str(self.recipe.get("backbone", "gpt2"))
+        settings = dict(self.options.backbone)
+        if name == self.recipe.get("backbone"):
+            settings = {**self.recipe.get("backbone_settings", {}), **settings}
+        if self.options.tuning is not None:
+            settings["tuning"] = self.options.tuning
+        return resolve_backbone(name, settings)
+
+    def method(self, name: str) -> Method:
+        """A method with the task's settings for it, and then the user's."""
+        base = load_method(name)
+        recipe = dict(self.recipe.get("methods", {}).get(base.name, {}))
+        return load_method(name, {**recipe, **self.options.settings.get(base.name, {})})
+
+    def _lr(self, method: str, is_start: bool) -> float:
+        if self.options.lr is not None:
+            return self.options.lr
+        table = self.recipe.get("lr", {})
+        table = table.get("scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained", {})
+        return float(table.get("start" if is_start else method, table.get("default", 1e-3)))
+
+    def _plan(self, method: str, seed: int, is_start: bool) -> Plan:
+        recipe, options = self.recipe, self.options
+        batch_size = options.batch_size or int(recipe.get("batch_size", 32))
+        given = options.cot_examples if is_start else options.examples
+        examples = given if given is not None else int(recipe["cot_examples" if is_start else "examples"])
+        if options.quick and given is None:
+            examples = QUICK_STEPS * batch_size
+        return Plan(
+            examples=examples,
+            batch_size=batch_size,
+            micro_batch=min(batch_size, int(recipe.get("micro_batch", 32))),
+            lr=self._lr(method, is_start),
+            seed=seed,
+        )
+
+    # the runs
+
+    def _cells(self, seed: int) -> list[Cell]:
+        parent = None
+        if self.start == "cot":
+            method = load_method("cot")
+            plan = self._plan("cot", seed, True)
+            parent = Cell(method, self._spec(method, plan, None, "cot", is_start=True), plan, is_start=True)
+        cells = [] if parent is None else [parent]
+        for name in self.options.methods:
+            method = self.method(name)
+            plan = self._plan(method.name, seed, False)
+            spans(method.stages(), plan.steps, self.start)  # refuses a budget that the curriculum does not fit into
+            cells.append(Cell(method, self._spec(method, plan, parent, name), plan, parent))
+        return cells
+
+    def _spec(self, method: Method, plan: Plan, parent: Cell | None, name: str, is_start: bool = False) -> dict[str, Any]:
+        given: dict[str, Any] = {"name": method.name, "settings": method.settings()}
+        if name.endswith(".py"):
+            given |= {"file": str(Path(name).resolve()), "file_sha256": hashlib.sha256(Path(name).read_bytes()).hexdigest()}
+        optimizer = {k: v for k, v in dataclasses.asdict(plan).items() if k not in ("examples", "seed", "checkpoints")}
+        return {
+            "schema": 1,
+            "role": "start" if is_start else "arm",
+            "method": given,
+            "backbone": self.backbone_spec,
+            "task": {
+                "name": self.task.name,
+                "version": self.task.version,
+                "train_sha256": self.train_set.sha256,
+                "validation_sha256": self.validation_set.sha256,
+                "train_rows": len(self.train_set.examples),
+                "steps": self.options.steps,
+                "limit": self.options.limit,
+            },
+            "start": "recipe" if is_start else self.start,
+            "parent": None if parent is None else spec_id(parent.spec),
+            "budget": {
+                "examples": plan.steps * plan.batch_size,
+                "inherited_examples": 0 if parent is None else parent.plan.steps * parent.plan.batch_size,
+            },
+            "optimizer": {"name": "adamw", **optimizer},
+            "seed": plan.seed,
+            "dtype": "bfloat16" if self.device.type == "cuda" else "float32",
+            "quick": self.options.quick,
+        }
+
+    def request(self, split: str = "test", effort: int | None = None) -> Request:
+        """The evaluation that goes with this study."""
+        options = self.options
+        limit = options.limit if options.limit is not None or not options.quick else QUICK_ROWS
+        return Request(
+            self.task,
+            options.data,
+            options.files,
+            options.steps,
+            limit,
+            split,
+            effort,
+            options.max_tokens or int(self.recipe.get("max_tokens", 128)),
+            options.eval_batch_size,
+            options.quick,
+        )
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """What a tokenizer from scratch is built on: the training text, nothing else."""
+        return [training_text(e) for e in self.train_set.examples]
+
+    # the work
+
+    def run(self, reporter: Reporter, *, evaluation: bool = True) -> list[Run]:
+        """Train and evaluate every cell that is not done yet; returns the runs of the arms."""
+        self._warn(reporter)
+        runs = []
+        for cell in self.cells:
+            run = self.train(cell, reporter)
+            if cell.is_start:
+                self._check_start(cell, run, reporter)
+                continue
+            runs.append(run)
+            if evaluation:
+                self._evaluate(cell, run, reporter)
+        return runs
+
+    def _warn(self, reporter: Reporter) -> None:
+        for note in (*self.train_set.notes, *self.validation_set.notes):
+            reporter.note(note)
+        request = self.request()
+        if shared := overlap(self.train_set.examples, request.dataset().examples):
+            reporter.note(f"{shared} test questions stand in the training set word for word")
+
+    def train(self, cell: Cell, reporter: Reporter) -> Run:
+        """Train one cell, from its newest checkpoint if there is one; nothing is done twice."""
+        run = self.store.open(cell.spec)
+        with run.lock():
+            if run.trained:
+                reporter.note(f"{cell.label}: trained already ({run.id})")
+                return run
+            run.write_environment(environment(gpu=gpu_info()) | {"torch_threads": torch.get_num_threads()})
+            backbone = self._initial(cell)
+            bridges = build_bridges(cell.method, backbone, cell.plan.seed)
+            data = [backbone.encode_example(e) for e in self.train_set.examples]
+            _check_lengths(backbone, data, cell.method)
+            trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, "recipe" if cell.is_start else self.start)
+            outcome = trainer.run(lambda p: reporter.training(cell.label, p))
+            trained = Trained(backbone, cell.method, bridges.eval(), cell.spec)
+            summary = self._training_summary(cell, trained, outcome)
+            run.finish(trained.save, summary)
+            run.remove_checkpoints()
+            reporter.finished(cell.label)
+        return run
+
+    def _initial(self, cell: Cell) -> Backbone:
+        """The weights a cell starts from: its parent's, or the backbone's own."""
+        seed = cell.plan.seed
+        if cell.parent is None:
+            return Backbone.create(
+                self.backbone_spec,
+                texts=self.texts,
+                pattern=self.task.token_pattern,
+                markers=cell.method.markers(),
+                seed=seed,
+                device=self.device,
+            )
+        parent = Store(self.options.out).open(cell.parent.spec)
+        backbone = Backbone.load(parent.model_path(), device=self.device)
+        backbone.add_markers(cell.method.markers(), seed)
+        return backbone
+
+    def _training_summary(self, cell: Cell, trained: Trained, outcome: Outcome) -> dict[str, Any]:
+        items, _ = _validate(trained, self.request("validation"))
+        accuracy = sum(i["correct"] for i in items) / len(items)
+        return {
+            "steps": outcome.steps,
+            "examples": outcome.examples,
+            "inherited_examples": cell.spec["budget"]["inherited_examples"],
+            "tokens": outcome.tokens,
+            "executed_tokens": outcome.executed,
+            "seconds": round(outcome.seconds, 3),
+            "examples_per_s": round(outcome.examples / outcome.seconds, 3),
+            "final_loss": outcome.final_loss,
+            "validation": {"n": len(items), "accuracy": accuracy},
+            "parameters": trained.backbone.count(),
+            "parameters_trained": trained.backbone.count(training_only=True),
+            "peak_memory_bytes": peak_memory(),
+            "device": str(self.device),
+        }
+
+    def _check_start(self, cell: Cell, run: Run, reporter: Reporter) -> None:
+        """What follows from a start that has not converged would mean nothing (METHODS, Common to all)."""
+        training = run.training() or {}
+        accuracy, needed = training["validation"]["accuracy"], self.recipe.get("start_accuracy")
+        reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {training['validation']['n']})")
+        if needed is not None and accuracy < needed and not self.options.quick:
+            raise UsageError(
+                f"the shared CoT start {run.id} reached {100 * accuracy:.1f} % on validation, under the {100 * needed:.0f} % that arms started "
+                "from it need to mean anything: give it more examples (--cot-examples) or another seed (--seed)"
+            )
+
+    def _evaluate(self, cell: Cell, run: Run, reporter: Reporter) -> None:
+        request = self.request()
+        with run.lock():
+            if run.evaluation(request.key()) is not None:
+                reporter.note(f"{cell.label}: evaluated already")
+                return
+            trained = load_trained(run, device=self.device)
+            evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(cell.label, done, total))
+            reporter.finished(cell.label)
+
+
+def training_text(example: Example) -> str:
+    """An example as the text it trains on."""
+    return "\n".join([example.question, *example.steps, f"#### {example.answer}"])
+
+
+def _validate(trained: Trained, request: Request) -> tuple[Sequence[dict[str, Any]], dict[str, Any]]:
+    return evaluate(trained, request)
+
+
+def _check_lengths(backbone: Backbone, data: Sequence[Encoded], method: Method) -> None:
+    """Refuse, before training, rows that the model has no positions for."""
+    longest = max(data, key=lambda e: len(e.question) + len(e.chain) + len(e.answer))
+    need = method.lay_prompt(longest.question).position[-1] + 1 + len(longest.chain) + len(longest.answer)
+    if need > backbone.max_positions:
+        raise UsageError(
+            f"training row {longest.id!r} needs up to {need} positions with {method.name}, the model has {backbone.max_positions}: "
+            "use a model with more (for from-scratch ones: --backbone max_positions=N)"
+        )
+
+
+def gpu_info() -> dict[str, Any] | None:
+    """The GPU that would be used, as data; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+
+
+def evaluate_stored(run: Run, options: Options, effort: int | None, split: str, reporter: Reporter) -> dict[str, Any]:
+    """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
+    began = time.perf_counter()
+    task = load_task(options.task or run.spec["task"]["name"])
+    request = Request(
+        task,
+        options.data,
+        options.files,
+        options.steps,
+        options.limit,
+        split,
+        effort,
+        options.max_tokens or int(task.recipe.get("max_tokens", 128)),
+        options.eval_batch_size,
+        options.quick or bool(run.spec.get("quick")),
+    )
+    with run.lock():
+        stored = run.evaluation(request.key())
+        if stored is None:
+            trained = load_trained(run, device=pick_device(options.device))
+            stored = evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(run.id, done, total))
+    logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
+    return stored
+
+
+def datasets_of(task: Task, options: Options) -> tuple[Dataset, Dataset]:
+    """Training and validation sets, for display."""
+    return training_data(task, data=options.data, steps=options.steps, limit=options.limit, files=options.files)

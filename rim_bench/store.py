@@ -1,0 +1,599 @@
+"""Run folders: written once, verified when read, safe to kill at any moment.
+
+    <root>/runs/<id>/
+      spec.json                  what the run is; its hash is in the id
+      environment.json           versions, commit, hardware, argv of every start
+      train.jsonl, train.json    one record per optimizer step; the summary of training
+      checkpoints/step-00000100/ newest complete checkpoint, with manifest.json
+      model/                     final weights with manifest.json; its existence means "trained"
+      eval/<key>/                items.jsonl.gz, then summary.json; its existence means "evaluated"
+
+Every file and folder appears under its name only when it is complete. What does not match its hash is named, not trusted.
+This module imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import gzip
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rim_bench.errors import UsageError, unknown
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_STEP = re.compile(r"step-(\d{8,})")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+_PACKAGES = ("rim-bench", "torch", "transformers", "tokenizers", "safetensors", "peft", "lm_eval", "datasets", "numpy", "scipy", "filelock")
+_REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+Record = dict[str, Any]
+
+
+# Atomic writes -----------------------------------------------------------------------------------------------------------------------
+
+
+def canonical(value: Any) -> str:
+    """`value` as JSON with one spelling: sorted keys, no spaces. Raises ValueError for what JSON cannot say (NaN, infinity)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a full disk, missing rights and other refusals of the file system into a sentence that names `path`."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        if _disk_is_full(error):
+            raise UsageError(f"no space left on the disk while writing {str(path)!r}: free some and start again") from error
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        raise
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether `error` or its cause says so. Libraries that write by themselves (safetensors) give the reason as text only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _fsync(path: Path) -> None:
+    """Forces a file, or the entries of a folder, to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`: a reader, or a restart after a crash, finds the old bytes or the new ones, nothing between.
+
+    Raises:
+        UsageError: disk full or not writable; `path` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _fsync(path.parent)
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """`write_bytes_atomic` of `value` as indented JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes_atomic(path, (text + "\n").encode())
+
+
+def _read_json(path: Path) -> Record:
+    """The object in a JSON file. Raises UsageError naming the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{str(path)!r} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{str(path)!r} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{str(path)!r} is damaged: it holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+# Folders with a manifest -------------------------------------------------------------------------------------------------------------
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST)
+
+
+def _damage(folder: Path, *, contents: bool = True) -> str | None:
+    """What is wrong with a folder that has a manifest, or None. `contents=False` compares names and sizes only."""
+    try:
+        entries = _read_json(folder / MANIFEST)["files"]
+        expected = {str(name): (int(e["size"]), str(e["sha256"])) for name, e in entries.items()}
+    except UsageError as error:
+        return str(error)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return f"{MANIFEST} is not a manifest"
+    found = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} is not in {MANIFEST}"
+        size, digest = expected[name]
+        if (actual := found[name].stat().st_size) != size:
+            return f"{name} has {actual:,} bytes instead of {size:,}"
+        if contents and _sha256(found[name]) != digest:
+            return f"{name} does not match its sha256"
+    return None
+
+
+@contextmanager
+def _complete_folder(target: Path) -> Iterator[Path]:
+    """Yields an empty `<target>.tmp` to fill; on success it gets its manifest and becomes `target`, on any error it is removed."""
+    temporary, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old.tmp")
+    with _writing(target):
+        for leftover in (temporary, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            files = _files(temporary)
+            if not files:
+                raise ValueError(f"nothing was written for {target}")
+            for path in files:
+                _fsync(path)
+            manifest = {p.relative_to(temporary).as_posix(): {"sha256": _sha256(p), "size": p.stat().st_size} for p in files}
+            write_json_atomic(temporary / MANIFEST, {"schema": 1, "files": manifest})
+            if target.exists():  # a folder cannot replace one that has files in it
+                target.rename(old)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _fsync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+# Runs --------------------------------------------------------------------------------------------------------------------------------
+
+
+def spec_id(spec: Mapping[str, Any]) -> str:
+    """`<method>-<task>-<12 hex digits of the spec's sha256>`: equal specifications have equal ids.
+
+    Raises:
+        ValueError: a spec without method or task name, or with values that JSON cannot say.
+    """
+    try:
+        names = f"{spec['method']['name']}-{spec['task']['name']}"
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a spec needs method.name and task.name: {error!r}") from None
+    digest = hashlib.sha256(canonical(spec).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', names)}-{digest[:12]}"
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A run folder that is not to be trusted, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run. `Store.open` and `Store.find` make it; reading never changes the folder."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The folder's name: `spec_id` of its spec."""
+        return self.path.name
+
+    @cached_property
+    def spec(self) -> Record:
+        """The specification. Raises UsageError where it is missing or damaged."""
+        return _read_json(self.path / "spec.json")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; may be entered again by the same process. The kernel frees it when the process dies.
+
+        Raises:
+            UsageError: at once, where another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock, holder = FileLock(self.path / "lock", timeout=0, is_singleton=True), self.path / "lock.pid"
+        with _writing(self.path / "lock"):
+            try:
+                lock.acquire()
+            except Timeout:
+                pid = holder.read_text().strip() if holder.is_file() else ""
+                who = f"another process (pid {pid})" if pid else "another process"
+                raise UsageError(f"{who} works on {str(self.path)!r}: wait for it or end it") from None
+        try:
+            write_bytes_atomic(holder, f"{os.getpid()}\n".encode())
+            yield
+        finally:
+            if lock.lock_counter == 1:
+                holder.unlink(missing_ok=True)
+            lock.release()
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Stores the environment of this start; those of earlier starts stay under `earlier`."""
+        path = self.path / "environment.json"
+        before = _read_json(path) if path.is_file() else None
+        earlier = [] if before is None else [*before.pop("earlier", []), before]
+        write_json_atomic(path, {**environment, **({"earlier": earlier} if earlier else {})})
+
+    # Training
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Adds one line to train.jsonl; numbers that are not finite become null. A line is there whole or not at all.
+
+        Raises:
+            UsageError: disk full or not writable; the file is then as it was.
+        """
+        line = (json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        path = self.path / "train.jsonl"
+        with _writing(path), path.open("ab+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":  # torn by a kill: cut before the next line is glued to it
+                    file.seek(0)
+                    end = file.read().rfind(b"\n") + 1
+                    file.truncate(end)
+            try:
+                if (written := os.write(file.fileno(), line)) != len(line):
+                    raise OSError(errno.ENOSPC, f"wrote {written} of {len(line)} bytes")
+            except BaseException:
+                with suppress(OSError):
+                    file.truncate(end)
+                raise
+
+    def _metric_lines(self) -> list[tuple[bytes, Record]]:
+        path = self.path / "train.jsonl"
+        if not path.is_file():
+            return []
+        out = []
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last newline is torn
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise UsageError(f"{str(path)!r} line {number} is damaged: {error}") from None
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise UsageError(f"{str(path)!r} line {number} is damaged: it is no record with a step")
+            out.append((line, record))
+        return out
+
+    def metrics(self) -> list[Record]:
+        """All complete records of train.jsonl. Raises UsageError naming the line that cannot be read."""
+        return [record for _, record in self._metric_lines()]
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drops the records with `record["step"]` > `step` (steps count from 1: a record's step is the number done with it).
+
+        Called before training resumes from the checkpoint of `step`, or with 0 before it starts over.
+        """
+        if (self.path / "train.jsonl").is_file():
+            kept = [line + b"\n" for line, record in self._metric_lines() if record["step"] <= step]
+            write_bytes_atomic(self.path / "train.jsonl", b"".join(kept))
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """Yields an empty folder to write a checkpoint into; it counts once the block ends, then older ones are removed.
+
+        Raises:
+            UsageError: disk full or not writable; the older checkpoint is then still there.
+        """
+        folder = self.path / "checkpoints"
+        target = folder / f"step-{step:08d}"
+        with _complete_folder(target) as temporary:
+            yield temporary
+            with _writing(self.path / "train.jsonl"), suppress(FileNotFoundError):
+                _fsync(self.path / "train.jsonl")  # a checkpoint never knows more steps than the record of them
+        for other in folder.iterdir():
+            if other != target:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+    def latest_checkpoint(self) -> tuple[int, Path] | None:
+        """Step and folder of the newest checkpoint whose files match its manifest; a damaged one is logged and passed over."""
+        folder = self.path / "checkpoints"
+        found = [(int(m[1]), p) for p in folder.iterdir() if (m := _STEP.fullmatch(p.name))] if folder.is_dir() else []
+        for step, path in sorted(found, reverse=True):
+            if (damage := _damage(path)) is None:
+                return step, path
+            log.warning("checkpoint %s is damaged and not used: %s", path, damage)
+        return None
+
+    def remove_checkpoints(self) -> None:
+        """Frees the disk of checkpoints, which a trained run no longer needs."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def finish(self, write: Callable[[Path], None], training: Mapping[str, Any] | None = None) -> None:
+        """Stores the training summary, then what `write` puts into the folder it is given, as `model/`: the run is trained.
+
+        Raises:
+            UsageError: disk full or not writable; the run is then not trained, and its checkpoint still there.
+        """
+        if training is not None:
+            write_json_atomic(self.path / "train.json", _finite(training))
+        with _complete_folder(self.path / "model") as temporary:
+            write(temporary)
+
+    @property
+    def trained(self) -> bool:
+        """Whether `model/` is there with the files and sizes of its manifest; `model_path` compares the contents too."""
+        return (self.path / "model").is_dir() and _damage(self.path / "model", contents=False) is None
+
+    def model_path(self) -> Path:
+        """The folder of the final weights, every file verified.
+
+        Raises:
+            UsageError: not trained yet, or damaged.
+        """
+        path = self.path / "model"
+        if not path.is_dir():
+            raise UsageError(f"run {str(self.path)!r} is not trained yet: it has no model/; the same command again goes on with it")
+        if (damage := _damage(path)) is not None:
+            raise UsageError(f"model {str(path)!r} is damaged: {damage}; delete that folder to have it written again")
+        return path
+
+    def training(self) -> Record | None:
+        """The training summary (train.json), or None."""
+        path = self.path / "train.json"
+        return _read_json(path) if path.is_file() else None
+
+    # Evaluation
+
+    def _evaluation_folder(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"evaluation key {key!r} is not a plain folder name: letters, digits and . _ = - are allowed")
+        return self.path / "eval" / key
+
+    def write_evaluation(self, key: str, items: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+        """Stores items (gzip with the same bytes for the same items), then the summary with their sha256, which makes it count.
+
+        Raises:
+            ValueError: a key that is no folder name, duplicate item ids, or `summary["n"]` that is not the number of items.
+            UsageError: disk full or not writable; the run is then not evaluated under this key.
+        """
+        folder = self._evaluation_folder(key)
+        if len({item["id"] for item in items}) != len(items):
+            raise ValueError("two items have the same id")
+        if summary.get("n", len(items)) != len(items):
+            raise ValueError(f"the summary speaks of n = {summary['n']}, but there are {len(items)} items")
+        buffer = io.BytesIO()
+        with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as file:
+            for item in items:
+                file.write((canonical(_finite(item)) + "\n").encode())
+        data = buffer.getvalue()
+        with _writing(folder):
+            (folder / "summary.json").unlink(missing_ok=True)  # while the items change, the old summary would not fit them
+        write_bytes_atomic(folder / "items.jsonl.gz", data)
+        stored = {"count": len(items), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        write_json_atomic(folder / "summary.json", {**_finite(summary), "n": len(items), "items": stored})
+
+    def _verified_items(self, key: str) -> tuple[Record, bytes]:
+        folder = self._evaluation_folder(key)
+        summary = _read_json(folder / "summary.json")
+        problem = f"evaluation {str(folder)!r} is damaged: %s; delete that folder to evaluate again"
+        try:
+            data = (folder / "items.jsonl.gz").read_bytes()
+        except OSError as error:
+            raise UsageError(problem % f"items.jsonl.gz: {error.strerror}") from None
+        stored = summary.get("items")
+        if not isinstance(stored, dict) or hashlib.sha256(data).hexdigest() != stored.get("sha256"):
+            raise UsageError(problem % "items.jsonl.gz does not match the sha256 in summary.json")
+        return summary, data
+
+    def evaluation(self, key: str) -> Record | None:
+        """The summary of a complete evaluation, or None. Raises UsageError where its files do not fit together."""
+        return self._verified_items(key)[0] if (self._evaluation_folder(key) / "summary.json").is_file() else None
+
+    def evaluations(self) -> dict[str, Record]:
+        """Key -> summary of every complete evaluation, by key. Raises UsageError where one is damaged."""
+        folders = (self.path / "eval").glob("*/summary.json")
+        return {key: self._verified_items(key)[0] for key in sorted(p.parent.name for p in folders if _KEY.fullmatch(p.parent.name))}
+
+    def read_items(self, key: str) -> list[Record]:
+        """The item records of an evaluation, in the order they were written. Raises UsageError where it is missing or damaged."""
+        _, data = self._verified_items(key)
+        return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+
+
+def _check(run: Run) -> None:
+    """Raises UsageError for the first thing in the folder that cannot be trusted; an unfinished run is fine."""
+    try:
+        expected = spec_id(run.spec)
+    except ValueError as error:
+        raise UsageError(f"{str(run.path / 'spec.json')!r} is damaged: {error}") from None
+    if run.id != expected:
+        raise UsageError(f"run folder {str(run.path)!r} does not carry the id of its spec.json, {expected!r}")
+    run.metrics()
+    run.training()
+    run.evaluations()
+    if (run.path / "model").is_dir() and (damage := _damage(run.path / "model", contents=False)) is not None:
+        raise UsageError(f"model {str(run.path / 'model')!r} is damaged: {damage}")
+
+
+@dataclass(frozen=True)
+class Store:
+    """All runs under one results folder: `<root>/runs/<id>/`."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the run folders lie."""
+        return self.root / "runs"
+
+    def open(self, spec: Mapping[str, Any]) -> Run:
+        """The run of this specification; its folder is made, with spec.json in it, where there is none yet.
+
+        Raises:
+            UsageError: the folder is there with another or an unreadable spec.json, or cannot be written.
+        """
+        run = Run(self.folder / spec_id(spec))
+        if not run.path.exists():
+            new = self.folder / f".new-{run.id}-{uuid.uuid4().hex[:8]}"
+            with _writing(run.path):
+                try:
+                    new.mkdir(parents=True)
+                    write_json_atomic(new / "spec.json", dict(spec))
+                    new.rename(run.path)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else: another process was faster
+                        raise
+                finally:
+                    shutil.rmtree(new, ignore_errors=True)
+                _fsync(self.folder)
+        try:
+            same = canonical(run.spec) == canonical(spec)
+        except UsageError as error:
+            raise UsageError(f"run folder {str(run.path)!r} is damaged ({error}): move it away to start that run again") from None
+        if not same:
+            raise UsageError(f"run folder {str(run.path)!r} is damaged: its spec.json is not the one its name stands for; move it away")
+        return run
+
+    def find(self, given: str) -> Run:
+        """A run by its id, by the beginning of its id, or by the path of its folder.
+
+        Raises:
+            UsageError: none or several fit, or the folder has no readable spec.json.
+        """
+        ids = sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if self.folder.is_dir() else []
+        if given in ids:
+            run = Run(self.folder / given)
+        elif Path(given).is_dir() and (Path(given) / "spec.json").is_file():
+            run = Run(Path(given).resolve())
+        else:
+            fitting = [i for i in ids if given and i.startswith(given)]
+            if len(fitting) > 1:
+                raise UsageError(f"run {given!r} is not unique under {str(self.folder)!r}: {', '.join(fitting)}")
+            if not fitting:
+                raise unknown("run", given, ids)
+            run = Run(self.folder / fitting[0])
+        _ = run.spec  # raises where it cannot be read
+        return run
+
+    def runs(self) -> tuple[list[Run], list[Damaged]]:
+        """All runs by id, and beside them the folders that cannot be trusted, with the reason."""
+        good: list[Run] = []
+        bad: list[Damaged] = []
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
+            if not path.is_dir() or path.name.startswith("."):
+                continue
+            run = Run(path)
+            try:
+                _check(run)
+                good.append(run)
+            except UsageError as error:
+                bad.append(Damaged(path, str(error)))
+        return good, bad
+
+
+# Environment -------------------------------------------------------------------------------------------------------------------------
+
+
+def environment(gpu: Mapping[str, Any] | None = None, argv: Iterable[str] | None = None) -> Record:
+    """What this process runs on, as plain data. `gpu` is the caller's word for it (name, memory, driver); nothing heavy is imported."""
+    packages: dict[str, str] = {}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        memory: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        memory = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": affinity},
+        "memory_bytes": memory,
+        "gpu": None if gpu is None else dict(gpu),
+        "packages": packages,
+        "git": _git(),
+        "argv": list(sys.argv if argv is None else argv),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_model() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git() -> Record | None:
+    """Commit of the working tree this file is tracked in and whether it has changes; None for an installed copy or without git."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,91 @@
+"""A trained model as one thing: backbone, method and bridges, saved to and loaded from a run's `model/` folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rim_bench.backbone import Backbone
+from rim_bench.errors import UsageError
+from rim_bench.method import Method, load_method
+from rim_bench.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rim_bench.store import Run
+
+BRIDGES = "bridges.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What evaluation needs of a run."""
+
+    backbone: Backbone
+    method: Method
+    bridges: nn.ModuleDict
+    spec: dict[str, Any]
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.backbone, self.bridges)
+
+    def save(self, folder: Path) -> None:
+        """Write the backbone and the bridges."""
+        self.backbone.save(folder)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.bridges.state_dict().items()}
+        if state:
+            save_file(state, str(folder / BRIDGES))
+
+
+def pick_device(given: str | None = None) -> torch.device:
+    """The device to run on: what was asked for, else the first GPU, else the CPU.
+
+    Raises:
+        UsageError: an unknown or absent device.
+    """
+    if given is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(given)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {given!r} cannot be used ({str(error).splitlines()[0]}): allowed are cpu and, where there is one, cuda") from None
+    return device
+
+
+def build_bridges(method: Method, backbone: Backbone, seed: int) -> nn.ModuleDict:
+    """The method's bridges with seeded weights, on the backbone's device; the global random state is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        bridges = method.bridges(backbone.width)
+    return (bridges if bridges is not None else nn.ModuleDict()).to(backbone.device)
+
+
+def method_of(spec: dict[str, Any]) -> Method:
+    """The method that a run's specification names, with its settings."""
+    given = spec["method"]
+    return load_method(given.get("file") or given["name"], given["settings"])
+
+
+def load_trained(run: Run, *, device: str | torch.device = "cpu", attention: str = "sdpa") -> Trained:
+    """A finished run's model, its weights verified.
+
+    Raises:
+        UsageError: the run is not trained, or its model folder is damaged.
+    """
+    folder = run.model_path()
+    method = method_of(run.spec)
+    backbone = Backbone.load(folder, device=device, attention=attention)
+    bridges = build_bridges(method, backbone, 0)
+    file = folder / BRIDGES
+    state = load_file(str(file)) if file.is_file() else {}
+    if set(state) != set(bridges.state_dict()):
+        raise UsageError(f"{folder} holds other bridge modules than method {method.name!r} has: was its file changed since training?")
+    bridges.load_state_dict(state)
+    backbone.model.eval()
+    return Trained(backbone, method, bridges.eval(), run.spec)

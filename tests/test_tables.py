@@ -1,0 +1,307 @@
+"""Tables and plots from small invented runs, stored through the store's own interface."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rim_bench import tables
+from rim_bench.errors import UsageError
+from rim_bench.plot import accuracy_plot, training_plot
+from rim_bench.store import Run, Store
+
+PASSES = {"direct": 2, "pause": 2, "cot": 9, "coconut": 5, "rim": 2}
+
+
+def item(name: str, k: int, correct: bool, *, level: str = "", ood: bool = False, reference: str | None = None) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "id": f"toy/test/{k}", "task": "toy", "level": level, "ood": ood, "prompt_hash": f"{k:x}", "output": "#### 1",
+        "reference": str(k % 10) if reference is None else reference, "answer": "1", "correct": correct, "strict": correct,
+        "flexible": correct or k % 20 == 0, "unparseable": k % 10 == 9, "empty": False, "capped": False, "overlong": False,
+        "prompt_tokens": 23, "generated_tokens": 2, "latent_positions": 8 if name == "rim" else 0, "passes": PASSES.get(name, 3),
+        "passes_to_answer": 1, "flops_prefill": 2_000_000, "flops_decode": 500_000, "latency_s": 0.01, "batch_size": 64,
+    }  # fmt: skip
+    if name == "rim":
+        record["blocks"] = [{"answer": "1", "correct": k % 4 == 0}, {"answer": "1", "correct": correct}]
+    return record
+
+
+def add(
+    store: Store,
+    name: str,
+    correct: list[bool],
+    *,
+    seed: int = 0,
+    start: str = "cot",
+    levels: tuple[str, ...] = (),
+    spec: Any = None,
+    **summary: Any,
+) -> Run:
+    """A finished run; item k is solved where correct[k]; level T=4 and above is OOD; `spec` and `summary` override fields."""
+    record: dict[str, Any] = {
+        "schema": 1, "method": {"name": name, "settings": {"K": 2} if name == "rim" else {}, "label": name},
+        "backbone": {"name": "tiny", "layers": 4}, "start": start, "parent": f"cot-{seed}" if start == "cot" else None,
+        "task": {"name": "toy", "version": 1, "train_sha256": "a" * 64, "validation_sha256": "b" * 64, "steps": "equations"},
+        "budget": {"examples": 38400, "inherited_examples": 25600}, "optimizer": {"lr": 0.001},
+        "seed": seed, "dtype": "float32", "quick": False,
+    }  # fmt: skip
+    run = store.open(record | (spec or {}))
+    for step in range(1, 41):
+        run.append_metrics(
+            {"step": step, "stage": "grounding" if step <= 25 and name == "rim" else "train", "loss": 4.0 / step + 0.1 * seed}
+        )
+    training = {"steps": 40, "examples": 38400, "inherited_examples": 25600, "seconds": 90.0, "examples_per_s": 426.7}
+    run.finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, training)
+    items = []
+    for k, good in enumerate(correct):
+        level = levels[k % len(levels)] if levels else ""
+        items.append(item(name, k, good, level=level, ood=level in ("T=4", "T=5")))
+    told = {
+        "schema": 1, "task": "toy", "task_title": "Toy sums", "task_version": 1, "evaluator_version": 1, "split": "test", "n": len(items),
+        "data_sha256": "c" * 64, "data_source": "generated", "effort": None, "limit": None, "quick": False,
+        "settings": {"max_tokens": 16, "batch_size": 64}, "seconds": 2.0, "examples_per_s": 500.0,
+        "latency": {"batch": 1, "n": 20, "ttft_ms": {"median": 3.5, "p95": 4.0}, "full_ms": {"median": 7.25, "p95": 9.0}},
+        "peak_memory_bytes": 1, "floor": {"answer": "0", "accuracy": 0.1}, "prompt_note": None,
+    }  # fmt: skip
+    run.write_evaluation("toy-test", items, told | summary)
+    return run
+
+
+def coin(p: float, n: int, seed: int) -> list[bool]:
+    rng = random.Random(seed)
+    return [rng.random() < p for _ in range(n)]
+
+
+def grid(table: tables.Table, caption: str, section: int = 0) -> list[dict[str, str]]:
+    found = next(g for g in table.sections[section].grids if caption in g.caption and not g.short)
+    return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_numbers_of_one_row(store: Store) -> None:
+    run = add(store, "rim", [k < 81 for k in range(263)])
+    table = tables.comparison([run])
+    (row,) = grid(table, "Accuracy")
+    assert row["method"] == "rim (from cot)" and row["n"] == "263" and row["seeds"] == "1"
+    assert row["accuracy % (all)"] == "30.8 [25.5, 36.6]"  # Newcombe 1998, method 3: 0.2553 to 0.3662
+    (scores,) = grid(table, "Other scores")
+    assert scores["unparseable %"] == "9.9" and scores["capped %"] == "0.0" and scores["lm-eval strict %"] == "-"
+    (cost,) = grid(table, "Cost")
+    assert (cost["training examples"], cost["train min"]) == ("38,400 + 25,600 inherited", "1.5")
+    assert (cost["TTFT ms"], cost["full answer ms"], cost["eval ex/s"]) == ("3.5", "7.2", "500.0")
+    assert (cost["FLOPs per item"], cost["passes"], cost["latent positions"]) == ("2.5 M", "2.0", "8.0")
+    (oracle,) = grid(table, "Upper bound: never ranked")
+    solved = sum(k < 81 or k % 4 == 0 for k in range(263))
+    assert oracle["block 1"] == f"{100 * 66 / 263:.1f}" and oracle["block 2"] == "30.8"
+    assert oracle["any block % (oracle)"].startswith(f"{100 * solved / 263:.1f} [")
+    assert "**" not in table.to_markdown()
+
+
+def test_a_question_without_blocks_counts_as_wrong(store: Store) -> None:
+    run = add(store, "rim", [True] * 10)
+    items = [
+        i if k else {n: v for n, v in i.items() if n != "blocks"} | {"correct": False} for k, i in enumerate(run.read_items("toy-test"))
+    ]
+    run.write_evaluation("toy-test", items, run.evaluation("toy-test") or {})
+    (row,) = grid(tables.comparison([run]), "Upper bound")
+    assert (row["block 1"], row["block 2"], row["any block % (oracle)"][:4]) == ("20.0", "90.0", "90.0")
+
+
+def test_seeds_are_averaged_on_n_questions(store: Store) -> None:
+    runs = [add(store, "direct", [k < solved for k in range(100)], seed=s) for s, solved in enumerate((40, 50, 60))]
+    (row,) = grid(tables.comparison(runs), "Accuracy")
+    assert row["seeds"] == "3" and row["n"] == "100"
+    assert row["accuracy % (all)"] == "50.0 ± 10.0 [40.4, 59.6]"  # Wilson 50/100, not 150/300
+
+
+def test_a_seed_twice_is_not_averaged(store: Store) -> None:
+    runs = [add(store, "direct", coin(0.5, 50, s), spec={"parent": f"cot-{s}"}) for s in (1, 2)]
+    table = tables.comparison(runs)
+    assert [r["seeds"] for r in grid(table, "Accuracy")] == ["1", "1"]
+    assert len({r["method"] for r in grid(table, "Accuracy")}) == 2
+
+
+def test_levels_and_ood_stand_apart(store: Store) -> None:
+    levels = ("T=10", "T=2", "T=4", "T=5")
+    run = add(store, "cot", [k % 4 < 2 for k in range(400)], levels=levels)
+    (row,) = grid(tables.comparison([run]), "Accuracy")
+    assert [c for c in row if "T=" in c] == ["T=2 % (n=100)", "T=10 % (n=100)", "T=4 (OOD) % (n=100)", "T=5 (OOD) % (n=100)"]
+    assert row["accuracy % (in distribution)"].startswith("100.0") and row["OOD % (n=200)"].startswith("0.0 [0.0, 1.9]")
+    records = {r["set"]: r for r in csv.DictReader(io.StringIO(tables.comparison([run]).to_csv()))}
+    assert records["T=4"]["ood"] == "True" and records["T=4"]["accuracy"] == "0.0" and records["in distribution"]["n"] == "200"
+    assert records["T=4"]["run_ids"] == run.id and records["T=4"]["data_sha256"] == "c" * 64
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"data_sha256": "d" * 64}, {"evaluator_version": 2}, {"task_version": 2}, {"split": "validation"}, {"task_title": "Other"},
+     {"spec": {"backbone": {"name": "gpt2"}}}],
+)  # fmt: skip
+def test_what_differs_is_never_in_one_section(store: Store, other: dict[str, Any]) -> None:
+    runs = [add(store, "direct", coin(0.5, 60, 1)), add(store, "rim", coin(0.5, 60, 2), **other)]
+    table = tables.comparison(runs)
+    assert [len(grid(table, "Accuracy", s)) for s in range(len(table.sections))] == [1, 1]
+    assert not any("Paired" in g.caption for s in table.sections for g in s.grids)
+
+
+def test_rows_keep_a_fixed_order(store: Store) -> None:
+    names = ["zebra", "rim", "icot", "coconut", "cot", "direct", "pause"]
+    runs = [add(store, name, [k < 10 * i for k in range(100)]) for i, name in enumerate(names, 1)]
+    labels = [r["method"].split()[0] for r in grid(tables.comparison(runs), "Accuracy")]
+    assert labels == ["direct", "pause", "cot", "coconut", "rim", "icot", "zebra"]
+
+
+def test_pairs(store: Store) -> None:
+    n = 500
+    direct = add(store, "direct", [k < 200 for k in range(n)])
+    better = add(store, "cot", [k < 300 for k in range(n)])  # solves 100 more, loses none
+    close = add(store, "rim", [6 <= k < 212 for k in range(n)])  # 12 only rim, 6 only direct
+    rows = {(r["first"].split()[0], r["second"].split()[0]): r for r in grid(tables.comparison([direct, better, close]), "Paired")}
+    assert len(rows) == 3
+    far = rows["direct", "cot"]
+    assert (far["difference"], far["only first / only second"], far["Holm p"]) == ("-20.0", "0 / 100", "<0.001")
+    assert far["verdict"] == "cot (from cot) higher"
+    near = rows["direct", "rim"]
+    assert (near["difference"], near["only first / only second"], near["McNemar p"]) == ("-1.2", "6 / 12", "0.238")
+    assert near["verdict"] == "tied" and near["Holm p"] == "0.238" and near["smallest detectable"] == "2.4"
+
+
+def test_significant_but_under_the_detectable_difference_is_tied(store: Store) -> None:
+    n = 500  # 7 against 0: exact p = 0.016, difference 1.4 points, detectable at this discordance 1.5
+    runs = [add(store, "direct", [k < 200 for k in range(n)]), add(store, "cot", [k < 207 for k in range(n)])]
+    (row,) = grid(tables.comparison(runs), "Paired")
+    assert row["Holm p"] == "0.016" and row["smallest detectable"] == "1.5" and row["verdict"] == "tied"
+
+
+def test_a_large_family_makes_it_harder(store: Store) -> None:
+    """8 against 0 has p = 0.008 and is over the detectable difference; among ten pairs Holm makes it 0.078."""
+    base, better = [k < 200 for k in range(500)], [k < 208 for k in range(500)]
+    few = tables.comparison([add(store, "direct", base), add(store, "rim", better)])
+    assert grid(few, "Paired")[0]["verdict"] == "rim (from cot) higher"
+    many = tables.comparison([add(store, n, better if n == "rim" else base) for n in PASSES])
+    row = next(r for r in grid(many, "Paired") if r["first"].startswith("direct") and r["second"].startswith("rim"))
+    assert (row["McNemar p"], row["Holm p"], row["verdict"]) == ("0.008", "0.078", "tied")
+
+
+def test_other_items_are_not_paired(store: Store) -> None:
+    runs = [add(store, "direct", coin(0.5, 60, 1)), add(store, "rim", coin(0.5, 61, 2))]
+    table = tables.comparison(runs)
+    assert not any("Paired" in g.caption for g in table.sections[0].grids)
+    assert "Rows with other item ids than the first row's are not paired." in table.sections[0].notes
+
+
+def test_floor(store: Store) -> None:
+    weak, strong = [k < 24 for k in range(200)], [k < 100 for k in range(200)]  # 12 % [8.2, 17.2] includes the floor of 10 %
+    only_weak = tables.comparison([add(store, "direct", weak), add(store, "pause", weak)])
+    assert "All accuracies are at the floor and cannot be ranked." in only_weak.sections[0].notes
+    assert grid(only_weak, "Paired")[0]["verdict"] == "tied (both at the floor)"
+    both = tables.comparison([add(store, "direct", weak), add(store, "rim", strong)])
+    marks = ["at the floor" in r["accuracy % (all)"] for r in grid(both, "Accuracy")]
+    assert marks == [True, False] and "cannot be ranked" not in both.to_markdown()
+
+
+def test_floor_of_a_part_is_counted_from_its_references(store: Store) -> None:
+    run = add(store, "direct", [True] * 40, levels=("T=1", "T=4"), floor={"answer": "0", "accuracy": 0.99})
+    group = tables.collect([run])[0][0]
+    assert group.floor(group.scopes[0]) == ("0", 0.2)  # even k only: 0, 2, 4, 6, 8
+
+
+@pytest.mark.parametrize("where", [{"spec": {"quick": True}}, {"quick": True}])
+def test_quick_is_stamped_everywhere(store: Store, where: dict[str, Any]) -> None:
+    table = tables.comparison([add(store, "direct", coin(0.5, 30, 1)), add(store, "cot", coin(0.5, 30, 2), **where)])
+    assert table.to_markdown().startswith("# Comparison of reasoning methods (quick: not a result)\n\n> quick: not a result\n")
+    assert {r["stamp"] for r in csv.DictReader(io.StringIO(table.to_csv())) if r["method"] == "cot"} == {"quick: not a result"}
+    assert "quick: not a result" in table.to_latex().split(r"\caption")[1]
+    assert "quick: not a result" in shown(table, 80)
+    assert "quick" not in tables.comparison([add(store, "rim", coin(0.5, 30, 1))]).to_markdown()
+
+
+def test_limits_and_prompt_notes_are_told(store: Store) -> None:
+    run = add(store, "direct", coin(0.5, 30, 1), limit=30, prompt_note="prompt differs from training")
+    notes = tables.comparison([run]).sections[0].notes
+    assert "First 30 rows only: not the full set." in notes and "direct (from cot): prompt differs from training." in notes
+
+
+def test_same_labels_are_told_apart(store: Store) -> None:
+    runs = [add(store, "direct", coin(0.5, 30, 1), spec={"optimizer": {"lr": lr}}) for lr in (0.001, 0.01)]
+    assert sorted(r["method"] for r in grid(tables.comparison(runs), "Accuracy")) == [
+        "direct (from cot) [lr=0.001]",
+        "direct (from cot) [lr=0.01]",
+    ]
+
+
+def test_starts_are_told(store: Store) -> None:
+    runs = [add(store, "direct", [k < 90 for k in range(100)]), add(store, "direct", [k < 20 for k in range(100)], start="recipe")]
+    table = tables.comparison(runs)
+    assert {r["method"] for r in grid(table, "Accuracy")} == {"direct", "direct (from cot)"}
+    assert grid(table, "Paired")[0]["verdict"].endswith("higher (other start)")
+    assert any("starting weights" in note for note in table.sections[0].notes)
+
+
+def test_damaged_and_unevaluated_runs_are_named(store: Store) -> None:
+    good, bad = add(store, "direct", coin(0.5, 30, 1)), add(store, "rim", coin(0.5, 30, 2))
+    path = bad.path / "eval/toy-test/items.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    empty = store.open({"method": {"name": "cot"}, "task": {"name": "toy"}})
+    text = tables.comparison([good, bad, empty]).to_markdown()
+    assert f"{bad.id}: evaluation" in text and "does not match the sha256" in text and f"{empty.id}: not evaluated yet" in text
+    with pytest.raises(UsageError, match="nothing to compare"):
+        tables.comparison([empty])
+
+
+def test_same_runs_same_bytes(store: Store, tmp_path: Path) -> None:
+    runs = [add(store, name, coin(0.5, 120, 3), levels=("T=1", "T=4")) for name in ("rim", "direct", "cot")]
+    one, two = tables.comparison(runs), tables.comparison([Run(r.path) for r in reversed(runs)])
+    assert (one.to_markdown(), one.to_csv(), one.to_latex()) == (two.to_markdown(), two.to_csv(), two.to_latex())
+    for suffix in ("svg", "png"):
+        first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
+        accuracy_plot(runs, first)
+        accuracy_plot(list(reversed(runs)), second)
+        assert first.read_bytes() == second.read_bytes()
+
+
+def shown(table: tables.Table, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(table.to_rich(width))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return str(text)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_terminal_is_readable(store: Store, width: int) -> None:
+    runs = [add(store, name, coin(0.5, 120, i), levels=("T=1", "T=2", "T=3", "T=4", "T=5")) for i, name in enumerate(PASSES)]
+    table = tables.comparison(runs)
+    lines = shown(table, width).splitlines()
+    assert max(map(len, lines)) <= width
+    for row in grid(table, "Accuracy"):  # label and interval unbroken on one line
+        assert any(row["method"] in line and row["accuracy % (in distribution)"].removesuffix(" at the floor") in line for line in lines)
+
+
+def test_latex_is_escaped(store: Store) -> None:
+    run = add(store, "direct", coin(0.5, 30, 1), spec={"method": {"name": "direct", "settings": {}, "label": "a_b & 50% {x} ~^\\"}})
+    text = tables.comparison([run]).to_latex()
+    assert r"a\_b \& 50\% \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} (from cot)" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 3
+
+
+def test_plots(store: Store, tmp_path: Path) -> None:
+    runs = [add(store, name, coin(0.6, 120, i), seed=s, spec={"quick": True}) for i, name in enumerate(PASSES) for s in (0, 1)]
+    accuracy_plot(runs, tmp_path / "dots.svg")
+    training_plot(runs, tmp_path / "loss.svg")
+    for path in (tmp_path / "dots.svg", tmp_path / "loss.svg"):
+        text = path.read_text()
+        assert "quick: not a result" in text and "dc:date" not in text
+    with pytest.raises(UsageError, match="png, svg, pdf"):
+        accuracy_plot(runs, tmp_path / "a.gif")
+    with pytest.raises(UsageError, match="no training"):
+        training_plot([store.open({"method": {"name": "x"}, "task": {"name": "y"}})], tmp_path / "b.svg")
