@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -328,6 +329,18 @@ def answer_token(decode_tokens: Callable[[tuple[int, ...]], str], tokens: tuple[
         else:
             low = middle + 1
     return low
+
+
+def lm_eval_main(arguments: Sequence[str]) -> None:
+    """lm-eval's own command line with `--model rim-bench` registered, and our tasks beside its own unless told otherwise."""
+    register()
+    from lm_eval.__main__ import cli_evaluate
+
+    ours = list(arguments)
+    if ours[:1] in (["run"], ["ls"], ["validate"]) and not any(a.split("=")[0] == "--include_path" for a in ours):
+        ours += ["--include_path", str(Path(__file__).parent / "tasks")]
+    sys.argv = ["lm-eval", *ours]
+    cli_evaluate()
 
 
 def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import dataclasses
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 
@@ -20,52 +20,15 @@ from rim_bench.data import Dataset, Task, load_task, overlap, training_data
 from rim_bench.errors import UsageError, unknown
 from rim_bench.evaluate import Request, evaluate, evaluate_run, peak_memory
 from rim_bench.method import Encoded, Example, Method, load_method
-from rim_bench.sources import Steps
+from rim_bench.run_options import Options, Reporter
 from rim_bench.store import Run, Store, environment, spec_id
-from rim_bench.train import Outcome, Plan, Progress, Trainer, spans
+from rim_bench.train import Outcome, Plan, Trainer, spans
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
 
 logger = logging.getLogger(__name__)
 
 STARTS = ("recipe", "cot")
 QUICK_STEPS, QUICK_ROWS = 16, 20
-Start = Literal["recipe", "cot"]
-
-
-class Reporter(Protocol):
-    """Where progress goes; the command line draws it."""
-
-    def note(self, text: str) -> None: ...
-    def training(self, run: str, progress: Progress) -> None: ...
-    def evaluating(self, run: str, done: int, total: int) -> None: ...
-    def finished(self, run: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `rim-bench run` and `train` are asked. None = the task's recipe."""
-
-    methods: tuple[str, ...]
-    task: str
-    out: Path = Path("results")
-    model: str | None = None
-    data: Path | None = None
-    files: dict[str, str] | None = None
-    steps: Steps = "equations"
-    limit: int | None = None
-    start: str | None = None
-    seeds: tuple[int, ...] = (0,)
-    examples: int | None = None
-    cot_examples: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    max_tokens: int | None = None
-    eval_batch_size: int = 64
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> option -> value
-    backbone: Mapping[str, Any] = field(default_factory=dict)  # overrides of the backbone's entry
-    tuning: str | None = None  # "full" or "lora"
-    device: str | None = None
-    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,8 +60,6 @@ class Study:
         self.recipe = self.task.recipe
         self.store = Store(options.out)
         self.device = pick_device(options.device)
-        if options.quick and options.limit is None and self.task.metadata["source"] != "generator":
-            options = dataclasses.replace(options, limit=None)
         self.start = self._start()
         self._check_settings()
         self.train_set, self.validation_set = training_data(
@@ -146,7 +107,7 @@ class Study:
         return load_method(name, {**recipe, **self.options.settings.get(base.name, {})})
 
     def _lr(self, method: str, is_start: bool) -> float:
-        if self.options.lr is not None:
+        if self.options.lr is not None and not is_start:  # the shared start stays the same whatever is tried behind it
             return self.options.lr
         table = self.recipe.get("lr", {})
         table = table.get("scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained", {})
@@ -184,7 +145,9 @@ class Study:
         return cells
 
     def _spec(self, method: Method, plan: Plan, parent: Cell | None, name: str, is_start: bool = False) -> dict[str, Any]:
-        given: dict[str, Any] = {"name": method.name, "settings": method.settings()}
+        changed = sorted(self.options.settings.get(method.name, {}))
+        label = " ".join([method.name, *(f"{k}={getattr(method, k)}" for k in changed)])
+        given: dict[str, Any] = {"name": method.name, "label": label, "settings": method.settings()}
         if name.endswith(".py"):
             given |= {"file": str(Path(name).resolve()), "file_sha256": hashlib.sha256(Path(name).read_bytes()).hexdigest()}
         optimizer = {k: v for k, v in dataclasses.asdict(plan).items() if k not in ("examples", "seed", "checkpoints")}
@@ -389,8 +352,3 @@ def evaluate_stored(run: Run, options: Options, effort: int | None, split: str, 
             stored = evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(run.id, done, total))
     logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
     return stored
-
-
-def datasets_of(task: Task, options: Options) -> tuple[Dataset, Dataset]:
-    """Training and validation sets, for display."""
-    return training_data(task, data=options.data, steps=options.steps, limit=options.limit, files=options.files)

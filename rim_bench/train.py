@@ -19,6 +19,7 @@ from rim_bench.errors import UsageError
 from rim_bench.layout import Layout
 from rim_bench.losses import group_counts, tree_loss
 from rim_bench.method import Encoded, Method, Stage
+from rim_bench.run_options import TrainingStep
 from rim_bench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -114,18 +115,6 @@ class Journal(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """One optimizer step, for display."""
-
-    step: int
-    steps: int
-    stage: str
-    loss: float
-    examples_per_s: float
-    seconds_left: float
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What training did. Counts cover the whole run; seconds too, also those before a resume."""
 
@@ -171,7 +160,7 @@ class Trainer:
             groups.append({"params": extra, "weight_decay": plan.weight_decay})
         return torch.optim.AdamW(groups, lr=plan.lr, betas=(plan.beta1, plan.beta2))
 
-    def run(self, show: Callable[[Progress], None] | None = None) -> Outcome:
+    def run(self, show: Callable[[TrainingStep], None] | None = None) -> Outcome:
         """Train to the end of the budget.
 
         Raises:
@@ -201,7 +190,7 @@ class Trainer:
                 self._save(step + 1)
             if show is not None:
                 speed = rate.add(plan.batch_size, took)
-                show(Progress(step + 1, plan.steps, span.stage.name, self.loss, speed, (plan.steps - step - 1) * plan.batch_size / speed))
+                show(TrainingStep(step + 1, plan.steps, span.stage.name, self.loss, speed, (plan.steps - step - 1) * plan.batch_size / speed))
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
         done = plan.steps * plan.batch_size

@@ -1,0 +1,398 @@
+"""The command line. It parses, calls, and prints; imports stay inside the commands so that `--help` needs no torch."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rim_bench.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from rim_bench.run import Options
+    from rim_bench.store import Damaged, Run
+
+app = typer.Typer(
+    help="rim-bench: what latent reasoning in language models is worth, measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
+
+Methods = Annotated[str, typer.Option("--methods", "-m", help="Names or .py files, separated by commas.")]
+TaskName = Annotated[str, typer.Option("--task", "-t", help="A task's name or YAML file, see `rim-bench list tasks`.")]
+Model = Annotated[str | None, typer.Option("--model", help="Backbone: an entry, a folder, or a hub id. Default: the task's.")]
+Data = Annotated[Path | None, typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files instead of the hub.")]
+Files = Annotated[list[str] | None, typer.Option("--file", help="Your own rows: train=PATH, validation=PATH, test=PATH.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where runs and tables go.")]
+Steps = Annotated[str, typer.Option("--steps", help="Reasoning steps of annotated tasks: equations or prose.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N rows of each split.")]
+Start = Annotated[str | None, typer.Option("--start", help="recipe: as published; cot: all methods from one shared CoT run.")]
+Seeds = Annotated[str, typer.Option("--seeds", "--seed", help="Training seeds, separated by commas.")]
+Examples = Annotated[int | None, typer.Option("--examples", help="Training budget of each method, in examples.")]
+CotExamples = Annotated[int | None, typer.Option("--cot-examples", help="Training budget of the shared CoT start.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Examples an optimizer step.")]
+Lr = Annotated[float | None, typer.Option("--lr", help="One learning rate for all methods instead of the recipe's.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Cap of generated tokens.")]
+EvalBatch = Annotated[int, typer.Option("--eval-batch-size", help="Questions decoded together.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A method's field: rim.K=4.")]
+BackboneSet = Annotated[list[str] | None, typer.Option("--backbone", help="A number of the backbone: width=64, lora_rank=16.")]
+Tuning = Annotated[str | None, typer.Option("--tuning", help="full or lora (the default on pretrained weights).")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU if there is one.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A plumbing check of a few steps: not a result.")]
+Split = Annotated[str, typer.Option("--split", help="test or validation.")]
+Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
+RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
+
+
+@app.command()
+def run(
+    methods: Methods = EMBEDDED_METHODS,
+    task: TaskName = "chain",
+    model: Model = None,
+    data: Data = None,
+    file: Files = None,
+    out: Out = Path("results"),
+    steps: Steps = "equations",
+    limit: Limit = None,
+    start: Start = None,
+    seeds: Seeds = "0",
+    examples: Examples = None,
+    cot_examples: CotExamples = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    max_tokens: MaxTokens = None,
+    eval_batch_size: EvalBatch = 64,
+    set_: Set = None,
+    backbone: BackboneSet = None,
+    tuning: Tuning = None,
+    device: Device = None,
+    quick: Quick = False,
+) -> None:
+    """Train, evaluate and compare methods. What is done already is not done again."""
+    options = _options(locals())
+    from rim_bench.run import Study
+
+    study = Study(options)
+    with _reporter() as reporter:
+        runs = study.run(reporter)
+    _write_tables(runs, [], options.out, print_it=True)
+    typer.echo(f"runs: {study.store.folder}/   tables: {options.out / 'table.md'}, {options.out / 'table.csv'}")
+
+
+@app.command()
+def train(
+    methods: Methods = EMBEDDED_METHODS,
+    task: TaskName = "chain",
+    model: Model = None,
+    data: Data = None,
+    file: Files = None,
+    out: Out = Path("results"),
+    steps: Steps = "equations",
+    limit: Limit = None,
+    start: Start = None,
+    seeds: Seeds = "0",
+    examples: Examples = None,
+    cot_examples: CotExamples = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    set_: Set = None,
+    backbone: BackboneSet = None,
+    tuning: Tuning = None,
+    device: Device = None,
+    quick: Quick = False,
+) -> None:
+    """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
+    options = _options(locals())
+    from rim_bench.run import Study
+
+    study = Study(options)
+    with _reporter() as reporter:
+        runs = study.run(reporter, evaluation=False)
+    for done in runs:
+        training = done.training() or {}
+        validation = training["validation"]
+        typer.echo(f"{done.path}  validation {100 * validation['accuracy']:.1f} % (n = {validation['n']})")
+
+
+@app.command("eval")
+def eval_(
+    runs: Annotated[list[str], typer.Argument(help="Trained runs: ids or folders.")],
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Another task than the run's own.")] = None,
+    data: Data = None,
+    file: Files = None,
+    out: Out = Path("results"),
+    steps: Steps = "equations",
+    limit: Limit = None,
+    split: Split = "test",
+    effort: Annotated[int | None, typer.Option("--effort", help="The method's knob: blocks, thoughts or pauses.")] = None,
+    max_tokens: MaxTokens = None,
+    eval_batch_size: EvalBatch = 64,
+    device: Device = None,
+    quick: Quick = False,
+) -> None:
+    """Evaluate trained runs once more: another task, another number of blocks, the validation split."""
+    values = locals() | {"methods": "direct", "seeds": "0", "task": task or ""}
+    options = _options(values)
+    from rim_bench.run import evaluate_stored
+    from rim_bench.store import Store
+
+    found = [Store(out).find(name) for name in runs]
+    with _reporter() as reporter:
+        for one in found:
+            summary = evaluate_stored(one, options, effort, split, reporter)
+            correct = sum(bool(i["correct"]) for i in one.read_items(_key_of(one, summary)))
+            reporter.note(f"{one.id}: {100 * correct / summary['n']:.2f} % of {summary['n']} ({summary['task_title']}, {split})")
+
+
+def _key_of(run: Run, summary: dict[str, Any]) -> str:
+    return next(key for key, stored in run.evaluations().items() if stored == summary)
+
+
+@app.command()
+def table(
+    runs: RunNames = None,
+    out: Results = Path("results"),
+    split: Split = "test",
+    format_: Annotated[str, typer.Option("--format", "-f", help="terminal, markdown, csv or latex.")] = "terminal",
+    write: Annotated[bool, typer.Option("--write", help="Also write table.md and table.csv into the results folder.")] = False,
+) -> None:
+    """The comparison table of stored runs; a pure function of what lies in their folders."""
+    formats = ("terminal", "markdown", "csv", "latex")
+    if format_ not in formats:
+        raise unknown("format", format_, formats)
+    chosen, damaged = _chosen(runs, out)
+    from rim_bench.tables import comparison
+
+    made = comparison(chosen, split=split, damaged=damaged)
+    if format_ == "terminal":
+        from rich.console import Console
+
+        console = Console()
+        console.print(made.to_rich(console.width))
+    else:
+        text = {"markdown": made.to_markdown, "csv": made.to_csv, "latex": made.to_latex}[format_]()
+        typer.echo(text, nl=not text.endswith("\n"))
+    if write:
+        _write_tables(chosen, damaged, out, print_it=False, split=split)
+
+
+@app.command()
+def plot(
+    runs: RunNames = None,
+    out: Results = Path("results"),
+    kind: Annotated[str, typer.Option("--kind", "-k", help="accuracy or training.")] = "accuracy",
+    to: Annotated[Path | None, typer.Option("--to", help="File, .svg or .png. Default: OUT/<kind>.svg")] = None,
+    split: Split = "test",
+) -> None:
+    """A picture of stored runs: accuracy per level with intervals, or the training loss."""
+    kinds = ("accuracy", "training")
+    if kind not in kinds:
+        raise unknown("kind of plot", kind, kinds)
+    chosen, _ = _chosen(runs, out)
+    from rim_bench.plot import accuracy_plot, training_plot
+
+    path = to or out / f"{kind}.svg"
+    if kind == "accuracy":
+        accuracy_plot(chosen, path, split=split)
+    else:
+        training_plot(chosen, path)
+    typer.echo(str(path))
+
+
+@app.command()
+def show(
+    method: Annotated[str, typer.Argument(help="A method's name or .py file.")],
+    task: TaskName = "chain",
+    data: Data = None,
+    file: Files = None,
+    steps: Steps = "equations",
+    row: Annotated[int, typer.Option("--row", help="Which training row.")] = 0,
+    effort: Annotated[int | None, typer.Option("--effort", help="The method's knob at inference.")] = None,
+    set_: Set = None,
+) -> None:
+    """Print a method's layouts on a real example: segments, positions, passes, loss weights, what sees what."""
+    values = {"methods": method, "seeds": "0", "task": task, "data": data, "file": file, "steps": steps, "set_": set_}
+    options = _options(values)
+    from rim_bench.show import explain
+
+    typer.echo(explain(options, row, effort))
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(help="methods, tasks or models.")]) -> None:
+    """What there is, one line each."""
+    kinds = ("methods", "tasks", "models")
+    if what not in kinds:
+        raise unknown("list", what, kinds)
+    if what == "methods":
+        from rim_bench.method import all_methods
+
+        lines = {name: cls.summary for name, cls in sorted(all_methods().items())}
+    elif what == "tasks":
+        from rim_bench.data import load_task, task_names
+
+        lines = {name: load_task(name).summary for name in task_names()}
+    else:
+        from rim_bench.catalog import backbone_names
+
+        lines = backbone_names()
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        typer.echo(f"{name.ljust(width)}  {line}")
+
+
+@app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def lm_eval(context: typer.Context) -> None:
+    """lm-eval's own command line, with trained runs as `--model rim-bench --model_args path=RUN` and our tasks registered."""
+    from rim_bench.lm_task import lm_eval_main
+
+    lm_eval_main(context.args)
+
+
+@app.command()
+def bench(
+    methods: Methods = EMBEDDED_METHODS,
+    task: TaskName = "chain",
+    model: Model = None,
+    data: Data = None,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    set_: Set = None,
+    backbone: BackboneSet = None,
+    device: Device = None,
+    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds; medians and ranges are over them.")] = 5,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the measurements here.")] = None,
+) -> None:
+    """Examples/s of training and evaluation per method, and the ratio to a plain PyTorch loop on the same model and rows."""
+    options = _options(locals() | {"seeds": "0"})
+    from rich.console import Console
+
+    from rim_bench.bench import measure, report
+
+    measured = measure(options, rounds)
+    if json_ is not None:
+        from rim_bench.store import write_json_atomic
+
+        write_json_atomic(json_, measured)
+    Console().print(report(measured))
+
+
+# What the commands share
+
+
+def _options(values: dict[str, Any]) -> Options:
+    """Parsed options as one object; everything that can be refused without data is refused here."""
+    from rim_bench.run_options import Options
+
+    settings: dict[str, dict[str, Any]] = {}
+    for given in values.get("set_") or ():
+        name, value = _pair(given, "--set", "METHOD.FIELD=VALUE, as in rim.K=4")
+        method, dot, key = name.partition(".")
+        if not dot:
+            raise UsageError(f"--set {given!r} is not METHOD.FIELD=VALUE, as in rim.K=4")
+        settings.setdefault(method, {})[key] = value
+    backbone = dict(_pair(given, "--backbone", "KEY=VALUE, as in width=64") for given in values.get("backbone") or ())
+    files = dict(_pair(given, "--file", "SPLIT=PATH, as in train=rows.jsonl") for given in values.get("file") or ())
+    known = ("task", "out", "model", "data", "steps", "limit", "start", "examples", "cot_examples", "batch_size", "lr", "max_tokens")
+    same = {k: values[k] for k in (*known, "eval_batch_size", "tuning", "device", "quick") if k in values}
+    return Options(
+        methods=tuple(m.strip() for m in values["methods"].split(",") if m.strip()),
+        seeds=_seeds(values["seeds"]),
+        settings=settings,
+        backbone={k: _number(v) for k, v in backbone.items()},
+        files=files or None,
+        **same,
+    )
+
+
+def _pair(given: str, flag: str, form: str) -> tuple[str, str]:
+    key, equals, value = given.partition("=")
+    if not equals or not key or not value:
+        raise UsageError(f"{flag} {given!r} is not {form}")
+    return key, value
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(s) for s in text.split(",") if s.strip())
+    except ValueError:
+        raise UsageError(f"--seeds {text!r} must be whole numbers separated by commas, as in 0,1,2") from None
+
+
+def _chosen(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list[Damaged]]:
+    """The named runs, or all arms of the results folder; shared starts are not rows of a comparison."""
+    from rim_bench.store import Store
+
+    store = Store(out)
+    if names:
+        return [store.find(name) for name in names], []
+    good, damaged = store.runs()
+    return [r for r in good if r.spec.get("role") != "start"], damaged
+
+
+def _write_tables(runs: list[Run], damaged: list[Damaged], out: Path, *, print_it: bool, split: str = "test") -> None:
+    from rich.console import Console
+
+    from rim_bench.store import write_bytes_atomic
+    from rim_bench.tables import comparison
+
+    made = comparison(runs, split=split, damaged=damaged)
+    write_bytes_atomic(out / "table.md", made.to_markdown().encode())
+    write_bytes_atomic(out / "table.csv", made.to_csv().encode())
+    if print_it:
+        console = Console()
+        console.print(made.to_rich(console.width))
+
+
+@contextmanager
+def _reporter() -> Iterator[Any]:
+    from rim_bench.console import RichReporter
+
+    with RichReporter() as reporter:
+        yield reporter
+
+
+def main() -> None:
+    """Entry point: errors a user can act on become one sentence and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except UsageError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted: the same command again goes on where this one stopped", err=True)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(f"the disk is full ({error.filename or 'while writing'}): make room; the same command again goes on from the last checkpoint")
+        raise
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""A method explained by its layouts on a real example."""
+
+from __future__ import annotations
+
+import random
+
+from rim_bench.data import load_task, training_data
+from rim_bench.errors import UsageError
+from rim_bench.method import load_method
+from rim_bench.run_options import Options
+from rim_bench.tokenizer import Codec, train_tokenizer
+
+VOCABULARY = 4096
+
+
+def explain(options: Options, row: int, effort: int | None) -> str:
+    """The layouts of every stage and of the prompt, as text. Tokens are those of the task's from-scratch tokenizer.
+
+    Raises:
+        UsageError: no such row.
+    """
+    task = load_task(options.task)
+    (name,) = options.methods
+    base = load_method(name)
+    recipe = task.recipe.get("methods", {}).get(base.name, {})
+    method = load_method(name, {**recipe, **options.settings.get(base.name, {})})
+    train, _ = training_data(task, data=options.data, steps=options.steps, files=options.files)
+    if not 0 <= row < len(train.examples):
+        raise UsageError(f"row {row} is not among the {len(train.examples)} training rows")
+    example = train.examples[row]
+    texts = ["\n".join([e.question, *e.steps, f"#### {e.answer}"]) for e in train.examples]
+    codec = Codec(train_tokenizer(texts, VOCABULARY, task.token_pattern))
+    encoded = codec.encode_example(example)
+
+    def piece(token: int) -> str:
+        return "⟨end⟩" if token == codec.end else codec.decode((token,))
+
+    fields = ", ".join(f"{k} = {v}" for k, v in method.settings().items()) or "no hyper-parameters"
+    parts = [f"{method.name}: {method.summary}\n{fields}\n\nexample {example.id} ({len(example.steps)} steps)"]
+    stages = method.stages()
+    total = sum(s.share for s in stages)
+    for stage in stages:
+        layout = method.lay_train(encoded, stage, 0.0, random.Random(0))
+        parts.append(
+            f"training, stage {stage.name!r} ({100 * stage.share / total:.0f} % of the budget, learning rate x {stage.lr_scale:g}"
+            f"{', optimizer reset' if stage.reset else ''}), at its start; passes: {layout.waves}\n{layout.show(piece)}"
+        )
+    prompt = method.lay_prompt(encoded.question, effort)
+    parts.append(f"prompt; passes before the first generated token: {prompt.waves}\n{prompt.show(piece)}")
+    return "\n\n".join(parts)
