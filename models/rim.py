@@ -33,6 +33,7 @@ class Rim(Method):
     ground: Literal["skip", "all"] = "skip"
     schedule: Literal["relative", "uniform", "constant"] = "relative"
     anneal_answer: bool = False  # whether the answer's weight anneals with the steps' (to the letter of the formula it does)
+    block_attention: Literal["causal", "mutual"] = "causal"  # mutual: both directions inside a block (a published variant)
     blocks: Literal["chain", "isolated"] = "chain"  # isolated: each block sees the question only (a control)
     readout_sees_question: bool = True
     max_steps: int = 13
@@ -98,7 +99,7 @@ class Rim(Method):
         segments = [Segment("question", None, question)]
         for k in range(1, blocks + 1):
             after = "question" if k == 1 or self.blocks == "isolated" else f"block {k - 1}"
-            segments.append(Segment(f"block {k}", after, self.block))
+            segments.append(Segment(f"block {k}", after, self.block, mutual=self.block_attention == "mutual"))
         blind: frozenset[str] = frozenset() if self.readout_sees_question or not blocks else frozenset({"question"})
         return Layout(tuple(segments), resume=(segments[-1].name,), blind=blind)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -104,7 +105,7 @@ def _scratch(name: str, entry: Mapping[str, Any], given: Mapping[str, Any]) -> d
     if problems:
         raise UsageError("; ".join(problems))
     shape |= {k: v for k, v in given.items() if k != "tuning"}
-    shape.setdefault("intermediate", 4 * int(shape["width"]))
+    shape.setdefault("intermediate", 4 * _positive("width", shape["width"]))
     if shape["family"] not in FAMILIES:
         raise unknown("family", str(shape["family"]), FAMILIES)
     for key in NUMBERS:
@@ -113,9 +114,18 @@ def _scratch(name: str, entry: Mapping[str, Any], given: Mapping[str, Any]) -> d
         raise UsageError(f"width = {shape['width']} cannot be split into {shape['heads']} heads of an even size")
     if shape["vocabulary"] < BYTES:
         raise UsageError(f"vocabulary = {shape['vocabulary']} is too small: a byte-level vocabulary needs at least {BYTES}")
-    if not 0 <= float(shape["dropout"]) < 1:
-        raise UsageError(f"dropout = {shape['dropout']} is not in [0, 1)")
+    for key, wanted, fits in (
+        ("dropout", "a number in [0, 1)", lambda v: _number(v) and 0 <= v < 1),
+        ("embedding_std", "a number above 0", lambda v: v is None or (_number(v) and 0 < v < math.inf)),
+        ("tied", "true or false", lambda v: isinstance(v, bool)),
+    ):
+        if not fits(shape[key]):
+            raise UsageError(f"{key} = {shape[key]} is not {wanted}")
     return {"name": name, "kind": "scratch", **shape, "tuning": "full"}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _positive(key: str, value: Any) -> int:

@@ -9,24 +9,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from rim_bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from rim_bench.run import Options
+    from rim_bench.run_options import Options
     from rim_bench.store import Damaged, Run
 
 app = typer.Typer(
     help="rim-bench: what latent reasoning in language models is worth, measured.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
+INTERRUPTED = 130
 
 Methods = Annotated[str, typer.Option("--methods", "-m", help="Names or .py files, separated by commas.")]
 TaskName = Annotated[str, typer.Option("--task", "-t", help="A task's name or YAML file, see `rim-bench list tasks`.")]
@@ -141,8 +141,8 @@ def eval_(
     quick: Quick = False,
 ) -> None:
     """Evaluate trained runs once more: another task, another number of blocks, the validation split."""
-    values = locals() | {"methods": "direct", "seeds": "0", "task": task or ""}
-    options = _options(values)
+    _check_split(split)
+    options = _options(locals() | {"methods": "direct", "seeds": "0", "task": task or ""})
     from rim_bench.run import evaluate_stored
     from rim_bench.store import Store
 
@@ -170,6 +170,7 @@ def table(
     formats = ("terminal", "markdown", "csv", "latex")
     if format_ not in formats:
         raise unknown("format", format_, formats)
+    _check_split(split)
     chosen, damaged = _chosen(runs, out)
     from rim_bench.tables import comparison
 
@@ -198,6 +199,7 @@ def plot(
     kinds = ("accuracy", "training")
     if kind not in kinds:
         raise unknown("kind of plot", kind, kinds)
+    _check_split(split)
     chosen, _ = _chosen(runs, out)
     from rim_bench.plot import accuracy_plot, training_plot
 
@@ -281,7 +283,7 @@ def bench(
 
     measured = measure(options, rounds)
     if json_ is not None:
-        from rim_bench.store import write_json_atomic
+        from rim_bench.files import write_json_atomic
 
         write_json_atomic(json_, measured)
     Console().print(report(measured))
@@ -315,6 +317,11 @@ def _options(values: dict[str, Any]) -> Options:
     )
 
 
+def _check_split(split: str) -> None:
+    if split not in (splits := ("test", "validation")):
+        raise unknown("split", split, splits)
+
+
 def _pair(given: str, flag: str, form: str) -> tuple[str, str]:
     key, equals, value = given.partition("=")
     if not equals or not key or not value:
@@ -339,20 +346,27 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _chosen(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list[Damaged]]:
-    """The named runs, or all arms of the results folder; shared starts are not rows of a comparison."""
+    """The named runs, or all arms of the results folder; shared starts are not rows of a comparison.
+
+    Raises:
+        UsageError: no such run, or none at all.
+    """
     from rim_bench.store import Store
 
     store = Store(out)
     if names:
         return [store.find(name) for name in names], []
     good, damaged = store.runs()
-    return [r for r in good if r.spec.get("role") != "start"], damaged
+    arms = [r for r in good if r.spec.get("role") != "start"]
+    if not arms and not damaged:
+        raise UsageError(f"no run is stored in {str(store.folder)!r}: `rim-bench run` makes some, --out names another results folder")
+    return arms, damaged
 
 
 def _write_tables(runs: list[Run], damaged: list[Damaged], out: Path, *, print_it: bool, split: str = "test") -> None:
     from rich.console import Console
 
-    from rim_bench.store import write_bytes_atomic
+    from rim_bench.files import write_bytes_atomic
     from rim_bench.tables import comparison
 
     made = comparison(runs, split=split, damaged=damaged)
@@ -371,28 +385,55 @@ def _reporter() -> Iterator[Any]:
         yield reporter
 
 
+class _Log(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at that moment: the progress display replaces it, so that lines go above the bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+# What the parser raises: Typer has taken Click in, so the class has no stable address.
+_ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
 def main() -> None:
     """Entry point: errors a user can act on become one sentence and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_Log()])
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
-        app()
+        code = app(standalone_mode=False)
     except UsageError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted: the same command again goes on where this one stopped", err=True)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail(f"the disk is full ({error.filename or 'while writing'}): make room; the same command again goes on from the last checkpoint")
-        raise
+            where = error.filename or "while writing"
+            _fail(f"the disk is full ({where}): make room; the same command again goes on from the last checkpoint")
+        if error.filename is None or error.strerror is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _fail("the GPU's memory is not enough: give a smaller --eval-batch-size, or a task whose recipe has a smaller micro_batch")
+    except Exception as error:
+        if not isinstance(error, _ParserError):
+            raise
+        _fail(error.format_message())  # type: ignore[attr-defined]
+    if code == INTERRUPTED:
+        typer.echo("\ninterrupted: the same command again goes on where this one stopped", err=True)
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
+def _fail(message: str) -> NoReturn:
+    typer.echo("error: " + " ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
     raise SystemExit(2)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

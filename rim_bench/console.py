@@ -21,10 +21,11 @@ class RichReporter:
         self.live = self.console.is_terminal
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self.console,
             disable=not self.live,
         )
@@ -50,8 +51,11 @@ class RichReporter:
 
     def finished(self, run: str) -> None:
         if self.task is not None:
-            self.bar.remove_task(self.task[1])
+            what, number = self.task
+            shown = next(t for t in self.bar.tasks if t.id == number)
+            self.bar.remove_task(number)
             self.task = None
+            self.note(f"{what}  {shown.completed:.0f}/{shown.total:.0f}  {shown.fields['detail']}".rstrip())
         self.last = 0.0
 
     def _show(self, what: str, done: int, total: int, detail: str, left: float | None) -> None:

@@ -15,18 +15,21 @@ from typing import Any
 import torch
 
 from rim_bench import stats
+from rim_bench.answering import Answered, answer_token
 from rim_bench.data import Dataset, Task, evaluation_data
 from rim_bench.errors import UsageError
-from rim_bench.lm_task import PROMPT_DIFFERS, Answered, RimLM, answer_token, through_lm_eval
-from rim_bench.method import Example
+from rim_bench.files import canonical
 from rim_bench.generate import decode
+from rim_bench.lm_task import PROMPT_DIFFERS, RimLM, through_lm_eval
+from rim_bench.method import Example
 from rim_bench.sources import Steps
-from rim_bench.store import Run, canonical
+from rim_bench.store import Run
 from rim_bench.tasks import answers
 from rim_bench.trained import Trained
 
 TIMED = 24  # questions timed one at a time
 WARM_UP = 3
+UNTIL = ("\n\n",)  # as in the tasks' YAMLs: what is trained has single newlines
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,14 @@ def evaluate(
         if on_items is not None:
             on_items(done, len(dataset.examples))
 
-    lm = RimLM(trained=trained, effort=request.effort, batch_size=request.batch_size, max_gen_toks=request.max_tokens, probe=True, on_batch=count)
+    lm = RimLM(
+        trained=trained,
+        effort=request.effort,
+        batch_size=request.batch_size,
+        max_gen_toks=request.max_tokens,
+        probe=True,
+        on_batch=count,
+    )
     began = time.perf_counter()
     if request.split == "test":
         metadata = request.task.lm_eval_metadata(request.data, request.steps, request.limit, request.files)
@@ -103,11 +113,20 @@ def evaluate(
     return items, _summary(trained, lm, request, dataset, items, seconds)
 
 
+def validation_accuracy(trained: Trained, request: Request) -> tuple[float, int]:
+    """Share of right answers among the questions, and their number: scores only, no item records, probes or timings."""
+    dataset = request.dataset()
+    lm = RimLM(trained=trained, effort=request.effort, batch_size=request.batch_size, max_gen_toks=request.max_tokens)
+    answered = _directly(lm, dataset, request.max_tokens)
+    items = [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
+    return sum(bool(i["correct"]) for i in items) / len(items), len(items)
+
+
 def _by_example(lm: RimLM, task: Task, dataset: Dataset, results: dict[str, Any]) -> list[Answered]:
     """lm-eval's samples joined to our examples by the document's id; what it scored must be what we recorded."""
     samples = {s["doc"]["id"]: s for s in results["samples"][task.lm_eval_name]}
     if set(samples) != {e.id for e in dataset.examples}:
-        raise RuntimeError(f"lm-eval evaluated {len(samples)} documents of {task.lm_eval_name}, expected {len(dataset.examples)}: the sets differ")
+        raise RuntimeError(f"lm-eval evaluated {len(samples)} documents of {task.lm_eval_name}, not the {len(dataset.examples)} expected")
     out = []
     for example in dataset.examples:
         sample = samples[example.id]
@@ -119,16 +138,17 @@ def _by_example(lm: RimLM, task: Task, dataset: Dataset, results: dict[str, Any]
 
 
 def _directly(lm: RimLM, dataset: Dataset, max_tokens: int) -> list[Answered]:
-    order = sorted(range(len(dataset.examples)), key=lambda i: len(dataset.examples[i].question))
-    out: dict[int, Answered] = {}
+    questions = [lm.question(e.question) for e in dataset.examples]
+    layouts = [lm.answerer.prompt(q) for q in questions]
+    out = {i: lm.answerer.unanswered(layouts[i], q) for i, q in enumerate(questions) if not lm.answerer.fits(layouts[i])}
+    order = sorted((i for i in range(len(questions)) if i not in out), key=lambda i: layouts[i].size)
     for at in range(0, len(order), lm.batch_size):
         chosen = order[at : at + lm.batch_size]
-        questions = [lm.question(dataset.examples[i].question) for i in chosen]
-        layouts = [lm.method.lay_prompt(q, lm.effort) for q in questions]
-        out.update(zip(chosen, lm.answer(layouts, max_tokens, ("\n\n",), questions), strict=True))
+        answered = lm.answerer.answer([layouts[i] for i in chosen], max_tokens, UNTIL, [questions[i] for i in chosen])
+        out.update(zip(chosen, answered, strict=True))
         if lm.on_batch is not None:
             lm.on_batch(len(chosen))
-    return [out[i] for i in range(len(order))]
+    return [out[i] for i in range(len(questions))]
 
 
 def _item(request: Request, example: Example, answered: Answered, decode_tokens: Callable[..., str]) -> dict[str, Any]:
@@ -194,7 +214,7 @@ def _summary(
         },
         "weights_sha256": lm.backbone.weights_sha256(),
         "seconds": round(seconds, 3),
-        "examples_per_s": round(n / seconds, 3),
+        "examples_per_s": round(n / max(1e-9, sum(i["batch_s"] / i["batch_size"] for i in items if i["batch_size"])), 3),  # decoding alone
         "latency": latency(lm, dataset.examples, request.max_tokens),
         "peak_memory_bytes": peak_memory(),
         "floor": {"answer": common, "accuracy": count / n},
@@ -206,15 +226,18 @@ def latency(lm: RimLM, examples: Sequence[Example], max_tokens: int) -> dict[str
     """Time to the first answer token and to the full answer, one question at a time, after a warm-up, in milliseconds.
 
     The first answer token is the first behind `####`; where an answer has none, the full time stands for it.
+    Questions that the model has no positions for are left out; without any other, the times are null.
     """
     picked = [examples[i * len(examples) // TIMED] for i in range(TIMED)] if len(examples) > TIMED else list(examples)
+    layouts = [row for e in picked if lm.answerer.fits(row := lm.answerer.prompt(lm.question(e.question)))]
+    warm_up = min(WARM_UP, len(layouts))
+    stop = lm.answerer.stop(UNTIL)
     first, full = [], []
-    for i, example in enumerate([*picked[:WARM_UP], *picked]):
-        layout = lm.method.lay_prompt(lm.question(example.question), lm.effort)
+    for i, layout in enumerate([*layouts[:warm_up], *layouts]):
         began = time.perf_counter()
-        (done,) = decode(lm.workspace, [layout], max_tokens=max_tokens)
+        (done,) = decode(lm.workspace, [layout], max_tokens=max_tokens, stop=stop)
         took = time.perf_counter() - began
-        if i >= min(WARM_UP, len(picked)):
+        if i >= warm_up:
             completion = done[layout.resume[0]]
             at = answer_token(lm.backbone.decode, completion.tokens)
             first.append(took if at is None else completion.times[at])
@@ -222,7 +245,9 @@ def latency(lm: RimLM, examples: Sequence[Example], max_tokens: int) -> dict[str
     return {"batch": 1, "n": len(full), "ttft_ms": _milliseconds(first), "full_ms": _milliseconds(full)}
 
 
-def _milliseconds(values: Sequence[float]) -> dict[str, float]:
+def _milliseconds(values: Sequence[float]) -> dict[str, float | None]:
+    if not values:
+        return {"median": None, "p95": None}
     return {"median": round(1000 * stats.median(values), 3), "p95": round(1000 * stats.quantile(values, 0.95), 3)}
 
 

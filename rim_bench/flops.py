@@ -87,7 +87,7 @@ def keys_seen(layout: Layout) -> list[int]:
     """Column -> number of keys it attends to, itself included."""
     sizes = [s.size for s in layout.segments]
     above = [sum(sizes[k] for k in sees) for sees in layout.sees]
-    return [above[i] + k + 1 for i, size in enumerate(sizes) for k in range(size)]
+    return [above[i] + (s.size if s.mutual else k + 1) for i, s in enumerate(layout.segments) for k in range(s.size)]
 
 
 def prefill_flops(shape: Shape, layout: Layout) -> int:

@@ -76,7 +76,7 @@ def decode(
             tokens = chosen.tolist()  # waits for the device
             times.append(time.perf_counter() - began)
             _record(backbone, layouts, rows, results, state, tokens, stop, step)
-            alive = [i for i in range(len(rows)) if not bool(state.done[i].all())]
+            alive = [i for i, done in enumerate(state.done.tolist()) if not all(done)]
             if not alive or step + 1 == max_tokens:
                 break
             if len(alive) <= len(rows) * 3 // 4:
@@ -134,7 +134,7 @@ def _record(
     step: int,
 ) -> None:
     """Append the chosen tokens to the branches that are still growing, and close those that end here."""
-    done, position = state.done.tolist(), state.position.tolist()
+    done, position, positions = state.done.tolist(), state.position.tolist(), backbone.max_positions
     for i, original in enumerate(rows):
         for b, name in enumerate(layouts[original].resume):
             if done[i][b]:
@@ -146,7 +146,7 @@ def _record(
                 out.append(token)
             completion.tokens = tuple(out)
             completion.ended = token == backbone.end or (stop is not None and stop(completion.tokens))
-            if completion.ended or position[i][b] >= backbone.max_positions:  # no position left: capped
+            if completion.ended or position[i][b] >= positions:  # no position left: capped
                 completion.seconds, completion.passes = completion.times[-1], completion.prompt_waves + step
                 done[i][b] = True
     state.done = torch.tensor(done, device=state.done.device)

@@ -31,6 +31,7 @@ class Segment:
     group: str = "lm"  # tokens whose losses are averaged together
     bridge: str | None = None  # slots: module from hidden state to next input; None = identity
     blind: frozenset[str] = frozenset()  # ancestors it must not see
+    mutual: bool = False  # its columns see each other in both directions (fixed tokens without a loss only)
 
     @property
     def size(self) -> int:
@@ -57,7 +58,7 @@ class Layout:
     `blind` are ancestors that the generated tokens must not see.
 
     Raises:
-        ValueError: for a tree that is not one (unknown parent, duplicate name, empty segment, label without a context).
+        ValueError: for a tree that is not one (unknown parent, duplicate name, empty segment, latent slots at the root).
     """
 
     segments: tuple[Segment, ...]
@@ -72,6 +73,10 @@ class Layout:
         for name in self.resume:
             if name not in seen:
                 raise ValueError(f"resume names segment {name!r}, which is not in the layout: {', '.join(seen)}")
+        if len(set(self.resume)) < len(self.resume):
+            raise ValueError(f"resume names a segment twice: {', '.join(self.resume)}")
+        if not self.blind <= seen.keys():
+            raise ValueError(f"what is generated is blind to {sorted(self.blind - seen.keys())}, which are not in the layout")
         if not self.segments:
             raise ValueError("a layout needs at least one segment")
 
@@ -87,6 +92,8 @@ class Layout:
             raise ValueError(f"segment {name!r} has latent slots but no column before them")
         if segment.weight and segment.slots:
             raise ValueError(f"segment {name!r} puts a loss weight on latent slots, which have no target token")
+        if segment.mutual and (segment.slots or segment.weight):
+            raise ValueError(f"segment {name!r} is mutual: its columns would see the tokens or thoughts that they are to produce")
         above = set()
         step: str | None = segment.after
         while step is not None:
@@ -172,6 +179,11 @@ class Layout:
             out += range(start, start + s.size)
         return tuple(out)
 
+    @property
+    def depth(self) -> int:
+        """Positions that the deepest path takes."""
+        return max(start + s.size for start, s in zip(self.starts, self.segments, strict=True))
+
     @cached_property
     def tokens(self) -> tuple[Token | None, ...]:
         """Column -> what is fed: an id, a marker name, or None for a latent slot."""
@@ -183,7 +195,7 @@ class Layout:
     @cached_property
     def is_chain(self) -> bool:
         """Whether the tree is one path in which every column sees all columns before it."""
-        return all(p == i - 1 for i, p in enumerate(self.parents)) and not any(s.blind for s in self.segments)
+        return all(p == i - 1 for i, p in enumerate(self.parents)) and not any(s.blind or s.mutual for s in self.segments)
 
     def before(self, segment: int) -> int:
         """Column before the segment's first one on its path, -1 at the root."""
@@ -221,7 +233,8 @@ class Layout:
     def along(self, segment: str) -> Layout:
         """The path from the root to `segment` as a layout of its own."""
         names = self.path(segment)
-        return Layout(tuple(self.segments[self.index[n]] for n in names), (segment,) if segment in self.resume else (), self.blind)
+        resume = (segment,) if segment in self.resume else ()
+        return Layout(tuple(self.segments[self.index[n]] for n in names), resume, self.blind & frozenset(names))
 
     def grow(self, *segments: Segment) -> Layout:
         """This layout with further segments behind it."""

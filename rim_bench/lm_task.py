@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import random
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lm_eval.models  # noqa: F401  built-in models must be registered before ours (lm-eval looks them up only in an empty registry)
+import lm_eval.api.task
+import lm_eval.models  # built-in models must be registered before ours (lm-eval looks them up only in an empty registry)
+import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import model_registry
-from lm_eval.evaluator import simple_evaluate
+from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from rim_bench.answering import ANSWER, Answered, Answerer
 from rim_bench.data import Task
-from rim_bench.errors import UsageError
-from rim_bench.flops import Shape, decode_flops, prefill_flops
-from rim_bench.generate import Completion, decode, score
+from rim_bench.errors import UsageError, unknown
+from rim_bench.generate import score
 from rim_bench.layout import Layout, Segment
 from rim_bench.store import Store
 from rim_bench.trained import Trained, load_trained, pick_device
@@ -33,22 +38,14 @@ logger = logging.getLogger(__name__)
 
 NAME = "rim-bench"
 PROMPT_DIFFERS = "prompt differs from training"
-ANSWER = "####"
+COMPLAINTS = tuple(f"lm_eval/{m}.py" for m in ("config/evaluate_config", "api/registry", "_cli/utils", "evaluator_utils"))
+"""Where lm-eval raises what is a user's mistake."""
 
 
 def register() -> None:
     """Make `--model rim-bench` known to lm-eval. Safe to call twice."""
     if NAME not in model_registry:
         model_registry.register(NAME, target="rim_bench.lm_task:RimLM")
-
-
-@dataclass
-class Answered:
-    """One generation request, with its costs."""
-
-    text: str
-    cost: dict[str, Any] = field(default_factory=dict)
-    blocks: list[str] = field(default_factory=list)  # texts behind every probe place, where they were asked for
 
 
 class RimLM(TemplateLM):  # type: ignore[misc]
@@ -61,8 +58,14 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         path: a run folder, or its id (or the beginning of it) below the folder `results`.
         trained: a loaded run instead of a path.
         effort: overrides the method's compute knob (rim: blocks, coconut: thoughts, pause: pauses).
+        batch_size: prompts decoded together; "auto" is 32.
         max_gen_toks: cap where a task sets none.
+        device: "cuda:0" is what lm-eval passes where nobody chose: without a GPU it means the CPU.
         probe: also decode behind every probe place of the method (rim: after every block).
+        trust_remote_code: taken from lm-eval's command line and not needed: a run's code is this package's.
+
+    Raises:
+        UsageError: no such run, an option that is not one, or a value that does not fit.
     """
 
     def __init__(
@@ -78,30 +81,31 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         device: str | None = None,
         probe: bool = False,
         on_batch: Callable[[int], None] | None = None,
+        trust_remote_code: bool = False,
+        **others: Any,
     ) -> None:
         super().__init__()
+        for name in others:
+            raise unknown(f"option of model {NAME}", name, ("path", "results", "effort", "max_gen_toks", "probe"))
         if trained is None:
             if path is None:
                 raise UsageError("model rim-bench needs path=RUN in --model_args: a run folder or its id")
+            if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
+                logger.warning("no GPU is available: running on the CPU instead of %s", device)
+                device = "cpu"
             trained = load_trained(Store(Path(results)).find(str(path)), device=pick_device(device))
-        self.trained, self.effort, self.probe, self.on_batch = trained, effort, probe, on_batch
-        self.backbone = trained.backbone
-        self.method = trained.method
-        self.workspace = trained.workspace
-        if effort is not None and self.method.effort_field is None:
-            raise UsageError(f"{self.method.name} has no compute knob, so effort {effort} cannot be set")
-        given = str(batch_size or 32)
-        self.batch_size = int(given) if given.isdigit() and int(given) else 32  # "auto": the default serves
-        if max_batch_size:
-            self.batch_size = min(self.batch_size, int(max_batch_size))
-        self.max_gen_toks = int(max_gen_toks)
+        self.trained, self.backbone, self.workspace, self.on_batch = trained, trained.backbone, trained.workspace, on_batch
+        self.answerer = Answerer(trained, None if effort is None else _count("effort", effort, 0), probe=probe)
+        automatic = batch_size is None or str(batch_size).startswith("auto")
+        self.batch_size = 32 if automatic else _count("batch_size", batch_size, 1)
+        if max_batch_size is not None:
+            self.batch_size = min(self.batch_size, _count("max_batch_size", max_batch_size, 1))
+        self.max_gen_toks = _count("max_gen_toks", max_gen_toks, 1)
         self.records: dict[tuple[str, int], Answered] = {}
-        self.overlong = 0
-        self.differs = 0
+        self.counts: dict[str, Counter[str]] = {}  # task -> what its last requests had: prompts overlong, prompts that differ
         self._device = self.backbone.device
-        self._stops: dict[tuple[str, ...], frozenset[int]] = {}
+        self._chat = False
         self.tokenizer = self.backbone.tokenizer
-        self.shape = Shape.of(self.backbone.model.config.to_dict() | {"vocab_size": self.backbone.vocabulary})
 
     # what lm-eval asks of a model
 
@@ -116,18 +120,34 @@ class RimLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         return list(self.backbone.encode(string))
 
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Called by lm-eval where a response cache was asked for."""
+        raise UsageError("lm-eval's response cache (use_cache) is not keyed by the weights, so another run would get this one's answers")
+
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         if not chat_template:
             return None
-        template = getattr(self.tokenizer, "chat_template", None)
-        if not isinstance(template, str):
+        if not getattr(self.tokenizer, "chat_template", None):
             raise UsageError("this run's tokenizer has no chat template: leave out --apply_chat_template")
-        return template
+        return str(self.tokenizer.get_chat_template(chat_template if isinstance(chat_template, str) else None))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         self.chat_template(True)
-        text = self.tokenizer.apply_chat_template(chat_history, tokenize=False, add_generation_prompt=add_generation_prompt)
+        self._chat = True
+        text = self.tokenizer.apply_chat_template(
+            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
+        )
         return str(text)
+
+    @property
+    def overlong(self) -> int:
+        """Prompts longer than the model's positions."""
+        return sum(c["overlong"] for c in self.counts.values())
+
+    @property
+    def differs(self) -> int:
+        """Prompts that are not the bare question the method was trained on."""
+        return sum(c["differs"] for c in self.counts.values())
 
     def get_model_info(self) -> dict[str, Any]:
         """Merged by lm-eval into the `config` of its results."""
@@ -146,137 +166,100 @@ class RimLM(TemplateLM):  # type: ignore[misc]
 
     def question(self, context: str) -> tuple[int, ...]:
         """A context as the tokens the method was trained to see as its question, newline included."""
-        return self.backbone.encode_question(context.removesuffix("\n"))
+        text = context.removesuffix("\n")
+        if self._chat:  # the template's own special tokens are meant as such
+            return tuple(self.tokenizer.encode(text + "\n", add_special_tokens=False))
+        return self.backbone.encode_question(text)
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy answers, in the order of the requests; batches hold requests of similar length."""
-        asked: list[tuple[int, Instance, Layout, int, tuple[str, ...]]] = []
-        outputs = [""] * len(requests)
+        asked: list[tuple[int, tuple[int, ...], Layout, int, tuple[str, ...]]] = []
+        answered: dict[int, Answered] = {}
+        self._forget(requests)
         for i, request in enumerate(requests):
             context, settings = request.args
             limit, until = self._settings(settings)
             self._note_prompt(request, context)
             question = self.question(context)
-            layout = self.method.lay_prompt(question, self.effort)
-            if max(layout.position) + 2 > self.backbone.max_positions:
-                self.overlong += 1
-                self.records[request.task_name, int(request.doc_id)] = Answered("", {"overlong": True})
-                continue
-            asked.append((i, request, layout, limit, until))
+            layout = self.answerer.prompt(question)
+            if self.answerer.fits(layout):
+                asked.append((i, question, layout, limit, until))
+            else:
+                self.counts[request.task_name]["overlong"] += 1
+                answered[i] = self.answerer.unanswered(layout, question)
         asked.sort(key=lambda a: (a[3], a[4], a[2].size, a[0]))
         for (limit, until), same in groupby(asked, key=lambda a: (a[3], a[4])):
             todo = list(same)
             for at in range(0, len(todo), self.batch_size):
                 batch = todo[at : at + self.batch_size]
-                answers = self.answer([b[2] for b in batch], limit, until, [self.question(b[1].args[0]) for b in batch])
-                for (i, request, *_), answered in zip(batch, answers, strict=True):
-                    outputs[i] = answered.text
-                    self.records[request.task_name, int(request.doc_id)] = answered
-                    self.cache_hook.add_partial("generate_until", request.args, answered.text)
+                done = self.answerer.answer([b[2] for b in batch], limit, until, [b[1] for b in batch])
+                answered.update((b[0], one) for b, one in zip(batch, done, strict=True))
                 if self.on_batch is not None:
                     self.on_batch(len(batch))
+        for i, request in enumerate(requests):
+            self.records[request.task_name, int(request.doc_id)] = answered[i]
+        self._warn()
+        return [answered[i].text for i in range(len(requests))]
+
+    def _forget(self, requests: Sequence[Instance]) -> None:
+        """What is counted belongs to the latest requests of a task."""
+        self.counts.update((task, Counter()) for task in {r.task_name for r in requests})
+
+    def _note_prompt(self, request: Instance, context: str) -> None:
+        """Count contexts that are more, or other, than the bare question the method was trained on."""
+        doc = request.doc if isinstance(request.doc, dict) else {}
+        if doc.get("question") != context.removesuffix("\n"):
+            self.counts[request.task_name]["differs"] += 1
+
+    def _warn(self) -> None:
         if self.overlong:
             limit = self.backbone.max_positions
             logger.warning("%d prompts are longer than the model's %d positions: answered with nothing", self.overlong, limit)
         if self.differs:
             logger.warning("%d prompts: %s", self.differs, PROMPT_DIFFERS)
-        return outputs
-
-    def _note_prompt(self, request: Instance, context: str) -> None:
-        """Count contexts that are more, or other, than the bare question the method was trained on."""
-        doc = request.doc if isinstance(request.doc, dict) else {}
-        if str(doc.get("question")).strip() != context.strip():
-            self.differs += 1
 
     def _settings(self, given: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
         """Cap and stop strings of a request; anything but greedy decoding is refused."""
-        if given.get("do_sample") or float(given.get("temperature") or 0) > 0:
-            raise UsageError("rim-bench decodes greedily: leave out do_sample and temperature, or set them to false and 0")
+        if given.get("do_sample") or given.get("temperature") or given.get("num_beams") not in (None, 1):
+            raise UsageError("rim-bench decodes greedily: leave out do_sample, temperature and num_beams, or set them to false, 0 and 1")
         until = given.get("until") or []
         until = [until] if isinstance(until, str) else until
-        limit = int(given.get("max_gen_toks") or given.get("max_new_tokens") or self.max_gen_toks)
-        if limit < 1:
-            raise UsageError(f"max_gen_toks {limit} must be at least 1")
-        return limit, tuple(u for u in until if u)
-
-    def answer(self, layouts: Sequence[Layout], limit: int, until: tuple[str, ...], questions: Sequence[tuple[int, ...]]) -> list[Answered]:
-        """One batch of prompts, decoded and priced."""
-        stop = self._stop(until)
-        began = time.perf_counter()
-        done = decode(self.workspace, layouts, max_tokens=limit, stop=stop)
-        seconds = time.perf_counter() - began
-        out = []
-        for layout, question, branches in zip(layouts, questions, done, strict=True):
-            completion = branches[layout.resume[0]]
-            text = cut(self.backbone.decode(completion.tokens), until)
-            out.append(Answered(text, self._cost(layout, question, completion, seconds, len(layouts))))
-        if self.probe:
-            self._probe(questions, out, limit, until, stop)
-        return out
-
-    def _probe(self, questions: Sequence[tuple[int, ...]], out: list[Answered], limit: int, until: tuple[str, ...], stop: Any) -> None:
-        """Answers behind every probe place: never the scored answer, and not part of its cost."""
-        trees = [self.method.lay_probe(q, self.effort) for q in questions]
-        known = [t for t in trees if t is not None]
-        if len(known) < len(trees):
-            return
-        for answered, tree, branches in zip(out, known, decode(self.workspace, known, max_tokens=limit, stop=stop), strict=True):
-            answered.blocks = [cut(self.backbone.decode(branches[name].tokens), until) for name in tree.resume]
-
-    def _stop(self, until: tuple[str, ...]) -> Any:
-        """A stop rule for `until`: full text is decoded only behind a token that can complete a stop string."""
-        if not until:
-            return None
-        if until not in self._stops:
-            last = {u[-1] for u in until}
-            pieces = ((i, self.backbone.decode((i,))) for i in range(self.backbone.vocabulary))
-            self._stops[until] = frozenset(i for i, piece in pieces if last & set(piece) or "\ufffd" in piece)
-        able = self._stops[until]
-        return lambda tokens: bool(tokens) and tokens[-1] in able and any(u in self.backbone.decode(tokens) for u in until)
-
-    def _cost(self, layout: Layout, question: tuple[int, ...], done: Completion, seconds: float, rows: int) -> dict[str, Any]:
-        first = answer_token(self.backbone.decode, done.tokens)
-        return {
-            "prompt_tokens": len(question),
-            "latent_positions": layout.size - len(question),
-            "generated_tokens": done.generated,
-            "capped": not done.ended,
-            "passes": done.passes,
-            "passes_to_answer": None if first is None else done.prompt_waves + first,
-            "flops_prefill": prefill_flops(self.shape, layout),
-            "flops_decode": decode_flops(self.shape, layout, done.generated),
-            "latency_s": round(done.seconds, 6),
-            "batch_s": round(seconds, 6),
-            "batch_size": rows,
-            "overlong": False,
-        }
+        caps = [c for name in ("max_gen_toks", "max_new_tokens") if (c := given.get(name)) is not None]
+        return _count("max_gen_toks", caps[0] if caps else self.max_gen_toks, 1), tuple(str(u) for u in until if u)
 
     # likelihoods
 
-    def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
-    ) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Choices of one question are sibling branches behind its prompt, in the trained answer format.
 
         The log-likelihood is that of the choice, given the question, the method's positions and `#### `. A method that
         reasons in generated text (cot) is asked for its answer without that text: a likelihood leaves it no room.
         """
+        self._forget(requests)
+        for request in requests:
+            self._note_prompt(request, request.args[0])
+        out = self._likelihoods([request.args for request in requests])
+        for request, (logprob, _) in zip(requests, out, strict=True):
+            self.counts[request.task_name]["overlong"] += logprob == float("-inf")
+        self._warn()
+        return out
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        return self._likelihoods([texts for texts, _, _ in requests])
+
+    def _likelihoods(self, asked: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether greedy) of each (context, continuation); minus infinity where the model has no positions for it."""
         places: dict[str, list[int]] = {}
-        for i, ((context, _), _, _) in enumerate(requests):
+        for i, (context, _) in enumerate(asked):
             places.setdefault(context, []).append(i)
-        prefix = self.backbone.encode(f"{ANSWER} ")
-        out: list[tuple[float, bool]] = [(float("-inf"), False)] * len(requests)
+        out: list[tuple[float, bool]] = [(float("-inf"), False)] * len(asked)
         pending: list[tuple[list[int], Layout, list[tuple[int, ...]]]] = []
         for context, where in places.items():
-            base = self.method.lay_prompt(self.question(context), self.effort)
-            layout = Layout(
-                (*base.segments, base.continuation("answer prefix", base.resume[0], prefix)), ("answer prefix",), base.blind
-            )
-            choices = [self._choice(requests[i][0][1]) for i in where]
-            if max(layout.position) + 1 + max(map(len, choices)) > self.backbone.max_positions:
-                self.overlong += len(where)
-                continue
-            pending.append((where, layout, choices))
+            layout, choices = self._choices(context, [asked[i][1] for i in where])
+            if max(layout.position) + 1 + max(map(len, choices)) <= self.backbone.max_positions:
+                pending.append((where, layout, choices))
         pending.sort(key=lambda p: p[1].size)
         for at in range(0, len(pending), self.batch_size):
             batch = pending[at : at + self.batch_size]
@@ -284,84 +267,121 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             for (where, _, _), scores in zip(batch, scored, strict=True):
                 for i, one in zip(where, scores, strict=True):
                     out[i] = (one.logprob, one.greedy)
-                    self.cache_hook.add_partial("loglikelihood", requests[i][0], out[i])
         return out
 
-    def _choice(self, continuation: str) -> tuple[int, ...]:
-        tokens = self.backbone.encode(continuation.lstrip(" "))
-        return tokens or (self.backbone.end,)
+    def _choices(self, context: str, continuations: Sequence[str]) -> tuple[Layout, list[tuple[int, ...]]]:
+        """The prompt with `#### ` behind it, and each choice's tokens as they were trained: encoded together with what precedes.
+
+        Some tokenizers join the space and the answer, so that only `####` is shared; where even that is joined, nothing is.
+        """
+        texts = [text.lstrip(" ") for text in continuations]
+        choices = [self.backbone.encode(f"{ANSWER} {text}") + (() if text else (self.backbone.end,)) for text in texts]
+        base = self.answerer.prompt(self.question(context))
+        for mark in (f"{ANSWER} ", ANSWER):
+            prefix = self.backbone.encode(mark)
+            if all(c[: len(prefix)] == prefix and len(c) > len(prefix) for c in choices):
+                given = base.continuation("answer prefix", base.resume[0], prefix)
+                return Layout((*base.segments, given), (given.name,), base.blind), [c[len(prefix) :] for c in choices]
+        return base, choices
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of plain text under the backbone, without the method's positions, in disjoint windows."""
-        out = []
-        for request in requests:
+        totals = [0.0] * len(requests)
+        windows: list[tuple[int, Layout, tuple[int, ...]]] = []
+        for i, request in enumerate(requests):
             (text,) = request.args
-            total = 0.0
-            windows = get_rolling_token_windows(
+            pairs = get_rolling_token_windows(
                 token_list=self.tok_encode(text), prefix_token=self.eot_token_id, max_seq_len=self.backbone.max_positions - 1, context_len=1
             )
-            for context, continuation in map(make_disjoint_window, windows):
-                layout = Layout((Segment("text", None, tuple(context)),), ("text",))
-                total += score(self.workspace, [layout], [[tuple(continuation)]])[0][0].logprob
-            out.append(total)
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
-        return out
+            for context, continuation in map(make_disjoint_window, pairs):
+                windows.append((i, Layout((Segment("text", None, tuple(context)),), ("text",)), tuple(continuation)))
+        windows.sort(key=lambda w: len(w[2]))
+        for at in range(0, len(windows), self.batch_size):
+            batch = windows[at : at + self.batch_size]
+            for (i, _, _), scores in zip(batch, score(self.workspace, [w[1] for w in batch], [[w[2]] for w in batch]), strict=True):
+                totals[i] += scores[0].logprob
+        return totals
 
 
-def cut(text: str, until: Sequence[str]) -> str:
-    """Text up to the earliest stop string."""
-    places = [at for u in until if (at := text.find(u)) >= 0]
-    return text[: min(places)] if places else text
-
-
-def answer_token(decode_tokens: Callable[[tuple[int, ...]], str], tokens: tuple[int, ...]) -> int | None:
-    """Index of the first token of the answer: the one that puts something behind `####`; None without one."""
-    if ANSWER not in decode_tokens(tokens):
-        return None
-    low, high = 0, len(tokens) - 1  # whether a prefix shows an answer is monotone in its length
-    if not decode_tokens(tokens).split(ANSWER, 1)[1].strip():
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        behind = decode_tokens(tokens[: middle + 1]).split(ANSWER, 1)
-        if len(behind) > 1 and behind[1].strip():
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def _count(name: str, given: Any, least: int) -> int:
+    """`given` as a whole number of at least `least`."""
+    try:
+        number = int(given)
+    except (TypeError, ValueError):
+        number = least - 1
+    if number < least or (isinstance(given, float) and given != number):
+        raise UsageError(f"{name} {given!r} must be a whole number of at least {least}")
+    return number
 
 
 def lm_eval_main(arguments: Sequence[str]) -> None:
-    """lm-eval's own command line with `--model rim-bench` registered, and our tasks beside its own unless told otherwise."""
-    register()
-    from lm_eval.__main__ import cli_evaluate
+    """lm-eval's own command line with `--model rim-bench` registered, and our tasks beside its own and the user's.
 
-    ours = list(arguments)
-    if ours[:1] in (["run"], ["ls"], ["validate"]) and not any(a.split("=")[0] == "--include_path" for a in ours):
-        ours += ["--include_path", str(Path(__file__).parent / "tasks")]
-    sys.argv = ["lm-eval", *ours]
-    cli_evaluate()
+    Raises:
+        UsageError: what our model refuses, and lm-eval's own complaints about its options.
+    """
+    register()
+    from lm_eval._cli import HarnessCLI
+    from lm_eval.utils import setup_logging
+
+    setup_logging()
+    sys.argv = ["rim-bench lm-eval", *arguments]  # what lm-eval's parser reads
+    parser = HarnessCLI()
+    given = parser.parse_args()
+    try:
+        _prepare(given)
+        parser.execute(given)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--data DIR", "--metadata rim_bench_data=DIR")) from None
+    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not place.endswith(COMPLAINTS):
+            raise
+        raise UsageError(f"lm-eval: {error.args[0] if error.args else error}") from None
+
+
+def _prepare(given: argparse.Namespace) -> None:
+    """Adds our tasks to lm-eval's parsed options, and refuses its response cache before it makes a file."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    config = EvaluatorConfig.load_yaml_config(given.config) if getattr(given, "config", None) else {}
+    options = config | {k: v for k, v in vars(given).items() if v}
+    if options.get("use_cache") and options.get("model") == NAME:
+        raise UsageError("--use_cache cannot be used with model rim-bench: lm-eval's response cache is not keyed by the weights")
+    if hasattr(given, "include_path"):
+        theirs = options.get("include_path") or []
+        given.include_path = [str(Path(__file__).parent / "tasks"), *([theirs] if isinstance(theirs, str) else theirs)]
 
 
 def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[str, Any]) -> dict[str, Any]:
     """Evaluate a task with lm-eval itself: its task loading, prompts, filters and aggregation. Returns its results.
 
-    No response cache (lm-eval's is not keyed by the weights) and no global seeding (it would change a training run's state).
+    What `simple_evaluate` adds to this is left out: a response cache (lm-eval's is not keyed by the weights), global seeding
+    (it would change a training run's state), and a description of the machine (1.5 s; the run folder has one).
     """
-    manager = TaskManager(include_path=str(task.path.parent), include_defaults=False, metadata=metadata)
-    if task.lm_eval_name not in manager.all_tasks:
-        raise UsageError(f"lm-eval finds no task {task.lm_eval_name!r} in {task.path.parent}")
-    results = simple_evaluate(
-        model=lm,
-        tasks=[task.lm_eval_name],
-        task_manager=manager,
-        gen_kwargs={"max_gen_toks": max_tokens},
-        bootstrap_iters=0,
-        log_samples=True,
-        random_seed=None,  # type: ignore[arg-type]
-        numpy_random_seed=None,  # type: ignore[arg-type]
-        torch_random_seed=None,  # type: ignore[arg-type]
-        fewshot_random_seed=None,  # type: ignore[arg-type]
-    )
+    with _apart():
+        manager = TaskManager(include_path=str(task.path.parent), include_defaults=False, metadata=metadata)
+        if task.lm_eval_name not in manager.all_tasks:
+            raise UsageError(f"lm-eval finds no task {task.lm_eval_name!r} in {task.path.parent}")
+        loaded = manager.load([task.lm_eval_name])
+        one = loaded["tasks"][task.lm_eval_name]
+        one.set_config(key="generation_kwargs", value={"max_gen_toks": max_tokens}, update=True)
+        one.set_config(key="num_fewshot", value=0)
+        results = evaluate(lm=lm, task_dict=loaded, bootstrap_iters=0, log_samples=True)
     assert results is not None
     return dict(results)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Keeps lm-eval's progress bar and its remarks below errors out of our own display, and its draws out of `random`'s state."""
+    log, bar = logging.getLogger("lm_eval"), lm_eval.api.task.tqdm
+    level, state = log.level, random.getstate()  # it draws names for tasks, which nobody sees
+    log.setLevel(logging.ERROR)
+    lm_eval.api.task.tqdm = lambda items, **_: items
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        log.setLevel(level)
+        lm_eval.api.task.tqdm = bar

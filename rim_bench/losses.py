@@ -33,14 +33,15 @@ def tree_loss(backbone: Backbone, columns: Columns, counts: Mapping[str, int]) -
     source: list[int] = []
     target: list[int] = []
     scale: list[float] = []
-    groups: dict[str, list[int]] = {}
+    group: list[int] = []
+    numbers: dict[str, int] = {}
     seen = columns.segment.shape[1]
     for r, layout in enumerate(columns.layouts):
         place = columns.place[r]
         for label in layout.labels:
             if not isinstance(label.target, int) or label.target >= backbone.vocabulary:
                 raise ValueError(f"label {label.target!r} of loss group {label.group!r} is not in the vocabulary: markers are inputs only")
-            groups.setdefault(label.group, []).append(len(source))
+            group.append(numbers.setdefault(label.group, len(numbers)))
             source.append(r * seen + place[label.source])
             target.append(label.target)
             scale.append(label.weight / counts[label.group])
@@ -51,6 +52,5 @@ def tree_loss(backbone: Backbone, columns: Columns, counts: Mapping[str, int]) -
     logits = backbone.head(hidden)  # [labels, vocabulary]
     loss = functional.cross_entropy(logits, torch.tensor(target, device=device), reduction="none")
     weighted = loss * torch.tensor(scale, device=device, dtype=loss.dtype)
-    detached = weighted.detach()
-    parts = {g: float(detached[torch.tensor(i, device=device)].sum()) for g, i in groups.items()}
-    return weighted.sum(), parts
+    shares = weighted.new_zeros(len(numbers)).index_add(0, torch.tensor(group, device=device), weighted.detach())
+    return weighted.sum(), dict(zip(numbers, shares.tolist(), strict=True))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
+import math
 import pkgutil
 import random
 import sys
@@ -23,6 +26,8 @@ from rim_bench.layout import Layout
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +178,11 @@ def _convert(given: Any, kind: Any) -> Any:
         return table[str(given).lower()]
     if kind in (int, float):
         try:
-            if kind is int and isinstance(given, float) and not given.is_integer():
+            value = kind(given)
+            if isinstance(given, bool) or not math.isfinite(value) or (kind is int and isinstance(given, float) and value != given):
                 raise ValueError
-            return kind(given)
-        except (TypeError, ValueError):
+            return value
+        except (TypeError, ValueError, OverflowError):
             raise ValueError("a whole number" if kind is int else "a number") from None
     return str(given) if kind is str else given
 
@@ -197,13 +203,23 @@ def shipped_methods() -> Mapping[str, type[Method]]:
 
 
 def all_methods() -> dict[str, type[Method]]:
-    """Shipped methods and those of installed packages that declare the entry point group `rim_bench.methods`."""
+    """Shipped methods and those of installed packages that declare the entry point group `rim_bench.methods`.
+
+    An entry point names a class or a module. One that does not load is logged and passed over; none replaces a shipped method.
+    """
     found = dict(shipped_methods())
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        loaded = point.load()
-        classes: list[type[Method]] = [loaded] if isinstance(loaded, type) else _methods_of(loaded)
+        try:
+            loaded = point.load()
+        except Exception as error:  # another package's fault is not to stop the methods that are here
+            logger.warning("entry point %s is not used: %s: %s", point.value, type(error).__name__, error)
+            continue
+        classes = _methods_of(loaded) if isinstance(loaded, types.ModuleType) else [loaded]
         for cls in classes:
-            found.setdefault(cls.name, cls)
+            if isinstance(cls, type) and issubclass(cls, Method) and cls.name:
+                found.setdefault(cls.name, cls)
+            else:
+                logger.warning("entry point %s is not used: it is no Method subclass with a name", point.value)
     return found
 
 
@@ -226,14 +242,19 @@ def load_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         if name not in known:
             raise unknown("method", name, known)
         cls = known[name]
-    return cls().with_settings(settings or {})
+    try:
+        method = cls()
+    except TypeError as error:
+        raise UsageError(f"method {name!r} cannot be made without arguments, every field needs a default: {error}") from error
+    return method.with_settings(settings or {})
 
 
 def _method_in_file(path: Path) -> type[Method]:
     if not path.is_file():
         raise UsageError(f"method file {str(path)!r} does not exist: give a path to a Python file or a name from `rim-bench list methods`")
     resolved = path.resolve()
-    module_name = f"rim_bench_user_{resolved.stem}_{abs(hash(str(resolved))):x}"
+    digest = hashlib.sha256(f"{resolved}\n".encode() + resolved.read_bytes()).hexdigest()[:12]  # a changed file is another module
+    module_name = f"rim_bench_user_{resolved.stem}_{digest}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, resolved)
         assert spec is not None and spec.loader is not None
@@ -243,7 +264,8 @@ def _method_in_file(path: Path) -> type[Method]:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
-            raise UsageError(f"method file {str(path)!r} failed to import: {type(error).__name__}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise UsageError(f"method file {str(path)!r} failed to import: {type(error).__name__}: {reason}") from error
     classes = _methods_of(sys.modules[module_name])
     if len(classes) != 1:
         names = ", ".join(c.name for c in classes) or "none"

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rim_bench.compare import ORDER, QUICK, Group, Row, Scope, collect, headings
 from rim_bench.errors import UsageError
-from rim_bench.store import Record, Run, write_bytes_atomic
-from rim_bench.tables import ORDER, QUICK, Group, Row, Scope, collect
+from rim_bench.files import Record, write_bytes_atomic
+from rim_bench.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,12 +76,12 @@ def accuracy_plot(runs: Iterable[Run], path: Path, *, split: str | None = None) 
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.6, sum(heights)), layout="constrained")
         axes = figure.subplots(len(groups), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
-        for group, ax in zip(groups, axes[:, 0], strict=True):
+        for group, heading, ax in zip(groups, headings(groups), axes[:, 0], strict=True):
             if _levels(group):
                 _level_panel(ax, group)
             else:
                 _dot_panel(ax, group)
-            ax.set_title(_title(group), loc="left", pad=8)
+            ax.set_title(_title(group, heading), loc="left", pad=8)
         _stamp(figure, any(g.quick for g in groups))
         _save(figure, path)
 
@@ -89,7 +90,7 @@ def _levels(group: Group) -> list[Scope]:
     return [s for s in group.scopes if s.level]
 
 
-def _title(group: Group) -> str:
+def _title(group: Group, heading: str) -> str:
     parts = [p for r in group.rows for p in r.parts]
     starts = sorted({str(p.spec.get("start")) for p in parts} - {"None", "recipe"})
     levels = _levels(group)
@@ -99,9 +100,8 @@ def _title(group: Group) -> str:
     facts = [n + (" per level" if levels else ""), f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
     if starts and {r.first.spec.get("start") for r in group.rows} == set(starts):
         facts.insert(0, "all from " + ", ".join(starts))
-    limits = sorted({p.summary["limit"] for p in parts if p.summary.get("limit") is not None})
-    facts += [f"first {limit:,} rows only" for limit in limits]
-    return f"{group.title}\n{'; '.join(facts)}" + (f"; {QUICK}" if group.quick else "")
+    facts += [f"first {cut:,} rows only" for cut in sorted({p.cut for p in parts if p.cut is not None})]
+    return f"{heading}\n{'; '.join(facts)}" + (f"; {QUICK}" if group.quick else "")
 
 
 def _name(row: Row, group: Group) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import random
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +19,13 @@ import torch
 
 from rim_bench.backbone import Backbone
 from rim_bench.catalog import resolve_backbone
-from rim_bench.data import Dataset, Task, load_task, overlap, training_data
+from rim_bench.data import Task, load_task, overlap, training_data
+from rim_bench.environment import environment
 from rim_bench.errors import UsageError, unknown
-from rim_bench.evaluate import Request, evaluate, evaluate_run, peak_memory
-from rim_bench.method import Encoded, Example, Method, load_method
+from rim_bench.evaluate import Request, evaluate_run, peak_memory, validation_accuracy
+from rim_bench.method import Encoded, Example, Method, Stage, load_method
 from rim_bench.run_options import Options, Reporter
-from rim_bench.store import Run, Store, environment, spec_id
+from rim_bench.store import Run, Store, spec_id
 from rim_bench.train import Outcome, Plan, Trainer, spans
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
 
@@ -62,10 +66,10 @@ class Study:
         self.device = pick_device(options.device)
         self.start = self._start()
         self._check_settings()
+        self.backbone_spec = self._backbone()
         self.train_set, self.validation_set = training_data(
             self.task, data=options.data, steps=options.steps, limit=options.limit, files=options.files
         )
-        self.backbone_spec = self._backbone()
         self.cells = tuple(cell for seed in options.seeds for cell in self._cells(seed))
 
     # what is asked
@@ -77,7 +81,7 @@ class Study:
         return start
 
     def _check_settings(self) -> None:
-        names = [load_method(name).name for name in self.options.methods]
+        names = [self.method(name).name for name in self.options.methods]
         if not names:
             raise UsageError("no method was given: name at least one, see `rim-bench list methods`")
         if twice := {n for n in names if names.count(n) > 1}:
@@ -203,7 +207,7 @@ class Study:
 
     def run(self, reporter: Reporter, *, evaluation: bool = True) -> list[Run]:
         """Train and evaluate every cell that is not done yet; returns the runs of the arms."""
-        self._warn(reporter)
+        self._warn(reporter, evaluation)
         runs = []
         for cell in self.cells:
             run = self.train(cell, reporter)
@@ -215,9 +219,11 @@ class Study:
                 self._evaluate(cell, run, reporter)
         return runs
 
-    def _warn(self, reporter: Reporter) -> None:
+    def _warn(self, reporter: Reporter, evaluation: bool) -> None:
         for note in (*self.train_set.notes, *self.validation_set.notes):
             reporter.note(note)
+        if not evaluation:  # training alone never opens the test split
+            return
         request = self.request()
         if shared := overlap(self.train_set.examples, request.dataset().examples):
             reporter.note(f"{shared} test questions stand in the training set word for word")
@@ -229,12 +235,13 @@ class Study:
             if run.trained:
                 reporter.note(f"{cell.label}: trained already ({run.id})")
                 return run
+            with _nothing_left_of(run):
+                backbone = self._initial(cell)
+                bridges = build_bridges(cell.method, backbone, cell.plan.seed)
+                data = [backbone.encode_example(e) for e in self.train_set.examples]
+                trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, "recipe" if cell.is_start else self.start)
+                _check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
             run.write_environment(environment(gpu=gpu_info()) | {"torch_threads": torch.get_num_threads()})
-            backbone = self._initial(cell)
-            bridges = build_bridges(cell.method, backbone, cell.plan.seed)
-            data = [backbone.encode_example(e) for e in self.train_set.examples]
-            _check_lengths(backbone, data, cell.method)
-            trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, "recipe" if cell.is_start else self.start)
             outcome = trainer.run(lambda p: reporter.training(cell.label, p))
             trained = Trained(backbone, cell.method, bridges.eval(), cell.spec)
             summary = self._training_summary(cell, trained, outcome)
@@ -261,8 +268,7 @@ class Study:
         return backbone
 
     def _training_summary(self, cell: Cell, trained: Trained, outcome: Outcome) -> dict[str, Any]:
-        items, _ = _validate(trained, self.request("validation"))
-        accuracy = sum(i["correct"] for i in items) / len(items)
+        accuracy, n = validation_accuracy(trained, self.request("validation"))
         return {
             "steps": outcome.steps,
             "examples": outcome.examples,
@@ -272,7 +278,7 @@ class Study:
             "seconds": round(outcome.seconds, 3),
             "examples_per_s": round(outcome.examples / outcome.seconds, 3),
             "final_loss": outcome.final_loss,
-            "validation": {"n": len(items), "accuracy": accuracy},
+            "validation": {"n": n, "accuracy": accuracy},
             "parameters": trained.backbone.count(),
             "parameters_trained": trained.backbone.count(training_only=True),
             "peak_memory_bytes": peak_memory(),
@@ -286,8 +292,8 @@ class Study:
         reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {training['validation']['n']})")
         if needed is not None and accuracy < needed and not self.options.quick:
             raise UsageError(
-                f"the shared CoT start {run.id} reached {100 * accuracy:.1f} % on validation, under the {100 * needed:.0f} % that arms started "
-                "from it need to mean anything: give it more examples (--cot-examples) or another seed (--seed)"
+                f"the shared CoT start {run.id} reached {100 * accuracy:.1f} % on validation, under the {100 * needed:.0f} % without which "
+                "what starts from it means nothing: give it more examples (--cot-examples) or another seed (--seed)"
             )
 
     def _evaluate(self, cell: Cell, run: Run, reporter: Reporter) -> None:
@@ -301,24 +307,36 @@ class Study:
             reporter.finished(cell.label)
 
 
+@contextmanager
+def _nothing_left_of(run: Run) -> Iterator[None]:
+    """Removes the folder of a run that is refused before it ever began; one that has begun stays."""
+    try:
+        yield
+    except UsageError:
+        if not (run.path / "environment.json").exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
 def training_text(example: Example) -> str:
     """An example as the text it trains on."""
     return "\n".join([example.question, *example.steps, f"#### {example.answer}"])
 
 
-def _validate(trained: Trained, request: Request) -> tuple[Sequence[dict[str, Any]], dict[str, Any]]:
-    return evaluate(trained, request)
+def _check_rows(backbone: Backbone, data: Sequence[Encoded], method: Method, stages: Sequence[Stage]) -> None:
+    """Refuse, before training, rows that the method cannot lay out or that the model has no positions for.
 
-
-def _check_lengths(backbone: Backbone, data: Sequence[Encoded], method: Method) -> None:
-    """Refuse, before training, rows that the model has no positions for."""
-    longest = max(data, key=lambda e: len(e.question) + len(e.chain) + len(e.answer))
-    need = method.lay_prompt(longest.question).position[-1] + 1 + len(longest.chain) + len(longest.answer)
-    if need > backbone.max_positions:
-        raise UsageError(
-            f"training row {longest.id!r} needs up to {need} positions with {method.name}, the model has {backbone.max_positions}: "
-            "use a model with more (for from-scratch ones: --backbone max_positions=N)"
-        )
+    Rows of equal lengths are tried once; a stage is tried as it begins, when nothing of an example is left out yet.
+    """
+    shapes = {(len(e.question), tuple(map(len, e.steps)), len(e.answer)): e for e in reversed(data)}
+    for stage in stages:
+        for example in shapes.values():
+            need = method.lay_train(example, stage, 0.0, random.Random(0)).depth
+            if need > backbone.max_positions:
+                raise UsageError(
+                    f"training row {example.id!r} needs {need} positions with {method.name} (stage {stage.name!r}), the model has "
+                    f"{backbone.max_positions}: use a model with more (for from-scratch ones: --backbone max_positions=N)"
+                )
 
 
 def gpu_info() -> dict[str, Any] | None:

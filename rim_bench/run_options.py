@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from rim_bench.errors import UsageError
 from rim_bench.sources import Steps
 
 
@@ -33,7 +35,11 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """What `rim-bench run` and `train` are asked. None = the task's recipe."""
+    """What `rim-bench run` and `train` are asked. None = the task's recipe.
+
+    Raises:
+        UsageError: a count under 1, a rate that is no positive number, or a results folder that is a file.
+    """
 
     methods: tuple[str, ...]
     task: str
@@ -56,3 +62,13 @@ class Options:
     tuning: str | None = None  # "full" or "lora"
     device: str | None = None
     quick: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "examples", "cot_examples", "batch_size", "max_tokens", "eval_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value} is too small: give a whole number of at least 1")
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise UsageError(f"--lr {self.lr:g} is not a learning rate: give a positive number, such as 0.001")
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"--out {str(self.out)!r} is a file: give a folder, which is made where there is none")

@@ -17,13 +17,15 @@ def explain(options: Options, row: int, effort: int | None) -> str:
     """The layouts of every stage and of the prompt, as text. Tokens are those of the task's from-scratch tokenizer.
 
     Raises:
-        UsageError: no such row.
+        UsageError: no such row, or an effort for a method without a knob.
     """
     task = load_task(options.task)
     (name,) = options.methods
     base = load_method(name)
     recipe = task.recipe.get("methods", {}).get(base.name, {})
     method = load_method(name, {**recipe, **options.settings.get(base.name, {})})
+    if effort is not None and method.effort_field is None:
+        raise UsageError(f"{method.name} has no compute knob, so effort {effort} cannot be set")
     train, _ = training_data(task, data=options.data, steps=options.steps, files=options.files)
     if not 0 <= row < len(train.examples):
         raise UsageError(f"row {row} is not among the {len(train.examples)} training rows")

@@ -14,23 +14,17 @@ This module imports neither torch nor transformers.
 
 from __future__ import annotations
 
-import datetime
 import errno
 import gzip
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
-import math
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,177 +32,23 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.errors import UsageError, unknown
+from rim_bench.files import (
+    Record,
+    canonical,
+    complete_folder,
+    damage_of,
+    finite,
+    fsync,
+    read_json,
+    write_bytes_atomic,
+    write_json_atomic,
+    writing,
+)
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{8,})")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
-_PACKAGES = ("rim-bench", "torch", "transformers", "tokenizers", "safetensors", "peft", "lm_eval", "datasets", "numpy", "scipy", "filelock")
-_REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
-
-Record = dict[str, Any]
-
-
-# Atomic writes -----------------------------------------------------------------------------------------------------------------------
-
-
-def canonical(value: Any) -> str:
-    """`value` as JSON with one spelling: sorted keys, no spaces. Raises ValueError for what JSON cannot say (NaN, infinity)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns a full disk, missing rights and other refusals of the file system into a sentence that names `path`."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except Exception as error:
-        if _disk_is_full(error):
-            raise UsageError(f"no space left on the disk while writing {str(path)!r}: free some and start again") from error
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
-            raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
-        raise
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether `error` or its cause says so. Libraries that write by themselves (safetensors) give the reason as text only."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            return True
-        error = error.__cause__
-    return False
-
-
-def _fsync(path: Path) -> None:
-    """Forces a file, or the entries of a folder, to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`: a reader, or a restart after a crash, finds the old bytes or the new ones, nothing between.
-
-    Raises:
-        UsageError: disk full or not writable; `path` is then as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        _fsync(path.parent)
-
-
-def write_json_atomic(path: Path, value: Any) -> None:
-    """`write_bytes_atomic` of `value` as indented JSON with sorted keys."""
-    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes_atomic(path, (text + "\n").encode())
-
-
-def _read_json(path: Path) -> Record:
-    """The object in a JSON file. Raises UsageError naming the file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"{str(path)!r} is missing") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{str(path)!r} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{str(path)!r} is damaged: it holds a {type(value).__name__}, not an object")
-    return value
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for numbers that JSON has no word for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
-
-
-# Folders with a manifest -------------------------------------------------------------------------------------------------------------
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST)
-
-
-def _damage(folder: Path, *, contents: bool = True) -> str | None:
-    """What is wrong with a folder that has a manifest, or None. `contents=False` compares names and sizes only."""
-    try:
-        entries = _read_json(folder / MANIFEST)["files"]
-        expected = {str(name): (int(e["size"]), str(e["sha256"])) for name, e in entries.items()}
-    except UsageError as error:
-        return str(error)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return f"{MANIFEST} is not a manifest"
-    found = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if name not in expected:
-            return f"{name} is not in {MANIFEST}"
-        size, digest = expected[name]
-        if (actual := found[name].stat().st_size) != size:
-            return f"{name} has {actual:,} bytes instead of {size:,}"
-        if contents and _sha256(found[name]) != digest:
-            return f"{name} does not match its sha256"
-    return None
-
-
-@contextmanager
-def _complete_folder(target: Path) -> Iterator[Path]:
-    """Yields an empty `<target>.tmp` to fill; on success it gets its manifest and becomes `target`, on any error it is removed."""
-    temporary, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old.tmp")
-    with _writing(target):
-        for leftover in (temporary, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            files = _files(temporary)
-            if not files:
-                raise ValueError(f"nothing was written for {target}")
-            for path in files:
-                _fsync(path)
-            manifest = {p.relative_to(temporary).as_posix(): {"sha256": _sha256(p), "size": p.stat().st_size} for p in files}
-            write_json_atomic(temporary / MANIFEST, {"schema": 1, "files": manifest})
-            if target.exists():  # a folder cannot replace one that has files in it
-                target.rename(old)
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _fsync(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-# Runs --------------------------------------------------------------------------------------------------------------------------------
 
 
 def spec_id(spec: Mapping[str, Any]) -> str:
@@ -247,7 +87,7 @@ class Run:
     @cached_property
     def spec(self) -> Record:
         """The specification. Raises UsageError where it is missing or damaged."""
-        return _read_json(self.path / "spec.json")
+        return read_json(self.path / "spec.json")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -259,7 +99,7 @@ class Run:
         from filelock import FileLock, Timeout
 
         lock, holder = FileLock(self.path / "lock", timeout=0, is_singleton=True), self.path / "lock.pid"
-        with _writing(self.path / "lock"):
+        with writing(self.path / "lock"):
             try:
                 lock.acquire()
             except Timeout:
@@ -277,7 +117,7 @@ class Run:
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Stores the environment of this start; those of earlier starts stay under `earlier`."""
         path = self.path / "environment.json"
-        before = _read_json(path) if path.is_file() else None
+        before = read_json(path) if path.is_file() else None
         earlier = [] if before is None else [*before.pop("earlier", []), before]
         write_json_atomic(path, {**environment, **({"earlier": earlier} if earlier else {})})
 
@@ -289,9 +129,9 @@ class Run:
         Raises:
             UsageError: disk full or not writable; the file is then as it was.
         """
-        line = (json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        line = (json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
         path = self.path / "train.jsonl"
-        with _writing(path), path.open("ab+", buffering=0) as file:
+        with writing(path), path.open("ab+", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
@@ -344,10 +184,10 @@ class Run:
         """
         folder = self.path / "checkpoints"
         target = folder / f"step-{step:08d}"
-        with _complete_folder(target) as temporary:
+        with complete_folder(target) as temporary:
             yield temporary
-            with _writing(self.path / "train.jsonl"), suppress(FileNotFoundError):
-                _fsync(self.path / "train.jsonl")  # a checkpoint never knows more steps than the record of them
+            with writing(self.path / "train.jsonl"), suppress(FileNotFoundError):
+                fsync(self.path / "train.jsonl")  # a checkpoint never knows more steps than the record of them
         for other in folder.iterdir():
             if other != target:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -357,7 +197,7 @@ class Run:
         folder = self.path / "checkpoints"
         found = [(int(m[1]), p) for p in folder.iterdir() if (m := _STEP.fullmatch(p.name))] if folder.is_dir() else []
         for step, path in sorted(found, reverse=True):
-            if (damage := _damage(path)) is None:
+            if (damage := damage_of(path)) is None:
                 return step, path
             log.warning("checkpoint %s is damaged and not used: %s", path, damage)
         return None
@@ -373,14 +213,14 @@ class Run:
             UsageError: disk full or not writable; the run is then not trained, and its checkpoint still there.
         """
         if training is not None:
-            write_json_atomic(self.path / "train.json", _finite(training))
-        with _complete_folder(self.path / "model") as temporary:
+            write_json_atomic(self.path / "train.json", finite(training))
+        with complete_folder(self.path / "model") as temporary:
             write(temporary)
 
     @property
     def trained(self) -> bool:
         """Whether `model/` is there with the files and sizes of its manifest; `model_path` compares the contents too."""
-        return (self.path / "model").is_dir() and _damage(self.path / "model", contents=False) is None
+        return (self.path / "model").is_dir() and damage_of(self.path / "model", contents=False) is None
 
     def model_path(self) -> Path:
         """The folder of the final weights, every file verified.
@@ -391,14 +231,14 @@ class Run:
         path = self.path / "model"
         if not path.is_dir():
             raise UsageError(f"run {str(self.path)!r} is not trained yet: it has no model/; the same command again goes on with it")
-        if (damage := _damage(path)) is not None:
+        if (damage := damage_of(path)) is not None:
             raise UsageError(f"model {str(path)!r} is damaged: {damage}; delete that folder to have it written again")
         return path
 
     def training(self) -> Record | None:
         """The training summary (train.json), or None."""
         path = self.path / "train.json"
-        return _read_json(path) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     # Evaluation
 
@@ -422,17 +262,17 @@ class Run:
         buffer = io.BytesIO()
         with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as file:
             for item in items:
-                file.write((canonical(_finite(item)) + "\n").encode())
+                file.write((canonical(finite(item)) + "\n").encode())
         data = buffer.getvalue()
-        with _writing(folder):
+        with writing(folder):
             (folder / "summary.json").unlink(missing_ok=True)  # while the items change, the old summary would not fit them
         write_bytes_atomic(folder / "items.jsonl.gz", data)
         stored = {"count": len(items), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        write_json_atomic(folder / "summary.json", {**_finite(summary), "n": len(items), "items": stored})
+        write_json_atomic(folder / "summary.json", {**finite(summary), "n": len(items), "items": stored})
 
     def _verified_items(self, key: str) -> tuple[Record, bytes]:
         folder = self._evaluation_folder(key)
-        summary = _read_json(folder / "summary.json")
+        summary = read_json(folder / "summary.json")
         problem = f"evaluation {str(folder)!r} is damaged: %s; delete that folder to evaluate again"
         try:
             data = (folder / "items.jsonl.gz").read_bytes()
@@ -469,7 +309,7 @@ def _check(run: Run) -> None:
     run.metrics()
     run.training()
     run.evaluations()
-    if (run.path / "model").is_dir() and (damage := _damage(run.path / "model", contents=False)) is not None:
+    if (run.path / "model").is_dir() and (damage := damage_of(run.path / "model", contents=False)) is not None:
         raise UsageError(f"model {str(run.path / 'model')!r} is damaged: {damage}")
 
 
@@ -493,7 +333,7 @@ class Store:
         run = Run(self.folder / spec_id(spec))
         if not run.path.exists():
             new = self.folder / f".new-{run.id}-{uuid.uuid4().hex[:8]}"
-            with _writing(run.path):
+            with writing(run.path):
                 try:
                     new.mkdir(parents=True)
                     write_json_atomic(new / "spec.json", dict(spec))
@@ -503,7 +343,7 @@ class Store:
                         raise
                 finally:
                     shutil.rmtree(new, ignore_errors=True)
-                _fsync(self.folder)
+                fsync(self.folder)
         try:
             same = canonical(run.spec) == canonical(spec)
         except UsageError as error:
@@ -547,53 +387,3 @@ class Store:
             except UsageError as error:
                 bad.append(Damaged(path, str(error)))
         return good, bad
-
-
-# Environment -------------------------------------------------------------------------------------------------------------------------
-
-
-def environment(gpu: Mapping[str, Any] | None = None, argv: Iterable[str] | None = None) -> Record:
-    """What this process runs on, as plain data. `gpu` is the caller's word for it (name, memory, driver); nothing heavy is imported."""
-    packages: dict[str, str] = {}
-    for name in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            packages[name] = importlib.metadata.version(name)
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        memory: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        memory = None
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": affinity},
-        "memory_bytes": memory,
-        "gpu": None if gpu is None else dict(gpu),
-        "packages": packages,
-        "git": _git(),
-        "argv": list(sys.argv if argv is None else argv),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _cpu_model() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _git() -> Record | None:
-    """Commit of the working tree this file is tracked in and whether it has changes; None for an installed copy or without git."""
-    here = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

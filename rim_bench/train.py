@@ -70,9 +70,13 @@ def spans(stages: Sequence[Stage], steps: int, start: str) -> tuple[Span, ...]:
     Stages that the starting weights already give are skipped and their share goes to the others.
 
     Raises:
-        UsageError: fewer steps than stages.
+        UsageError: fewer steps than stages, no stage left, or a share that is not a positive number.
     """
     kept = [s for s in stages if s.given_by is None or s.given_by != start]
+    if not kept:
+        raise UsageError(f"no stage is left to train: the start {start!r} gives all of them")
+    if wrong := [s.name for s in kept if not (math.isfinite(s.share) and s.share > 0)]:
+        raise UsageError(f"stage {', '.join(wrong)} has a share of the budget that is not a positive number")
     if steps < len(kept):
         raise UsageError(f"a budget of {steps} optimizer steps is too small for {len(kept)} stages ({', '.join(s.name for s in kept)})")
     total = sum(s.share for s in kept)
@@ -93,6 +97,8 @@ def spans(stages: Sequence[Stage], steps: int, start: str) -> tuple[Span, ...]:
 
 def batches(size: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     """Endless batches of example indices: a seeded permutation an epoch, the same for every method."""
+    if size < 1:
+        raise ValueError("no examples to train on")
     pending: list[int] = []
     epoch = 0
     while True:
@@ -158,7 +164,7 @@ class Trainer:
         groups = self.backbone.parameter_groups(plan.weight_decay)
         if extra := list(self.bridges.parameters()):
             groups.append({"params": extra, "weight_decay": plan.weight_decay})
-        return torch.optim.AdamW(groups, lr=plan.lr, betas=(plan.beta1, plan.beta2))
+        return torch.optim.AdamW(groups, lr=plan.lr, betas=(plan.beta1, plan.beta2), fused=True)
 
     def run(self, show: Callable[[TrainingStep], None] | None = None) -> Outcome:
         """Train to the end of the budget.
@@ -190,7 +196,8 @@ class Trainer:
                 self._save(step + 1)
             if show is not None:
                 speed = rate.add(plan.batch_size, took)
-                show(TrainingStep(step + 1, plan.steps, span.stage.name, self.loss, speed, (plan.steps - step - 1) * plan.batch_size / speed))
+                left = (plan.steps - step - 1) * plan.batch_size / speed
+                show(TrainingStep(step + 1, plan.steps, span.stage.name, self.loss, speed, left))
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
         done = plan.steps * plan.batch_size

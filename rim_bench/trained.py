@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,9 +53,12 @@ def pick_device(given: str | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(given)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("not one that is supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {given!r} cannot be used ({str(error).splitlines()[0]}): allowed are cpu and, where there is one, cuda") from None
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {given!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda") from None
     return device
 
 
@@ -67,9 +71,18 @@ def build_bridges(method: Method, backbone: Backbone, seed: int) -> nn.ModuleDic
 
 
 def method_of(spec: dict[str, Any]) -> Method:
-    """The method that a run's specification names, with its settings."""
+    """The method that a run's specification names, with its settings.
+
+    Raises:
+        UsageError: the method's file is gone, or not the one that the run was trained with.
+    """
     given = spec["method"]
-    return load_method(given.get("file") or given["name"], given["settings"])
+    if "file" not in given:
+        return load_method(given["name"], given["settings"])
+    method = load_method(given["file"], given["settings"])  # says so where the file is gone
+    if hashlib.sha256(Path(given["file"]).read_bytes()).hexdigest() != given["file_sha256"]:
+        raise UsageError(f"method file {given['file']!r} has changed since the run was trained: restore it, or train again")
+    return method
 
 
 def load_trained(run: Run, *, device: str | torch.device = "cpu", attention: str = "sdpa") -> Trained:

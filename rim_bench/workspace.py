@@ -79,8 +79,9 @@ class Workspace:
         if cached or waves > 1:
             columns.cache = self.backbone.new_cache()
         order = [_by_wave(row, waves) for row in rows]
+        owner = [_segment_of(row) for row in rows]
         for wave in range(waves):
-            self._add_wave(columns, [o[wave] for o in order], layers)
+            self._add_wave(columns, [o[wave] for o in order], owner, layers)
         return columns
 
     def extend(self, columns: Columns, tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor) -> Tensor:
@@ -102,17 +103,15 @@ class Workspace:
         blank = torch.zeros(len(rows), 0, dtype=torch.long, device=device)
         return Columns(rows, _sees_table(rows).to(device), blank, blank, [[NOWHERE] * r.size for r in rows])
 
-    def _add_wave(self, columns: Columns, chosen: list[list[int]], layers: bool) -> None:
-        """One pass over the chosen columns of each row."""
+    def _add_wave(self, columns: Columns, chosen: list[list[int]], owner: list[tuple[int, ...]], layers: bool) -> None:
+        """One pass over the chosen columns of each row; `owner` maps a row's columns to their segments."""
         backbone, rows = self.backbone, columns.layouts
         past = columns.segment.shape[1]
         padding = columns.sees.shape[1] - 1
-        owner = [_segment_of(r) for r in rows]
         for r, picked in enumerate(chosen):
             for k, c in enumerate(picked):
                 columns.place[r][c] = past + k
         ids = [[_id(backbone, row, c) for c in picked] for row, picked in zip(rows, chosen, strict=True)]
-        position = pad_rows([[row.position[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)], 0, backbone.device)
         segment = pad_rows([[o[c] for c in picked] for o, picked in zip(owner, chosen, strict=True)], padding, backbone.device)
         columns.segment = torch.cat([columns.segment, segment], dim=1)
         columns.index = torch.cat([columns.index, pad_rows(chosen, 0, backbone.device)], dim=1)
@@ -120,10 +119,14 @@ class Workspace:
         if past:
             embeds = self._fill_slots(columns, chosen, owner, embeds)
         chain = past == 0 and all(row.is_chain for row in rows)
-        mask = None if chain else self._mask(columns, segment.shape[1])
         if chain:  # plain causal: padding on the right is never seen, its positions only need to run on
+            mask = None
             position = torch.arange(segment.shape[1], device=backbone.device).expand(len(rows), -1)
             position = position.clamp(max=backbone.max_positions - 1)
+        else:
+            mask = self._mask(columns, segment.shape[1])
+            places = [[row.position[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)]
+            position = pad_rows(places, 0, backbone.device)
         columns.executed += segment.numel()
         if layers:
             hidden, every_layer = backbone.run(embeds, mask, position, columns.cache, layers=True)
@@ -191,12 +194,16 @@ def _by_wave(row: Layout, waves: int) -> list[list[int]]:
 def _sees_table(rows: Sequence[Layout]) -> Tensor:
     """Bool [rows, segments + 1, segments + 1]; the last segment is padding's: it sees nothing and nobody sees it."""
     size = max(len(r.segments) for r in rows) + 1
-    sees = torch.zeros(len(rows), size, size, dtype=torch.bool)
+    pairs: list[int] = []  # flat indices, written at once: a write a segment costs more than a layer of a small model
     for r, row in enumerate(rows):
         for s, above in enumerate(row.sees):
-            if above:
-                sees[r, s, list(above)] = True
-    return sees
+            at = (r * size + s) * size
+            pairs += [at + a for a in above]
+            if row.segments[s].mutual:
+                pairs.append(at + s)
+    sees = torch.zeros(len(rows) * size * size, dtype=torch.bool)
+    sees[torch.tensor(pairs, dtype=torch.long)] = True
+    return sees.view(len(rows), size, size)
 
 
 def make_room(columns: Columns, layouts: Sequence[Layout], extra: Sequence[Sequence[Segment]]) -> None:

@@ -30,6 +30,7 @@ METHODS: tuple[Method, ...] = (
     Rim(K=3),
     Rim(K=3, M=1, readout_sees_question=False),
     Rim(K=3, blocks="isolated"),
+    Rim(K=3, block_attention="mutual"),
 )
 EXAMPLES = (encoded(7, (3, 4, 2)), encoded(4, (5,), shift=30), encoded(9, (2, 2, 3, 1), answer=3, shift=60), encoded(5, (), shift=90))
 
@@ -85,6 +86,8 @@ def _plain(backbone: Backbone, inputs: Tensor, path: Layout) -> Tensor:
     size = inputs.shape[0]
     allowed = torch.ones(size, size).tril().bool()
     for i, s in enumerate(path.segments):
+        if s.mutual:
+            allowed[path.first[i] : path.last(i) + 1, path.first[i] : path.last(i) + 1] = True
         for name in s.blind:
             k = path.index[name]
             allowed[path.first[i] : path.first[i] + s.size, path.first[k] : path.first[k] + path.segments[k].size] = False

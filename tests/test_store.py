@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from rim_bench import store as module
+from rim_bench.environment import environment
 from rim_bench.errors import UsageError
-from rim_bench.store import Run, Store, environment, spec_id, write_bytes_atomic, write_json_atomic
+from rim_bench.files import write_bytes_atomic, write_json_atomic
+from rim_bench.store import Run, Store, spec_id
 
 SPEC: dict[str, Any] = {"schema": 1, "method": {"name": "rim", "settings": {"K": 4}}, "task": {"name": "chain"}, "seed": 0}
 ITEMS = [{"id": f"q{k}", "correct": k % 2 == 0, "output": "é" * 5} for k in range(50)]

@@ -12,8 +12,10 @@ import pytest
 from rich.console import Console
 
 from rim_bench import tables
+from rim_bench.compare import collect
 from rim_bench.errors import UsageError
 from rim_bench.plot import accuracy_plot, training_plot
+from rim_bench.render import Table
 from rim_bench.store import Run, Store
 
 PASSES = {"direct": 2, "pause": 2, "cot": 9, "coconut": 5, "rim": 2}
@@ -78,7 +80,7 @@ def coin(p: float, n: int, seed: int) -> list[bool]:
     return [rng.random() < p for _ in range(n)]
 
 
-def grid(table: tables.Table, caption: str, section: int = 0) -> list[dict[str, str]]:
+def grid(table: Table, caption: str, section: int = 0) -> list[dict[str, str]]:
     found = next(g for g in table.sections[section].grids if caption in g.caption and not g.short)
     return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
 
@@ -212,7 +214,7 @@ def test_floor(store: Store) -> None:
 
 def test_floor_of_a_part_is_counted_from_its_references(store: Store) -> None:
     run = add(store, "direct", [True] * 40, levels=("T=1", "T=4"), floor={"answer": "0", "accuracy": 0.99})
-    group = tables.collect([run])[0][0]
+    group = collect([run])[0][0]
     assert group.floor(group.scopes[0]) == ("0", 0.2)  # even k only: 0, 2, 4, 6, 8
 
 
@@ -230,6 +232,52 @@ def test_limits_and_prompt_notes_are_told(store: Store) -> None:
     run = add(store, "direct", coin(0.5, 30, 1), limit=30, prompt_note="prompt differs from training")
     notes = tables.comparison([run]).sections[0].notes
     assert "First 30 rows only: not the full set." in notes and "direct (from cot): prompt differs from training." in notes
+
+
+def test_a_limit_beyond_the_full_set_is_none(store: Store) -> None:
+    table = tables.comparison([add(store, "direct", coin(0.5, 30, 1), limit=31)])
+    assert "not the full set" not in table.to_markdown()
+
+
+def test_no_discordant_question_leaves_nothing_to_detect_from(store: Store) -> None:
+    same = [k < 200 for k in range(500)]
+    table = tables.comparison([add(store, "direct", same), add(store, "rim", same)])
+    (row,) = grid(table, "Paired")
+    assert (row["only first / only second"], row["smallest detectable"], row["verdict"]) == ("0 / 0", "-", "tied")
+    (note,) = [n for n in table.sections[0].notes if n.startswith("Smallest detectable")]
+    assert "up to 0.8 % of n = 500 (all)" in note  # z²/(n + z²) = 3.84/503.84
+
+
+def test_headings_are_short_and_differ(store: Store) -> None:
+    tiny = {"name": "tiny", "kind": "scratch", "family": "llama", "layers": 4, "width": 64, "heads": 4, "vocabulary": 4096}
+    gpt2 = {"name": "gpt2", "kind": "hub", "hub": "openai-community/gpt2", "revision": None, "tuning": "lora", "lora_rank": 128}
+    shapes = (gpt2, tiny, tiny | {"heads": 8})
+    table = tables.comparison([add(store, "direct", coin(0.5, 30, 1), spec={"backbone": b}) for b in shapes])
+    assert sorted(s.title for s in table.sections) == [
+        "Toy sums, test, gpt2: openai-community/gpt2, pretrained, LoRA rank 128",
+        "Toy sums, test, tiny: llama, 4 layers x 64, vocabulary 4096, from scratch [heads 4]",
+        "Toy sums, test, tiny: llama, 4 layers x 64, vocabulary 4096, from scratch [heads 8]",
+    ]
+    assert any("heads=8" in note for s in table.sections for note in s.notes)
+
+
+def test_costs_that_matter_most_come_first_and_small_ones_are_not_zero(store: Store) -> None:
+    run = add(store, "direct", coin(0.5, 30, 1))
+    training = run.training() or {}
+    run.finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, training | {"seconds": 2.0})
+    (cost,) = grid(tables.comparison([run]), "Cost")
+    assert list(cost)[1:5] == ["passes", "passes to answer", "FLOPs per item", "generated tokens"]
+    assert (cost["train min"], cost["latent positions"]) == ("<0.1", "0.0")
+
+
+def test_csv_tells_where_a_row_comes_from(store: Store) -> None:
+    runs = [add(store, "direct", coin(0.5, 30, s), seed=s) for s in (0, 1)]
+    runs.append(add(store, "cot", coin(0.5, 30, 2), start="recipe"))
+    cot, direct = sorted(csv.DictReader(io.StringIO(tables.comparison(runs).to_csv())), key=lambda r: r["method"])
+    assert (direct["start"], direct["seeds"], direct["parent_ids"], direct["n"]) == ("cot", "0 1", "cot-0 cot-1", "30")
+    assert direct["run_ids"] == f"{runs[0].id} {runs[1].id}"
+    assert (direct["data_sha256"], direct["train_sha256"]) == ("c" * 64, "a" * 64)
+    assert (cot["start"], cot["parent_ids"]) == ("recipe", "")
 
 
 def test_same_labels_are_told_apart(store: Store) -> None:
@@ -270,7 +318,7 @@ def test_same_runs_same_bytes(store: Store, tmp_path: Path) -> None:
         assert first.read_bytes() == second.read_bytes()
 
 
-def shown(table: tables.Table, width: int) -> str:
+def shown(table: Table, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
     console.print(table.to_rich(width))
     text = console.file.getvalue()  # type: ignore[attr-defined]

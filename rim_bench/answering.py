@@ -1,0 +1,139 @@
+"""Batches of prompts become answers with their costs: what an item record says about a generation. Knows nothing of lm-eval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rim_bench.errors import UsageError
+from rim_bench.flops import Shape, decode_flops, prefill_flops
+from rim_bench.generate import Completion, Stop, decode
+from rim_bench.layout import Layout
+from rim_bench.trained import Trained
+
+ANSWER = "####"
+
+
+@dataclass
+class Answered:
+    """One generation request, with its costs."""
+
+    text: str
+    cost: dict[str, Any] = field(default_factory=dict)
+    blocks: list[str] = field(default_factory=list)  # texts behind every probe place, where they were asked for
+
+
+class Answerer:
+    """A trained run that answers questions.
+
+    Args:
+        effort: overrides the method's compute knob (rim: blocks, coconut: thoughts, pause: pauses).
+        probe: also decode behind every probe place of the method (rim: after every block).
+
+    Raises:
+        UsageError: an effort for a method without a knob, or one that it does not take.
+    """
+
+    def __init__(self, trained: Trained, effort: int | None = None, *, probe: bool = False) -> None:
+        self.trained, self.effort, self.probe = trained, effort, probe
+        self.backbone, self.method, self.workspace = trained.backbone, trained.method, trained.workspace
+        if effort is not None and self.method.effort_field is None:
+            raise UsageError(f"{self.method.name} has no compute knob, so effort {effort} cannot be set")
+        self.prompt((0,))  # refuses an effort that does not fit before any work is done
+        self._stops: dict[tuple[str, ...], frozenset[int]] = {}
+        spec = self.backbone.spec
+        self.shape = Shape.of(self.backbone.causal.config.to_dict(), int(spec["lora_rank"]) if spec["tuning"] == "lora" else 0)
+
+    def prompt(self, question: tuple[int, ...]) -> Layout:
+        """The layout that the answer to an encoded question continues."""
+        return self.method.lay_prompt(question, self.effort)
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether the model has positions for the prompt and a token behind it."""
+        return max(layout.position) + 2 <= self.backbone.max_positions
+
+    def unanswered(self, layout: Layout, question: tuple[int, ...]) -> Answered:
+        """The record of a prompt that the model has no positions for."""
+        cost = self._cost(layout, question, Completion(ended=True), 0.0, 0)
+        return Answered("", cost | {"flops_prefill": 0, "overlong": True})
+
+    def answer(self, layouts: Sequence[Layout], limit: int, until: tuple[str, ...], questions: Sequence[tuple[int, ...]]) -> list[Answered]:
+        """One batch of prompts, decoded and priced."""
+        stop = self.stop(until)
+        began = time.perf_counter()
+        done = decode(self.workspace, layouts, max_tokens=limit, stop=stop)
+        seconds = time.perf_counter() - began
+        out = []
+        for layout, question, branches in zip(layouts, questions, done, strict=True):
+            completion = branches[layout.resume[0]]
+            text = cut(self.backbone.decode(completion.tokens), until)
+            out.append(Answered(text, self._cost(layout, question, completion, seconds, len(layouts))))
+        if self.probe:
+            self._probe(questions, out, limit, until, stop)
+        return out
+
+    def _probe(
+        self, questions: Sequence[tuple[int, ...]], out: list[Answered], limit: int, until: tuple[str, ...], stop: Stop | None
+    ) -> None:
+        """Answers behind every probe place: never the scored answer, and not part of its cost."""
+        trees = [self.method.lay_probe(q, self.effort) for q in questions]
+        known = [t for t in trees if t is not None]
+        if len(known) < len(trees):
+            return
+        for answered, tree, branches in zip(out, known, decode(self.workspace, known, max_tokens=limit, stop=stop), strict=True):
+            answered.blocks = [cut(self.backbone.decode(branches[name].tokens), until) for name in tree.resume]
+
+    def stop(self, until: tuple[str, ...]) -> Stop | None:
+        """A stop rule for `until`: full text is decoded only behind a token that can complete a stop string."""
+        if not until:
+            return None
+        if until not in self._stops:
+            last = {u[-1] for u in until}
+            (start,) = self.backbone.encode("a")[:1]  # some tokenizers drop a space at the beginning of a text
+            skip = len(self.backbone.decode((start,)))
+            pieces = ((i, self.backbone.decode((start, i))[skip:]) for i in range(self.backbone.vocabulary))
+            self._stops[until] = frozenset(i for i, piece in pieces if last & set(piece) or "\ufffd" in piece)
+        able = self._stops[until]
+        return lambda tokens: bool(tokens) and tokens[-1] in able and any(u in self.backbone.decode(tokens) for u in until)
+
+    def _cost(self, layout: Layout, question: tuple[int, ...], done: Completion, seconds: float, rows: int) -> dict[str, Any]:
+        first = answer_token(self.backbone.decode, done.tokens)
+        return {
+            "prompt_tokens": len(question),
+            "latent_positions": layout.size - len(question),
+            "generated_tokens": done.generated,
+            "capped": not done.ended,
+            "passes": done.passes,
+            "passes_to_answer": None if first is None else done.prompt_waves + first,
+            "flops_prefill": prefill_flops(self.shape, layout),
+            "flops_decode": decode_flops(self.shape, layout, done.generated),
+            "latency_s": round(done.seconds, 6),
+            "batch_s": round(seconds, 6),
+            "batch_size": rows,
+            "overlong": False,
+        }
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """Text up to the earliest stop string."""
+    places = [at for u in until if (at := text.find(u)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def answer_token(decode_tokens: Callable[[tuple[int, ...]], str], tokens: tuple[int, ...]) -> int | None:
+    """Index of the first token of the answer: the one that puts something behind `####`; None without one."""
+    if ANSWER not in decode_tokens(tokens):
+        return None
+    low, high = 0, len(tokens) - 1  # whether a prefix shows an answer is monotone in its length
+    if not decode_tokens(tokens).split(ANSWER, 1)[1].strip():
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        behind = decode_tokens(tokens[: middle + 1]).split(ANSWER, 1)
+        if len(behind) > 1 and behind[1].strip():
+            high = middle
+        else:
+            low = middle + 1
+    return low
