@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +17,18 @@ from rim_bench.errors import UsageError
 from rim_bench.flops import Shape, training_flops
 from rim_bench.generate import decode
 from rim_bench.method import Encoded
-from rim_bench.run import Cell, Study
+from rim_bench.run import Cell, Study, _check_rows
 from rim_bench.run_options import Options
-from rim_bench.train import Trainer
+from rim_bench.train import Trainer, batches
 from rim_bench.trained import build_bridges
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 STEPS = 6  # optimizer steps a round
-DECODED = 64  # questions a round
+DECODED_TOKENS = 16  # generated per question
+REQUIRED = 0.91  # of the plain loop's examples/s, for direct and cot: an overhead of at most 10 %
+STILL = 1e-12  # learning rate: a step costs the same, and the weights stay where a random model generates up to the cap
 
 
 class _Nowhere:
@@ -79,9 +82,24 @@ class PlainLoop:
         self.optimizer.step()
         return float(loss.detach())
 
+    def generate(self, questions: Sequence[tuple[int, ...]], tokens: int) -> torch.Tensor:
+        """Hugging Face's own greedy decoding, prompts padded on the left; ids [questions, longest prompt + generated]."""
+        longest = max(map(len, questions))
+        pad, device = self.backbone.end, self.backbone.device
+        ids = torch.tensor([[pad] * (longest - len(q)) + list(q) for q in questions], device=device)
+        mask = torch.tensor([[0] * (longest - len(q)) + [1] * len(q) for q in questions], device=device)
+        with torch.inference_mode(), self.backbone.autocast():
+            out: torch.Tensor = self.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, eos_token_id=pad, pad_token_id=pad
+            )
+        return out
+
 
 class _Arm:
-    """One method ready to be timed, with the plain loop it is compared to (cot's for methods with no plain counterpart)."""
+    """One method ready to be timed, with the plain loop it is compared to (cot's for methods with no plain counterpart).
+
+    Both train the same model, each with an optimizer of its own.
+    """
 
     def __init__(self, study: Study, cell: Cell) -> None:
         backbone = Backbone.create(
@@ -97,38 +115,57 @@ class _Arm:
         self.backbone, self.method = backbone, cell.method
         self.data = [backbone.encode_example(e) for e in study.train_set.examples]
         bridges = build_bridges(cell.method, backbone, 0)
-        self.trainer = Trainer(backbone, cell.method, bridges, self.data, cell.plan, _Nowhere(), study.start)
+        plan = dataclasses.replace(cell.plan, lr=STILL)
+        self.trainer = Trainer(backbone, cell.method, bridges, self.data, plan, _Nowhere(), study.start)
+        _check_rows(backbone, self.data, cell.method, [s.stage for s in self.trainer.spans])
         self.plain = PlainLoop(backbone, self.data, self.trainer, self.against)
         self.span = self.trainer.spans[-1]  # the last stage: what most of a curriculum's thoughts and blocks cost
-        self.at = 0
-
-    def chosen(self) -> list[list[int]]:
-        """The next round's batches, of the same rows for both loops."""
-        size, n = self.trainer.plan.batch_size, len(self.data)
-        out = [[(self.at + s * size + i) % n for i in range(size)] for s in range(STEPS)]
-        self.at += STEPS * size
-        return out
+        self.order = batches(len(self.data), plan.batch_size, plan.seed)  # as a run takes them
+        self.decoded = min(len(self.data), study.options.eval_batch_size)
+        self.rounds = 0
 
     def round(self) -> dict[str, float]:
-        """One interleaved round: ours, plain, decoding. Examples/s each."""
-        batches, size = self.chosen(), self.trainer.plan.batch_size
-        self.backbone.model.train()
-        ours = self._timed(lambda: [self.trainer._step(self.span, self.span.first, b) for b in batches])
-        plain = self._timed(lambda: [self.plain.step(b) for b in batches])
-        self.backbone.model.eval()
-        questions = [self.data[(self.at + i) % len(self.data)].question for i in range(DECODED)]
+        """One interleaved round: training and decoding, ours and plain, in turns about who goes first. Examples/s each."""
+        chosen, size = [next(self.order) for _ in range(STEPS)], self.trainer.plan.batch_size
+        questions = [self.data[i].question for i in range(self.decoded)]
         layouts = [self.method.lay_prompt(q) for q in questions]
-        decoding = self._timed(lambda: decode(self.trainer.workspace, layouts, max_tokens=16))
-        shape = Shape.of(self.backbone.causal.config.to_dict())
-        rows = [row for b in batches for row in self.trainer.layouts(self.span, self.span.first, b)]
-        flops = 3 * sum(training_flops(shape, row) for row in rows)  # forward and twice that backward: full training only
+        self.rounds += 1
+        self.backbone.model.train()
+        ours, plain = self._both(lambda: self._train(chosen), lambda: [self.plain.step(b) for b in chosen])
+        self.backbone.model.eval()
+        decoding, generating = self._both(
+            lambda: decode(self.trainer.workspace, layouts, max_tokens=DECODED_TOKENS),
+            lambda: self.plain.generate(questions, DECODED_TOKENS),
+        )
         return {
             "train": STEPS * size / ours,
             "plain": STEPS * size / plain,
             "ratio": plain / ours,
-            "decode": DECODED / decoding,
-            "gflops": flops / ours / 1e9,
+            "decode": self.decoded / decoding,
+            "generate": self.decoded / generating,
+            "decode_ratio": generating / decoding,
+            "gflops": self._flops(chosen) / ours / 1e9,
         }
+
+    def _train(self, chosen: Sequence[Sequence[int]]) -> None:
+        """The steps of a run's loop; the stage's own dropout holds for them alone."""
+        self.backbone.set_dropout(self.span.stage.dropout)
+        for batch in chosen:
+            self.trainer._step(self.span, self.span.first, batch)
+        self.backbone.set_dropout(0.0)
+
+    def _flops(self, chosen: Sequence[Sequence[int]]) -> int:
+        """Of the rows without padding: forward, and twice that backward. True of full training only."""
+        shape = Shape.of(self.backbone.causal.config.to_dict())
+        rows = [row for b in chosen for row in self.trainer.layouts(self.span, self.span.first, b)]
+        return 3 * sum(training_flops(shape, row) for row in rows)
+
+    def _both(self, ours: Callable[[], Any], plain: Callable[[], Any]) -> tuple[float, float]:
+        """Seconds of each; who goes first changes from round to round."""
+        if self.rounds % 2:
+            return self._timed(ours), self._timed(plain)
+        second = self._timed(plain)
+        return self._timed(ours), second
 
     def _timed(self, work: Callable[[], Any]) -> float:
         if self.backbone.device.type == "cuda":
@@ -140,13 +177,15 @@ class _Arm:
         return time.perf_counter() - began
 
 
-def matrix_peak(device: torch.device, size: int = 1024, repeats: int = 5) -> float:
-    """GFLOP/s of a float32 matrix product on this device, best of `repeats`."""
-    a = torch.randn(size, size, device=device)
+def matrix_peak(device: torch.device, repeats: int = 10) -> float:
+    """GFLOP/s of a matrix product in the type that training computes in (float32, bfloat16 on CUDA), best of `repeats`."""
+    cuda = device.type == "cuda"
+    size = 8192 if cuda else 1024
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if cuda else torch.float32)
     best = 0.0
     for _ in range(repeats):
         began = time.perf_counter()
-        (a @ a)[0, 0].item()
+        torch.mm(a, a)[0, 0].item()  # waits for the device
         best = max(best, 2 * size**3 / (time.perf_counter() - began) / 1e9)
     return best
 
@@ -155,8 +194,9 @@ def measure(options: Options, rounds: int) -> dict[str, Any]:
     """Warm up once, then `rounds` interleaved rounds over all methods; medians and ranges.
 
     The plain loop takes the same rows, the same model and the same optimizer. Methods other than direct and cot are set beside
-    the plain chain-of-thought loop. Models are at their random start: speed does not depend on the weights, except that decoding
-    is capped at 16 tokens a question and random models rarely stop earlier.
+    the plain chain-of-thought loop, and every method's decoding beside Hugging Face's `generate` behind the bare question. Models
+    stay at their start and generate up to the cap, the same number of tokens for every method: what a method needs to generate for
+    its answer is what the tables of `rim-bench run` show. Nothing is written.
 
     Raises:
         UsageError: fewer than one round.
@@ -172,13 +212,20 @@ def measure(options: Options, rounds: int) -> dict[str, Any]:
         for arm in arms:
             seen[arm.name].append(arm.round())
     methods = {
-        arm.name: {"against": arm.against, **{key: _spread([r[key] for r in seen[arm.name]]) for key in seen[arm.name][0]}} for arm in arms
+        arm.name: {
+            "stage": arm.span.stage.name,
+            "against": arm.against,
+            **{key: _spread([r[key] for r in seen[arm.name]]) for key in seen[arm.name][0]},
+        }
+        for arm in arms
     }
     return {
         "schema": 1,
         "task": study.task.name,
         "backbone": study.backbone_spec,
         "batch_size": arms[0].trainer.plan.batch_size,
+        "micro_batch": arms[0].trainer.plan.micro_batch,
+        "decoded": {"questions": arms[0].decoded, "tokens": DECODED_TOKENS},
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "device": str(study.device),
@@ -195,20 +242,27 @@ def report(measured: dict[str, Any]) -> Table:
     """The measurements as a table for a terminal."""
     from rich.table import Table
 
+    threads, decoded = measured["threads"], measured["decoded"]
     title = (
-        f"{measured['task']}, {measured['backbone']['name']}, batch {measured['batch_size']}, {measured['device']}, "
-        f"{measured['threads']} threads, matrix peak {measured['peak_gflops']:.0f} GFLOP/s; medians [range] of {measured['rounds']} rounds"
+        f"{measured['task']}, {measured['backbone']['name']}, batch {measured['batch_size']} (micro-batch {measured['micro_batch']}), "
+        f"{measured['device']}, {threads} thread{'s' if threads > 1 else ''}, matrix peak {measured['peak_gflops']:,.0f} GFLOP/s; "
+        f"examples/s, medians (ranges) of {measured['rounds']} interleaved rounds"
     )
-    table = Table(title=title)
-    for name in ("method (last stage)", "train ex/s", "plain loop ex/s", "ratio", "use of peak", "decode ex/s"):
-        table.add_column(name, justify="left" if name.startswith("method") else "right")
+    caption = (
+        f"x plain: our examples/s over those of a plain PyTorch loop on the same model, rows and optimizer; for direct and cot at least "
+        f"{REQUIRED} is required, the others stand beside the plain cot loop. Curricula: their last stage. Use of peak: without padding. "
+        f"Decoding: {decoded['tokens']} tokens for each of {decoded['questions']} questions; x HF: over Hugging Face's generate."
+    )
+    table = Table(title=title, caption=caption)
+    for name in ("method", "training", "plain", "x plain", "of peak", "decoding", "x HF"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     full = measured["backbone"]["tuning"] == "full"
     for name, m in measured["methods"].items():
         use = f"{100 * m['gflops']['median'] / measured['peak_gflops']:.0f} %" if full else "-"
-        plain = _range(m["plain"], 0) + ("" if m["against"] == name else f" ({m['against']})")
-        table.add_row(name, _range(m["train"], 0), plain, _range(m["ratio"], 2), use, _range(m["decode"], 0))
+        train, plain, decoding = (f"{m[key]['median']:,.0f}" for key in ("train", "plain", "decode"))
+        table.add_row(name, train, plain, _range(m["ratio"], 2), use, decoding, f"{m['decode_ratio']['median']:.2f}")
     return table
 
 
 def _range(spread: dict[str, float], digits: int) -> str:
-    return f"{spread['median']:,.{digits}f} [{spread['low']:,.{digits}f}, {spread['high']:,.{digits}f}]"
+    return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f}-{spread['high']:.{digits}f})"

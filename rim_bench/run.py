@@ -351,11 +351,12 @@ def evaluate_stored(run: Run, options: Options, effort: int | None, split: str, 
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
     began = time.perf_counter()
     task = load_task(options.task or run.spec["task"]["name"])
+    trained_on = run.spec["task"]
     request = Request(
         task,
         options.data,
         options.files,
-        options.steps,
+        trained_on["steps"] if task.name == trained_on["name"] else options.steps,  # else the data's hash would differ from the run's
         options.limit,
         split,
         effort,
