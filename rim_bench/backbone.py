@@ -21,9 +21,11 @@ from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 
 from rim_bench import lora
 from rim_bench.errors import UsageError, unknown
+from rim_bench.flops import Shape
 from rim_bench.hub import locate
 from rim_bench.method import Encoded, Example, Marker
 from rim_bench.tokenizer import Codec, train_tokenizer
+from rim_bench.train_flops import Trains
 from rim_bench.weights import load_model, quiet, scratch_model
 
 RECORD = "backbone.json"
@@ -46,6 +48,7 @@ class Backbone:
         self.vocabulary = codec.size
         self.model: Any = model.to(device).eval()
         self._dropouts: list[tuple[Any, str, float]] = []
+        self._attention_dropouts: list[nn.Dropout] = []  # GPT-2's; Llama and Qwen have a number
         self._added = 0.0
         self._find_dropouts()
 
@@ -268,6 +271,18 @@ class Backbone:
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return [g for g in groups if g["params"]]
 
+    def shape(self) -> Shape:
+        """What the model's cost depends on, markers' rows and unmerged adapters included."""
+        return Shape.of(self.causal.config.to_dict(), int(self.spec["lora_rank"]) if hasattr(self.model, "peft_config") else 0)
+
+    def trains(self) -> Trains:
+        """What of the model trains, and how attention's backward is computed at the dropout that is set: for the FLOP account."""
+        full = not hasattr(self.model, "peft_config")
+        in_attention = (getattr(m, a) for m, a, _ in self._dropouts if a == "attention_dropout" or m in self._attention_dropouts)
+        dropout = self.model.training and any(p > 0 for p in in_attention)
+        fused = self.causal.config._attn_implementation == "sdpa" and (self.device.type == "cuda" or not dropout)
+        return Trains(full, full, full or self._rows() is not None, fused)
+
     def count(self, *, training_only: bool = False) -> int:
         """Number of parameters, all or those that train."""
         if training_only:
@@ -286,9 +301,11 @@ class Backbone:
             setattr(module, attribute, base + added)
 
     def _find_dropouts(self) -> None:
-        for module in self.causal.modules():
+        for name, module in self.causal.named_modules():
             if isinstance(module, nn.Dropout):
                 self._dropouts.append((module, "p", float(module.p)))
+                if name.endswith("attn_dropout"):
+                    self._attention_dropouts.append(module)
             elif isinstance(value := getattr(module, "attention_dropout", None), float | int):
                 self._dropouts.append((module, "attention_dropout", float(value)))
 

@@ -19,7 +19,8 @@ from rim_bench.generate import decode
 from rim_bench.method import Encoded
 from rim_bench.run import Cell, Study, _check_rows
 from rim_bench.run_options import Options
-from rim_bench.train import Trainer, batches
+from rim_bench.schedule import batches
+from rim_bench.train import Trainer
 from rim_bench.trained import build_bridges
 
 if TYPE_CHECKING:
@@ -151,13 +152,13 @@ class _Arm:
         """The steps of a run's loop; the stage's own dropout holds for them alone."""
         self.backbone.set_dropout(self.span.stage.dropout)
         for batch in chosen:
-            self.trainer._step(self.span, self.span.first, batch)
+            self.trainer._step(self.span, self.span.first, self.span.first, batch)
         self.backbone.set_dropout(0.0)
 
     def _flops(self, chosen: Sequence[Sequence[int]]) -> int:
         """Of the rows without padding: forward, and twice that backward. True of full training only."""
         shape = Shape.of(self.backbone.causal.config.to_dict())
-        rows = [row for b in chosen for row in self.trainer.layouts(self.span, self.span.first, b)]
+        rows = [row for b in chosen for row in self.trainer.layouts(self.span, self.span.first, self.span.first, b)]
         return 3 * sum(training_flops(shape, row) for row in rows)
 
     def _both(self, ours: Callable[[], Any], plain: Callable[[], Any]) -> tuple[float, float]:

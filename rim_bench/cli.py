@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rim_bench import cli_compute
 from rim_bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cli_compute.app)  # without a name: its commands stand beside these
 
 EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
 INTERRUPTED = 130
@@ -39,6 +42,7 @@ Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N row
 Start = Annotated[str | None, typer.Option("--start", help="recipe: as published; cot: all methods from one shared CoT run.")]
 Seeds = Annotated[str, typer.Option("--seeds", "--seed", help="Training seeds, separated by commas.")]
 Examples = Annotated[int | None, typer.Option("--examples", help="Training budget of each method, in examples.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="The same as examples=N, or train-flops=X, inherited cost included.")]
 CotExamples = Annotated[int | None, typer.Option("--cot-examples", help="Training budget of the shared CoT start.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Examples an optimizer step.")]
 Lr = Annotated[float | None, typer.Option("--lr", help="One learning rate for all methods instead of the recipe's.")]
@@ -67,6 +71,7 @@ def run(
     start: Start = None,
     seeds: Seeds = "0",
     examples: Examples = None,
+    budget: Budget = None,
     cot_examples: CotExamples = None,
     batch_size: BatchSize = None,
     lr: Lr = None,
@@ -102,6 +107,7 @@ def train(
     start: Start = None,
     seeds: Seeds = "0",
     examples: Examples = None,
+    budget: Budget = None,
     cot_examples: CotExamples = None,
     batch_size: BatchSize = None,
     lr: Lr = None,
@@ -294,8 +300,12 @@ def bench(
 
 def _options(values: dict[str, Any]) -> Options:
     """Parsed options as one object; everything that can be refused without data is refused here."""
-    from rim_bench.run_options import Options
+    from rim_bench.run_options import Options, parse_budget
 
+    if values.get("budget") is not None:
+        if values.get("examples") is not None:
+            raise UsageError("--examples and --budget both give the budget: leave one out")
+        values = values | parse_budget(values["budget"])
     settings: dict[str, dict[str, Any]] = {}
     for given in values.get("set_") or ():
         name, value = _pair(given, "--set", "METHOD.FIELD=VALUE, as in rim.K=4")
@@ -305,8 +315,8 @@ def _options(values: dict[str, Any]) -> Options:
         settings.setdefault(method, {})[key] = value
     backbone = dict(_pair(given, "--backbone", "KEY=VALUE, as in width=64") for given in values.get("backbone") or ())
     files = dict(_pair(given, "--file", "SPLIT=PATH, as in train=rows.jsonl") for given in values.get("file") or ())
-    known = ("task", "out", "model", "data", "steps", "limit", "start", "examples", "cot_examples", "batch_size", "lr", "max_tokens")
-    same = {k: values[k] for k in (*known, "eval_batch_size", "tuning", "device", "quick") if k in values}
+    known = ("task", "out", "model", "data", "steps", "limit", "start", "examples", "train_flops", "cot_examples", "batch_size", "lr")
+    same = {k: values[k] for k in (*known, "max_tokens", "eval_batch_size", "tuning", "device", "quick") if k in values}
     return Options(
         methods=tuple(m.strip() for m in values["methods"].split(",") if m.strip()),
         seeds=_seeds(values["seeds"]),

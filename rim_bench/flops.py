@@ -12,8 +12,8 @@ Not counted by either: a method's own modules (bridges from a hidden state to th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rim_bench.errors import UsageError
@@ -37,10 +37,16 @@ class Shape:
     @property
     def linear(self) -> int:
         """Multiply-accumulates of one layer's projections, feed-forward and LoRA matrices for one column."""
-        return sum(a * b + self.rank * (a + b) for a, b in self._matrices())
+        return sum(a * b + self.rank * (a + b) for a, b in self.matrices)
 
-    def _matrices(self) -> list[tuple[int, int]]:
-        """Input and output size of each linear layer of one transformer layer."""
+    @property
+    def readers(self) -> int:
+        """How many of `matrices`, the first ones, read the layer's input: queries, keys and values, one matrix in GPT-2."""
+        return 3 if self.gated else 1
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """Input and output size of each linear layer of one transformer layer, in the order they run."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         into = [(self.width, queries), (self.width, keys), (self.width, keys)] if self.gated else [(self.width, queries + 2 * keys)]
         return [*into, (queries, self.width), *[(self.width, self.ffn)] * (2 if self.gated else 1), (self.ffn, self.width)]
@@ -50,27 +56,101 @@ class Shape:
         """From a transformers configuration as a dict, that of the model with its markers' rows; `rank` as in the field.
 
         Raises:
-            UsageError: an architecture whose shape is not known.
+            UsageError: an architecture whose shape is not known, a key that it needs and has not, or a window on attention.
         """
         kind = str(config.get("model_type"))
-        if kind == "gpt2":
-            width, heads = config["n_embd"], config["n_head"]
-            ffn = config.get("n_inner") or 4 * width
-            return cls(config["n_layer"], width, heads, heads, width // heads, ffn, config["vocab_size"], gated=False, rank=rank)
-        if kind in ("llama", "qwen2", "qwen3"):
-            width, heads = config["hidden_size"], config["num_attention_heads"]
-            return cls(
-                config["num_hidden_layers"],
-                width,
-                heads,
-                config.get("num_key_value_heads") or heads,
-                config.get("head_dim") or width // heads,
-                config["intermediate_size"],
-                config["vocab_size"],
-                gated=True,
-                rank=rank,
+        if kind not in _READERS:
+            raise UsageError(
+                f"the cost of architecture {kind!r} is not known: supported are {', '.join(_READERS)}; "
+                f"rim_bench.flops.register_shape({kind!r}, reader) adds it, in a method's .py file for instance: reader(config) gives its Shape"
             )
-        raise UsageError(f"the cost of architecture {kind!r} is not known: supported are gpt2, llama, qwen2, qwen3")
+        try:
+            return replace(_READERS[kind](config), rank=rank)
+        except KeyError as error:
+            raise UsageError(f"the configuration of this {kind} model lacks {error.args[0]!r}, which its cost depends on") from None
+
+
+ShapeReader = Callable[[Mapping[str, Any]], Shape]
+"""From a configuration to its shape. A key that is missing may leave it as the KeyError it is."""
+
+
+def register_shape(model_type: str, reader: ShapeReader) -> None:
+    """Makes an architecture known to `Shape.of`, by the `model_type` of its configuration.
+
+    The formulas here hold for it if it is a decoder whose every layer has `Shape.matrices` and attention over all visible keys.
+
+    Raises:
+        UsageError: an architecture that is known already: its numbers must not depend on what was imported.
+    """
+    if _READERS.get(model_type, reader) is not reader:
+        raise UsageError(f"the shape of architecture {model_type!r} is registered already")
+    _READERS[model_type] = reader
+
+
+def _whole(config: Mapping[str, Any], key: str) -> int:
+    """A size of a configuration; a missing one is a KeyError, never a default."""
+    value = config[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{key} = {value!r} in a model's configuration is not a whole number of at least 1")
+    return value
+
+
+def _optional(config: Mapping[str, Any], key: str, default: int) -> int:
+    """The same where the architecture says what a missing or empty key stands for."""
+    return default if config.get(key) is None else _whole(config, key)
+
+
+def _split(width: int, heads: int) -> int:
+    if width % heads:
+        raise UsageError(f"a width of {width} cannot be split into {heads} heads, and the model's configuration names no head_dim")
+    return width // heads
+
+
+def _gpt2(config: Mapping[str, Any]) -> Shape:
+    width, heads = _whole(config, "n_embd"), _whole(config, "n_head")
+    ffn = _optional(config, "n_inner", 4 * width)
+    return Shape(_whole(config, "n_layer"), width, heads, heads, _split(width, heads), ffn, _whole(config, "vocab_size"), gated=False)
+
+
+def _gated(config: Mapping[str, Any]) -> Shape:
+    """Llama's layer: grouped queries, three feed-forward matrices."""
+    width, heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
+    kv_heads = heads if config["num_key_value_heads"] is None else _whole(config, "num_key_value_heads")
+    if heads % kv_heads:
+        raise UsageError(f"num_attention_heads = {heads} cannot be shared among num_key_value_heads = {kv_heads}")
+    head_dim = _split(width, heads) if config.get("head_dim") is None else _whole(config, "head_dim")
+    ffn = _whole(config, "intermediate_size")
+    return Shape(_whole(config, "num_hidden_layers"), width, heads, kv_heads, head_dim, ffn, _whole(config, "vocab_size"), gated=True)
+
+
+def _llama(config: Mapping[str, Any]) -> Shape:
+    return _gated({"num_key_value_heads": None, **config})  # early Llamas do not name it: as many as heads
+
+
+def _qwen2(config: Mapping[str, Any]) -> Shape:
+    _no_window(config, bool(config.get("use_sliding_window")))  # its files name a window that is switched off
+    return _gated(config)
+
+
+def _qwen3(config: Mapping[str, Any]) -> Shape:
+    return _qwen2({**config, "head_dim": _whole(config, "head_dim")})  # never the width split among the heads
+
+
+def _mistral(config: Mapping[str, Any]) -> Shape:
+    _no_window(config, config["sliding_window"] is not None)  # null switches it off; where it is missing transformers takes 4096
+    return _gated(config)
+
+
+def _no_window(config: Mapping[str, Any], used: bool) -> None:
+    """Refuses layers that do not see every key of their path, which all formulas here count."""
+    others = sorted({str(t) for t in config.get("layer_types") or ()} - {"full_attention"})
+    if used or others:
+        what = ", ".join(others) or f"sliding_window = {config.get('sliding_window')}"
+        kind = config["model_type"]
+        raise UsageError(f"the cost of this {kind} model is not known: its attention has {what}, and only full attention can be counted")
+
+
+_READERS: dict[str, ShapeReader] = {"gpt2": _gpt2, "llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3, "mistral": _mistral}
 
 
 def column_flops(shape: Shape, keys: int) -> int:
@@ -110,6 +190,12 @@ def decode_flops(shape: Shape, layout: Layout, generated: int) -> int:
     return steps * linear + 2 * shape.layers * 2 * shape.heads * shape.head_dim * attended
 
 
+def kv_bytes(shape: Shape, layout: Layout, generated: int, bytes_per_number: int) -> int:
+    """Bytes of the keys and values of all layers: those of the layout's columns, and of the `generated` tokens but the last, never fed."""
+    columns = layout.size + max(0, generated - 1)
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * columns * bytes_per_number
+
+
 def training_flops(shape: Shape, layout: Layout) -> int:
     """Forward FLOPs of a training layout, with the head at every labelled column."""
     return sum(column_flops(shape, k) for k in keys_seen(layout)) + len(layout.labels) * head_flops(shape)
@@ -139,12 +225,13 @@ def executed_prefill(shape: Shape, layouts: Sequence[Layout]) -> int:
     return executed_forward(shape, layouts) + len(layouts) * max(len(row.resume) for row in layouts) * head_flops(shape)
 
 
-def executed_decode(shape: Shape, layout: Layout, generated: int) -> int:
+def executed_decode(shape: Shape, layout: Layout, generated: int, samples: int = 1) -> int:
     """FLOPs that the cached steps behind one prompt execute, the prompt excluded.
 
-    All resume segments grow side by side until the last one ends: `generated` counts the tokens of the longest branch.
+    All resume segments, and all samples behind each, grow side by side until the last one ends: `generated` counts the tokens of the
+    longest branch.
     """
-    branches = len(layout.resume)
+    branches = len(layout.resume) * samples
     steps = range(1, generated)
     body = sum(branches * column_flops(shape, layout.size + step * branches) for step in steps)
     return body + len(steps) * branches * head_flops(shape)

@@ -22,11 +22,15 @@ from rim_bench.catalog import resolve_backbone
 from rim_bench.data import Task, load_task, overlap, training_data
 from rim_bench.environment import environment
 from rim_bench.errors import UsageError, unknown
-from rim_bench.evaluate import Request, evaluate_run, peak_memory, validation_accuracy
+from rim_bench.evaluate import Request, evaluate_run, validation_accuracy
+from rim_bench.layout import Layout
+from rim_bench.memory import peak_memory
 from rim_bench.method import Encoded, Example, Method, Stage, load_method
 from rim_bench.run_options import Options, Reporter
+from rim_bench.schedule import Plan, flops_spans, planned_flops, spans
 from rim_bench.store import Run, Store, spec_id
-from rim_bench.train import Outcome, Plan, Trainer, spans
+from rim_bench.train import Outcome, Trainer
+from rim_bench.train_flops import training_cost
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
 
 logger = logging.getLogger(__name__)
@@ -120,17 +124,26 @@ class Study:
     def _plan(self, method: str, seed: int, is_start: bool) -> Plan:
         recipe, options = self.recipe, self.options
         batch_size = options.batch_size or int(recipe.get("batch_size", 32))
+        shared: dict[str, Any] = {
+            "batch_size": batch_size,
+            "micro_batch": min(batch_size, int(recipe.get("micro_batch", 32))),
+            "lr": self._lr(method, is_start),
+            "seed": seed,
+        }
+        if options.train_flops is not None and not is_start:
+            return Plan(flops=options.train_flops, **shared)
         given = options.cot_examples if is_start else options.examples
         examples = given if given is not None else int(recipe["cot_examples" if is_start else "examples"])
         if options.quick and given is None:
             examples = QUICK_STEPS * batch_size
-        return Plan(
-            examples=examples,
-            batch_size=batch_size,
-            micro_batch=min(batch_size, int(recipe.get("micro_batch", 32))),
-            lr=self._lr(method, is_start),
-            seed=seed,
-        )
+        return Plan(examples=examples, **shared)
+
+    def _trials(self, cell: Cell) -> int | None:
+        """Learning rates that the recipe says were tried for this method; None where it does not speak of it, or was not followed."""
+        table = self.recipe.get("lr", {}).get("scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained", {})
+        followed = self.options.lr is None and cell.method.name in table and not self.options.settings.get(cell.method.name)
+        trials = self.recipe.get("tuning_trials")
+        return int(trials) if followed and trials is not None else None
 
     # the runs
 
@@ -144,7 +157,8 @@ class Study:
         for name in self.options.methods:
             method = self.method(name)
             plan = self._plan(method.name, seed, False)
-            spans(method.stages(), plan.steps, self.start)  # refuses a budget that the curriculum does not fit into
+            if not plan.flops:  # one in FLOPs is looked at in `_check_budget`, when lengths are known
+                spans(method.stages(), plan.steps, self.start)  # refuses a budget that the curriculum does not fit into
             cells.append(Cell(method, self._spec(method, plan, parent, name), plan, parent))
         return cells
 
@@ -154,7 +168,7 @@ class Study:
         given: dict[str, Any] = {"name": method.name, "label": label, "settings": method.settings()}
         if name.endswith(".py"):
             given |= {"file": str(Path(name).resolve()), "file_sha256": hashlib.sha256(Path(name).read_bytes()).hexdigest()}
-        optimizer = {k: v for k, v in dataclasses.asdict(plan).items() if k not in ("examples", "seed", "checkpoints")}
+        optimizer = {k: v for k, v in dataclasses.asdict(plan).items() if k not in ("examples", "flops", "seed", "checkpoints")}
         return {
             "schema": 1,
             "role": "start" if is_start else "arm",
@@ -171,10 +185,7 @@ class Study:
             },
             "start": "recipe" if is_start else self.start,
             "parent": None if parent is None else spec_id(parent.spec),
-            "budget": {
-                "examples": plan.steps * plan.batch_size,
-                "inherited_examples": 0 if parent is None else parent.plan.steps * parent.plan.batch_size,
-            },
+            "budget": _budget(plan, parent),
             "optimizer": {"name": "adamw", **optimizer},
             "seed": plan.seed,
             "dtype": "bfloat16" if self.device.type == "cuda" else "float32",
@@ -208,6 +219,7 @@ class Study:
     def run(self, reporter: Reporter, *, evaluation: bool = True) -> list[Run]:
         """Train and evaluate every cell that is not done yet; returns the runs of the arms."""
         self._warn(reporter, evaluation)
+        self._check_budget()
         runs = []
         for cell in self.cells:
             run = self.train(cell, reporter)
@@ -228,6 +240,33 @@ class Study:
         if shared := overlap(self.train_set.examples, request.dataset().examples):
             reporter.note(f"{shared} test questions stand in the training set word for word")
 
+    def _check_budget(self) -> None:
+        """Refuse, before anything trains, a budget in FLOPs that is less than what is inherited or than a step of every stage.
+
+        The price of the shared start is known before it is trained: order and layouts are.
+        """
+        if self.options.train_flops is None or all(self._run(c).trained for c in self.cells):
+            return
+        first = self.cells[0]
+        backbone = self._initial(dataclasses.replace(first, parent=None))
+        data = [backbone.encode_example(e) for e in self.train_set.examples]
+        shape, trains = backbone.shape(), backbone.trains()
+
+        def price(layout: Layout) -> int:
+            return training_cost(shape, trains, layout)
+
+        inherited = 0
+        if first.is_start:
+            stored = self._run(first).training() if self._run(first).trained else None
+            inherited = int(stored["flops"]) if stored else planned_flops(first.method, data, first.plan, "recipe", price)
+        for cell in self.cells:
+            if not cell.is_start:
+                flops_spans(cell.method, data, cell.plan, self.start, inherited, price)
+
+    def _run(self, cell: Cell) -> Run:
+        """The cell's run, whether its folder exists or not."""
+        return Run(self.store.folder / spec_id(cell.spec))
+
     def train(self, cell: Cell, reporter: Reporter) -> Run:
         """Train one cell, from its newest checkpoint if there is one; nothing is done twice."""
         run = self.store.open(cell.spec)
@@ -239,7 +278,8 @@ class Study:
                 backbone = self._initial(cell)
                 bridges = build_bridges(cell.method, backbone, cell.plan.seed)
                 data = [backbone.encode_example(e) for e in self.train_set.examples]
-                trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, "recipe" if cell.is_start else self.start)
+                start = "recipe" if cell.is_start else self.start
+                trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, start, self._inherited(cell))
                 _check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
             run.write_environment(environment(gpu=gpu_info()) | {"torch_threads": torch.get_num_threads()})
             outcome = trainer.run(lambda p: reporter.training(cell.label, p))
@@ -249,6 +289,13 @@ class Study:
             run.remove_checkpoints()
             reporter.finished(cell.label)
         return run
+
+    def _inherited(self, cell: Cell) -> int:
+        """Training FLOPs of the weights that a cell starts from; its parent is trained."""
+        if cell.parent is None:
+            return 0
+        stored = self._run(cell.parent).training() or {}
+        return int(stored.get("flops", 0)) + int(stored.get("inherited_flops", 0))
 
     def _initial(self, cell: Cell) -> Backbone:
         """The weights a cell starts from: its parent's, or the backbone's own."""
@@ -269,10 +316,23 @@ class Study:
 
     def _training_summary(self, cell: Cell, trained: Trained, outcome: Outcome) -> dict[str, Any]:
         accuracy, n = validation_accuracy(trained, self.request("validation"))
+        inherited, plan = self._inherited(cell), cell.plan
+        inherited_examples = 0 if cell.parent is None else cell.parent.plan.steps * cell.parent.plan.batch_size
+        if plan.flops:
+            budget = {"kind": "train-flops", "asked": plan.flops, "used": outcome.flops + inherited, "last_step": outcome.last_step_flops}
+        else:
+            asked = plan.steps * plan.batch_size + inherited_examples
+            budget = {"kind": "examples", "asked": asked, "used": outcome.examples + inherited_examples, "last_step": plan.batch_size}
         return {
             "steps": outcome.steps,
             "examples": outcome.examples,
-            "inherited_examples": cell.spec["budget"]["inherited_examples"],
+            "inherited_examples": inherited_examples,
+            "flops": outcome.flops,
+            "inherited_flops": inherited,
+            "flops_executed": outcome.flops_executed,
+            "flops_padding": outcome.flops_padding,
+            "budget": budget,
+            "tuning_trials": self._trials(cell),
             "tokens": outcome.tokens,
             "executed_tokens": outcome.executed,
             "seconds": round(outcome.seconds, 3),
@@ -305,6 +365,14 @@ class Study:
             trained = load_trained(run, device=self.device)
             evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(cell.label, done, total))
             reporter.finished(cell.label)
+
+
+def _budget(plan: Plan, parent: Cell | None) -> dict[str, int]:
+    """The budget as a specification has it: what is inherited counts into one in FLOPs, and beside one in examples."""
+    if plan.flops:
+        return {"train_flops": plan.flops}
+    inherited = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
+    return {"examples": plan.steps * plan.batch_size, "inherited_examples": inherited}
 
 
 @contextmanager

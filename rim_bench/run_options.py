@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rim_bench.errors import UsageError
+from rim_bench.errors import UsageError, unknown
 from rim_bench.sources import Steps
 
 
@@ -22,6 +22,27 @@ class TrainingStep:
     loss: float
     examples_per_s: float
     seconds_left: float
+
+
+BUDGETS = ("examples", "train-flops")
+
+
+def parse_budget(text: str) -> dict[str, int]:
+    """`examples=38400` or `train-flops=3e13` as fields of `Options`.
+
+    Raises:
+        UsageError: another kind of budget, or no positive number.
+    """
+    kind, _, number = text.partition("=")
+    if kind not in BUDGETS:
+        raise unknown("budget", kind, BUDGETS)
+    try:
+        value = float(number)
+        if not 1 <= value < 1e30 or (kind == "examples" and value % 1):
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"--budget {text!r} needs a positive {'whole ' * (kind == 'examples')}number, as in {kind}=38400") from None
+    return {kind.replace("-", "_"): int(value)}
 
 
 class Reporter(Protocol):
@@ -52,6 +73,7 @@ class Options:
     start: str | None = None
     seeds: tuple[int, ...] = (0,)
     examples: int | None = None
+    train_flops: int | None = None  # a budget in FLOPs instead, what is inherited included
     cot_examples: int | None = None
     batch_size: int | None = None
     lr: float | None = None
@@ -64,7 +86,9 @@ class Options:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("limit", "examples", "cot_examples", "batch_size", "max_tokens", "eval_batch_size"):
+        if self.examples is not None and self.train_flops is not None:
+            raise UsageError("a run has one budget: give it in examples or in training FLOPs, not in both")
+        for name in ("limit", "examples", "train_flops", "cot_examples", "batch_size", "max_tokens", "eval_batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value} is too small: give a whole number of at least 1")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,97 +17,14 @@ from torch import nn
 from rim_bench.errors import UsageError
 from rim_bench.layout import Layout
 from rim_bench.losses import group_counts, tree_loss
-from rim_bench.method import Encoded, Method, Stage
+from rim_bench.method import Encoded, Method
 from rim_bench.run_options import TrainingStep
+from rim_bench.schedule import Plan, Schedule, Span, batches, flops_spans, lay_out, spans
+from rim_bench.train_flops import executed_cost, padding_cost, training_cost
 from rim_bench.workspace import Workspace
 
 if TYPE_CHECKING:
     from rim_bench.backbone import Backbone
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a run trains. The budget is counted in examples; a step takes `batch_size` of them, whatever fits in memory at a time."""
-
-    examples: int
-    batch_size: int = 32
-    micro_batch: int = 16  # rows in one forward pass; gradients accumulate up to batch_size
-    lr: float = 1e-3
-    warmup: float = 0.04  # share of the steps since the last optimizer reset
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.98
-    clip: float = 1.0
-    seed: int = 0
-    checkpoints: int = 10  # written in the course of a run
-
-    def __post_init__(self) -> None:
-        if self.examples < self.batch_size or self.batch_size < 1 or self.micro_batch < 1:
-            raise UsageError(
-                f"a budget of {self.examples} examples is less than one step of {self.batch_size}: give at least one step's examples"
-            )
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise UsageError(f"learning rate {self.lr} must be a positive number")
-
-    @property
-    def steps(self) -> int:
-        return self.examples // self.batch_size
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stage's steps, [first, first + steps)."""
-
-    stage: Stage
-    first: int
-    steps: int
-
-
-def spans(stages: Sequence[Stage], steps: int, start: str) -> tuple[Span, ...]:
-    """Divide `steps` among the stages by their shares (largest remainder, at least one step each).
-
-    Stages that the starting weights already give are skipped and their share goes to the others.
-
-    Raises:
-        UsageError: fewer steps than stages, no stage left, or a share that is not a positive number.
-    """
-    kept = [s for s in stages if s.given_by is None or s.given_by != start]
-    if not kept:
-        raise UsageError(f"no stage is left to train: the start {start!r} gives all of them")
-    if wrong := [s.name for s in kept if not (math.isfinite(s.share) and s.share > 0)]:
-        raise UsageError(f"stage {', '.join(wrong)} has a share of the budget that is not a positive number")
-    if steps < len(kept):
-        raise UsageError(f"a budget of {steps} optimizer steps is too small for {len(kept)} stages ({', '.join(s.name for s in kept)})")
-    total = sum(s.share for s in kept)
-    exact = [steps * s.share / total for s in kept]
-    counts = [max(1, math.floor(e)) for e in exact]
-    by_remainder = sorted(range(len(kept)), key=lambda i: counts[i] - exact[i])
-    for i in by_remainder * 2:
-        if sum(counts) < steps:
-            counts[i] += 1
-    while sum(counts) > steps:
-        counts[counts.index(max(counts))] -= 1
-    out, first = [], 0
-    for stage, count in zip(kept, counts, strict=True):
-        out.append(Span(stage, first, count))
-        first += count
-    return tuple(out)
-
-
-def batches(size: int, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of example indices: a seeded permutation an epoch, the same for every method."""
-    if size < 1:
-        raise ValueError("no examples to train on")
-    pending: list[int] = []
-    epoch = 0
-    while True:
-        while len(pending) < batch_size:
-            order = list(range(size))
-            random.Random(f"order {seed} {epoch}").shuffle(order)
-            pending += order
-            epoch += 1
-        yield pending[:batch_size]
-        pending = pending[batch_size:]
 
 
 class Journal(Protocol):
@@ -131,10 +47,22 @@ class Outcome:
     seconds: float
     final_loss: float
     resumed_from: int
+    flops: int = 0  # forward and backward of the layouts: the headline
+    flops_executed: int = 0  # what a counter would have seen
+    flops_padding: int = 0  # the part of it that padding made
+    last_step_flops: int = 0  # headline
 
 
 class Trainer:
-    """Trains one method on one backbone. `run` is idempotent: it starts from the newest sound checkpoint."""
+    """Trains one method on one backbone. `run` is idempotent: it starts from the newest sound checkpoint.
+
+    Args:
+        start: the weights that the backbone comes with, which may spare a stage.
+        inherited: FLOPs that these weights cost; they are part of a budget in FLOPs.
+
+    Raises:
+        UsageError: a budget that is too small for the stages, or for what is inherited.
+    """
 
     def __init__(
         self,
@@ -145,17 +73,26 @@ class Trainer:
         plan: Plan,
         journal: Journal,
         start: str = "recipe",
+        inherited: int = 0,
     ) -> None:
         self.backbone, self.method, self.data, self.plan, self.journal = backbone, method, data, plan, journal
         self.bridges = bridges if bridges is not None else nn.ModuleDict()
         auxiliary = method.auxiliary(backbone.width)
         if auxiliary is not None:
             raise UsageError(f"{method.name} asks for an auxiliary loss, which this version does not train")
-        self.spans = spans(method.stages(), plan.steps, start)
+        self.shape = backbone.shape()
+        if plan.flops:
+            trains = backbone.trains()
+            self.spans = flops_spans(method, data, plan, start, inherited, lambda row: training_cost(self.shape, trains, row))
+        else:
+            self.spans = spans(method.stages(), plan.steps, start)
+        self.schedule = Schedule(self.spans, plan.warmup)
         self.workspace = Workspace(backbone, self.bridges)
         self.parameters = [*backbone.parameters_to_train(), *((f"bridges.{n}", p) for n, p in self.bridges.named_parameters())]
         self.optimizer = self._optimizer()
         self.counters: Counter[str] = Counter()
+        self.entered: int | None = None  # the stage that the last step belonged to
+        self.spent = 0  # of the budget, in its unit
         self.seconds = 0.0
         self.loss = math.nan
 
@@ -172,68 +109,74 @@ class Trainer:
         Raises:
             UsageError: the loss is not finite; the last good checkpoint stays.
         """
-        plan = self.plan
+        plan, total = self.plan, self.schedule.total
         torch.manual_seed(plan.seed)
-        first = self._resume()
+        first = done = self._resume()
         self.journal.truncate_metrics(first)
-        order = batches(len(self.data), plan.batch_size, plan.seed)
-        every = max(1, plan.steps // max(1, plan.checkpoints))
+        every = max(1, total // max(1, plan.checkpoints))
         rate = _Rate()
         self.backbone.model.train()
-        for step, chosen in enumerate(order):
-            if step >= plan.steps:
+        for step, chosen in enumerate(batches(len(self.data), plan.batch_size, plan.seed)):
+            if self.spent >= total:
                 break
             if step < first:
                 continue
-            span = next(s for s in self.spans if s.first <= step < s.first + s.steps)
-            self._enter(span, step, step == first)
+            before, span = self.spent, self.schedule.span(self.spent)
+            self._enter(span)
             began = time.perf_counter()
-            record = self._step(span, step, chosen)
+            record = self._step(span, before, step, chosen)
             took = time.perf_counter() - began
             self.seconds += took
+            done = step + 1
+            self.spent += record["flops"] if plan.flops else 1
             self.journal.append_metrics({**record, "seconds": round(took, 4)})
-            if (step + 1) % every == 0 and step + 1 < plan.steps:
-                self._save(step + 1)
+            if self.spent // every > before // every and self.spent < total:
+                self._save(done)
             if show is not None:
+                steps = max(done, round(done * total / self.spent))  # exact for a budget in examples
                 speed = rate.add(plan.batch_size, took)
-                left = (plan.steps - step - 1) * plan.batch_size / speed
-                show(TrainingStep(step + 1, plan.steps, span.stage.name, self.loss, speed, left))
+                show(TrainingStep(done, steps, span.stage.name, self.loss, speed, (steps - done) * plan.batch_size / speed))
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
-        done = plan.steps * plan.batch_size
-        return Outcome(plan.steps, done, self.counters["tokens"], self.counters["executed"], self.seconds, self.loss, first)
+        return self._outcome(done, first)
 
-    def _enter(self, span: Span, step: int, resumed: bool) -> None:
-        if step == span.first and span.stage.reset and step:
-            self.optimizer = self._optimizer()
-        if step == span.first or resumed:
+    def _outcome(self, steps: int, first: int) -> Outcome:
+        counters = self.counters
+        return Outcome(
+            steps,
+            steps * self.plan.batch_size,
+            counters["tokens"],
+            counters["executed"],
+            self.seconds,
+            self.loss,
+            first,
+            counters["flops"],
+            counters["flops_executed"],
+            counters["flops_padding"],
+            counters["last_step_flops"],
+        )
+
+    def _enter(self, span: Span) -> None:
+        """Begin a stage, where the last step was not in it: fresh optimizer if it asks for one, its dropout."""
+        stage = self.spans.index(span)
+        if stage != self.entered:
+            if span.stage.reset and self.entered is not None:
+                self.optimizer = self._optimizer()
+            self.entered = stage
             self.backbone.set_dropout(span.stage.dropout)
 
-    def _lr(self, span: Span, step: int) -> float:
-        """Constant rate behind a linear warm-up, which starts anew where the optimizer does."""
-        since = [s for s in self.spans if s.first <= step and (s.stage.reset or s.first == 0)][-1]
-        length = since.steps
-        for later in self.spans:  # stages that go on with the same optimizer belong to the same schedule
-            if later.first > since.first:
-                if later.stage.reset:
-                    break
-                length += later.steps
-        warm = max(1, round(self.plan.warmup * length))
-        return self.plan.lr * span.stage.lr_scale * min(1.0, (step - since.first + 1) / warm)
+    def layouts(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> list[Layout]:
+        """The training layouts of one step that begins at `at`; randomness depends on seed, step and example alone."""
+        return lay_out(self.method, self.data, self.plan.seed, self.schedule, span, at, step, chosen)
 
-    def layouts(self, span: Span, step: int, chosen: Sequence[int]) -> list[Layout]:
-        """The training layouts of one step; randomness depends on seed, step and example alone."""
-        progress = (step - span.first) / span.steps
-        return [
-            self.method.lay_train(self.data[i], span.stage, progress, random.Random(f"layout {self.plan.seed} {step} {i}")) for i in chosen
-        ]
-
-    def _step(self, span: Span, step: int, chosen: Sequence[int]) -> dict[str, Any]:
+    def _step(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> dict[str, Any]:
         """One optimizer step: micro-batches of similar length, whose gradients add up to the whole batch's exactly."""
-        lr = self._lr(span, step)
+        layouts = sorted(self.layouts(span, at, step, chosen), key=lambda row: row.size)
+        trains = self.backbone.trains()
+        cost, executed = sum(training_cost(self.shape, trains, row) for row in layouts), 0
+        lr = self.plan.lr * self.schedule.rate(span, at, cost if self.plan.flops else 1)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        layouts = sorted(self.layouts(span, step, chosen), key=lambda row: row.size)
         counts = group_counts(layouts)
         self.optimizer.zero_grad(set_to_none=True)
         parts: Counter[str] = Counter()
@@ -247,12 +190,15 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             parts.update(groups)
             self.counters["executed"] += columns.executed
+            executed += executed_cost(self.shape, trains, micro)
+            self.counters["flops_padding"] += padding_cost(self.shape, trains, micro)
         norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.plan.clip))
         if not math.isfinite(norm):
             raise self._diverged(span, step)
         self.optimizer.step()
         tokens = sum(row.size for row in layouts)
-        self.counters["tokens"] += tokens
+        self.counters.update(tokens=tokens, flops=cost, flops_executed=executed)
+        self.counters["last_step_flops"] = cost
         self.loss = sum(parts.values())
         return {
             "step": step + 1,
@@ -263,6 +209,8 @@ class Trainer:
             "examples": (step + 1) * self.plan.batch_size,
             "tokens": tokens,
             "grad_norm": norm,
+            "flops": cost,
+            "flops_executed": executed,
         }
 
     def _diverged(self, span: Span, step: int) -> UsageError:
@@ -279,6 +227,8 @@ class Trainer:
             "parameters": {name: p.detach() for name, p in self.parameters},
             "optimizer": self.optimizer.state_dict(),
             "counters": dict(self.counters),
+            "stage": self.entered,
+            "spent": self.spent,
             "seconds": self.seconds,
             "loss": self.loss,
             "rng": torch.get_rng_state(),
@@ -300,7 +250,9 @@ class Trainer:
             for name, parameter in self.parameters:
                 parameter.copy_(state["parameters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.counters = Counter(state["counters"])
+        self.counters, self.spent = Counter(state["counters"]), state["spent"]
+        self.entered = state["stage"]
+        self.backbone.set_dropout(self.spans[state["stage"]].stage.dropout)
         self.seconds, self.loss = state["seconds"], state["loss"]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():

@@ -110,3 +110,9 @@ def engine_logits(backbone: Backbone, columns: Columns, row: int, segment: str) 
 
 def workspace(family: str, kernel: str = "sdpa") -> Workspace:
     return Workspace(model(family, kernel))
+
+
+def methods_ids(method: Method) -> str:
+    """A short id for parametrized tests."""
+    changed = [f"{k}={v}" for k, v in method.settings().items() if getattr(type(method)(), k) != v]
+    return "-".join([method.name, *changed])

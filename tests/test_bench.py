@@ -28,7 +28,7 @@ def options(methods: tuple[str, ...], out: Path) -> Options:
 def test_the_plain_loop_does_the_same_work(method: str, tmp_path: Path) -> None:
     study = Study(options((method,), tmp_path))
     arm = _Arm(study, study.cells[0])
-    rows = arm.trainer.layouts(arm.span, 0, range(8))
+    rows = arm.trainer.layouts(arm.span, 0, 0, range(8))
     with torch.no_grad():
         ours, _ = tree_loss(arm.backbone, arm.trainer.workspace.forward(rows), group_counts(rows))
         assert float(ours) == pytest.approx(float(arm.plain.loss(range(8))), abs=1e-5)

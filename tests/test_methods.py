@@ -23,7 +23,7 @@ from rim_bench.generate import decode, score
 from rim_bench.layout import Layout
 from rim_bench.method import Encoded, Marker, Method, Stage, all_methods, load_method
 from rim_bench.models.rim import Rim
-from rim_bench.train import spans
+from rim_bench.schedule import spans
 from rim_bench.workspace import Workspace
 
 RNG = random.Random(0)
@@ -150,11 +150,11 @@ def test_coconut_markers_start_as_a_copy_of_one_row() -> None:
 
 def test_a_cot_start_gives_stage_0_and_its_share_goes_to_the_others() -> None:
     recipe = spans(Coconut().stages(), 280, "recipe")
-    assert [(s.stage.name, s.first, s.steps) for s in recipe] == [
+    assert [(s.stage.name, s.first, s.length) for s in recipe] == [
         ("cot", 0, 60), ("latent 1", 60, 30), ("latent 2", 90, 30), ("latent 3", 120, 30), ("answer only", 150, 130),
     ]  # fmt: skip
     cot = spans(Coconut().stages(), 220, "cot")
-    assert [(s.stage.name, s.first, s.steps) for s in cot] == [
+    assert [(s.stage.name, s.first, s.length) for s in cot] == [
         ("latent 1", 0, 30), ("latent 2", 30, 30), ("latent 3", 60, 30), ("answer only", 90, 130),
     ]  # fmt: skip
     assert spans(Rim().stages(), 80, "cot") == spans(Rim().stages(), 80, "recipe")

@@ -28,8 +28,9 @@ from rim_bench.layout import Layout, Segment
 from rim_bench.losses import group_counts, tree_loss
 from rim_bench.method import Auxiliary, Encoded, Method, Stage
 from rim_bench.models.rim import Rim
+from rim_bench.schedule import Plan, batches, spans
 from rim_bench.store import Run, Store
-from rim_bench.train import Outcome, Plan, Trainer, batches, spans
+from rim_bench.train import Outcome, Trainer
 
 DATA = tuple(
     replace(encoded(3 + i % 4, ((2, 3), (4,), (2, 2, 3), ())[i % 4], shift=7 * i), id=f"example {i}") for i in range(11)
@@ -82,7 +83,7 @@ def shares(*given: float) -> list[Stage]:
     ],
 )
 def test_a_budget_is_divided_by_largest_remainder(given: tuple[float, ...], steps: int, expected: tuple[int, ...]) -> None:
-    assert tuple(s.steps for s in spans(shares(*given), steps, "recipe")) == expected
+    assert tuple(s.length for s in spans(shares(*given), steps, "recipe")) == expected
 
 
 def test_spans_are_gapless_and_take_every_step() -> None:
@@ -91,9 +92,9 @@ def test_spans_are_gapless_and_take_every_step() -> None:
         stages = shares(*(rng.choice([0.01, 0.5, 1, 3, 13]) for _ in range(rng.randint(1, 7))))
         steps = rng.randint(len(stages), 60)
         got = spans(stages, steps, "recipe")
-        assert [s.stage for s in got] == stages and min(s.steps for s in got) >= 1
-        assert sum(s.steps for s in got) == steps and got[0].first == 0
-        assert all(b.first == a.first + a.steps for a, b in pairwise(got))
+        assert [s.stage for s in got] == stages and min(s.length for s in got) >= 1
+        assert sum(s.length for s in got) == steps and got[0].first == 0
+        assert all(b.first == a.first + a.length for a, b in pairwise(got))
 
 
 def test_a_budget_under_one_step_a_stage_is_refused() -> None:
@@ -228,7 +229,7 @@ def test_dropout_is_restored_where_the_last_stage_added_some(tmp_path: Path) -> 
 
 def test_the_published_warm_up_is_four_percent(tmp_path: Path) -> None:
     made = trainer(new_run(tmp_path), Direct(), Plan(examples=200, batch_size=1, lr=1.0))
-    assert [made._lr(made.spans[0], step) for step in (0, 3, 7, 8, 199)] == pytest.approx([1 / 8, 4 / 8, 1, 1, 1])
+    assert [made.schedule.rate(made.spans[0], step, 1) for step in (0, 3, 7, 8, 199)] == pytest.approx([1 / 8, 4 / 8, 1, 1, 1])
 
 
 # accumulation
@@ -459,8 +460,14 @@ def forget_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Trainer._enter
-    monkeypatch.setattr(Trainer, "_enter", lambda self, span, step, resumed: real(self, span, step, False))
+    real = Trainer._resume
+
+    def resume(self: Trainer) -> int:
+        done = real(self)
+        self.backbone.set_dropout(0.0)
+        return done
+
+    monkeypatch.setattr(Trainer, "_resume", resume)
 
 
 @pytest.mark.parametrize("sabotage", [forget_rng, forget_optimizer, forget_dropout])

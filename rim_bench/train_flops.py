@@ -1,0 +1,103 @@
+"""What training on a layout costs, forward and backward, by what trains. No torch; the counting convention is that of `flops`.
+
+Backward is never a blanket multiple of forward. A matrix product out = x W has two gradients: that of x, which is multiplied where
+anything before it trains, and that of W, where W trains. Attention has two products and so four gradients, and a fused kernel
+multiplies queries and keys once more. So full training costs three times its forward pass, and LoRA, a frozen body, a first layer
+with nothing to train before it, a fused kernel and gradient checkpointing each cost something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rim_bench.flops import Shape, executed_passes
+from rim_bench.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Trains:
+    """What of a model trains. Its LoRA matrices train wherever `Shape.rank` says that there are some."""
+
+    matrices: bool  # the layers' own weights
+    head: bool  # the output table
+    inputs: bool  # rows of the input table: gradients then reach the input of the first layer
+    fused: bool = False  # the attention kernel multiplies queries and keys again in backward (flash, memory-efficient)
+    checkpointing: bool = False  # every layer runs again in backward, up to the product whose result nobody needs, its last
+
+
+FULL = Trains(matrices=True, head=True, inputs=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """What a batch of layouts multiplies: columns, (column, key) pairs, and columns whose logits are computed."""
+
+    columns: int
+    pairs: int
+    logits: int
+    first_pass: int  # of the columns: those without a latent slot on their path, whose input is nothing but table rows
+
+
+def seen(layout: Layout) -> Products:
+    """The products that belong to the layout: visible keys, no padding."""
+    sizes = [s.size for s in layout.segments]
+    above = (sum(sizes[k] for k in sees) for sees in layout.sees)
+    pairs = sum(s.size * up + (s.size**2 if s.mutual else s.size * (s.size + 1) // 2) for s, up in zip(layout.segments, above, strict=True))
+    first = layout.size if layout.waves == 1 else sum(wave == 0 for wave in layout.wave)
+    return Products(layout.size, pairs, len(layout.labels), first)
+
+
+def executed(layouts: Sequence[Layout]) -> Products:
+    """The products that a batch runs: every key of a packed row, padding included."""
+    passes, rows = executed_passes(layouts), len(layouts)
+    return Products(
+        rows * sum(new for new, _ in passes),
+        rows * sum(new * keys for new, keys in passes),
+        sum(len(row.labels) for row in layouts),
+        rows * passes[0][0],
+    )
+
+
+def forward(shape: Shape, products: Products) -> int:
+    """FLOPs of the forward pass."""
+    attention = 2 * shape.heads * shape.head_dim * products.pairs
+    return 2 * (shape.layers * (shape.linear * products.columns + attention) + shape.width * shape.vocabulary * products.logits)
+
+
+def backward(shape: Shape, trains: Trains, products: Products, *, fused: bool = False) -> int:
+    """FLOPs of the gradients, `fused` and checkpointed recomputation included where asked for."""
+    matrices = shape.matrices
+    own, adapters = sum(a * b for a, b in matrices), shape.rank * sum(a + b for a, b in matrices)
+    linear = shape.layers * ((1 + trains.matrices) * own + 2 * adapters) * products.columns
+    if not trains.inputs:  # what reads the first layer's input has nothing to hand a gradient on to
+        linear -= sum(a * b + shape.rank * a for a, b in matrices[: shape.readers]) * products.first_pass
+    product = shape.layers * shape.heads * shape.head_dim * products.pairs  # one of attention's two
+    head = (1 + trains.head) * shape.width * shape.vocabulary * products.logits
+    again = 0
+    if trains.checkpointing:
+        a, b = matrices[-1]
+        last = shape.rank * b if shape.rank else a * b
+        again = shape.layers * ((shape.linear - last) * products.columns) + 2 * product
+    return 2 * (linear + (5 if fused else 4) * product + head + again)
+
+
+def training_cost(shape: Shape, trains: Trains, layout: Layout) -> int:
+    """Forward and backward FLOPs of one training layout: visible keys, no padding, nothing computed twice. The headline."""
+    products = seen(layout)
+    return forward(shape, products) + backward(shape, _plain(trains), products)
+
+
+def executed_cost(shape: Shape, trains: Trains, layouts: Sequence[Layout]) -> int:
+    """Forward and backward FLOPs that a batch executes: what a FLOP counter sees, padding and recomputation included."""
+    products = executed(layouts)
+    return forward(shape, products) + backward(shape, trains, products, fused=trains.fused)
+
+
+def padding_cost(shape: Shape, trains: Trains, layouts: Sequence[Layout]) -> int:
+    """The part of `executed_cost` that would go away if every row were a batch of its own."""
+    return executed_cost(shape, trains, layouts) - sum(executed_cost(shape, trains, [row]) for row in layouts)
+
+
+def _plain(trains: Trains) -> Trains:
+    return Trains(trains.matrices, trains.head, trains.inputs) if trains.checkpointing else trains
