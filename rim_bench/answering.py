@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rim_bench.errors import UsageError
-from rim_bench.flops import Shape, decode_flops, prefill_flops
-from rim_bench.generate import Completion, Stop, decode
+from rim_bench.flops import decode_flops, kv_bytes, prefill_flops
+from rim_bench.generate import Completion, Sampling, Stop, decode, sample
 from rim_bench.layout import Layout
+from rim_bench.tasks.answers import Kind
 from rim_bench.trained import Trained
+from rim_bench.votes import elect
 
 ANSWER = "####"
 
@@ -30,21 +32,22 @@ class Answerer:
 
     Args:
         effort: overrides the method's compute knob (rim: blocks, coconut: thoughts, pause: pauses).
-        probe: also decode behind every probe place of the method (rim: after every block).
+        probe: also decode behind every probe place of the method (rim: after every block); not with several samples.
+        sampling: several samples a question, whose most frequent answer counts; None: one greedy answer.
 
     Raises:
         UsageError: an effort for a method without a knob, or one that it does not take.
     """
 
-    def __init__(self, trained: Trained, effort: int | None = None, *, probe: bool = False) -> None:
-        self.trained, self.effort, self.probe = trained, effort, probe
+    def __init__(self, trained: Trained, effort: int | None = None, *, probe: bool = False, sampling: Sampling | None = None) -> None:
+        self.trained, self.effort, self.sampling = trained, effort, sampling
+        self.probe = probe and sampling is None
         self.backbone, self.method, self.workspace = trained.backbone, trained.method, trained.workspace
         if effort is not None and self.method.effort_field is None:
             raise UsageError(f"{self.method.name} has no compute knob, so effort {effort} cannot be set")
         self.prompt((0,))  # refuses an effort that does not fit before any work is done
         self._stops: dict[tuple[str, ...], frozenset[int]] = {}
-        spec = self.backbone.spec
-        self.shape = Shape.of(self.backbone.causal.config.to_dict(), int(spec["lora_rank"]) if spec["tuning"] == "lora" else 0)
+        self.shape = self.workspace.shape()
 
     def prompt(self, question: tuple[int, ...]) -> Layout:
         """The layout that the answer to an encoded question continues."""
@@ -56,20 +59,35 @@ class Answerer:
 
     def unanswered(self, layout: Layout, question: tuple[int, ...]) -> Answered:
         """The record of a prompt that the model has no positions for."""
-        cost = self._cost(layout, question, Completion(ended=True), 0.0, 0)
-        return Answered("", cost | {"flops_prefill": 0, "overlong": True})
+        nothing = [Completion(ended=True)] * (1 if self.sampling is None else self.sampling.samples)
+        cost = self._cost(layout, question, nothing, (0, 0), 0.0, 0)
+        return Answered("", cost | {"flops_prefill": 0, "kv_bytes": 0, "overlong": True})
 
-    def answer(self, layouts: Sequence[Layout], limit: int, until: tuple[str, ...], questions: Sequence[tuple[int, ...]]) -> list[Answered]:
-        """One batch of prompts, decoded and priced."""
+    def complete(self, layouts: Sequence[Layout], limit: int, stop: Stop | None) -> list[list[Completion]]:
+        """The samples of each prompt: one greedy one, or those that `sampling` draws."""
+        if self.sampling is not None:
+            return sample(self.workspace, layouts, self.sampling, max_tokens=limit, stop=stop)
+        done = decode(self.workspace, layouts, max_tokens=limit, stop=stop)
+        return [[branches[layout.resume[0]]] for layout, branches in zip(layouts, done, strict=True)]
+
+    def answer(
+        self,
+        layouts: Sequence[Layout],
+        limit: int,
+        until: tuple[str, ...],
+        questions: Sequence[tuple[int, ...]],
+        kind: Kind = "auto",
+    ) -> list[Answered]:
+        """One batch of prompts, decoded and priced; `kind` says which answers of several samples are equal."""
         stop = self.stop(until)
         began = time.perf_counter()
-        done = decode(self.workspace, layouts, max_tokens=limit, stop=stop)
+        done = self.complete(layouts, limit, stop)
         seconds = time.perf_counter() - began
         out = []
-        for layout, question, branches in zip(layouts, questions, done, strict=True):
-            completion = branches[layout.resume[0]]
-            text = cut(self.backbone.decode(completion.tokens), until)
-            out.append(Answered(text, self._cost(layout, question, completion, seconds, len(layouts))))
+        for layout, question, samples in zip(layouts, questions, done, strict=True):
+            texts = [cut(self.backbone.decode(s.tokens), until) for s in samples]
+            elected = elect(texts, kind) if len(texts) > 1 else (0, 1)
+            out.append(Answered(texts[elected[0]], self._cost(layout, question, samples, elected, seconds, len(layouts))))
         if self.probe:
             self._probe(questions, out, limit, until, stop)
         return out
@@ -98,21 +116,38 @@ class Answerer:
         able = self._stops[until]
         return lambda tokens: bool(tokens) and tokens[-1] in able and any(u in self.backbone.decode(tokens) for u in until)
 
-    def _cost(self, layout: Layout, question: tuple[int, ...], done: Completion, seconds: float, rows: int) -> dict[str, Any]:
-        first = answer_token(self.backbone.decode, done.tokens)
+    def _cost(
+        self,
+        layout: Layout,
+        question: tuple[int, ...],
+        samples: Sequence[Completion],
+        elected: tuple[int, int],
+        seconds: float,
+        rows: int,
+    ) -> dict[str, Any]:
+        """What one answer cost. Samples run side by side behind one prefill: their tokens and FLOPs add up, their passes do not.
+
+        `elected`: the sample whose text counts, and how many agree with it.
+        """
+        firsts = [(s, answer_token(self.backbone.decode, s.tokens)) for s in samples]
+        generated = [s.generated for s in samples]
+        grown = 1 + sum(max(0, n - 1) for n in generated)  # the last token of a sample is never fed
+        votes = {} if self.sampling is None else {"votes": len(samples), "votes_for": elected[1]}
         return {
             "prompt_tokens": len(question),
             "latent_positions": layout.size - len(question),
-            "generated_tokens": done.generated,
-            "capped": not done.ended,
-            "passes": done.passes,
-            "passes_to_answer": None if first is None else done.prompt_waves + first,
+            "generated_tokens": sum(generated),
+            "capped": not samples[elected[0]].ended,
+            "passes": max(s.passes for s in samples),
+            "passes_to_answer": max((s.prompt_waves + at for s, at in firsts if at is not None), default=None),
             "flops_prefill": prefill_flops(self.shape, layout),
-            "flops_decode": decode_flops(self.shape, layout, done.generated),
-            "latency_s": round(done.seconds, 6),
+            "flops_decode": sum(decode_flops(self.shape, layout, n) for n in generated),
+            "kv_bytes": kv_bytes(self.shape, layout, grown, 2 if self.backbone.device.type == "cuda" else 4),
+            "latency_s": round(max(s.seconds for s in samples), 6),
             "batch_s": round(seconds, 6),
             "batch_size": rows,
             "overlong": False,
+            **votes,
         }
 
 

@@ -1,4 +1,4 @@
-"""Which backbones there are and what a name on the command line stands for. Imports no torch."""
+"""Which backbones there are, what a name on the command line stands for, and the configuration behind it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.errors import UsageError, unknown
+from rim_bench.files import read_json
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
 """Values of a model's `model_type` that the engine runs."""
@@ -60,6 +61,53 @@ def resolve_backbone(name: str, settings: Mapping[str, Any] | None = None) -> di
     else:
         raise UsageError(f"{unknown('backbone', name, known)}; a model folder or a hub id org/name is allowed too")
     return _pretrained(spec, given)
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """The Hugging Face configuration of a backbone, as far as its cost depends on it; without weights and without the hub.
+
+    `name` is an entry of `models/backbones.toml` (its hub id will do), a folder with a `config.json`, or such a file.
+
+    Raises:
+        UsageError: a name that is none of these, or a file that is no configuration.
+    """
+    known = entries()
+    by_hub = {str(entry["hub"]).lower(): key for key, entry in known.items() if "hub" in entry}
+    key = by_hub.get(name.lower(), name)
+    if key in known and "config" in known[key]:
+        return dict(known[key]["config"])
+    if key in known and "hub" not in known[key]:
+        return _scratch_configuration(resolve_backbone(key))
+    path = Path(name).expanduser()
+    if path.is_dir() or path.suffix == ".json" or name.startswith((".", "/", "~")):
+        if not path.exists():
+            raise UsageError(f"model {name!r} does not exist: give a model's folder, a config.json, or an entry of `rim-bench list models`")
+        config = read_json(path / "config.json" if path.is_dir() else path)
+        if not isinstance(config.get("model_type"), str):
+            raise UsageError(f"{name!r} is not a model's configuration: it has no model_type, such as 'llama'")
+        return config
+    if key in known:
+        raise UsageError(f"backbone {key!r} has no config table in models/backbones.toml: give the model's folder or its config.json")
+    allowed = [str(entry["hub"]) for entry in known.values() if "hub" in entry] if "/" in name else list(known)
+    raise UsageError(f"{unknown('model', name, allowed)}; a model folder or a config.json is allowed too")
+
+
+def _scratch_configuration(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the model that a from-scratch specification stands for (`weights.scratch_model` builds it)."""
+    shape = {"model_type": spec["family"], "vocab_size": spec["vocabulary"], "tie_word_embeddings": spec["tied"]}
+    if spec["family"] == "gpt2":
+        sizes = {"n_layer": "layers", "n_embd": "width", "n_head": "heads", "n_inner": "intermediate", "n_positions": "max_positions"}
+    else:
+        sizes = {
+            "num_hidden_layers": "layers",
+            "hidden_size": "width",
+            "num_attention_heads": "heads",
+            "num_key_value_heads": "heads",
+            "intermediate_size": "intermediate",
+            "max_position_embeddings": "max_positions",
+        }
+        shape["head_dim"] = spec["width"] // spec["heads"]
+    return shape | {theirs: spec[ours] for theirs, ours in sizes.items()}
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:

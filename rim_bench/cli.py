@@ -142,20 +142,25 @@ def eval_(
     split: Split = "test",
     effort: Annotated[int | None, typer.Option("--effort", help="The method's knob: blocks, thoughts or pauses.")] = None,
     max_tokens: MaxTokens = None,
+    votes: Annotated[int, typer.Option("--votes", help="Samples a question, whose most frequent answer counts; 1: one greedy answer.")] = 1,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Of the samples; default 0.7.")] = None,
+    sample_seed: Annotated[int | None, typer.Option("--sample-seed", help="What the samples are drawn from; default 0.")] = None,
     eval_batch_size: EvalBatch = 64,
     device: Device = None,
     quick: Quick = False,
 ) -> None:
-    """Evaluate trained runs once more: another task, another number of blocks, the validation split."""
+    """Evaluate trained runs once more: another task, another number of blocks, several votes, the validation split."""
     _check_split(split)
     options = _options(locals() | {"methods": "direct", "seeds": "0", "task": task or ""})
     from rim_bench.run import evaluate_stored
     from rim_bench.store import Store
+    from rim_bench.votes import sampling_of
 
+    sampling = sampling_of(votes, temperature, sample_seed)
     found = [Store(out).find(name) for name in runs]
     with _reporter() as reporter:
         for one in found:
-            summary = evaluate_stored(one, options, effort, split, reporter)
+            summary = evaluate_stored(one, options, effort, split, reporter, sampling=sampling)
             correct = sum(bool(i["correct"]) for i in one.read_items(_key_of(one, summary)))
             reporter.note(f"{one.id}: {100 * correct / summary['n']:.2f} % of {summary['n']} ({summary['task_title']}, {split})")
 

@@ -1,13 +1,11 @@
-"""Stored runs as rows that may be compared, and every pair of them on the same questions.
+"""Stored runs as rows that may be compared.
 
-What differs in task, task version, evaluator version, data, split or backbone is never in the same group. A difference smaller than
-the number of questions can show is called "tied".
+What differs in task, task version, evaluator version, data, split or backbone is never in the same group.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rim_bench import stats
+from rim_bench import cells, stats
 from rim_bench.errors import UsageError
 from rim_bench.files import Record, canonical
 from rim_bench.stats import Interval
@@ -48,6 +46,11 @@ class Evaluated:
     def quick(self) -> bool:
         """Whether training or evaluation was a plumbing check."""
         return bool(self.spec.get("quick") or self.summary.get("quick"))
+
+    @property
+    def curve(self) -> bool:
+        """Whether it is a point of an inference curve, and so no row of a comparison."""
+        return bool(self.summary.get("curve"))
 
     @property
     def cut(self) -> int | None:
@@ -126,6 +129,11 @@ class Row:
         """Mean over seeds of a number of the run; None where none has it."""
         values = [float(v) for p in self.parts if (v := pick(p)) is not None]
         return stats.mean(values) if values else None
+
+    def flops(self, ids: Sequence[str] | None = None) -> float | None:
+        """Mean prefill and decode FLOPs of an item; None where they were not stored."""
+        prefill, decode = self.item_mean("flops_prefill", ids), self.item_mean("flops_decode", ids)
+        return None if prefill is None and decode is None else (prefill or 0.0) + (decode or 0.0)
 
 
 @dataclass(frozen=True)
@@ -236,30 +244,56 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, inner in value.items() for k, v in leaves(inner, f"{prefix}.{name}" if prefix else str(name)).items()}
 
 
-def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group], list[str]]:
-    """The evaluations of `runs` in comparable groups, and a line for each run or evaluation left out. `split` keeps one split."""
+_FACTS = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
+_CURVE_FIELDS = ("correct", "passes", "flops_prefill", "flops_decode")  # of an item: what a point of a curve needs, and no more
+
+
+def read(runs: Iterable[Run], split: str | None = None, *, curve: bool = False) -> tuple[list[Evaluated], list[str]]:
+    """The stored evaluations, and a line for each run or evaluation left out. `split` keeps one split.
+
+    `curve=False` gives those that are rows of a comparison, whole; `curve=True` the points of inference curves, of which there may
+    be many: their items are cut down to whether they are correct and what they cost.
+    """
     found: list[Evaluated] = []
     left_out: list[str] = []
     for run in sorted(runs, key=lambda r: r.id):
         try:
             summaries = run.evaluations()
             for key, summary in summaries.items():
-                if split in (None, summary.get("split")):
-                    items = {str(i["id"]): i for i in run.read_items(key)}
+                if bool(summary.get("curve")) != curve or split not in (None, summary.get("split")):
+                    continue
+                items = {str(i["id"]): {k: i.get(k) for k in _CURVE_FIELDS} if curve else i for i in run.read_items(key)}
+                if items:
                     found.append(Evaluated(run.id, key, run.spec, summary, run.training() or {}, items))
-            if not summaries:
-                left_out.append(f"{run.id}: not evaluated yet")
+                else:
+                    left_out.append(f"{run.id}: its evaluation {key!r} has no items")
+            if not any(not s.get("curve") for s in summaries.values()):
+                left_out.append(f"{run.id}: not evaluated yet" + (" but for points of a curve" if summaries else ""))
         except UsageError as error:
             left_out.append(f"{run.id}: {error}")
+    return found, left_out
+
+
+def facts_of(e: Evaluated) -> tuple[str, ...]:
+    """What evaluations must agree in to be compared: see `Group.facts`."""
+    return (*(str(e.summary.get(k, "")) for k in _FACTS), canonical(e.spec.get("backbone")))
+
+
+def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group], list[str]]:
+    """The evaluations of `runs` in comparable groups, and a line for each run or evaluation left out. `split` keeps one split.
+
+    Points of inference curves are no rows: `rim_bench.curves` takes them.
+    """
+    found, left_out = read(runs, split)
+    return grouped(found), left_out
+
+
+def grouped(found: Iterable[Evaluated]) -> list[Group]:
+    """Evaluations in comparable groups."""
     groups: dict[tuple[str, ...], list[Evaluated]] = {}
     for e in found:
-        if not e.items:
-            left_out.append(f"{e.run}: its evaluation {e.key!r} has no items")
-            continue
-        names = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
-        facts = (*(str(e.summary.get(k, "")) for k in names), canonical(e.spec.get("backbone")))
-        groups.setdefault(facts, []).append(e)
-    return [Group(facts, _rows(groups[facts])) for facts in sorted(groups)], left_out
+        groups.setdefault(facts_of(e), []).append(e)
+    return [Group(facts, _rows(groups[facts])) for facts in sorted(groups)]
 
 
 def _rows(found: Sequence[Evaluated]) -> tuple[Row, ...]:
@@ -268,24 +302,63 @@ def _rows(found: Sequence[Evaluated]) -> tuple[Row, ...]:
     for e in found:
         spec = {k: v for k, v in e.spec.items() if k not in ("seed", "parent")}
         ids = hashlib.sha256(canonical(list(e.items)).encode()).hexdigest()
-        how = {k: e.summary.get(k) for k in ("effort", "settings", "prompt_note", "limit", "quick")}
+        how = {k: e.summary.get(k) for k in ("effort", "knob", "settings", "prompt_note", "limit", "quick")}
         same.setdefault(canonical([spec, how, ids]), []).append(e)
+    words = _budget_words([parts[0] for parts in same.values()])
     rows = []
-    for parts in same.values():
+    for parts, word in zip(same.values(), words, strict=True):
         parts.sort(key=lambda e: (e.seed, e.run, e.key))
         if len({e.seed for e in parts}) < len(parts):  # a seed twice: not seeds of one recipe, so nothing is averaged
-            rows += [Row(_label(e), (e,)) for e in parts]
+            rows += [Row(_label(e, word), (e,)) for e in parts]
         else:
-            rows.append(Row(_label(parts[0]), tuple(parts)))
-    rows.sort(key=lambda r: (ORDER.index(r.method) if r.method in ORDER else len(ORDER), r.method, r.label, r.first.run, r.first.key))
+            rows.append(Row(_label(parts[0], word), tuple(parts)))
+    rows.sort(key=_place)
     return tuple(_told_apart(rows))
 
 
-def _label(e: Evaluated) -> str:
-    method, start, effort = e.spec["method"], e.spec.get("start"), e.summary.get("effort")
-    label = str(method.get("label") or method["name"])
-    if start not in (None, "recipe") and "(from" not in label:
-        label += f" (from {start})"
+def _place(row: Row) -> tuple[Any, ...]:
+    """Budgets by examples, then those by FLOPs; in each the known methods in their order, then the others by name."""
+    rank = ORDER.index(row.method) if row.method in ORDER else len(ORDER)
+    return budget_of(row.first.spec)[0] != "examples", rank, row.method, row.label, row.first.run, row.first.key
+
+
+def budget_of(spec: Record) -> tuple[str, float | None]:
+    """Kind of the training budget a run was given, and how much, inherited part included; None where nothing is said of it."""
+    budget = spec.get("budget") or {}
+    if "train_flops" in budget:
+        return "train-flops", float(budget["train_flops"])
+    return "examples", float(budget["examples"] + (budget.get("inherited_examples") or 0)) if "examples" in budget else None
+
+
+def _base_label(e: Evaluated) -> str:
+    return str(e.spec["method"].get("label") or e.spec["method"]["name"])
+
+
+def _budget_words(found: Sequence[Evaluated]) -> list[str]:
+    """A few words on each one's budget where not all of them have the same kind, or where twins differ in how much; else nothing."""
+    given = [budget_of(e.spec) for e in found]
+    kinds = {kind for kind, _ in given}
+    amounts = {amount for kind, amount in given if kind == "train-flops"}
+    names = [(_base_label(e), e.spec.get("start"), canonical([e.summary.get(k) for k in ("effort", "knob")])) for e in found]
+    out = []
+    for name, (kind, amount) in zip(names, given, strict=True):
+        twins = {a for other, (k, a) in zip(names, given, strict=True) if other == name and k == kind}
+        if kind == "train-flops":
+            word = f"{cells.flops(amount)} FLOPs" if len(amounts) > 1 else "equal FLOPs"
+            out.append(word if len(kinds) > 1 or len(twins) > 1 else "")
+        else:
+            out.append(f"{cells.num(amount, 0)} examples" if len(twins) > 1 else "")
+    return out
+
+
+def _label(e: Evaluated, budget: str) -> str:
+    label, start, effort = _base_label(e), e.spec.get("start"), e.summary.get("effort")
+    words = [f"from {start}"] if start not in (None, "recipe") and "(from" not in label else []
+    words += [budget] if budget else []
+    label += f" ({', '.join(words)})" if words else ""
+    knob = e.summary.get("knob")
+    if effort is None and isinstance(knob, Mapping):
+        return f"{label}, {knob.get('name')} {knob.get('value')}"
     return label if effort is None else f"{label}, effort {effort}"
 
 
@@ -301,54 +374,4 @@ def _told_apart(rows: Sequence[Row]) -> list[Row]:
             texts = [f"{k.rsplit('.', 1)[1]}={short(mine[k])}" for k in own] or [f"{row.first.run[-12:]}/{row.first.key}"]
             row = Row(f"{row.label} [{', '.join(texts)}]", row.parts)
         out.append(row)
-    return out
-
-
-# Pairs -------------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two rows on the same questions. With several seeds b and c count the questions that one solves in a larger share of its seeds
-    than the other, and the exact test is the sign test over them, which is McNemar's where there is one seed each."""
-
-    scope: Scope
-    first: Row
-    second: Row
-    difference: float  # accuracy of first − second
-    b: int  # questions only (or more often) the first solves
-    c: int
-    p: float
-    holm: float
-    interval: Interval
-    detectable: float | None  # smallest, at the discordance observed; None where no question is discordant
-    verdict: str
-
-
-def pairs(group: Group) -> list[Pair]:
-    """Every pair of rows on the headline set and on the OOD set; Holm over all of them."""
-    drafts = []
-    for scope in (s for s in group.scopes if not s.level):
-        for first, second in itertools.combinations(group.rows, 2):
-            if any(p.items.keys() != group.rows[0].first.items.keys() for p in (*first.parts, *second.parts)):
-                continue  # other questions: named in the notes
-            x, y = first.vector(scope.ids), second.vector(scope.ids)
-            difference = [stats.mean(a) - stats.mean(b) for a, b in zip(zip(*x, strict=True), zip(*y, strict=True), strict=True)]
-            drafts.append((scope, first, second, difference, stats.paired_bootstrap(x, y)))
-    counts = [(sum(v > 1e-9 for v in d), sum(v < -1e-9 for v in d)) for _, _, _, d, _ in drafts]
-    p_values = [stats.mcnemar(b, c) for b, c in counts]
-    out = []
-    for (scope, first, second, d, interval), (b, c), p, adjusted in zip(drafts, counts, p_values, stats.holm(p_values), strict=True):
-        value = stats.mean(d)
-        # None at discordance 0: its upper bound is no way out, for no n is a difference within that bound detectable
-        least = stats.detectable_difference(len(d), min(1.0, stats.mean([v * v for v in d]))) if b + c else None
-        clear = adjusted < 0.05 and least is not None and abs(value) >= least and (b - c) * value > 0
-        if len(first.parts) + len(second.parts) > 2:  # seeds differ too: the interval that resamples them must agree
-            clear = clear and not interval.low <= 0 <= interval.high
-        verdict = (f"{first.label} higher" if value > 0 else f"{second.label} higher") if clear else "tied"
-        if group.at_floor(first, scope) and group.at_floor(second, scope):
-            verdict = "tied (both at the floor)"
-        if first.first.spec.get("start") != second.first.spec.get("start"):
-            verdict += " (other start)"
-        out.append(Pair(scope, first, second, value, b, c, p, adjusted, interval, least, verdict))
     return out

@@ -1,9 +1,7 @@
-"""Evaluation of a trained run: the questions through lm-eval, one record per item, latency one question at a time."""
+"""Evaluation of a trained run: the questions through lm-eval, one record per item, times of single questions and of batches."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,23 +10,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rim_bench import stats
-from rim_bench.answering import Answered, answer_token
+from rim_bench.answering import Answered
 from rim_bench.data import Dataset, Task, evaluation_data
 from rim_bench.errors import UsageError
 from rim_bench.files import canonical
-from rim_bench.generate import decode
+from rim_bench.generate import Sampling
 from rim_bench.lm_task import PROMPT_DIFFERS, RimLM, through_lm_eval
-from rim_bench.method import Example
+from rim_bench.memory import peak_memory, reset_peak
+from rim_bench.method import Example, Method
 from rim_bench.sources import Steps
 from rim_bench.store import Run
 from rim_bench.tasks import answers
+from rim_bench.timing import latency, throughput
 from rim_bench.trained import Trained
+from rim_bench.votes import TEMPERATURE, sampling_of, votes_record
 
-TIMED = 24  # questions timed one at a time
-WARM_UP = 3
+_LEFT_OUT = {"prompt_hash", "reference", "output", "task", "strict", "lm_eval_strict", "lm_eval_flexible", "batch_s", "batch_size"}
 UNTIL = ("\n\n",)  # as in the tasks' YAMLs: what is trained has single newlines
 
 
@@ -46,13 +43,44 @@ class Request:
     max_tokens: int = 128
     batch_size: int = 64
     quick: bool = False
+    votes: int = 1
+    temperature: float = TEMPERATURE  # of votes above 1, as is the seed
+    sample_seed: int = 0
+    curve: bool = False  # a point of an inference curve, not a row of the comparison table
+    capped: bool = False  # max_tokens is what was turned, not the setting of all
+
+    def __post_init__(self) -> None:
+        _ = self.sampling  # refuses what does not fit
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """What is drawn; None: one greedy answer."""
+        return sampling_of(self.votes, self.temperature, self.sample_seed) if self.votes != 1 else None
 
     def key(self) -> str:
         """Name of the evaluation inside its run: equal requests on equal data and evaluator have equal keys."""
         fields = [self.task.name, self.task.version, self.split, self.limit, self.effort, self.max_tokens, self.steps, self.quick]
         fields += [answers.EVALUATOR_VERSION, self.dataset().sha256]
+        if (sampling := self.sampling) is not None:
+            fields.append(votes_record(sampling))
+        if self.curve:
+            fields.append("curve")
         digest = sha256(canonical(fields).encode()).hexdigest()[:10]
         return f"{self.task.name}-{self.split}-{digest}"
+
+    def knob(self, method: Method) -> dict[str, Any] | None:
+        """What of the method's default setting was turned; None for nothing. Several at once are named together."""
+        name = method.effort_field
+        turned: dict[str, Any] = {}
+        if name is not None and self.effort is not None and self.effort != getattr(method, name, None):
+            turned[name] = self.effort
+        if self.votes > 1:
+            turned["votes"] = self.votes
+        if self.capped:
+            turned["max_tokens"] = self.max_tokens
+        if len(turned) < 2:
+            return next(({"name": n, "value": v} for n, v in turned.items()), None)
+        return {"name": "+".join(turned), "value": list(turned.values())}
 
     def dataset(self) -> Dataset:
         """The questions."""
@@ -80,8 +108,10 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Item records (SCIENCE rule: everything a paired comparison needs) and the summary of one evaluation.
 
-    The test split goes through lm-eval; validation, which lm-eval is not told of, through the same adapter and scorer.
+    The test split goes through lm-eval; validation, which lm-eval is not told of, and the many points of a curve, which its own work would
+    make several times slower, through the same adapter and scorer.
     """
+    reset_peak()
     dataset = request.dataset()
     done = 0
 
@@ -91,33 +121,33 @@ def evaluate(
         if on_items is not None:
             on_items(done, len(dataset.examples))
 
-    lm = RimLM(
-        trained=trained,
-        effort=request.effort,
-        batch_size=request.batch_size,
-        max_gen_toks=request.max_tokens,
-        probe=True,
-        on_batch=count,
-    )
+    lm = _model(trained, request, probe=not request.curve, on_batch=count)
     began = time.perf_counter()
-    if request.split == "test":
+    if by_lm_eval := request.split == "test" and not request.curve:
         metadata = request.task.lm_eval_metadata(request.data, request.steps, request.limit, request.files)
         results = through_lm_eval(lm, request.task, max_tokens=request.max_tokens, metadata=metadata)
         answered = _by_example(lm, request.task, dataset, results)
     else:
-        answered = _directly(lm, dataset, request.max_tokens)
+        answered = _directly(lm, dataset, request)
     seconds = time.perf_counter() - began
     items = [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
-    if request.split == "test":
+    if by_lm_eval:
         _agree(items, results, request.task)
-    return items, _summary(trained, lm, request, dataset, items, seconds)
+    summary = _summary(lm, request, dataset, items, seconds)
+    return [_slim(i) for i in items] if request.curve else items, summary
+
+
+def _model(trained: Trained, request: Request, **others: Any) -> RimLM:
+    drawn = {} if request.sampling is None else votes_record(request.sampling)
+    settings: dict[str, Any] = {"effort": request.effort, "batch_size": request.batch_size, "max_gen_toks": request.max_tokens}
+    return RimLM(trained=trained, **settings, **drawn, **others)
 
 
 def validation_accuracy(trained: Trained, request: Request) -> tuple[float, int]:
     """Share of right answers among the questions, and their number: scores only, no item records, probes or timings."""
     dataset = request.dataset()
-    lm = RimLM(trained=trained, effort=request.effort, batch_size=request.batch_size, max_gen_toks=request.max_tokens)
-    answered = _directly(lm, dataset, request.max_tokens)
+    lm = _model(trained, request)
+    answered = _directly(lm, dataset, request)
     items = [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
     return sum(bool(i["correct"]) for i in items) / len(items), len(items)
 
@@ -137,14 +167,15 @@ def _by_example(lm: RimLM, task: Task, dataset: Dataset, results: dict[str, Any]
     return out
 
 
-def _directly(lm: RimLM, dataset: Dataset, max_tokens: int) -> list[Answered]:
+def _directly(lm: RimLM, dataset: Dataset, request: Request) -> list[Answered]:
     questions = [lm.question(e.question) for e in dataset.examples]
     layouts = [lm.answerer.prompt(q) for q in questions]
     out = {i: lm.answerer.unanswered(layouts[i], q) for i, q in enumerate(questions) if not lm.answerer.fits(layouts[i])}
     order = sorted((i for i in range(len(questions)) if i not in out), key=lambda i: layouts[i].size)
     for at in range(0, len(order), lm.batch_size):
         chosen = order[at : at + lm.batch_size]
-        answered = lm.answerer.answer([layouts[i] for i in chosen], max_tokens, UNTIL, [questions[i] for i in chosen])
+        rows, asked = [layouts[i] for i in chosen], [questions[i] for i in chosen]
+        answered = lm.answerer.answer(rows, request.max_tokens, UNTIL, asked, request.task.kind)
         out.update(zip(chosen, answered, strict=True))
         if lm.on_batch is not None:
             lm.on_batch(len(chosen))
@@ -159,7 +190,7 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
         "task": task.name,
         "level": example.level,
         "ood": example.level in task.ood_levels,
-        "prompt_hash": sha256(example.question.encode()).hexdigest(),
+        "prompt_hash": sha256(example.question.encode()).hexdigest()[:16],
         "reference": example.answer,
         "output": answered.text,
         "answer": mark.answer,
@@ -178,6 +209,11 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
     return item
 
 
+def _slim(item: dict[str, Any]) -> dict[str, Any]:
+    """An item of a curve point: what scores, pairs and costs need. What was asked stands in the run's default evaluation."""
+    return {k: round(v, 4) if k == "latency_s" else v for k, v in item.items() if k not in _LEFT_OUT}
+
+
 def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task) -> None:
     """lm-eval's aggregate and our records must say the same, or neither can be trusted."""
     metrics = results["results"][task.lm_eval_name]
@@ -188,10 +224,10 @@ def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task)
             raise RuntimeError(f"lm-eval's {name} is {theirs}, the item records say {ours}")
 
 
-def _summary(
-    trained: Trained, lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict[str, Any]], seconds: float
-) -> dict[str, Any]:
+def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
     common, count = Counter(e.answer for e in dataset.examples).most_common(1)[0]
+    questions = [lm.question(e.question) for e in dataset.examples]
+    timed = (lm.answerer, questions, request.max_tokens, UNTIL)
     n = len(items)
     return {
         "schema": 1,
@@ -206,54 +242,21 @@ def _summary(
         "effort": request.effort,
         "limit": request.limit,
         "quick": request.quick,
+        "curve": request.curve,
+        "knob": request.knob(lm.trained.method),
         "settings": {
             "max_tokens": request.max_tokens,
             "batch_size": request.batch_size,
             "dtype": "bfloat16" if lm.backbone.device.type == "cuda" else "float32",
             "device": lm.backbone.device.type,
+            **({} if request.sampling is None else votes_record(request.sampling)),
         },
         "weights_sha256": lm.backbone.weights_sha256(),
         "seconds": round(seconds, 3),
         "examples_per_s": round(n / max(1e-9, sum(i["batch_s"] / i["batch_size"] for i in items if i["batch_size"])), 3),  # decoding alone
-        "latency": latency(lm, dataset.examples, request.max_tokens),
+        "latency": latency(*timed),
+        "throughput": throughput(*timed, request.batch_size),
         "peak_memory_bytes": peak_memory(),
         "floor": {"answer": common, "accuracy": count / n},
         "prompt_note": PROMPT_DIFFERS if lm.differs else None,
     }
-
-
-def latency(lm: RimLM, examples: Sequence[Example], max_tokens: int) -> dict[str, Any]:
-    """Time to the first answer token and to the full answer, one question at a time, after a warm-up, in milliseconds.
-
-    The first answer token is the first behind `####`; where an answer has none, the full time stands for it.
-    Questions that the model has no positions for are left out; without any other, the times are null.
-    """
-    picked = [examples[i * len(examples) // TIMED] for i in range(TIMED)] if len(examples) > TIMED else list(examples)
-    layouts = [row for e in picked if lm.answerer.fits(row := lm.answerer.prompt(lm.question(e.question)))]
-    warm_up = min(WARM_UP, len(layouts))
-    stop = lm.answerer.stop(UNTIL)
-    first, full = [], []
-    for i, layout in enumerate([*layouts[:warm_up], *layouts]):
-        began = time.perf_counter()
-        (done,) = decode(lm.workspace, [layout], max_tokens=max_tokens, stop=stop)
-        took = time.perf_counter() - began
-        if i >= warm_up:
-            completion = done[layout.resume[0]]
-            at = answer_token(lm.backbone.decode, completion.tokens)
-            first.append(took if at is None else completion.times[at])
-            full.append(took)
-    return {"batch": 1, "n": len(full), "ttft_ms": _milliseconds(first), "full_ms": _milliseconds(full)}
-
-
-def _milliseconds(values: Sequence[float]) -> dict[str, float | None]:
-    if not values:
-        return {"median": None, "p95": None}
-    return {"median": round(1000 * stats.median(values), 3), "p95": round(1000 * stats.quantile(values, 0.95), 3)}
-
-
-def peak_memory() -> int:
-    """Largest memory of this process so far in bytes: of the GPU where one is used, else resident memory."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

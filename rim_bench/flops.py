@@ -6,7 +6,7 @@ and values, head); the head only where logits are computed; embeddings, norms, a
 Attention has two prices. The headline counts the keys that a column sees (`prefill_flops`, `decode_flops`, `training_flops`): it
 belongs to the layout, whatever runs it. The executed price (`executed_...`) counts what `rim_bench.workspace` runs and what a
 FLOP counter therefore sees: a column is multiplied with every key of its packed row, masked or not, padding included.
-Not counted by either: a method's own modules (bridges from a hidden state to the next input, auxiliary losses).
+A method's own modules before its latent slots (bridges) are in both; auxiliary losses are in neither.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Shape:
     vocabulary: int  # rows of the output table, all of them multiplied: markers' and unused rows too, whose logits are cut off after it
     gated: bool  # Llama's and Qwen's feed-forward has three matrices, GPT-2's two (and one matrix for queries, keys and values)
     rank: int = 0  # of unmerged LoRA matrices on every linear layer but the head; 0 = none, or merged
+    bridges: tuple[tuple[str, int], ...] = ()  # a method's modules before latent slots: name, multiply-accumulates for one slot
 
     @property
     def linear(self) -> int:
@@ -61,8 +62,8 @@ class Shape:
         kind = str(config.get("model_type"))
         if kind not in _READERS:
             raise UsageError(
-                f"the cost of architecture {kind!r} is not known: supported are {', '.join(_READERS)}; "
-                f"rim_bench.flops.register_shape({kind!r}, reader) adds it, in a method's .py file for instance: reader(config) gives its Shape"
+                f"the cost of architecture {kind!r} is not known: supported are {', '.join(_READERS)}; rim_bench.flops.register_shape("
+                f"{kind!r}, reader) adds it, in a method's .py file for instance: reader(config) gives its Shape"
             )
         try:
             return replace(_READERS[kind](config), rank=rank)
@@ -170,9 +171,16 @@ def keys_seen(layout: Layout) -> list[int]:
     return [above[i] + (s.size if s.mutual else k + 1) for i, s in enumerate(layout.segments) for k in range(s.size)]
 
 
+def bridge_flops(shape: Shape, layout: Layout) -> int:
+    """Forward FLOPs of the modules that a layout's latent slots are fed through."""
+    macs = dict(shape.bridges)
+    return 2 * sum(s.slots * macs.get(s.bridge, 0) for s in layout.segments if s.bridge is not None)
+
+
 def prefill_flops(shape: Shape, layout: Layout) -> int:
     """Forward FLOPs of a prompt, all its passes, with the head at the columns that generation resumes from."""
-    return sum(column_flops(shape, k) for k in keys_seen(layout)) + len(layout.resume) * head_flops(shape)
+    columns = sum(column_flops(shape, k) for k in keys_seen(layout))
+    return columns + bridge_flops(shape, layout) + len(layout.resume) * head_flops(shape)
 
 
 def decode_flops(shape: Shape, layout: Layout, generated: int) -> int:
@@ -198,7 +206,8 @@ def kv_bytes(shape: Shape, layout: Layout, generated: int, bytes_per_number: int
 
 def training_flops(shape: Shape, layout: Layout) -> int:
     """Forward FLOPs of a training layout, with the head at every labelled column."""
-    return sum(column_flops(shape, k) for k in keys_seen(layout)) + len(layout.labels) * head_flops(shape)
+    columns = sum(column_flops(shape, k) for k in keys_seen(layout))
+    return columns + bridge_flops(shape, layout) + len(layout.labels) * head_flops(shape)
 
 
 def executed_passes(layouts: Sequence[Layout]) -> list[tuple[int, int]]:
@@ -217,7 +226,8 @@ def executed_passes(layouts: Sequence[Layout]) -> list[tuple[int, int]]:
 
 def executed_forward(shape: Shape, layouts: Sequence[Layout]) -> int:
     """FLOPs that all passes over a batch execute, without any head."""
-    return len(layouts) * sum(new * column_flops(shape, keys) for new, keys in executed_passes(layouts))
+    columns = len(layouts) * sum(new * column_flops(shape, keys) for new, keys in executed_passes(layouts))
+    return columns + sum(bridge_flops(shape, row) for row in layouts)
 
 
 def executed_prefill(shape: Shape, layouts: Sequence[Layout]) -> int:

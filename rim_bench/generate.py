@@ -1,7 +1,9 @@
-"""Batched greedy decoding as "more columns": every place to continue from is a branch that grows by one column a step."""
+"""Batched decoding as "more columns": every place to continue from, and every sample, is a branch that grows by one column a step."""
 
 from __future__ import annotations
 
+import hashlib
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,26 @@ if TYPE_CHECKING:
 
 Stop = Callable[[tuple[int, ...]], bool]
 """Whether generation ends, given the tokens of one branch so far."""
+
+Pick = Callable[[Tensor, Sequence[int]], Tensor]
+"""The next tokens [rows, branches] from logits [rows, branches or 1, vocabulary]; the second argument says which rows are left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Several answers to each prompt, drawn at a temperature."""
+
+    samples: int  # at least 1
+    temperature: float  # above 0
+    seed: int = 0
+
+    def streams(self, layout: Layout) -> list[random.Random]:
+        """One stream of uniform numbers per sample, one number a step.
+
+        It follows from the seed, the sample's index and the prompt's own tokens: neither the batch nor the number of samples matters.
+        """
+        keys = (repr((self.seed, i, layout.tokens)).encode() for i in range(self.samples))
+        return [random.Random(int.from_bytes(hashlib.sha256(key).digest(), "big")) for key in keys]
 
 
 @dataclass(slots=True)
@@ -63,19 +85,66 @@ def decode(
     Returns:
         Per row, resume segment -> completion.
     """
+    done = _grow(workspace, layouts, [row.resume for row in layouts], lambda logits, _: logits.argmax(-1), max_tokens, stop)
+    return [dict(zip(row.resume, completions, strict=True)) for row, completions in zip(layouts, done, strict=True)]
+
+
+@torch.inference_mode()
+def sample(
+    workspace: Workspace,
+    layouts: Sequence[Layout],
+    sampling: Sampling,
+    *,
+    max_tokens: int,
+    stop: Stop | None = None,
+) -> list[list[Completion]]:
+    """`sampling.samples` drawn continuations of every layout, side by side behind one shared prefill.
+
+    The token of a step is the inverse of the cumulative distribution (softmax of logits / temperature, in order of token ids) at one
+    uniform number of the sample's own stream. So a sample does not depend on the rows and samples beside it, up to rounding.
+
+    Args:
+        layouts: one a row, each with exactly one `resume` segment.
+        max_tokens: cap for each sample, at least 1.
+    Returns:
+        Per row, the samples in order.
+    """
+    if any(len(row.resume) != 1 for row in layouts):
+        raise ValueError("samples need a layout with one resume segment")
+    streams = [sampling.streams(row) for row in layouts]
+
+    def pick(logits: Tensor, rows: Sequence[int]) -> Tensor:
+        uniform = torch.tensor([[s.random() for s in streams[r]] for r in rows], dtype=torch.float64, device=logits.device)
+        total = (logits.double() / sampling.temperature).softmax(-1).cumsum(-1)
+        total = total.expand(-1, sampling.samples, -1).contiguous()  # the first step has one distribution for all samples
+        at = torch.searchsorted(total, uniform[..., None] * total[..., -1:], right=True)  # right: never a token of probability 0
+        return at.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+    return _grow(workspace, layouts, [row.resume * sampling.samples for row in layouts], pick, max_tokens, stop)
+
+
+def _grow(
+    workspace: Workspace,
+    layouts: Sequence[Layout],
+    places: Sequence[Sequence[str]],
+    pick: Pick,
+    max_tokens: int,
+    stop: Stop | None,
+) -> list[list[Completion]]:
+    """One branch for every entry of a row's `places`, the segment that it continues; per row, their completions."""
     backbone = workspace.backbone
     began = time.perf_counter()
     with backbone.autocast():
         columns = workspace.forward(layouts, cached=True)
         times: list[float] = []
-        results = [{name: Completion(prompt_waves=row.waves, times=times) for name in row.resume} for row in layouts]
+        results = [[Completion(prompt_waves=row.waves, times=times) for _ in names] for row, names in zip(layouts, places, strict=True)]
         rows = list(range(len(layouts)))
-        state, hidden = _open_branches(columns, layouts)
+        state, hidden = _open_branches(columns, layouts, places)
         for step in range(max_tokens):
-            chosen = backbone.head(hidden).argmax(-1)  # [rows, branches]
+            chosen = pick(backbone.head(hidden), rows)  # [rows, branches]
             tokens = chosen.tolist()  # waits for the device
             times.append(time.perf_counter() - began)
-            _record(backbone, layouts, rows, results, state, tokens, stop, step)
+            _record(backbone, rows, results, state, tokens, stop, step)
             alive = [i for i, done in enumerate(state.done.tolist()) if not all(done)]
             if not alive or step + 1 == max_tokens:
                 break
@@ -83,32 +152,34 @@ def decode(
                 rows = [rows[i] for i in alive]
                 chosen = _shrink(columns, state, alive, chosen)
             hidden = _step(workspace, columns, state, chosen)
-    for row in results:
-        for completion in row.values():
+    for completions in results:
+        for completion in completions:
             if not completion.passes:
                 completion.passes, completion.seconds = completion.prompt_waves + max_tokens - 1, times[-1]
     return results
 
 
-def _open_branches(columns: Columns, layouts: Sequence[Layout]) -> tuple[_Branches, Tensor]:
-    """Room for one new segment behind every resume segment, and the hidden states [rows, branches, width] to start from."""
-    branches = max(len(row.resume) for row in layouts)
+def _open_branches(columns: Columns, layouts: Sequence[Layout], places: Sequence[Sequence[str]]) -> tuple[_Branches, Tensor]:
+    """Room for the new branches, and the hidden states [rows, resume segments, width] to start from."""
     if not min(len(row.resume) for row in layouts):
         raise ValueError("a layout to decode from needs a resume segment")
+    branches, starts = max(map(len, places)), max(len(row.resume) for row in layouts)
     extra: list[list[Segment]] = []
     source, position, index, done = [], [], [], []
-    for r, row in enumerate(layouts):
-        extra.append([row.continuation(f"generated behind {name}", name, (0,)) for name in row.resume])
-        lasts = [row.last(row.index[name]) for name in row.resume]
+    for r, (row, names) in enumerate(zip(layouts, places, strict=True)):
+        extra.append([row.continuation(f"generated {b} behind {name}", name, (0,)) for b, name in enumerate(names)])
+        lasts = [row.last(row.index[name]) for name in names]
         fill = branches - len(lasts)
-        source.append([columns.at(r, c) for c in lasts] + [0] * fill)
+        source.append([columns.at(r, row.last(row.index[name])) for name in row.resume] + [0] * (starts - len(row.resume)))
         position.append([row.position[c] + 1 for c in lasts] + [0] * fill)
         index.append([row.size] * branches)
         done.append([False] * len(lasts) + [True] * fill)
     make_room(columns, layouts, extra)
     device = columns.segment.device
     padding = columns.sees.shape[1] - 1
-    segment = [[len(row.segments) + b if b < len(row.resume) else padding for b in range(branches)] for row in layouts]
+    segment = [
+        [len(row.segments) + b if b < len(names) else padding for b in range(branches)] for row, names in zip(layouts, places, strict=True)
+    ]
     state = _Branches(
         torch.tensor(segment, device=device),
         torch.tensor(position, device=device),
@@ -125,9 +196,8 @@ def _open_branches(columns: Columns, layouts: Sequence[Layout]) -> tuple[_Branch
 
 def _record(
     backbone: Backbone,
-    layouts: Sequence[Layout],
     rows: list[int],
-    results: list[dict[str, Completion]],
+    results: list[list[Completion]],
     state: _Branches,
     tokens: list[list[int]],
     stop: Stop | None,
@@ -136,11 +206,10 @@ def _record(
     """Append the chosen tokens to the branches that are still growing, and close those that end here."""
     done, position, positions = state.done.tolist(), state.position.tolist(), backbone.max_positions
     for i, original in enumerate(rows):
-        for b, name in enumerate(layouts[original].resume):
+        for b, completion in enumerate(results[original]):
             if done[i][b]:
                 continue
-            completion, out = results[original][name], state.out[i][b]
-            token = tokens[i][b]
+            out, token = state.out[i][b], tokens[i][b]
             completion.generated = step + 1
             if token != backbone.end:
                 out.append(token)

@@ -29,7 +29,9 @@ from rim_bench.errors import UsageError, unknown
 from rim_bench.generate import score
 from rim_bench.layout import Layout, Segment
 from rim_bench.store import Store
+from rim_bench.tasks.answers import Kind
 from rim_bench.trained import Trained, load_trained, pick_device
+from rim_bench.votes import sampling_of, votes_record, whole
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -51,7 +53,7 @@ def register() -> None:
 class RimLM(TemplateLM):  # type: ignore[misc]
     """A trained run behind lm-eval's interface.
 
-    The whole context of a request is the question; the method's own positions follow it. Decoding is greedy.
+    The whole context of a request is the question; the method's own positions follow it. Decoding is greedy, unless there are votes.
     A context longer than the model's positions is counted (`overlong`) and answered with nothing, never cut.
 
     Args:
@@ -62,6 +64,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         max_gen_toks: cap where a task sets none.
         device: "cuda:0" is what lm-eval passes where nobody chose: without a GPU it means the CPU.
         probe: also decode behind every probe place of the method (rim: after every block).
+        votes: above 1: as many samples a question at `temperature`, drawn from `sample_seed`, whose most frequent answer counts.
         trust_remote_code: taken from lm-eval's command line and not needed: a run's code is this package's.
 
     Raises:
@@ -80,13 +83,18 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         max_gen_toks: int = 256,
         device: str | None = None,
         probe: bool = False,
+        votes: int = 1,
+        temperature: float | None = None,
+        sample_seed: int | None = None,
         on_batch: Callable[[int], None] | None = None,
         trust_remote_code: bool = False,
         **others: Any,
     ) -> None:
         super().__init__()
         for name in others:
-            raise unknown(f"option of model {NAME}", name, ("path", "results", "effort", "max_gen_toks", "probe"))
+            known = ("path", "results", "effort", "max_gen_toks", "probe", "votes", "temperature", "sample_seed")
+            raise unknown(f"option of model {NAME}", name, known)
+        sampling = sampling_of(votes, temperature, sample_seed)
         if trained is None:
             if path is None:
                 raise UsageError("model rim-bench needs path=RUN in --model_args: a run folder or its id")
@@ -95,12 +103,12 @@ class RimLM(TemplateLM):  # type: ignore[misc]
                 device = "cpu"
             trained = load_trained(Store(Path(results)).find(str(path)), device=pick_device(device))
         self.trained, self.backbone, self.workspace, self.on_batch = trained, trained.backbone, trained.workspace, on_batch
-        self.answerer = Answerer(trained, None if effort is None else _count("effort", effort, 0), probe=probe)
+        self.answerer = Answerer(trained, None if effort is None else whole("effort", effort, 0), probe=probe, sampling=sampling)
         automatic = batch_size is None or str(batch_size).startswith("auto")
-        self.batch_size = 32 if automatic else _count("batch_size", batch_size, 1)
+        self.batch_size = 32 if automatic else whole("batch_size", batch_size, 1)
         if max_batch_size is not None:
-            self.batch_size = min(self.batch_size, _count("max_batch_size", max_batch_size, 1))
-        self.max_gen_toks = _count("max_gen_toks", max_gen_toks, 1)
+            self.batch_size = min(self.batch_size, whole("max_batch_size", max_batch_size, 1))
+        self.max_gen_toks = whole("max_gen_toks", max_gen_toks, 1)
         self.records: dict[tuple[str, int], Answered] = {}
         self.counts: dict[str, Counter[str]] = {}  # task -> what its last requests had: prompts overlong, prompts that differ
         self._device = self.backbone.device
@@ -152,7 +160,8 @@ class RimLM(TemplateLM):  # type: ignore[misc]
     def get_model_info(self) -> dict[str, Any]:
         """Merged by lm-eval into the `config` of its results."""
         spec = self.trained.spec
-        note = PROMPT_DIFFERS if self.differs else None
+        note, sampling = PROMPT_DIFFERS if self.differs else None, self.answerer.sampling
+        drawn = {} if sampling is None else {f"rim_bench_{k}": v for k, v in votes_record(sampling).items()}
         return {
             "rim_bench_method": spec["method"],
             "rim_bench_backbone": spec["backbone"],
@@ -160,6 +169,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             "rim_bench_prompt_note": note,
             "rim_bench_prompts_that_differ": self.differs,
             "rim_bench_overlong_prompts": self.overlong,
+            **drawn,
         }
 
     # generation
@@ -172,8 +182,8 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         return self.backbone.encode_question(text)
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy answers, in the order of the requests; batches hold requests of similar length."""
-        asked: list[tuple[int, tuple[int, ...], Layout, int, tuple[str, ...]]] = []
+        """Answers, in the order of the requests; batches hold requests of similar length."""
+        asked: list[tuple[int, tuple[int, ...], Layout, int, tuple[str, ...], Kind]] = []
         answered: dict[int, Answered] = {}
         self._forget(requests)
         for i, request in enumerate(requests):
@@ -183,16 +193,16 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             question = self.question(context)
             layout = self.answerer.prompt(question)
             if self.answerer.fits(layout):
-                asked.append((i, question, layout, limit, until))
+                asked.append((i, question, layout, limit, until, _kind(request)))
             else:
                 self.counts[request.task_name]["overlong"] += 1
                 answered[i] = self.answerer.unanswered(layout, question)
-        asked.sort(key=lambda a: (a[3], a[4], a[2].size, a[0]))
-        for (limit, until), same in groupby(asked, key=lambda a: (a[3], a[4])):
+        asked.sort(key=lambda a: (*a[3:], a[2].size, a[0]))
+        for (limit, until, kind), same in groupby(asked, key=lambda a: a[3:]):
             todo = list(same)
             for at in range(0, len(todo), self.batch_size):
                 batch = todo[at : at + self.batch_size]
-                done = self.answerer.answer([b[2] for b in batch], limit, until, [b[1] for b in batch])
+                done = self.answerer.answer([b[2] for b in batch], limit, until, [b[1] for b in batch], kind)
                 answered.update((b[0], one) for b, one in zip(batch, done, strict=True))
                 if self.on_batch is not None:
                     self.on_batch(len(batch))
@@ -219,13 +229,16 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             logger.warning("%d prompts: %s", self.differs, PROMPT_DIFFERS)
 
     def _settings(self, given: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
-        """Cap and stop strings of a request; anything but greedy decoding is refused."""
+        """Cap and stop strings of a request. How to decode is the model's matter: a task or the command line cannot change it."""
         if given.get("do_sample") or given.get("temperature") or given.get("num_beams") not in (None, 1):
-            raise UsageError("rim-bench decodes greedily: leave out do_sample, temperature and num_beams, or set them to false, 0 and 1")
+            raise UsageError(
+                "rim-bench decodes greedily, or with the votes and temperature of --model_args: leave out do_sample, temperature and "
+                "num_beams, or set them to false, 0 and 1"
+            )
         until = given.get("until") or []
         until = [until] if isinstance(until, str) else until
         caps = [c for name in ("max_gen_toks", "max_new_tokens") if (c := given.get(name)) is not None]
-        return _count("max_gen_toks", caps[0] if caps else self.max_gen_toks, 1), tuple(str(u) for u in until if u)
+        return whole("max_gen_toks", caps[0] if caps else self.max_gen_toks, 1), tuple(str(u) for u in until if u)
 
     # likelihoods
 
@@ -303,15 +316,10 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         return totals
 
 
-def _count(name: str, given: Any, least: int) -> int:
-    """`given` as a whole number of at least `least`."""
-    try:
-        number = int(given)
-    except (TypeError, ValueError):
-        number = least - 1
-    if number < least or (isinstance(given, float) and given != number):
-        raise UsageError(f"{name} {given!r} must be a whole number of at least {least}")
-    return number
+def _kind(request: Instance) -> Kind:
+    """What a document's answers are; our own tasks say it."""
+    found = request.doc.get("kind") if isinstance(request.doc, dict) else None
+    return "number" if found == "number" else "text" if found == "text" else "auto"
 
 
 def lm_eval_main(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,10 +17,8 @@ def reset_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return
-    try:
+    with suppress(OSError):
         _CLEAR.write_text("5")  # sets the high-water mark of resident memory back to what is resident now
-    except OSError:
-        pass
 
 
 def peak_memory() -> int:

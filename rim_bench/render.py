@@ -55,6 +55,7 @@ class Table:
     records: tuple[Record, ...]
     columns: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    file: str = "table.md"  # where the columns are that a terminal has no room for
 
     @property
     def heading(self) -> str:
@@ -115,7 +116,7 @@ class Table:
             for grid in (g for g in section.grids if g.short is not False):
                 keep = _fitting(grid, width)
                 more = len(grid.columns) - keep
-                table = RichTable(title=Text(grid.caption + (f" (+{more} in table.md)" if more else "")), title_justify="left")
+                table = RichTable(title=Text(grid.caption + (f" (+{more} in {self.file})" if more else "")), title_justify="left")
                 for k, name in enumerate(grid.columns[:keep]):
                     header = textwrap.fill(name, _width(grid, k), break_long_words=False)
                     table.add_column(Text(header), justify="left" if k == 0 else "right", no_wrap=True)

@@ -23,6 +23,7 @@ from rim_bench.data import Task, load_task, overlap, training_data
 from rim_bench.environment import environment
 from rim_bench.errors import UsageError, unknown
 from rim_bench.evaluate import Request, evaluate_run, validation_accuracy
+from rim_bench.generate import Sampling
 from rim_bench.layout import Layout
 from rim_bench.memory import peak_memory
 from rim_bench.method import Encoded, Example, Method, Stage, load_method
@@ -32,6 +33,7 @@ from rim_bench.store import Run, Store, spec_id
 from rim_bench.train import Outcome, Trainer
 from rim_bench.train_flops import training_cost
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
+from rim_bench.votes import votes_record
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +159,7 @@ class Study:
         for name in self.options.methods:
             method = self.method(name)
             plan = self._plan(method.name, seed, False)
-            if not plan.flops:  # one in FLOPs is looked at in `_check_budget`, when lengths are known
+            if not plan.flops:  # one in FLOPs is looked at in `check_budget`, when lengths are known
                 spans(method.stages(), plan.steps, self.start)  # refuses a budget that the curriculum does not fit into
             cells.append(Cell(method, self._spec(method, plan, parent, name), plan, parent))
         return cells
@@ -219,7 +221,7 @@ class Study:
     def run(self, reporter: Reporter, *, evaluation: bool = True) -> list[Run]:
         """Train and evaluate every cell that is not done yet; returns the runs of the arms."""
         self._warn(reporter, evaluation)
-        self._check_budget()
+        self.check_budget()
         runs = []
         for cell in self.cells:
             run = self.train(cell, reporter)
@@ -240,7 +242,7 @@ class Study:
         if shared := overlap(self.train_set.examples, request.dataset().examples):
             reporter.note(f"{shared} test questions stand in the training set word for word")
 
-    def _check_budget(self) -> None:
+    def check_budget(self) -> None:
         """Refuse, before anything trains, a budget in FLOPs that is less than what is inherited or than a step of every stage.
 
         The price of the shared start is known before it is trained: order and layouts are.
@@ -415,11 +417,13 @@ def gpu_info() -> dict[str, Any] | None:
     return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
 
 
-def evaluate_stored(run: Run, options: Options, effort: int | None, split: str, reporter: Reporter) -> dict[str, Any]:
+def evaluate_stored(
+    run: Run, options: Options, effort: int | None, split: str, reporter: Reporter, *, sampling: Sampling | None = None
+) -> dict[str, Any]:
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
     began = time.perf_counter()
     task = load_task(options.task or run.spec["task"]["name"])
-    trained_on = run.spec["task"]
+    trained_on, usual = run.spec["task"], int(task.recipe.get("max_tokens", 128))
     request = Request(
         task,
         options.data,
@@ -428,9 +432,11 @@ def evaluate_stored(run: Run, options: Options, effort: int | None, split: str, 
         options.limit,
         split,
         effort,
-        options.max_tokens or int(task.recipe.get("max_tokens", 128)),
+        options.max_tokens or usual,
         options.eval_batch_size,
         options.quick or bool(run.spec.get("quick")),
+        capped=options.max_tokens not in (None, usual),
+        **({} if sampling is None else votes_record(sampling)),
     )
     with run.lock():
         stored = run.evaluation(request.key())

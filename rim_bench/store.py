@@ -3,7 +3,8 @@
     <root>/runs/<id>/
       spec.json                  what the run is; its hash is in the id
       environment.json           versions, commit, hardware, argv of every start
-      train.jsonl, train.json    one record per optimizer step; the summary of training
+      train.jsonl(.gz)           one record per optimizer step, compressed when training is done
+      train.json                 the summary of training
       checkpoints/step-00000100/ newest complete checkpoint, with manifest.json
       model/                     final weights with manifest.json; its existence means "trained"
       eval/<key>/                items.jsonl.gz, then summary.json; its existence means "evaluated"
@@ -17,7 +18,6 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
-import io
 import json
 import logging
 import os
@@ -25,7 +25,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ from rim_bench.files import (
     write_json_atomic,
     writing,
 )
+from rim_bench.steps import StepLog, gzip_bytes
 
 log = logging.getLogger(__name__)
 
@@ -129,51 +130,22 @@ class Run:
         Raises:
             UsageError: disk full or not writable; the file is then as it was.
         """
-        line = (json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
-        path = self.path / "train.jsonl"
-        with writing(path), path.open("ab+", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-                if file.read(1) != b"\n":  # torn by a kill: cut before the next line is glued to it
-                    file.seek(0)
-                    end = file.read().rfind(b"\n") + 1
-                    file.truncate(end)
-            try:
-                if (written := os.write(file.fileno(), line)) != len(line):
-                    raise OSError(errno.ENOSPC, f"wrote {written} of {len(line)} bytes")
-            except BaseException:
-                with suppress(OSError):
-                    file.truncate(end)
-                raise
+        self._steps.append(record)
 
-    def _metric_lines(self) -> list[tuple[bytes, Record]]:
-        path = self.path / "train.jsonl"
-        if not path.is_file():
-            return []
-        out = []
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last newline is torn
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{str(path)!r} line {number} is damaged: {error}") from None
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-                raise UsageError(f"{str(path)!r} line {number} is damaged: it is no record with a step")
-            out.append((line, record))
-        return out
+    @property
+    def _steps(self) -> StepLog:
+        return StepLog(self.path)
 
     def metrics(self) -> list[Record]:
         """All complete records of train.jsonl. Raises UsageError naming the line that cannot be read."""
-        return [record for _, record in self._metric_lines()]
+        return self._steps.read()
 
     def truncate_metrics(self, step: int) -> None:
         """Drops the records with `record["step"]` > `step` (steps count from 1: a record's step is the number done with it).
 
         Called before training resumes from the checkpoint of `step`, or with 0 before it starts over.
         """
-        if (self.path / "train.jsonl").is_file():
-            kept = [line + b"\n" for line, record in self._metric_lines() if record["step"] <= step]
-            write_bytes_atomic(self.path / "train.jsonl", b"".join(kept))
+        self._steps.truncate(step)
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
@@ -186,8 +158,7 @@ class Run:
         target = folder / f"step-{step:08d}"
         with complete_folder(target) as temporary:
             yield temporary
-            with writing(self.path / "train.jsonl"), suppress(FileNotFoundError):
-                fsync(self.path / "train.jsonl")  # a checkpoint never knows more steps than the record of them
+            self._steps.sync()  # a checkpoint never knows more steps than the record of them
         for other in folder.iterdir():
             if other != target:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -214,6 +185,7 @@ class Run:
         """
         if training is not None:
             write_json_atomic(self.path / "train.json", finite(training))
+        self._steps.compress()
         with complete_folder(self.path / "model") as temporary:
             write(temporary)
 
@@ -259,11 +231,7 @@ class Run:
             raise ValueError("two items have the same id")
         if summary.get("n", len(items)) != len(items):
             raise ValueError(f"the summary speaks of n = {summary['n']}, but there are {len(items)} items")
-        buffer = io.BytesIO()
-        with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as file:
-            for item in items:
-                file.write((canonical(finite(item)) + "\n").encode())
-        data = buffer.getvalue()
+        data = gzip_bytes("".join(canonical(finite(item)) + "\n" for item in items).encode())
         with writing(folder):
             (folder / "summary.json").unlink(missing_ok=True)  # while the items change, the old summary would not fit them
         write_bytes_atomic(folder / "items.jsonl.gz", data)

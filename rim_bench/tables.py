@@ -6,69 +6,23 @@ What `compare` keeps apart is never in the same section. Rows keep a fixed order
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Pair, Row, backbone_label, collect, headings, leaves, pairs
+from rim_bench import cells, matching
+from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, backbone_label, collect, headings, leaves
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
+from rim_bench.pairing import Pair, pairs
 from rim_bench.render import Grid, Section, Table
-from rim_bench.stats import Interval, wilson
+from rim_bench.stats import mean, wilson
 from rim_bench.store import Damaged, Run
 
 _FAILURES = ("unparseable", "empty", "capped", "overlong")
 _MOST_LEVELS = 12  # more level columns than this are left to the CSV
 
 
-# Cells -------------------------------------------------------------------------------------------------------------------------------
-
-
-def _num(value: float | None, digits: int = 1, scale: float = 1.0) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value * scale:,.{digits}f}"
-
-
-def _pct(value: float | None) -> str:
-    return _num(value, 1, 100)
-
-
-def _flops(value: float | None) -> str:
-    if value is None:
-        return "-"
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f}"
-
-
-def _amount(value: float | None, scale: float = 1.0) -> str:
-    """One decimal, and never 0.0 for what is more than nothing."""
-    return "<0.1" if value is not None and 0 < value * scale < 0.1 else _num(value, 1, scale)
-
-
-def _points(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:+.1f}"  # + 0.0: no minus before a zero
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _interval(interval: Interval) -> str:
-    return f"[{_pct(interval.low)}, {_pct(interval.high)}]"
-
-
-def _cell(a: Accuracy, floor: bool = False) -> str:
-    sd = "" if math.isnan(a.sd) else f" ± {_pct(a.sd)}"
-    return f"{_pct(a.value)}{sd} {_interval(a.interval)}" + (" at the floor" if floor else "")
-
-
-def _examples(row: Row) -> str:
-    def pick(name: str) -> float | None:
-        return row.part_mean(lambda e: e.training.get(name, e.spec.get("budget", {}).get(name)))
-
-    own, inherited = pick("examples"), pick("inherited_examples")
-    return _num(own, 0) + (f" + {_num(inherited, 0)} inherited" if inherited else "")
+# Costs -------------------------------------------------------------------------------------------------------------------------------
 
 
 def lm_eval_score(row: Row, kind: str, ids: Sequence[str] | None = None) -> float | None:
@@ -77,29 +31,34 @@ def lm_eval_score(row: Row, kind: str, ids: Sequence[str] | None = None) -> floa
     return row.part_mean(lambda e: (e.summary.get("lm_eval") or {}).get(kind)) if from_items is None and ids is None else from_items
 
 
-def _latency(kind: str) -> Callable[[Evaluated], Any]:
-    return lambda e: ((e.summary.get("latency") or {}).get(kind) or {}).get("median")
+def timing(source: str, kind: str, statistic: str = "median") -> Callable[[Evaluated], Any]:
+    """Picks a latency out of an evaluation: source "latency" (batch 1) or "throughput", kind "ttft_ms" or "full_ms"."""
+    return lambda e: ((e.summary.get(source) or {}).get(kind) or {}).get(statistic)
+
+
+def _throughput(kind: str) -> Callable[[Row], str]:
+    return lambda r: cells.amount(r.part_mean(timing("throughput", kind)))
 
 
 _COSTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
-    ("passes", lambda r: _amount(r.item_mean("passes"))),
-    ("passes to answer", lambda r: _amount(r.item_mean("passes_to_answer"))),
-    ("FLOPs per item", lambda r: _flops(flops_per_item(r))),
-    ("generated tokens", lambda r: _amount(r.item_mean("generated_tokens"))),
-    ("TTFT ms", lambda r: _amount(r.part_mean(_latency("ttft_ms")))),
-    ("full answer ms", lambda r: _amount(r.part_mean(_latency("full_ms")))),
-    ("train min", lambda r: _amount(r.part_mean(lambda e: e.training.get("seconds")), 1 / 60)),
-    ("training examples", _examples),
-    ("latent positions", lambda r: _amount(r.item_mean("latent_positions"))),
-    ("eval ex/s", lambda r: _amount(r.part_mean(lambda e: e.summary.get("examples_per_s")))),
-    ("train ex/s", lambda r: _amount(r.part_mean(lambda e: e.training.get("examples_per_s")))),
+    ("passes", lambda r: cells.amount(r.item_mean("passes"))),
+    ("passes to answer", lambda r: cells.amount(r.item_mean("passes_to_answer"))),
+    ("FLOPs per item", lambda r: cells.flops(r.flops())),
+    ("generated tokens", lambda r: cells.amount(r.item_mean("generated_tokens"))),
+    ("TTFT ms", lambda r: cells.amount(r.part_mean(timing("latency", "ttft_ms")))),
+    ("full answer ms", lambda r: cells.amount(r.part_mean(timing("latency", "full_ms")))),
+    ("training FLOPs", matching.flops_text),
+    ("budget met", matching.closeness),
+    ("train min", lambda r: cells.amount(r.part_mean(lambda e: e.training.get("seconds")), 1 / 60)),
+    ("training examples", matching.examples_text),
+    ("latent positions", lambda r: cells.amount(r.item_mean("latent_positions"))),
+    ("KV cache", lambda r: cells.memory(r.item_mean("kv_bytes"))),
+    ("peak memory", lambda r: cells.memory(r.part_mean(lambda e: e.summary.get("peak_memory_bytes")))),
+    ("TTFT ms (throughput)", _throughput("ttft_ms")),
+    ("full answer ms (throughput)", _throughput("full_ms")),
+    ("eval ex/s", lambda r: cells.amount(r.part_mean(lambda e: e.summary.get("examples_per_s")))),
+    ("train ex/s", lambda r: cells.amount(r.part_mean(lambda e: e.training.get("examples_per_s")))),
 )
-
-
-def flops_per_item(row: Row) -> float | None:
-    """Mean prefill and decode FLOPs of an item; None where they were not stored."""
-    prefill, decode = row.item_mean("flops_prefill"), row.item_mean("flops_decode")
-    return None if prefill is None and decode is None else (prefill or 0.0) + (decode or 0.0)
 
 
 def _accuracy_grids(group: Group) -> list[Grid]:
@@ -110,12 +69,12 @@ def _accuracy_grids(group: Group) -> list[Grid]:
     long, short, second = [], [], []
     for row in group.rows:
         accuracies = [row.accuracy(s.ids) for s in others]
-        main = _cell(row.accuracy(head.ids), group.at_floor(row, head))
+        main = cells.accuracy(row.accuracy(head.ids), group.at_floor(row, head))
         size = (str(len(row.parts)), f"{len(head.ids):,}")
-        long.append((row.label, *size, main, *(_cell(a) for a in accuracies)))
-        short.append((row.label, main, *(_pct(a.value) for a in accuracies), *size))
-        flexible = _cell(row.accuracy(head.ids, lambda item: bool(item.get("flexible"))))
-        rates = [_pct(lm_eval_score(row, k)) for k in ("strict", "flexible")] + [_pct(row.item_mean(k)) for k in _FAILURES]
+        long.append((row.label, *size, main, *(cells.accuracy(a) for a in accuracies)))
+        short.append((row.label, main, *(cells.pct(a.value) for a in accuracies), *size))
+        flexible = cells.accuracy(row.accuracy(head.ids, lambda item: bool(item.get("flexible"))))
+        rates = [cells.pct(lm_eval_score(row, k)) for k in ("strict", "flexible")] + [cells.pct(row.item_mean(k)) for k in _FAILURES]
         second.append((row.label, flexible, *rates))
     names = ("method", "seeds", "n", f"accuracy % ({head.title})", *(f"{s.title} % (n={len(s.ids):,})" for s in others))
     small = ("method", "accuracy %", *(s.name + ("*" if s.ood and s.level else "") for s in others), "seeds", "n")
@@ -136,9 +95,9 @@ def _block_grid(group: Group) -> Grid | None:
     most = max(len(p.items[i].get("blocks") or ()) for r in rows for p in r.parts for i in head)
     lines = []
     for row in rows:
-        cells = [_pct(a.value) if (a := block_accuracy(row, head, k)) else "-" for k in range(most)]
-        any_block = _cell(row.accuracy(head, any_block_correct))
-        lines.append((row.label, _pct(row.accuracy(head).value), any_block, *cells))
+        after = [cells.pct(a.value) if (a := block_accuracy(row, head, k)) else "-" for k in range(most)]
+        any_block = cells.accuracy(row.accuracy(head, any_block_correct))
+        lines.append((row.label, cells.pct(row.accuracy(head).value), any_block, *after))
     names = ("method", "scored answer %", "any block % (oracle)", *(f"block {k + 1}" for k in range(most)))
     return Grid(f"Upper bound: never ranked. Accuracy after every block, {group.scopes[0].title} (%)", names, tuple(lines))
 
@@ -168,15 +127,16 @@ def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
     long: list[tuple[str, ...]] = []
     short: list[tuple[str, ...]] = []
     for p in found:
-        scope, bounds, least = p.scope.name, f"[{_points(p.interval.low)}, {_points(p.interval.high)}]", _pct(p.detectable)
-        difference = _points(p.difference)
-        long.append((p.first.label, p.second.label, scope, difference, f"{p.b} / {p.c}", _p(p.p), _p(p.holm), bounds, least, p.verdict))
+        scope, bounds, least = p.scope.name, f"[{cells.points(p.interval.low)}, {cells.points(p.interval.high)}]", cells.pct(p.detectable)
+        numbers = (cells.points(p.difference), f"{p.b} / {p.c}", cells.p_value(p.p), cells.p_value(p.holm), bounds, least)
+        long.append((p.first.label, p.second.label, scope, *numbers, p.verdict))
         if p.first is group.rows[0]:
             verdict = p.verdict
             for label, word in ((p.first.label, "lower"), (p.second.label, "higher")):
                 if verdict.startswith(f"{label} higher"):
                     verdict = word + verdict.removeprefix(f"{label} higher")
-            short.append((p.second.label, _points(-p.difference), verdict, *((scope,) if several else ()), _p(p.holm), least))
+            where = (scope,) if several else ()
+            short.append((p.second.label, cells.points(-p.difference), verdict, *where, cells.p_value(p.holm), least))
     caption = "Paired comparisons: difference in points, first minus second; Holm over all of them"
     names = ("first", "second", "questions", "difference", "only first / only second", "McNemar p", "Holm p")
     names_end = ("bootstrap 95 %", "smallest detectable", "verdict")
@@ -205,15 +165,18 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     if settings:
         notes.append("Evaluation: " + "; ".join(f"{k} {', '.join(sorted(v))}" for k, v in sorted(settings.items())) + ".")
     answer, share = group.floor(head)
-    notes.append(f"Floor: the best constant answer ({answer!r}) scores {_pct(share)} % ({head.title}).")
+    notes.append(f"Floor: the best constant answer ({answer!r}) scores {cells.pct(share)} % ({head.title}).")
     if all(group.at_floor(r, head) for r in group.rows):
         notes.append("All accuracies are at the floor and cannot be ranked.")
     if any(len(r.parts) > 1 for r in group.rows):
         notes.append("± is the standard deviation over training seeds; the interval is the question error of their mean on n questions.")
     if len({p.spec.get("start") for p in parts}) > 1:
         notes.append("Rows differ in their starting weights: a difference between them may be the start's.")
-    if len({_examples(r) for r in group.rows}) > 1:
-        notes.append("Rows differ in their training examples.")
+    if budget := matching.matched(group.rows):
+        notes.append(budget)
+    batches = sorted({int(b) for p in parts if (b := (p.summary.get("throughput") or {}).get("batch")) is not None})
+    if batches:
+        notes.append(f"Throughput latencies: medians of questions answered {' or '.join(f'{b:,}' for b in batches)} at a time.")
     if any(r.first.items.keys() != group.rows[0].first.items.keys() for r in group.rows):
         notes.append("Rows with other item ids than the first row's are not paired.")
     cuts = sorted({p.cut for p in parts if p.cut is not None})
@@ -234,7 +197,7 @@ def _pair_notes(found: Sequence[Pair]) -> list[str]:
     if not alike:
         return [f"{text}."]
     # the bound is not put into that column: no difference within it is detectable, so the number would contradict itself
-    bounds = "; ".join(f"{_pct(wilson(0, n).high)} % of n = {n:,} ({name})" for name, n in alike.items())
+    bounds = "; ".join(f"{cells.pct(wilson(0, n).high)} % of n = {n:,} ({name})" for name, n in alike.items())
     return [
         f'{text}; "-" where no question is discordant: there is nothing to compute it from, and a bootstrap over the questions shows no '
         f"spread, whatever n is. The true discordance may still be up to {bounds}, Wilson 95 %, and the difference no more than that."
@@ -247,8 +210,11 @@ CSV_COLUMNS = (
     "stamp", "task", "task_version", "evaluator_version", "data_sha256", "train_sha256", "split", "backbone", "method", "label", "start",
     "effort", "seeds", "run_ids", "parent_ids", "set", "ood", "n", "accuracy", "ci_low", "ci_high", "seed_sd", "floor", "at_floor",
     "flexible", "lm_eval_strict", "lm_eval_flexible", "unparseable", "empty", "capped", "overlong", "generated_tokens", "latent_positions",
-    "passes", "passes_to_answer", "flops_prefill", "flops_decode", "ttft_ms", "full_ms", "eval_examples_per_s", "train_examples",
-    "inherited_examples", "train_examples_per_s", "train_seconds", "limit",
+    "passes", "passes_to_answer", "flops_prefill", "flops_decode", "kv_bytes", "ttft_ms", "ttft_ms_p95", "full_ms", "full_ms_p95",
+    "throughput_batch", "throughput_ttft_ms", "throughput_ttft_ms_p95", "throughput_full_ms", "throughput_full_ms_p95",
+    "throughput_examples_per_s", "peak_memory_bytes", "eval_examples_per_s", "train_examples", "inherited_examples", "train_flops",
+    "inherited_flops", "train_flops_executed", "train_flops_padding", "budget_kind", "budget_asked", "budget_used", "budget_last_step",
+    "tuning_trials", "train_examples_per_s", "train_seconds", "limit",
 )  # fmt: skip
 
 
@@ -264,15 +230,10 @@ def _records(group: Group) -> list[Record]:
             "seeds": " ".join(str(p.seed) for p in row.parts), "run_ids": " ".join(p.run for p in row.parts),
             "parent_ids": " ".join(str(p.spec["parent"]) for p in row.parts if p.spec.get("parent")),
             "train_sha256": first.spec["task"].get("train_sha256"),
-            "ttft_ms": row.part_mean(_latency("ttft_ms")), "full_ms": row.part_mean(_latency("full_ms")),
             "eval_examples_per_s": row.part_mean(lambda e: e.summary.get("examples_per_s")),
-            "train_examples": row.part_mean(lambda e: e.training.get("examples", e.spec.get("budget", {}).get("examples"))),
-            "inherited_examples": row.part_mean(
-                lambda e: e.training.get("inherited_examples", e.spec.get("budget", {}).get("inherited_examples"))
-            ),
-            "train_examples_per_s": row.part_mean(lambda e: e.training.get("examples_per_s")),
-            "train_seconds": row.part_mean(lambda e: e.training.get("seconds")), "limit": first.summary.get("limit"),
+            "limit": first.summary.get("limit"),
         }  # fmt: skip
+        base |= _run_measures(row)
         for scope in group.scopes:
             record = base | _measures(row.accuracy(scope.ids)) | {"set": scope.name, "ood": scope.ood}
             record |= {"floor": group.floor(scope)[1], "at_floor": group.at_floor(row, scope)}
@@ -292,8 +253,32 @@ def _records(group: Group) -> list[Record]:
     return out
 
 
+def _run_measures(row: Row) -> Record:
+    """Costs of the run and of the evaluation as a whole, means over the seeds."""
+    spec_budget = row.first.spec.get("budget") or {}
+    out: Record = {}
+    for prefix, source in (("", "latency"), ("throughput_", "throughput")):
+        for kind, (suffix, statistic) in itertools.product(("ttft_ms", "full_ms"), (("", "median"), ("_p95", "p95"))):
+            out[f"{prefix}{kind}{suffix}"] = row.part_mean(timing(source, kind, statistic))
+    for name, field in (("throughput_batch", "batch"), ("throughput_examples_per_s", "examples_per_s")):
+        out[name] = row.part_mean(lambda e, field=field: (e.summary.get("throughput") or {}).get(field))  # type: ignore[misc]
+    out["peak_memory_bytes"] = row.part_mean(lambda e: e.summary.get("peak_memory_bytes"))
+    for name, field in _TRAINING_FIELDS.items():
+        out[name] = row.part_mean(lambda e, field=field: e.training.get(field, spec_budget.get(field)))  # type: ignore[misc]
+    found = matching.budgets(row)
+    used, last = ([v for b in found if (v := getattr(b, field)) is not None] for field in ("used", "step"))
+    out |= {"budget_kind": found[0].kind, "budget_asked": found[0].asked, "tuning_trials": matching.tuning_trials(row)}
+    return out | {"budget_used": mean(used) if used else None, "budget_last_step": mean(last) if last else None}
+
+
+_TRAINING_FIELDS = {
+    "train_examples": "examples", "inherited_examples": "inherited_examples", "train_examples_per_s": "examples_per_s",
+    "train_seconds": "seconds", "train_flops": "flops", "inherited_flops": "inherited_flops",
+    "train_flops_executed": "flops_executed", "train_flops_padding": "flops_padding",
+}  # fmt: skip
 _ITEM_FIELDS = (
     *_FAILURES, "generated_tokens", "latent_positions", "passes", "passes_to_answer", "flops_prefill", "flops_decode",
+    "kv_bytes",
 )  # fmt: skip
 
 
@@ -318,8 +303,8 @@ def comparison(
     sections = []
     for group, heading in zip(groups, headings(groups), strict=True):
         found = pairs(group)
-        names, cells = zip(*_COSTS, strict=True)
-        lines = tuple((r.label, *(cell(r) for cell in cells)) for r in group.rows)
+        names, texts = zip(*_COSTS, strict=True)
+        lines = tuple((r.label, *(text(r) for text in texts)) for r in group.rows)
         costs = Grid("Cost (means per question; latency at batch 1, median)", ("method", *names), lines)
         blocks = _block_grid(group)
         grids = [*_accuracy_grids(group), costs, *([blocks] if blocks else []), *_pair_grids(group, found)]

@@ -80,14 +80,14 @@ class Trainer:
         auxiliary = method.auxiliary(backbone.width)
         if auxiliary is not None:
             raise UsageError(f"{method.name} asks for an auxiliary loss, which this version does not train")
-        self.shape = backbone.shape()
+        self.workspace = Workspace(backbone, self.bridges)
+        self.shape = self.workspace.shape()
         if plan.flops:
             trains = backbone.trains()
             self.spans = flops_spans(method, data, plan, start, inherited, lambda row: training_cost(self.shape, trains, row))
         else:
             self.spans = spans(method.stages(), plan.steps, start)
         self.schedule = Schedule(self.spans, plan.warmup)
-        self.workspace = Workspace(backbone, self.bridges)
         self.parameters = [*backbone.parameters_to_train(), *((f"bridges.{n}", p) for n, p in self.bridges.named_parameters())]
         self.optimizer = self._optimizer()
         self.counters: Counter[str] = Counter()
@@ -203,12 +203,12 @@ class Trainer:
         return {
             "step": step + 1,
             "stage": span.stage.name,
-            "loss": self.loss,
-            "losses": dict(parts),
-            "lr": lr,
+            "loss": _digits(self.loss),
+            "losses": {name: _digits(part) for name, part in parts.items()},
+            "lr": _digits(lr),
             "examples": (step + 1) * self.plan.batch_size,
             "tokens": tokens,
-            "grad_norm": norm,
+            "grad_norm": _digits(norm),
             "flops": cost,
             "flops_executed": executed,
         }
@@ -258,6 +258,11 @@ class Trainer:
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         return int(state["step"])
+
+
+def _digits(value: float) -> float:
+    """As many as float32 has: the others are noise, and a third of a record."""
+    return float(f"{value:.7g}")
 
 
 class _Rate:

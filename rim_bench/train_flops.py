@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rim_bench.flops import Shape, executed_passes
+from rim_bench.flops import Shape, bridge_flops, executed_passes
 from rim_bench.layout import Layout
 
 
@@ -60,13 +60,13 @@ def executed(layouts: Sequence[Layout]) -> Products:
 
 
 def forward(shape: Shape, products: Products) -> int:
-    """FLOPs of the forward pass."""
+    """FLOPs of the forward pass, without bridges."""
     attention = 2 * shape.heads * shape.head_dim * products.pairs
     return 2 * (shape.layers * (shape.linear * products.columns + attention) + shape.width * shape.vocabulary * products.logits)
 
 
 def backward(shape: Shape, trains: Trains, products: Products, *, fused: bool = False) -> int:
-    """FLOPs of the gradients, `fused` and checkpointed recomputation included where asked for."""
+    """FLOPs of the gradients, `fused` and checkpointed recomputation included where asked for; without bridges."""
     matrices = shape.matrices
     own, adapters = sum(a * b for a, b in matrices), shape.rank * sum(a + b for a, b in matrices)
     linear = shape.layers * ((1 + trains.matrices) * own + 2 * adapters) * products.columns
@@ -85,13 +85,14 @@ def backward(shape: Shape, trains: Trains, products: Products, *, fused: bool = 
 def training_cost(shape: Shape, trains: Trains, layout: Layout) -> int:
     """Forward and backward FLOPs of one training layout: visible keys, no padding, nothing computed twice. The headline."""
     products = seen(layout)
-    return forward(shape, products) + backward(shape, _plain(trains), products)
+    return forward(shape, products) + backward(shape, _plain(trains), products) + 3 * bridge_flops(shape, layout)
 
 
 def executed_cost(shape: Shape, trains: Trains, layouts: Sequence[Layout]) -> int:
     """Forward and backward FLOPs that a batch executes: what a FLOP counter sees, padding and recomputation included."""
     products = executed(layouts)
-    return forward(shape, products) + backward(shape, trains, products, fused=trains.fused)
+    bridges = 3 * sum(bridge_flops(shape, row) for row in layouts)  # they train, and so does what lies before them
+    return forward(shape, products) + backward(shape, trains, products, fused=trains.fused) + bridges
 
 
 def padding_cost(shape: Shape, trains: Trains, layouts: Sequence[Layout]) -> int:

@@ -7,12 +7,13 @@ The attention mask is derived from the trees; padding and siblings are invisible
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from rim_bench.flops import Shape
 from rim_bench.layout import Layout, Segment
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class Workspace:
     def __init__(self, backbone: Backbone, bridges: nn.ModuleDict | None = None) -> None:
         self.backbone = backbone
         self.bridges = bridges if bridges is not None else nn.ModuleDict()
+
+    def shape(self) -> Shape:
+        """What the cost of a layout depends on: the backbone's shape, and the matrices of each bridge."""
+        macs = {
+            name: sum(m.in_features * m.out_features for m in bridge.modules() if isinstance(m, nn.Linear))
+            for name, bridge in self.bridges.items()
+        }
+        return replace(self.backbone.shape(), bridges=tuple(macs.items()))
 
     def forward(self, layouts: Sequence[Layout], *, cached: bool = False, layers: bool = False) -> Columns:
         """All waves of a batch of layouts.

@@ -19,6 +19,7 @@ from filelock import FileLock
 from rim_bench import cli, sources
 from rim_bench.console import RichReporter
 from rim_bench.run_options import TrainingStep
+from rim_bench.store import Run
 from rim_bench.train import Trainer
 
 Call = Callable[..., tuple[int, str, str]]
@@ -316,11 +317,11 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
 ) -> None:
     step = Trainer._step
 
-    def poisoned(self: Trainer, span: object, at: int, chosen: object) -> object:
+    def poisoned(self: Trainer, span: object, at: int, step_: int, chosen: object) -> object:
         if at == 6:
             for _, parameter in self.parameters:
                 parameter.data.fill_(float("nan"))
-        return step(self, span, at, chosen)  # type: ignore[arg-type]
+        return step(self, span, at, step_, chosen)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "_step", poisoned)
     said = refused("train", *DIRECT)
@@ -349,7 +350,7 @@ def test_a_full_disk_stops_and_the_same_command_goes_on(
     monkeypatch.setattr(torch, "save", save)
     code, out, _ = call("train", *DIRECT)
     assert code == 0 and "validation" in out
-    assert [json.loads(line)["step"] for line in (run / "train.jsonl").read_text().splitlines()] == list(range(1, 11))
+    assert [record["step"] for record in Run(run).metrics()] == list(range(1, 11))
 
 
 def test_an_interruption_is_said_in_a_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers", "lm_eval", "datasets", "pandas", "matplotlib", "peft", "accelerate"}
 MODELS = {"torch", "transformers", "lm_eval", "peft", "accelerate", "safetensors", "tokenizers"}
 
-GROUND = {"errors", "layout", "flops", "store", "stats", "tables", "plot"}  # know no method, no model and no data
-MIDDLE = {"method", "workspace", "losses", "backbone", "train", "generate", "data", "lm_task", "evaluate", "trained"}
-TOP = {"run", "show", "console", "cli", "bench", "__init__"}  # put the rest together
-TORCH_FREE = {"errors", "layout", "method", "flops", "store", "stats", "tables", "plot", "catalog", "data", "sources", "run_options"}
+GROUND = {
+    "errors", "layout", "flops", "train_flops", "store", "steps", "stats", "cells", "matching", "pairing", "compare", "tables", "render",
+    "plot", "curves", "equal_cost", "contests", "leaderboard", "leaderboard_sheet", "leaderboard_text", "plot_curves",
+}  # know no method, no model and no data  # fmt: skip
+MIDDLE = {"method", "workspace", "losses", "backbone", "train", "generate", "data", "lm_task", "evaluate", "trained", "schedule", "votes", "timing", "memory", "cost"}
+TOP = {"run", "sweep", "study", "show", "console", "cli", "cli_compute", "bench", "__init__"}  # put the rest together
+TORCH_FREE = GROUND | {"method", "schedule", "cost", "catalog", "data", "sources", "run_options"}
 ENGINE = {"workspace", "losses", "train", "generate", "backbone"}
 
 

@@ -114,7 +114,7 @@ def test_runs_names_the_damaged(tmp_path: Path) -> None:
         r.write_evaluation("test", ITEMS, {"n": 50})
     (runs[1].path / "model/w").write_bytes(b"ab")
     (runs[2].path / "eval/test/items.jsonl.gz").write_bytes(b"")
-    (runs[3].path / "train.jsonl").write_text("{\n{}\n")
+    (runs[3].path / "train.jsonl.gz").write_bytes(gzip.compress(b"{\n{}\n"))
     (runs[4].path / "train.json").write_text("")
     renamed = runs[5].path.rename(tmp_path / "runs/rim-chain-mine")
     good, bad = store.runs()
@@ -461,3 +461,21 @@ def test_the_store_imports_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout.split()
     heavy = {"torch", "transformers", "datasets", "pandas", "lm_eval", "matplotlib", "scipy", "rich", "numpy"}
     assert heavy.isdisjoint(loaded)
+
+
+def test_the_record_of_steps_is_compressed_when_training_is_done(tmp_path: Path) -> None:
+    run = Store(tmp_path).open(SPEC)
+    for step in (1, 2, 3):
+        run.append_metrics({"step": step, "loss": 0.5})
+    run.finish(lambda folder: (folder / "weights").write_bytes(b"1") and None, {"steps": 3})
+    packed = run.path / "train.jsonl.gz"
+    assert packed.is_file() and not (run.path / "train.jsonl").exists() and [m["step"] for m in run.metrics()] == [1, 2, 3]
+    once = packed.read_bytes()
+    run.truncate_metrics(2)  # its weights were lost, so that it is trained again from a checkpoint
+    assert not packed.exists() and [m["step"] for m in run.metrics()] == [1, 2]
+    run.append_metrics({"step": 3, "loss": 0.5})
+    run.finish(lambda folder: (folder / "weights").write_bytes(b"1") and None, {"steps": 3})
+    assert packed.read_bytes() == once  # the same records, the same bytes
+    packed.write_bytes(once[:-9])
+    with pytest.raises(UsageError, match=r"train\.jsonl\.gz' is damaged"):
+        run.metrics()

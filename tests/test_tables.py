@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated import evaluate, train
 from rich.console import Console
 
 from rim_bench import tables
@@ -353,3 +354,77 @@ def test_plots(store: Store, tmp_path: Path) -> None:
         accuracy_plot(runs, tmp_path / "a.gif")
     with pytest.raises(UsageError, match="no training"):
         training_plot([store.open({"method": {"name": "x"}, "task": {"name": "y"}})], tmp_path / "b.svg")
+
+
+def test_training_compute_and_what_was_matched(store: Store) -> None:
+    runs = [
+        train(store, "direct", flops=None),
+        train(store, "rim", used=3.1e12 + 6e8),
+        train(store, "direct", used=3.1e12 - 3e8, examples=50_000),
+    ]
+    for run in runs:
+        evaluate(run, coin(0.5, 40, 1))
+    table = tables.comparison(runs)
+    equal, direct, rim = grid(table, "Cost")  # rows by examples first
+    assert [r["method"] for r in (equal, direct, rim)] == [
+        "direct (from cot)",
+        "direct (from cot, equal FLOPs)",
+        "rim (from cot, equal FLOPs)",
+    ]
+    assert (equal["training FLOPs"], equal["budget met"]) == ("1 T + 1 T inherited", "100.00 % of 64,000")
+    assert (rim["training FLOPs"], rim["budget met"]) == ("2.1 T + 1 T inherited", "100.02 % of 3.1 T")
+    assert (rim["KV cache"], rim["peak memory"], rim["full answer ms (throughput)"]) == ("4.1 kB", "74.8 MB", "24.0")
+    (note,) = [n for n in table.sections[0].notes if n.startswith("Matched")]
+    assert note == (
+        "Matched within rows of one training budget: training FLOPs, 3.1 T each, inherited part included, met within 0.6 steps; training "
+        "examples differ by a factor of 1.18 (2 rows). Nothing is matched between rows of different budgets (64,000 training examples, "
+        "3.1 T training FLOPs)."
+    )
+    assert [r["verdict"] for r in grid(table, "Paired")] == ["tied (other budget)"] * 2 + ["tied"]
+    row = {r["label"]: r for r in csv.DictReader(io.StringIO(table.to_csv()))}["rim (from cot, equal FLOPs)"]
+    assert (row["full_ms_p95"], row["ttft_ms_p95"], row["throughput_batch"], row["throughput_full_ms"]) == ("4.5", "2.25", "64.0", "24.0")
+    assert (row["budget_kind"], row["budget_asked"], row["budget_used"]) == ("train-flops", "3100000000000.0", "3100600000000.0")
+    assert (row["train_flops"], row["inherited_flops"], row["tuning_trials"], row["kv_bytes"]) == (
+        "2100600000000.0",
+        "1000000000000.0",
+        "8",
+        "4096.0",
+    )
+
+
+def test_equal_examples_are_named_with_the_flops_that_differ(store: Store) -> None:
+    runs = [train(store, "direct", flops=None), train(store, "rim", flops=None)]
+    training = runs[1].training() or {}
+    runs[1].finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, training | {"flops": 2.6e12})
+    for run in runs:
+        evaluate(run, coin(0.5, 40, 1))
+    notes = tables.comparison(runs).sections[0].notes
+    assert "Matched: training examples, 38,400 + 25,600 inherited each; training FLOPs differ by a factor of 1.8." in notes
+    alone = tables.comparison(runs[:1])
+    assert not any(n.startswith("Matched") for n in alone.sections[0].notes)
+    other = train(store, "cot", flops=None, examples=10)
+    evaluate(other, coin(0.5, 40, 1))
+    notes = tables.comparison([runs[0], other]).sections[0].notes
+    told = [n for n in notes if n.startswith("Matched")]
+    assert told == ["Matched: nothing: the rows' training budgets differ (64,000 training examples, 25,610 training examples)."]
+
+
+def test_points_of_a_curve_are_no_rows(store: Store) -> None:
+    run = train(store, "rim")
+    evaluate(run, coin(0.5, 40, 1))
+    without = tables.comparison([run]).to_markdown()
+    evaluate(run, coin(0.9, 40, 2), knob="K", value=8)
+    assert tables.comparison([run]).to_markdown() == without
+    only = train(store, "cot")
+    evaluate(only, coin(0.9, 40, 2), knob="votes", value=3)
+    assert tables.comparison([run, only]).left_out == (f"{only.id}: not evaluated yet but for points of a curve",)
+
+
+def test_several_flops_budgets_are_told_apart_in_words(store: Store) -> None:
+    runs = [train(store, "rim", flops=f) for f in (3.1e12, 6.2e12)]
+    for run in runs:
+        evaluate(run, coin(0.5, 40, 1))
+    assert [r["method"] for r in grid(tables.comparison(runs), "Accuracy")] == [
+        "rim (from cot, 3.1 T FLOPs)",
+        "rim (from cot, 6.2 T FLOPs)",
+    ]

@@ -13,15 +13,19 @@ import pytest
 import torch
 from engine import EXAMPLES, FAMILIES, METHODS, training_rows
 from test_flops import ATTENTION, PLAIN, RANK, VARIANTS, backbone_of, loss_of, methods, torch_count, variants
+from torch import nn
 
 from rim_bench import flops, train_flops
 from rim_bench.backbone import Backbone
 from rim_bench.baselines.coconut import Coconut
 from rim_bench.baselines.direct import Direct
 from rim_bench.flops import Shape
+from rim_bench.generate import decode
 from rim_bench.layout import Layout, Segment
+from rim_bench.losses import group_counts, tree_loss
 from rim_bench.method import Method
 from rim_bench.train_flops import FULL, Trains
+from rim_bench.workspace import Workspace
 
 
 def _attention_backward(grad: list[int], q: list[int], k: list[int], v: list[int], *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
@@ -112,6 +116,31 @@ def test_gradient_checkpointing(variant: tuple[str, str], method: Method) -> Non
     other.model.train()
     rows = training_rows(method)[-2:]
     assert train_flops.executed_cost(shape, replace(trains_of(variant), checkpointing=True), rows) == counted(other, rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_method_s_own_modules_before_its_slots(family: str) -> None:
+    """A bridge of two linear layers: forward, both gradients, and in a prompt; no padding, and nothing where no slot is."""
+    backbone, plain = backbone_of((family, "sdpa"))
+    width = backbone.width
+    bridges = nn.ModuleDict({"project": nn.Sequential(nn.Linear(width, 7), nn.GELU(), nn.Linear(7, width), nn.LayerNorm(width))})
+    workspace = Workspace(backbone, bridges)
+    shape = workspace.shape()
+    assert shape == replace(plain, bridges=(("project", 2 * 7 * width),))
+    question, slots = Segment("question", None, (1, 2, 3)), Segment("thoughts", "question", slots=2, bridge="project")
+    answer = Segment("answer", "thoughts", (6, 7), weight=1.0)
+    bridged = Layout((question, slots, answer), resume=("thoughts",))
+    rows = [bridged, Layout((question, Segment("answer", "question", (6, 7, 8), weight=1.0)))]
+
+    def work() -> None:
+        tree_loss(backbone, workspace.forward(rows), group_counts(rows))[0].backward()
+
+    assert torch_count(work, MAPPING) == train_flops.executed_cost(shape, trains_of((family, "sdpa")), rows)
+    assert train_flops.training_cost(shape, FULL, bridged) - train_flops.training_cost(plain, FULL, bridged) == 3 * 2 * 2 * 2 * 7 * width
+    prompt = Layout((question, slots), resume=("thoughts",))
+    assert torch_count(lambda: decode(workspace, [prompt], max_tokens=1)) == flops.executed_prefill(shape, [prompt])
+    assert flops.prefill_flops(shape, prompt) - flops.prefill_flops(plain, prompt) == 2 * 2 * 2 * 7 * width
+    backbone.model.zero_grad(set_to_none=True)
 
 
 # Forward, by hand, and what the headline leaves out

@@ -1,0 +1,73 @@
+"""The leaderboard: rankings at equal training budgets, comparisons at equal inference cost. A pure function of stored runs: the same
+runs give the same bytes. Accuracy is never blended over tasks, and oracle numbers do not appear.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rim_bench.contests import Contest, contests
+from rim_bench.files import Record, finite, write_bytes_atomic
+from rim_bench.leaderboard_sheet import COLUMNS, Sheet
+from rim_bench.leaderboard_text import section
+from rim_bench.render import Table
+from rim_bench.store import Damaged, Run
+
+TITLE = "Leaderboard at equal compute"
+_ONCE = (
+    "stamp", "task", "task_version", "evaluator_version", "data_sha256", "split", "backbone", "division", "budget_kind", "budget_asked",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Board:
+    """A leaderboard as text; `table.records` are its numbers, and `table` writes itself as Markdown, LaTeX and for the terminal."""
+
+    table: Table
+    contests: tuple[Contest, ...]
+
+    def to_csv(self) -> str:
+        """Tidy CSV: a line for each rank, point, matched accuracy, difference, needed cost and area ("record" says which)."""
+        return self.table.to_csv()
+
+    def to_json(self) -> str:
+        """Sections with their notes and records; a record has the fields that apply to it."""
+        by_section: dict[int, list[Record]] = {}
+        for record in self.table.records:
+            by_section.setdefault(record["section"], []).append(record)
+        sections = []
+        for number, made in enumerate(self.table.sections, 1):
+            found = by_section[number]
+            once = {k: found[0][k] for k in _ONCE}
+            rows = [{k: r[k] for k in COLUMNS if k not in (*_ONCE, "section") and r.get(k) not in (None, "")} for r in found]
+            sections.append({"title": made.title, **once, "notes": list(made.notes), "records": rows})
+        whole = {"schema": 1, "title": self.table.heading, "sections": sections, "left_out": list(self.table.left_out)}
+        return json.dumps(finite(whole), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Writes leaderboard.md, .csv, .tex and .json into a folder; each is there whole or not at all.
+
+        Raises:
+            UsageError: disk full or not writable.
+        """
+        texts = {"md": self.table.to_markdown(), "csv": self.to_csv(), "tex": self.table.to_latex(), "json": self.to_json()}
+        for suffix, text in texts.items():
+            write_bytes_atomic(folder / f"leaderboard.{suffix}", text.encode())
+        return [folder / f"leaderboard.{suffix}" for suffix in texts]
+
+
+def leaderboard(runs: Iterable[Run], *, split: str | None = None, damaged: Iterable[Damaged] = ()) -> Board:
+    """The leaderboard of stored runs. `damaged` (from `Store.runs`) are named under it.
+
+    Raises:
+        UsageError: nothing to rank, or runs that must not be in one leaderboard.
+    """
+    found, left_out = contests(runs, split)
+    left_out += [f"{d.path.name}: {d.reason}" for d in damaged]
+    sheets = [Sheet(c) for c in found]
+    records = tuple({"section": number, **r} for number, s in enumerate(sheets, 1) for r in s.records())
+    quick = any(c.group.quick for c in found)
+    return Board(Table(TITLE, quick, tuple(section(s) for s in sheets), records, COLUMNS, tuple(left_out), "leaderboard.md"), tuple(found))

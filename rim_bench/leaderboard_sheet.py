@@ -1,0 +1,202 @@
+"""The numbers of one section of the leaderboard: ranks, points, curves at equal cost, needs and areas, and all of them as records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from rim_bench import matching
+from rim_bench.compare import QUICK, Accuracy, Row, Scope, backbone_label
+from rim_bench.contests import Contest, Place, ranking
+from rim_bench.curves import COSTS, Point, Resampler, Track, front, joined, shared_span, tracks
+from rim_bench.equal_cost import Difference, Field, default_costs, differences
+from rim_bench.files import Record
+from rim_bench.pairing import Pair, pairs
+from rim_bench.stats import Interval
+
+TARGETS = (0.25, 0.5, 0.75, 0.9)  # accuracies whose FLOPs are looked up
+COLUMNS = (
+    "section", "stamp", "task", "task_version", "evaluator_version", "data_sha256", "split", "backbone", "division", "budget_kind",
+    "budget_asked", "set", "ood", "n", "record", "label", "method", "seeds", "run_ids", "setting", "rank_low", "rank_high", "accuracy",
+    "ci_low", "ci_high", "seed_sd", "training_flops", "training_examples", "budget_used", "tuning_trials", "flops", "passes", "full_ms",
+    "ttft_ms", "fronts", "cost_kind", "cost", "cost_high", "at_most", "against", "against_setting", "difference", "p", "holm",
+    "detectable", "verdict",
+)  # fmt: skip
+
+
+def _fraction(value: float) -> float:
+    """Rounded beyond what the number of questions can show, so that it does not depend on the order in which a machine adds."""
+    return round(value, 9) + 0.0
+
+
+def _cost(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.9g}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One setting of one row on one set of questions, as it was measured."""
+
+    row: Row  # of the comparison
+    point: Point
+    accuracy: Accuracy
+    costs: dict[str, float | None]  # by kind
+    ttft: float | None  # milliseconds
+    fronts: tuple[str, ...]  # kinds of cost in which it is on the Pareto front
+
+    @property
+    def label(self) -> str:
+        """The row, and the setting where it is not the default."""
+        return self.row.label if self.point.default else f"{self.row.label}, {self.point.label}"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What is computed for a contest, each thing once."""
+
+    contest: Contest
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Every pair of rows at their default settings."""
+        return pairs(self.contest.group)
+
+    def places(self, scope: Scope) -> list[Place]:
+        """The ranking."""
+        return ranking(self.contest, scope, self.pairs)
+
+    @cached_property
+    def fields(self) -> dict[tuple[str, str], Field]:
+        """By kind of cost and name of the set of questions; only those where some curve has that cost."""
+        out = {}
+        for scope in self.contest.scopes:
+            resampler = Resampler(len(scope.ids))
+            for kind in COSTS:
+                if found := tracks(self.contest.curves, kind, scope.ids):
+                    out[kind, scope.name] = Field(self.contest.group, scope, tuple(found), resampler)
+        return out
+
+    @cached_property
+    def compared(self) -> dict[str, list[Difference]]:
+        """Differences at equal cost by kind; one Holm family each, over all its costs and sets of questions."""
+        return {kind: differences([f for (k, _), f in self.fields.items() if k == kind]) for kind in COSTS}
+
+    @cached_property
+    def measured(self) -> dict[str, list[Measured]]:
+        """Every setting of every row, by the name of the set of questions."""
+        return {scope.name: self._measured(scope) for scope in self.contest.scopes}
+
+    def _measured(self, scope: Scope) -> list[Measured]:
+        points = {(c.row.label, p.label, c.note): (c.row, p) for c in self.contest.curves for p in c.points if not p.default}
+        points |= {(c.row.label, "", ""): (c.row, p) for c in self.contest.curves for p in c.points if p.default}
+        order = [r.label for r in self.contest.group.rows]
+        found = sorted(points.values(), key=lambda f: (order.index(f[0].label), not f[1].default, f[1].knob or "", f[1].value or 0.0))
+        accuracies = [p.row.accuracy(scope.ids) for _, p in found]
+        costs = [{kind: p.cost(kind, scope.ids) for kind in COSTS} for _, p in found]
+        fronts: list[list[str]] = [[] for _ in found]
+        for kind in COSTS:
+            known = [(k, c, accuracies[k].value) for k, by_kind in enumerate(costs) if (c := by_kind[kind]) is not None]
+            for (k, _, _), on in zip(known, front([(c, a) for _, c, a in known]), strict=True):
+                fronts[k] += [kind] if on else []
+        return [
+            Measured(row, p, a, c, p.milliseconds("ttft_ms"), tuple(f))
+            for (row, p), a, c, f in zip(found, accuracies, costs, fronts, strict=True)
+        ]
+
+    def default(self, row: Row, scope: Scope) -> Measured:
+        """The row's default setting."""
+        return next(m for m in self.measured[scope.name] if m.row.label == row.label and m.point.default)
+
+    def span(self, kind: str, scope: Scope) -> tuple[float, float] | None:
+        """The costs that all curves of more than one point share."""
+        field = self.fields.get((kind, scope.name))
+        return None if field is None else shared_span(joined(field.tracks))
+
+    def areas(self, kind: str, scope: Scope) -> list[tuple[Track, float, Interval]]:
+        """Mean accuracy over log cost on the shared range, of every curve that has a range; nothing without a shared one."""
+        field, span = self.fields.get((kind, scope.name)), self.span(kind, scope)
+        return [] if field is None or span is None else [(t, *field.area(t, span)) for t in joined(field.tracks) if t.span is not None]
+
+    # records
+
+    def records(self) -> list[Record]:
+        """All numbers, one record each: what it is stands under "record"."""
+        out: list[Record] = []
+        group, contest = self.contest.group, self.contest
+        title, version, evaluator, digest, split, _ = group.facts
+        base: Record = {
+            "stamp": QUICK if group.quick else "", "task": title, "task_version": version, "evaluator_version": evaluator,
+            "data_sha256": digest, "split": split, "backbone": backbone_label(group.rows[0].first.spec.get("backbone")),
+            "division": contest.division, "budget_kind": contest.kind, "budget_asked": contest.asked,
+        }  # fmt: skip
+        for scope in contest.scopes:
+            here = base | {"set": scope.name, "ood": scope.ood, "n": len(scope.ids)}
+            for records in (self._ranks(scope), self._points(scope), self._matched(scope), self._needs(scope), self._areas(scope)):
+                out += [here | r for r in records]
+        return out
+
+    def _ranks(self, scope: Scope) -> Iterator[Record]:
+        for place in self.places(scope):
+            row = place.row
+            used = [b.used for b in matching.budgets(row) if b.used is not None]
+            yield {
+                "record": "rank", **_row(row), "run_ids": " ".join(p.run for p in row.parts), **_measures(self.default(row, scope)),
+                "rank_low": place.low, "rank_high": place.high,
+                "training_flops": _cost(matching.total_flops(row)), "training_examples": matching.total_examples(row),
+                "budget_used": _cost(sum(used) / len(used)) if used else None, "tuning_trials": matching.tuning_trials(row),
+            }  # fmt: skip
+
+    def _points(self, scope: Scope) -> Iterator[Record]:
+        for m in self.measured[scope.name]:
+            yield {"record": "point", **_row(m.row), "setting": m.point.label, **_measures(m), "fronts": " ".join(m.fronts)}
+
+    def _matched(self, scope: Scope) -> Iterator[Record]:
+        for kind in COSTS:
+            if (field := self.fields.get((kind, scope.name))) is None:
+                continue
+            for cost in default_costs(field.tracks):
+                for r in field.readings(cost.value):
+                    low, high = field.interval(r)
+                    told = {"setting": r.setting, "cost_kind": kind, "cost": _cost(cost.value), "accuracy": _fraction(r.value)}
+                    yield {"record": "matched", **_row(r.curve.row), **told, "ci_low": _fraction(low), "ci_high": _fraction(high)}
+            for d in self.compared[kind]:
+                if d.scope.name == scope.name:
+                    yield {
+                        "record": "difference", **_row(d.first.curve.row), "setting": d.first.setting, "against": d.second.curve.row.label,
+                        "against_setting": d.second.setting, "cost_kind": kind, "cost": _cost(d.cost.value),
+                        "difference": _fraction(d.value), "ci_low": _fraction(d.interval.low), "ci_high": _fraction(d.interval.high),
+                        "p": _cost(d.p), "holm": _cost(d.holm), "detectable": _cost(d.detectable), "verdict": d.verdict,
+                    }  # fmt: skip
+
+    def _needs(self, scope: Scope) -> Iterator[Record]:
+        field = self.fields.get(("flops", scope.name))
+        for track in field.tracks if field is not None else ():
+            for target in TARGETS:
+                if (need := track.needed(target)) is not None:
+                    told = {"accuracy": target, "cost_kind": "flops", "cost": _cost(need.cost), "at_most": need.at_most}
+                    yield {"record": "needed", **_row(track.curve.row), "setting": track.curve.by} | told
+
+    def _areas(self, scope: Scope) -> Iterator[Record]:
+        for kind in COSTS:
+            span = self.span(kind, scope)
+            for track, value, (low, high) in self.areas(kind, scope):
+                assert span is not None
+                told = {"accuracy": _fraction(value), "ci_low": _fraction(low), "ci_high": _fraction(high)}
+                ends = {"cost_kind": kind, "cost": _cost(span[0]), "cost_high": _cost(span[1])}
+                yield {"record": "area", **_row(track.curve.row), "setting": track.curve.by, **ends} | told
+
+
+def _row(row: Row) -> Record:
+    return {
+        "label": row.label, "method": row.method, "seeds": " ".join(str(p.seed) for p in row.parts),
+    }  # fmt: skip
+
+
+def _measures(m: Measured) -> Record:
+    a = m.accuracy
+    costs = {"flops": m.costs["flops"], "passes": m.costs["passes"], "full_ms": m.costs["latency"], "ttft_ms": m.ttft}
+    return {
+        "accuracy": _fraction(a.value), "ci_low": _fraction(a.interval.low), "ci_high": _fraction(a.interval.high), "seed_sd": a.sd,
+        **{k: _cost(v) for k, v in costs.items()},
+    }  # fmt: skip

@@ -1,0 +1,256 @@
+"""Inference curves from invented stored runs: what they take in, and the arithmetic on them, checked by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fabricated import coin, evaluate, train
+
+from rim_bench import stats
+from rim_bench.compare import collect, read
+from rim_bench.curves import Curve, Resampler, Track, curves_of, front, joined, shared_span, tracks
+from rim_bench.equal_cost import Field, default_costs, differences
+from rim_bench.store import Run, Store
+
+
+def first(n: int, solved: int) -> list[bool]:
+    return [k < solved for k in range(n)]
+
+
+def curves(*runs: Run) -> tuple[list[Curve], list[str]]:
+    groups, _ = collect(runs)
+    found, _ = read(runs, curve=True)
+    return curves_of(groups[0], found)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def rim(store: Store) -> Run:
+    """K = 1, 2, 8 beside the default 4: 20, 40, 70, 60 of 100 right at 10, 20, 60, 40 FLOPs, 1, 2, 6 and 4 ms, all in 2 passes."""
+    run = train(store, "rim")
+    evaluate(run, first(100, 60), flops=40, ms=4)
+    for k, flops, solved in ((8, 60, 70), (1, 10, 20), (2, 20, 40)):
+        evaluate(run, first(100, solved), flops=flops, ms=flops / 10, knob="K", value=k)
+    return run
+
+
+def track(run: Run, kind: str = "flops") -> Track:
+    (curve,) = curves(run)[0]
+    made = Track.of(curve, kind, list(curve.row.first.items))
+    assert made is not None
+    return made
+
+
+def test_points_are_no_rows_of_the_comparison(rim: Run) -> None:
+    (group,), _ = collect([rim])
+    assert len(group.rows) == 1 and group.rows[0].accuracy(group.scopes[0].ids).value == 0.6
+    found, _ = read([rim], curve=True)
+    assert {e.summary["knob"]["value"] for e in found} == {1, 2, 8}
+    assert set(found[0].items["toy/test/0"]) == {"correct", "passes", "flops_prefill", "flops_decode"}
+
+
+def test_a_curve_is_sorted_by_cost_with_the_default_in_it(rim: Run) -> None:
+    t = track(rim)
+    assert [p.label for p in t.points] == ["K=1", "K=2", "default", "K=8"]
+    assert t.costs == (10, 20, 40, 60) and t.default == 40 and t.curve.label == "rim (from cot), by K"
+    assert [v.mean() for v in t.solved] == [0.2, 0.4, 0.6, 0.7]
+    assert t.points[0].milliseconds("full_ms") == 1 and t.points[0].milliseconds("ttft_ms") == 0.5
+
+
+def test_interpolation(rim: Run) -> None:
+    t = track(rim)
+    reading = t.at(25)  # a quarter of the way from K=2 to the default
+    assert reading is not None and reading.label == "rim (from cot), K=2 to default" and not reading.measured
+    assert reading.value == pytest.approx(0.75 * 0.4 + 0.25 * 0.6)
+    assert reading.solved[0, 50] == pytest.approx(0.25) and reading.solved[0, 30] == 1 and reading.solved[0, 80] == 0
+    at = t.at(40.3)  # within 1 % of the default: the default itself
+    assert at is not None and at.measured and at.value == 0.6 and at.cost == 40 and at.label == "rim (from cot)"
+    milliseconds = track(rim, "latency").at(3)
+    assert milliseconds is not None and milliseconds.value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("cost", [9.8, 60.7, 0.1, 1e9])
+def test_nothing_is_extrapolated(rim: Run, cost: float) -> None:
+    assert track(rim).at(cost) is None
+
+
+def test_of_equal_costs_the_default_stands(rim: Run) -> None:
+    t = track(rim, "passes")  # the knob costs no passes
+    assert t.costs == (2,) and t.span is None
+    reading = t.at(2)
+    assert reading is not None and reading.value == 0.6  # not 0.7, the best
+
+
+def test_what_an_accuracy_needs(rim: Run) -> None:
+    t = track(rim)
+    assert t.needed(0.5) == (pytest.approx(30), False)
+    assert t.needed(0.65) == (pytest.approx(50), False)
+    assert t.needed(0.1) == (10, True) and t.needed(0.71) is None
+
+
+def test_area_over_log_cost(rim: Run) -> None:
+    t = track(rim)
+
+    def y(c: float) -> float:
+        return float(np.interp(c, [10, 20, 40, 60], [0.2, 0.4, 0.6, 0.7]))
+
+    for low, high in ((10, 60), (12, 50), (25, 35)):
+        logs = np.linspace(math.log(low), math.log(high), 20_001)
+        values = [y(math.exp(v)) for v in logs]
+        numeric = np.trapezoid(values, logs) / (logs[-1] - logs[0])
+        assert t.area(low, high).mean() == pytest.approx(numeric, abs=1e-6)
+    assert t.area(10, 20).mean() == pytest.approx(0.02 * 10 / math.log(2))  # ∫ 0.02 c dc/c / log 2
+
+
+def test_shared_range_and_joined_curves(store: Store) -> None:
+    cot, direct = train(store, "cot"), train(store, "direct")
+    evaluate(cot, first(100, 90), flops=40)
+    evaluate(cot, first(100, 30), flops=10, knob="max_tokens", value=3)
+    evaluate(cot, first(100, 95), flops=100, knob="votes", value=3)
+    evaluate(direct, first(100, 50), flops=20)
+    evaluate(direct, first(100, 52), flops=60, knob="votes", value=3)
+    found, left_out = curves(cot, direct)
+    assert not left_out and [c.label for c in found] == [
+        "direct (from cot), by votes", "cot (from cot), by max_tokens", "cot (from cot), by votes"
+    ]  # fmt: skip
+    ids = list(found[0].row.first.items)
+    every = tracks(found, "flops", ids)
+    assert shared_span(every) is None  # 20 to 60, 10 to 40, 40 to 100
+    one = joined(every)
+    assert [t.costs for t in one] == [(20, 60), (10, 40, 100)] and one[1].curve.label.endswith("by max_tokens, then votes")
+    assert shared_span(one) == (20, 60)
+    assert shared_span(one[:1]) is None
+
+
+def test_a_point_needs_every_seed(store: Store) -> None:
+    runs = [train(store, "rim", seed=s) for s in (0, 1)]
+    for s, run in enumerate(runs):
+        evaluate(run, first(100, 40 + 20 * s), flops=40)
+        evaluate(run, first(100, 30 + 20 * s), flops=20 + 2 * s, knob="K", value=2)
+    evaluate(runs[0], first(100, 20), flops=10, knob="K", value=1)
+    (curve,), left_out = curves(*runs)
+    assert [p.label for p in curve.points] == ["K=2", "default"]
+    assert left_out == ["rim (from cot): K=1 is no point of its curve: not evaluated for seed 1"]
+    t = tracks([curve], "flops", list(curve.row.first.items))[0]
+    assert t.costs == (21, 40) and t.solved[0].shape == (2, 100) and t.solved[0].mean(1).tolist() == [0.3, 0.5]
+
+
+def test_points_on_other_questions_or_settings_are_named(rim: Run) -> None:
+    evaluate(rim, first(50, 30), flops=80, knob="K", value=16)
+    evaluate(rim, first(100, 30), flops=80, knob="K", value=12, settings={"dtype": "bfloat16"})
+    evaluate(rim, first(100, 30), flops=80, knob="K", value=11, settings={"batch_size": 8})  # answers do not depend on the batch
+    (curve,), left_out = curves(rim)
+    assert [p.value for p in curve.points] == [1, 2, 4, 8, 11]
+    assert sorted(line.split(" ")[1] for line in left_out) == ["K=12", "K=16"]
+
+
+def test_temperatures_are_curves_of_their_own(store: Store) -> None:
+    run = train(store, "direct")
+    evaluate(run, first(100, 50))
+    for t in (0.7, 1.0):
+        evaluate(run, first(100, 55), flops=2e6, knob="votes", value=3, key=f"v{t}", settings={"temperature": t})
+    found, left_out = curves(run)
+    assert [c.label for c in found] == [f"direct (from cot), by votes (temperature {t})" for t in ("0.7", "1")] and not left_out
+
+
+def test_without_a_sweep_the_default_is_a_curve_of_one_point(store: Store) -> None:
+    run = train(store, "direct")
+    evaluate(run, first(100, 50))
+    (curve,), _ = curves(run)
+    assert curve.knob is None and curve.label == "direct (from cot)" and len(curve.points) == 1
+
+
+def test_latency_without_a_mean_is_no_cost(store: Store) -> None:
+    run = train(store, "direct")
+    evaluate(
+        run, first(10, 5), latency={"batch": 1, "n": 4, "ttft_ms": {"median": 1.0, "p95": 2.0}, "full_ms": {"median": 1.0, "p95": 2.0}}
+    )
+    (curve,), _ = curves(run)
+    assert Track.of(curve, "latency", list(curve.row.first.items)) is None and Track.of(curve, "flops", ["toy/test/0"]) is not None
+
+
+def test_front() -> None:
+    points = [(1.0, 0.5), (2.0, 0.5), (2.0, 0.7), (3.0, 0.6), (4.0, 0.9), (1.0, 0.5)]
+    assert front(points) == [True, False, True, False, True, True]  # two that are equal do not rule each other out
+    assert front([]) == []
+
+
+def test_resampling_agrees_with_the_paired_bootstrap(store: Store) -> None:
+    runs = [train(store, name, seed=s) for name in ("direct", "rim") for s in (0, 1, 2)]
+    for k, run in enumerate(runs):
+        evaluate(run, coin(0.5 + 0.02 * k, 400, k))
+    (group,), _ = collect(runs)
+    ids = list(group.rows[0].first.items)
+    one, two = (np.array(r.vector(ids)) for r in group.rows)
+    sampler = Resampler(400, resamples=8000)
+    mine = sampler.interval(sampler.means(one, group.rows[0]) - sampler.means(two, group.rows[1]))
+    theirs = stats.paired_bootstrap(one, two)
+    assert mine.low == pytest.approx(theirs.low, abs=0.008) and mine.high == pytest.approx(theirs.high, abs=0.008)
+    again = Resampler(400, resamples=8000)
+    assert sampler.interval(sampler.means(one, group.rows[0])) == again.interval(again.means(one, group.rows[0]))
+
+
+def field(*runs: Run, kind: str = "flops") -> Field:
+    (group,), _ = collect(runs)
+    found = tracks(curves(*runs)[0], kind, group.scopes[0].ids)
+    return Field(group, group.scopes[0], tuple(found), Resampler(len(group.scopes[0].ids)))
+
+
+def test_default_costs_that_count_as_equal_share_a_column(store: Store) -> None:
+    runs = [train(store, name) for name in ("direct", "pause", "cot", "rim")]
+    for run, flops in zip(runs, (100.0, 100.9, 102.0, 200.0), strict=True):
+        evaluate(run, first(50, 20), flops=flops)
+    costs = default_costs(field(*runs).tracks)
+    assert [(c.value, [r.method for r in c.rows]) for c in costs] == [(100, ["direct", "pause"]), (102, ["cot"]), (200, ["rim"])]
+
+
+def test_differences_at_equal_cost(store: Store) -> None:
+    n = 500
+    rim, direct = train(store, "rim"), train(store, "direct")
+    evaluate(rim, first(n, 300), flops=40)
+    evaluate(rim, first(n, 200), flops=20, knob="K", value=2)
+    evaluate(direct, first(n, 150), flops=30)
+    found = differences([field(direct, rim)])
+    (one,) = found  # at direct's 30: rim halfway, 250 of 500; at rim's 40 direct does not reach
+    assert one.cost.value == 30 and one.second.label == "rim (from cot), K=2 to default"
+    assert one.value == pytest.approx(0.3 - 0.5) and one.higher is one.second and one.verdict == "rim (from cot), K=2 to default higher"
+    # d is −1 on 50 questions and −1/2 on 100: z = 100/√75
+    assert one.p == pytest.approx(math.erfc(100 / math.sqrt(75) / math.sqrt(2))) and one.holm == one.p
+    assert one.interval.low < -0.2 < one.interval.high < 0
+
+
+def test_measured_settings_are_tested_as_in_the_table(store: Store) -> None:
+    n = 500
+    rim, direct = train(store, "rim"), train(store, "direct")
+    evaluate(rim, [6 <= k < 212 for k in range(n)], flops=30)
+    evaluate(direct, first(n, 200), flops=30)
+    (one,) = differences([field(direct, rim)])
+    assert one.p == stats.mcnemar(6, 12) and one.verdict == "tied" and one.higher is None
+    assert one.detectable == pytest.approx(stats.detectable_difference(n, 18 / n))
+
+
+def test_small_weights_do_not_count_as_whole_questions(store: Store) -> None:
+    """At 102 rim is 0.98 default and 0.02 K=8: 200 questions a little better than direct, 30 much worse. Signs would say rim."""
+    rim, direct = train(store, "rim"), train(store, "direct")
+    evaluate(rim, first(1000, 500), flops=100)
+    evaluate(rim, [k < 500 or 600 <= k < 800 for k in range(1000)], flops=200, knob="K", value=8)
+    evaluate(direct, [k < 500 or k >= 970 for k in range(1000)], flops=102)
+    (one,) = differences([field(direct, rim)])
+    assert one.value == pytest.approx((30 - 200 * 0.02) / 1000) and stats.mcnemar(30, 200) < 1e-9
+    z = 26 / math.sqrt(30 + 200 * 0.02**2)
+    assert one.p == pytest.approx(math.erfc(z / math.sqrt(2))) and one.verdict == "direct (from cot) higher"
+
+
+def test_both_at_the_floor_is_tied(store: Store) -> None:
+    rim, direct = train(store, "rim"), train(store, "direct")
+    evaluate(rim, [k % 10 == 0 for k in range(400)], flops=100)  # the references are the last digits, the floor is 10 %
+    evaluate(direct, [k % 10 == 1 for k in range(400)], flops=100)
+    (one,) = differences([field(direct, rim)])
+    assert one.verdict == "tied (both at the floor)" and one.higher is None

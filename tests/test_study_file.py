@@ -1,0 +1,129 @@
+"""Study files: what they may say, and the command that makes everything of one, twice."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rim_bench import cli
+from rim_bench.errors import UsageError
+from rim_bench.store import Store
+from rim_bench.study import read_study
+
+GOOD = """
+methods = ["direct", "rim"]
+task = "chain"
+seeds = [0, 1]
+budgets = ["examples=320", "train-flops=2e10"]
+start = "recipe"
+limit = 40
+quick = true
+sweep = true
+set = {"rim.K" = 2}
+backbone = {width = 32, layers = 1}
+"""
+
+
+def study(folder: Path, text: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_study_is_read_as_one_request_a_budget(tmp_path: Path) -> None:
+    made = read_study(study(tmp_path, GOOD), data=Path("rows"), device="cpu")
+    first, second = made.requests
+    assert (first.examples, first.train_flops, second.examples, second.train_flops) == (320, None, None, 2 * 10**10)
+    for one in made.requests:
+        assert (one.methods, one.task, one.seeds, one.limit, one.start) == (("direct", "rim"), "chain", (0, 1), 40, "recipe")
+        assert one.settings == {"rim": {"K": 2}} and one.backbone == {"width": 32, "layers": 1} and one.quick
+        assert (one.out, one.data, one.device) == (tmp_path, Path("rows"), "cpu")
+    assert made.swept == (True, True) and made.out == tmp_path
+    text = GOOD.replace("sweep = true", 'sweep = ["train-flops=2e10"]')
+    assert read_study(study(tmp_path, text)).swept == (False, True)
+    plain = read_study(study(tmp_path, 'methods = ["direct"]\ntask = "chain"\n[set.rim]\nK = 3\n'))
+    assert len(plain.requests) == 1 and plain.requests[0].seeds == (0,) and plain.swept == (False,)
+    assert plain.requests[0].settings == {"rim": {"K": 3}} and plain.requests[0].examples is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ('budget = ["examples=3"]', "unknown key of a study 'budget'.*'budgets'"),
+        ("methods = []", "is not a list of texts"),
+        ('seeds = ["0"]', "seeds = .* is not a list of whole numbers"),
+        ("seeds = [true]", "is not a list of whole numbers"),
+        ("lr = \"fast\"", "lr = 'fast' is not a number"),
+        ("limit = 2.5", "limit = 2.5 is not a whole number"),
+        ("sweep = 1", "sweep = 1 is not true, false or a list of some of the budgets"),
+        ('budgets = ["examples=320"]\nsweep = ["examples=321"]', "sweep = .* is not true, false or a list of some"),
+        ("set = 3", r"\[set\] is no table"),
+        ("set = {K = 3}", "is not METHOD.FIELD = VALUE"),
+        ('budgets = ["flops=3"]', "unknown budget 'flops'"),
+        ("limit = 0", "--limit 0 is too small"),
+        ("not toml", "is no TOML file"),
+    ],
+)
+def test_what_does_not_fit_is_said(change: str, says: str, tmp_path: Path) -> None:
+    key = change.split(" ")[0]
+    text = "\n".join(line for line in ['methods = ["direct"]', 'task = "chain"'] if not line.startswith(key))
+    with pytest.raises(UsageError, match=says):
+        read_study(study(tmp_path, f"{text}\n{change}\n"))
+
+
+def test_all_problems_are_said_together(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown key of a study 'tusk'.*; lr = 'x' is not a number; methods is missing; task is missing"):
+        read_study(study(tmp_path, 'tusk = "chain"\nlr = "x"\n'))
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_study(tmp_path / "none.toml")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rim-bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        code = stopped.value.code
+        return (code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+def test_the_command_makes_everything_and_then_nothing(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        text = GOOD.replace("[0, 1]", "[0]").replace('set = {"rim.K" = 2}', "max_tokens = 6")
+        path = study(tmp_path, text.replace("sweep = true", 'sweep = ["train-flops=2e10"]'))
+        code, out, err = call("study", path)
+        assert code == 0, err
+        runs, damaged = Store(tmp_path).runs()
+        assert not damaged and len(runs) == 4  # two methods, two budgets
+        budgets = [run.training()["budget"] for run in runs]  # type: ignore[index]
+        assert sorted(b["kind"] for b in budgets) == ["examples"] * 2 + ["train-flops"] * 2
+        assert all(0 <= b["used"] - b["asked"] < b["last_step"] for b in budgets if b["kind"] == "train-flops")
+        names = {"table.md", "table.csv", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.json"}
+        pictures = {f"{name}.{s}" for name in ("accuracy", "curves-flops", "curves-passes", "curves-latency") for s in ("svg", "png")}
+        assert names | pictures <= {p.name for p in tmp_path.iterdir()}
+        board = (tmp_path / "leaderboard.md").read_text()
+        assert "quick: not a result" in board and "closed" in board.lower() and "open" in board.lower()
+        made = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+        for run, budget in zip(runs, budgets, strict=True):
+            assert (len(run.evaluations()) > 1) == (budget["kind"] == "train-flops")  # the sweep's points
+        code, out, _ = call("study", path)
+        assert code == 0 and {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == made
+        code, out, _ = call("leaderboard", "--out", tmp_path)
+        assert code == 0 and "rim" in out
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_study_that_cannot_be_is_refused_before_anything_is_made(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    path = study(tmp_path, GOOD.replace("train-flops=2e10", "train-flops=1e7"))
+    code, _, err = call("study", path)
+    assert code == 2 and "too small for" in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
