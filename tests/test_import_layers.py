@@ -20,7 +20,10 @@ GROUND = {
     "errors", "layout", "flops", "train_flops", "store", "steps", "stats", "cells", "matching", "pairing", "compare", "tables", "render",
     "plot", "curves", "equal_cost", "contests", "leaderboard", "leaderboard_sheet", "leaderboard_text", "plot_curves",
 }  # know no method, no model and no data  # fmt: skip
-MIDDLE = {"method", "workspace", "losses", "backbone", "train", "generate", "data", "lm_task", "evaluate", "trained", "schedule", "votes", "timing", "memory", "cost"}
+MIDDLE = {
+    "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",
+    "evaluate", "trained", "cost",
+}  # fmt: skip
 TOP = {"run", "sweep", "study", "show", "console", "cli", "cli_compute", "bench", "__init__"}  # put the rest together
 TORCH_FREE = GROUND | {"method", "schedule", "cost", "catalog", "data", "sources", "run_options"}
 ENGINE = {"workspace", "losses", "train", "generate", "backbone"}
