@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rim_bench.errors import UsageError
-from rim_bench.flops import decode_flops, kv_bytes, prefill_flops
-from rim_bench.generate import Completion, Sampling, Stop, decode, sample
+from rim_bench.flops import bridge_flops, decode_flops, kv_bytes, prefill_flops
+from rim_bench.generate import Completion, Sampling, Stop, Work, decode, sample
 from rim_bench.layout import Layout
 from rim_bench.tasks.answers import Kind
+from rim_bench.train_flops import Products, forward
 from rim_bench.trained import Trained
 from rim_bench.votes import elect
 
@@ -25,6 +26,16 @@ class Answered:
     text: str
     cost: dict[str, Any] = field(default_factory=dict)
     blocks: list[str] = field(default_factory=list)  # texts behind every probe place, where they were asked for
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the batch took that an item was answered in; an item's share of its FLOPs is that of one row."""
+
+    seconds: float = 0.0
+    rows: int = 0
+    flops: int = 0  # executed
+    number_bytes: float = 0.0  # of a number in the cache
 
 
 class Answerer:
@@ -60,14 +71,14 @@ class Answerer:
     def unanswered(self, layout: Layout, question: tuple[int, ...]) -> Answered:
         """The record of a prompt that the model has no positions for."""
         nothing = [Completion(ended=True)] * (1 if self.sampling is None else self.sampling.samples)
-        cost = self._cost(layout, question, nothing, (0, 0), 0.0, 0)
+        cost = self._cost(layout, question, nothing, (0, 0), Batch())
         return Answered("", cost | {"flops_prefill": 0, "kv_bytes": 0, "overlong": True})
 
-    def complete(self, layouts: Sequence[Layout], limit: int, stop: Stop | None) -> list[list[Completion]]:
+    def complete(self, layouts: Sequence[Layout], limit: int, stop: Stop | None, work: Work | None = None) -> list[list[Completion]]:
         """The samples of each prompt: one greedy one, or those that `sampling` draws."""
         if self.sampling is not None:
-            return sample(self.workspace, layouts, self.sampling, max_tokens=limit, stop=stop)
-        done = decode(self.workspace, layouts, max_tokens=limit, stop=stop)
+            return sample(self.workspace, layouts, self.sampling, max_tokens=limit, stop=stop, work=work)
+        done = decode(self.workspace, layouts, max_tokens=limit, stop=stop, work=work)
         return [[branches[layout.resume[0]]] for layout, branches in zip(layouts, done, strict=True)]
 
     def answer(
@@ -80,14 +91,16 @@ class Answerer:
     ) -> list[Answered]:
         """One batch of prompts, decoded and priced; `kind` says which answers of several samples are equal."""
         stop = self.stop(until)
+        work = Work()
         began = time.perf_counter()
-        done = self.complete(layouts, limit, stop)
+        done = self.complete(layouts, limit, stop, work)
         seconds = time.perf_counter() - began
+        batch = Batch(seconds, len(layouts), self._executed(layouts, work), work.number_bytes)
         out = []
         for layout, question, samples in zip(layouts, questions, done, strict=True):
             texts = [cut(self.backbone.decode(s.tokens), until) for s in samples]
             elected = elect(texts, kind) if len(texts) > 1 else (0, 1)
-            out.append(Answered(texts[elected[0]], self._cost(layout, question, samples, elected, seconds, len(layouts))))
+            out.append(Answered(texts[elected[0]], self._cost(layout, question, samples, elected, batch)))
         if self.probe:
             self._probe(questions, out, limit, until, stop)
         return out
@@ -102,6 +115,11 @@ class Answerer:
             return
         for answered, tree, branches in zip(out, known, decode(self.workspace, known, max_tokens=limit, stop=stop), strict=True):
             answered.blocks = [cut(self.backbone.decode(branches[name].tokens), until) for name in tree.resume]
+
+    def _executed(self, layouts: Sequence[Layout], work: Work) -> int:
+        """FLOPs that a batch executed, padding and rows that wait for others included."""
+        products = Products(work.columns, work.pairs, work.logits, work.columns)
+        return forward(self.shape, products) + sum(bridge_flops(self.shape, row) for row in layouts)
 
     def stop(self, until: tuple[str, ...]) -> Stop | None:
         """A stop rule for `until`: full text is decoded only behind a token that can complete a stop string."""
@@ -122,8 +140,7 @@ class Answerer:
         question: tuple[int, ...],
         samples: Sequence[Completion],
         elected: tuple[int, int],
-        seconds: float,
-        rows: int,
+        batch: Batch,
     ) -> dict[str, Any]:
         """What one answer cost. Samples run side by side behind one prefill: their tokens and FLOPs add up, their passes do not.
 
@@ -142,10 +159,11 @@ class Answerer:
             "passes_to_answer": max((s.prompt_waves + at for s, at in firsts if at is not None), default=None),
             "flops_prefill": prefill_flops(self.shape, layout),
             "flops_decode": sum(decode_flops(self.shape, layout, n) for n in generated),
-            "kv_bytes": kv_bytes(self.shape, layout, grown, 2 if self.backbone.device.type == "cuda" else 4),
+            "flops_executed": batch.flops // max(1, batch.rows),
+            "kv_bytes": round(kv_bytes(self.shape, layout, grown, 1) * batch.number_bytes),
             "latency_s": round(max(s.seconds for s in samples), 6),
-            "batch_s": round(seconds, 6),
-            "batch_size": rows,
+            "batch_s": round(batch.seconds, 6),
+            "batch_size": batch.rows,
             "overlong": False,
             **votes,
         }

@@ -277,11 +277,15 @@ class Backbone:
 
     def trains(self) -> Trains:
         """What of the model trains, and how attention's backward is computed at the dropout that is set: for the FLOP account."""
-        full = not hasattr(self.model, "peft_config")
+        rows, tables = self._rows(), [self._table("input").weight, self._table("output").weight]
+        embeddings = {id(p) for m in self.causal.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        known = embeddings | {id(p) for p in tables} | {id(rows)}
+        matrices = any(p.ndim > 1 and id(p) not in known and "lora_" not in name for name, p in self.parameters_to_train())
+        inputs = tables[0].requires_grad or (rows is not None and rows.requires_grad)
         in_attention = (getattr(m, a) for m, a, _ in self._dropouts if a == "attention_dropout" or m in self._attention_dropouts)
         dropout = self.model.training and any(p > 0 for p in in_attention)
         fused = self.causal.config._attn_implementation == "sdpa" and (self.device.type == "cuda" or not dropout)
-        return Trains(full, full, full or self._rows() is not None, fused)
+        return Trains(matrices, tables[1].requires_grad, inputs, fused)
 
     def count(self, *, training_only: bool = False) -> int:
         """Number of parameters, all or those that train."""

@@ -14,13 +14,13 @@ import torch
 
 from rim_bench.backbone import Backbone
 from rim_bench.errors import UsageError
-from rim_bench.flops import Shape, training_flops
 from rim_bench.generate import decode
 from rim_bench.method import Encoded
 from rim_bench.run import Cell, Study, _check_rows
 from rim_bench.run_options import Options
 from rim_bench.schedule import batches
 from rim_bench.train import Trainer
+from rim_bench.train_flops import training_cost
 from rim_bench.trained import build_bridges
 
 if TYPE_CHECKING:
@@ -156,10 +156,10 @@ class _Arm:
         self.backbone.set_dropout(0.0)
 
     def _flops(self, chosen: Sequence[Sequence[int]]) -> int:
-        """Of the rows without padding: forward, and twice that backward. True of full training only."""
-        shape = Shape.of(self.backbone.causal.config.to_dict())
+        """Of the rows without padding, forward and backward."""
         rows = [row for b in chosen for row in self.trainer.layouts(self.span, self.span.first, self.span.first, b)]
-        return 3 * sum(training_flops(shape, row) for row in rows)
+        trains = self.backbone.trains()
+        return sum(training_cost(self.trainer.shape, trains, row) for row in rows)
 
     def _both(self, ours: Callable[[], Any], plain: Callable[[], Any]) -> tuple[float, float]:
         """Seconds of each; who goes first changes from round to round."""
@@ -257,9 +257,8 @@ def report(measured: dict[str, Any]) -> Table:
     table = Table(title=title, caption=caption)
     for name in ("method", "training", "plain", "x plain", "of peak", "decoding", "x HF"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-    full = measured["backbone"]["tuning"] == "full"
     for name, m in measured["methods"].items():
-        use = f"{100 * m['gflops']['median'] / measured['peak_gflops']:.0f} %" if full else "-"
+        use = f"{100 * m['gflops']['median'] / measured['peak_gflops']:.0f} %"
         train, plain, decoding = (f"{m[key]['median']:,.0f}" for key in ("train", "plain", "decode"))
         table.add_row(name, train, plain, _range(m["ratio"], 2), use, decoding, f"{m['decode_ratio']['median']:.2f}")
     return table

@@ -33,7 +33,7 @@ def environment(gpu: Mapping[str, Any] | None = None, argv: Iterable[str] | None
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()} {' '.join(platform.libc_ver())}".strip(),
-        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": affinity},
+        "cpu": {"model": cpu_model(), "cores": os.cpu_count(), "usable_cores": affinity},
         "memory_bytes": memory,
         "gpu": None if gpu is None else dict(gpu),
         "packages": packages,
@@ -43,7 +43,8 @@ def environment(gpu: Mapping[str, Any] | None = None, argv: Iterable[str] | None
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

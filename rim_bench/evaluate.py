@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.answering import Answered
+from rim_bench.backbone import RECORD
 from rim_bench.data import Dataset, Task, evaluation_data
 from rim_bench.errors import UsageError
-from rim_bench.files import canonical
+from rim_bench.files import canonical, read_json
 from rim_bench.generate import Sampling
 from rim_bench.lm_task import PROMPT_DIFFERS, RimLM, through_lm_eval
-from rim_bench.memory import peak_memory, reset_peak
+from rim_bench.memory import peak_memory, reset_peak, runtime
 from rim_bench.method import Example, Method
 from rim_bench.sources import Steps
 from rim_bench.store import Run
@@ -48,6 +49,7 @@ class Request:
     sample_seed: int = 0
     curve: bool = False  # a point of an inference curve, not a row of the comparison table
     capped: bool = False  # max_tokens is what was turned, not the setting of all
+    device: str = "cpu"  # its type: numbers come in another dtype on cuda
 
     def __post_init__(self) -> None:
         _ = self.sampling  # refuses what does not fit
@@ -63,8 +65,7 @@ class Request:
         fields += [answers.EVALUATOR_VERSION, self.dataset().sha256]
         if (sampling := self.sampling) is not None:
             fields.append(votes_record(sampling))
-        if self.curve:
-            fields.append("curve")
+        fields += [name for name, given in (("curve", self.curve), ("capped", self.capped), (self.device, self.device != "cpu")) if given]
         digest = sha256(canonical(fields).encode()).hexdigest()[:10]
         return f"{self.task.name}-{self.split}-{digest}"
 
@@ -93,7 +94,7 @@ class Request:
 def evaluate_run(run: Run, trained: Trained, request: Request, on_items: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Evaluate and store, unless the same evaluation is stored already; returns its summary."""
     key = request.key()
-    stored = run.evaluation(key)
+    stored = evaluated(run, request)
     if stored is not None:
         return stored
     items, summary = evaluate(trained, request, on_items)
@@ -101,6 +102,15 @@ def evaluate_run(run: Run, trained: Trained, request: Request, on_items: Callabl
     found = run.evaluation(key)
     assert found is not None
     return found
+
+
+def evaluated(run: Run, request: Request) -> dict[str, Any] | None:
+    """The stored summary of this evaluation of the run's weights as they are now, or None."""
+    stored = run.evaluation(request.key())
+    record = run.path / "model" / RECORD
+    if stored is not None and record.is_file() and stored.get("weights_sha256") != read_json(record).get("sha256"):
+        return None  # made of weights that were replaced
+    return stored
 
 
 def evaluate(
@@ -111,7 +121,6 @@ def evaluate(
     The test split goes through lm-eval; validation, which lm-eval is not told of, and the many points of a curve, which its own work would
     make several times slower, through the same adapter and scorer.
     """
-    reset_peak()
     dataset = request.dataset()
     done = 0
 
@@ -226,9 +235,11 @@ def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task)
 
 def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
     common, count = Counter(e.answer for e in dataset.examples).most_common(1)[0]
-    questions = [lm.question(e.question) for e in dataset.examples]
-    timed = (lm.answerer, questions, request.max_tokens, UNTIL)
-    n = len(items)
+    timed = (lm.answerer, {e.id: lm.question(e.question) for e in dataset.examples}, request.max_tokens, UNTIL)
+    device, n = lm.backbone.device, len(items)
+    alone = latency(*timed)
+    reset_peak(device)  # of answering a batch: what lm-eval holds and what only probes is not the method's
+    together = throughput(*timed, request.batch_size)
     return {
         "schema": 1,
         "task": request.task.name,
@@ -247,16 +258,17 @@ def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict
         "settings": {
             "max_tokens": request.max_tokens,
             "batch_size": request.batch_size,
-            "dtype": "bfloat16" if lm.backbone.device.type == "cuda" else "float32",
-            "device": lm.backbone.device.type,
+            "dtype": "bfloat16" if device.type == "cuda" else "float32",
+            "device": device.type,
             **({} if request.sampling is None else votes_record(request.sampling)),
         },
         "weights_sha256": lm.backbone.weights_sha256(),
         "seconds": round(seconds, 3),
         "examples_per_s": round(n / max(1e-9, sum(i["batch_s"] / i["batch_size"] for i in items if i["batch_size"])), 3),  # decoding alone
-        "latency": latency(*timed),
-        "throughput": throughput(*timed, request.batch_size),
-        "peak_memory_bytes": peak_memory(),
+        "latency": alone,
+        "throughput": together,
+        "peak_memory_bytes": peak_memory(device),
+        "runtime": runtime(device),
         "floor": {"answer": common, "accuracy": count / n},
         "prompt_note": PROMPT_DIFFERS if lm.differs else None,
     }

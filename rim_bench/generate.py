@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -56,6 +56,16 @@ class Completion:
 
 
 @dataclass
+class Work:
+    """What decoding a batch multiplied, padding included, and what its cache is made of."""
+
+    columns: int = 0
+    pairs: int = 0  # of a column and a key
+    logits: int = 0  # columns whose logits were computed
+    number_bytes: float = 0.0  # of a key's or value's number in the cache
+
+
+@dataclass
 class _Branches:
     """The growing branches of a batch, [rows, branches] each; a branch that ended feeds padding until its row is dropped."""
 
@@ -73,6 +83,7 @@ def decode(
     *,
     max_tokens: int,
     stop: Stop | None = None,
+    work: Work | None = None,
 ) -> list[dict[str, Completion]]:
     """Greedy continuation of every `resume` segment of every layout.
 
@@ -82,10 +93,11 @@ def decode(
     Args:
         layouts: one a row, each with at least one `resume` segment.
         max_tokens: cap for each branch, at least 1.
+        work: is added to, where given.
     Returns:
         Per row, resume segment -> completion.
     """
-    done = _grow(workspace, layouts, [row.resume for row in layouts], lambda logits, _: logits.argmax(-1), max_tokens, stop)
+    done = _grow(workspace, layouts, [row.resume for row in layouts], lambda logits, _: logits.argmax(-1), max_tokens, stop, work)
     return [dict(zip(row.resume, completions, strict=True)) for row, completions in zip(layouts, done, strict=True)]
 
 
@@ -97,6 +109,7 @@ def sample(
     *,
     max_tokens: int,
     stop: Stop | None = None,
+    work: Work | None = None,
 ) -> list[list[Completion]]:
     """`sampling.samples` drawn continuations of every layout, side by side behind one shared prefill.
 
@@ -106,6 +119,7 @@ def sample(
     Args:
         layouts: one a row, each with exactly one `resume` segment.
         max_tokens: cap for each sample, at least 1.
+        work: is added to, where given.
     Returns:
         Per row, the samples in order.
     """
@@ -120,7 +134,7 @@ def sample(
         at = torch.searchsorted(total, uniform[..., None] * total[..., -1:], right=True)  # right: never a token of probability 0
         return at.squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
-    return _grow(workspace, layouts, [row.resume * sampling.samples for row in layouts], pick, max_tokens, stop)
+    return _grow(workspace, layouts, [row.resume * sampling.samples for row in layouts], pick, max_tokens, stop, work)
 
 
 def _grow(
@@ -130,6 +144,7 @@ def _grow(
     pick: Pick,
     max_tokens: int,
     stop: Stop | None,
+    work: Work | None,
 ) -> list[list[Completion]]:
     """One branch for every entry of a row's `places`, the segment that it continues; per row, their completions."""
     backbone = workspace.backbone
@@ -140,8 +155,10 @@ def _grow(
         results = [[Completion(prompt_waves=row.waves, times=times) for _ in names] for row, names in zip(layouts, places, strict=True)]
         rows = list(range(len(layouts)))
         state, hidden = _open_branches(columns, layouts, places)
+        logits = 0
         for step in range(max_tokens):
             chosen = pick(backbone.head(hidden), rows)  # [rows, branches]
+            logits += hidden.shape[0] * hidden.shape[1]
             tokens = chosen.tolist()  # waits for the device
             times.append(time.perf_counter() - began)
             _record(backbone, rows, results, state, tokens, stop, step)
@@ -152,6 +169,11 @@ def _grow(
                 rows = [rows[i] for i in alive]
                 chosen = _shrink(columns, state, alive, chosen)
             hidden = _step(workspace, columns, state, chosen)
+    if work is not None:
+        assert columns.cache is not None
+        first: Any = columns.cache.layers[0]
+        work.columns, work.pairs, work.logits = work.columns + columns.executed, work.pairs + columns.pairs, work.logits + logits
+        work.number_bytes = (first.keys.element_size() + first.values.element_size()) / 2
     for completions in results:
         for completion in completions:
             if not completion.passes:

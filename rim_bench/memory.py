@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from rim_bench.environment import cpu_model
+
+
+def runtime(device: torch.device) -> dict[str, Any]:
+    """What times depend on beside the method: device, processor, threads, number type."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_properties(device).name if cuda else "cpu",
+        "host_cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "dtype": "bfloat16" if cuda else "float32",
+        "torch": torch.__version__,
+    }
+
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-def reset_peak() -> None:
+def reset_peak(device: torch.device) -> None:
     """Start a new stretch. Where the system cannot (no GPU, not Linux), the process's own maximum goes on."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
         _CLEAR.write_text("5")  # sets the high-water mark of resident memory back to what is resident now
 
 
-def peak_memory() -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes at the largest since `reset_peak`: allocated on the GPU where one is used, else resident in memory."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     try:
         (line,) = [row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024

@@ -8,7 +8,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +22,10 @@ from rim_bench.catalog import resolve_backbone
 from rim_bench.data import Task, load_task, overlap, training_data
 from rim_bench.environment import environment
 from rim_bench.errors import UsageError, unknown
-from rim_bench.evaluate import Request, evaluate_run, validation_accuracy
+from rim_bench.evaluate import Request, evaluate_run, evaluated, validation_accuracy
 from rim_bench.generate import Sampling
 from rim_bench.layout import Layout
-from rim_bench.memory import peak_memory
+from rim_bench.memory import peak_memory, reset_peak
 from rim_bench.method import Encoded, Example, Method, Stage, load_method
 from rim_bench.run_options import Options, Reporter
 from rim_bench.schedule import Plan, flops_spans, planned_flops, spans
@@ -34,6 +34,7 @@ from rim_bench.train import Outcome, Trainer
 from rim_bench.train_flops import training_cost
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
 from rim_bench.votes import votes_record
+from rim_bench.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,15 @@ class Study:
     def _trials(self, cell: Cell) -> int | None:
         """Learning rates that the recipe says were tried for this method; None where it does not speak of it, or was not followed."""
         table = self.recipe.get("lr", {}).get("scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained", {})
-        followed = self.options.lr is None and cell.method.name in table and not self.options.settings.get(cell.method.name)
+        options, recipe = self.options, self.recipe
+        followed = (
+            options.lr is None
+            and cell.method.name in table
+            and not options.settings.get(cell.method.name)
+            and cell.plan.batch_size == int(recipe.get("batch_size", 32))
+            and self.start == recipe.get("start", "recipe")
+            and self.backbone_spec == resolve_backbone(str(recipe.get("backbone", "gpt2")), recipe.get("backbone_settings", {}))
+        )
         trials = self.recipe.get("tuning_trials")
         return int(trials) if followed and trials is not None else None
 
@@ -209,6 +218,7 @@ class Study:
             options.max_tokens or int(self.recipe.get("max_tokens", 128)),
             options.eval_batch_size,
             options.quick,
+            device=self.device.type,
         )
 
     @cached_property
@@ -249,21 +259,17 @@ class Study:
         """
         if self.options.train_flops is None or all(self._run(c).trained for c in self.cells):
             return
-        first = self.cells[0]
-        backbone = self._initial(dataclasses.replace(first, parent=None))
+        backbone = Backbone.create(self.backbone_spec, texts=self.texts, pattern=self.task.token_pattern, device=self.device)
         data = [backbone.encode_example(e) for e in self.train_set.examples]
-        shape, trains = backbone.shape(), backbone.trains()
-
-        def price(layout: Layout) -> int:
-            return training_cost(shape, trains, layout)
-
-        inherited = 0
-        if first.is_start:
-            stored = self._run(first).training() if self._run(first).trained else None
-            inherited = int(stored["flops"]) if stored else planned_flops(first.method, data, first.plan, "recipe", price)
+        inherited: dict[str, int] = {}
         for cell in self.cells:
-            if not cell.is_start:
-                flops_spans(cell.method, data, cell.plan, self.start, inherited, price)
+            price = _price(backbone, cell)
+            if cell.is_start:
+                trained = self._run(cell).trained
+                found = self._flops(self._run(cell)) if trained else planned_flops(cell.method, data, cell.plan, "recipe", price)
+                inherited[spec_id(cell.spec)] = found
+            else:
+                flops_spans(cell.method, data, cell.plan, self.start, inherited.get(str(cell.spec["parent"]), 0), price)
 
     def _run(self, cell: Cell) -> Run:
         """The cell's run, whether its folder exists or not."""
@@ -275,7 +281,13 @@ class Study:
         with run.lock():
             if run.trained:
                 reporter.note(f"{cell.label}: trained already ({run.id})")
+                run.remove_checkpoints()  # left there by a kill between the two
                 return run
+            if run.evaluations() and run.latest_checkpoint() is None:
+                raise UsageError(
+                    f"run {str(run.path)!r} has evaluations but no weights, which would not be the same if it were trained again: "
+                    "give another results folder (--out), or move the run away"
+                )
             with _nothing_left_of(run):
                 backbone = self._initial(cell)
                 bridges = build_bridges(cell.method, backbone, cell.plan.seed)
@@ -283,7 +295,8 @@ class Study:
                 start = "recipe" if cell.is_start else self.start
                 trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, start, self._inherited(cell))
                 _check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
-            run.write_environment(environment(gpu=gpu_info()) | {"torch_threads": torch.get_num_threads()})
+            run.write_environment(environment(gpu=gpu_info(self.device)) | {"torch_threads": torch.get_num_threads()})
+            reset_peak(self.device)
             outcome = trainer.run(lambda p: reporter.training(cell.label, p))
             trained = Trained(backbone, cell.method, bridges.eval(), cell.spec)
             summary = self._training_summary(cell, trained, outcome)
@@ -296,8 +309,15 @@ class Study:
         """Training FLOPs of the weights that a cell starts from; its parent is trained."""
         if cell.parent is None:
             return 0
-        stored = self._run(cell.parent).training() or {}
-        return int(stored.get("flops", 0)) + int(stored.get("inherited_flops", 0))
+        return self._flops(self._run(cell.parent))
+
+    @staticmethod
+    def _flops(run: Run) -> int:
+        """What a trained run cost, inherited cost included."""
+        stored = run.training() or {}
+        if "flops" not in stored:
+            raise UsageError(f"start {str(run.path)!r} was trained before FLOPs were counted: move it away to have it trained again")
+        return int(stored["flops"]) + int(stored["inherited_flops"])
 
     def _initial(self, cell: Cell) -> Backbone:
         """The weights a cell starts from: its parent's, or the backbone's own."""
@@ -317,13 +337,14 @@ class Study:
         return backbone
 
     def _training_summary(self, cell: Cell, trained: Trained, outcome: Outcome) -> dict[str, Any]:
+        peak = peak_memory(self.device)  # before validation
         accuracy, n = validation_accuracy(trained, self.request("validation"))
         inherited, plan = self._inherited(cell), cell.plan
         inherited_examples = 0 if cell.parent is None else cell.parent.plan.steps * cell.parent.plan.batch_size
         if plan.flops:
             budget = {"kind": "train-flops", "asked": plan.flops, "used": outcome.flops + inherited, "last_step": outcome.last_step_flops}
         else:
-            asked = plan.steps * plan.batch_size + inherited_examples
+            asked = plan.examples + inherited_examples
             budget = {"kind": "examples", "asked": asked, "used": outcome.examples + inherited_examples, "last_step": plan.batch_size}
         return {
             "steps": outcome.steps,
@@ -343,7 +364,7 @@ class Study:
             "validation": {"n": n, "accuracy": accuracy},
             "parameters": trained.backbone.count(),
             "parameters_trained": trained.backbone.count(training_only=True),
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": peak,
             "device": str(self.device),
         }
 
@@ -361,7 +382,7 @@ class Study:
     def _evaluate(self, cell: Cell, run: Run, reporter: Reporter) -> None:
         request = self.request()
         with run.lock():
-            if run.evaluation(request.key()) is not None:
+            if evaluated(run, request) is not None:
                 reporter.note(f"{cell.label}: evaluated already")
                 return
             trained = load_trained(run, device=self.device)
@@ -409,12 +430,38 @@ def _check_rows(backbone: Backbone, data: Sequence[Encoded], method: Method, sta
                 )
 
 
-def gpu_info() -> dict[str, Any] | None:
-    """The GPU that would be used, as data; None without one."""
-    if not torch.cuda.is_available():
+def _price(backbone: Backbone, cell: Cell) -> Callable[[Layout], int]:
+    """Training FLOPs of a layout for a cell's method, whose markers and bridges the backbone does not have yet."""
+    width, markers = backbone.width, cell.method.markers()
+    plain = Workspace(backbone, cell.method.bridges(width)).shape()
+    shape = dataclasses.replace(plain, vocabulary=max(plain.vocabulary, backbone.vocabulary + len(markers)))
+    trains = backbone.trains()
+    trains = dataclasses.replace(trains, inputs=trains.inputs or bool(markers))
+    return lambda layout: training_cost(shape, trains, layout)
+
+
+def gpu_info(device: torch.device) -> dict[str, Any] | None:
+    """The GPU that is used, as data; None without one."""
+    if device.type != "cuda":
         return None
-    properties = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(device)
     return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+
+
+def stored_request(run: Run, options: Options, split: str = "test") -> Request:
+    """The evaluation that `rim-bench run` makes of a run, or that of another task with the same options."""
+    given = run.spec["task"]
+    task = load_task(options.task or given["name"])
+    own, quick = task.name == given["name"], options.quick or bool(run.spec.get("quick"))
+    limit = options.limit if options.limit is not None or not own else given.get("limit")
+    if limit is None and quick:
+        limit = QUICK_ROWS
+    cap = options.max_tokens or int(task.recipe.get("max_tokens", 128))
+    steps = given["steps"] if own else options.steps  # else the data's hash would differ from the run's
+    device = pick_device(options.device).type
+    return Request(
+        task, options.data, options.files, steps, limit, split, None, cap, options.eval_batch_size, quick, device=device
+    )  # fmt: skip
 
 
 def evaluate_stored(
@@ -422,24 +469,12 @@ def evaluate_stored(
 ) -> dict[str, Any]:
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
     began = time.perf_counter()
-    task = load_task(options.task or run.spec["task"]["name"])
-    trained_on, usual = run.spec["task"], int(task.recipe.get("max_tokens", 128))
-    request = Request(
-        task,
-        options.data,
-        options.files,
-        trained_on["steps"] if task.name == trained_on["name"] else options.steps,  # else the data's hash would differ from the run's
-        options.limit,
-        split,
-        effort,
-        options.max_tokens or usual,
-        options.eval_batch_size,
-        options.quick or bool(run.spec.get("quick")),
-        capped=options.max_tokens not in (None, usual),
-        **({} if sampling is None else votes_record(sampling)),
-    )
+    request = stored_request(run, options, split)
+    usual = int(request.task.recipe.get("max_tokens", 128))
+    drawn = {} if sampling is None else votes_record(sampling)
+    request = dataclasses.replace(request, effort=effort, capped=request.max_tokens != usual, **drawn)
     with run.lock():
-        stored = run.evaluation(request.key())
+        stored = evaluated(run, request)
         if stored is None:
             trained = load_trained(run, device=pick_device(options.device))
             stored = evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(run.id, done, total))

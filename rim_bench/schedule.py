@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from rim_bench.errors import UsageError
 from rim_bench.layout import Layout
@@ -89,8 +90,8 @@ def spans(stages: Sequence[Stage], total: int, start: str) -> tuple[Span, ...]:
     kept = kept_stages(stages, start)
     if total < len(kept):
         raise UsageError(f"a budget of {total} optimizer steps is too small for {len(kept)} stages ({', '.join(s.name for s in kept)})")
-    whole = sum(s.share for s in kept)
-    exact = [total * s.share / whole for s in kept]
+    shares = [Fraction(s.share) for s in kept]  # exact: a budget in FLOPs has more digits than a float
+    exact = [total * share / sum(shares) for share in shares]
     counts = [max(1, math.floor(e)) for e in exact]
     by_remainder = sorted(range(len(kept)), key=lambda i: counts[i] - exact[i])
     for i in by_remainder * 2:
@@ -117,13 +118,14 @@ class Schedule:
         """The budget."""
         return self.spans[-1].first + self.spans[-1].length
 
-    def span(self, at: int) -> Span:
-        """The stage that a step beginning at `at` belongs to."""
-        return [s for s in self.spans if s.first <= at][-1]
+    def span(self, at: int, entered: int | None = None) -> Span:
+        """The stage that a step beginning at `at` belongs to; no stage behind the last one `entered` is passed over."""
+        index = len([s for s in self.spans if s.first <= at]) - 1
+        return self.spans[index if entered is None else min(index, entered + 1)]
 
     def progress(self, span: Span, at: int) -> float:
         """Share of the stage that is done, in [0, 1)."""
-        return (at - span.first) / span.length
+        return min((at - span.first) / span.length, math.nextafter(1.0, 0.0))
 
     def rate(self, span: Span, at: int, cost: int) -> float:
         """Factor of the learning rate for a step of `cost` that begins at `at`.
@@ -174,12 +176,14 @@ def flops_spans(
         )
     out = spans(stages, own, start)
     schedule, chosen = Schedule(out, plan.warmup), next(batches(len(data), plan.batch_size, plan.seed))
+    before = 0
     for span in out:
         cost = sum(map(price, lay_out(method, data, plan.seed, schedule, span, span.first, 0, chosen)))
-        if cost > span.length:
+        before, least = cost, max(cost, before)  # the last step of the stage before may reach that far into this one
+        if least > span.length:
             raise UsageError(
                 f"a budget of {plan.flops:.4g} training FLOPs is too small for {method.name}: stage {span.stage.name!r} gets "
-                f"{span.length:.4g} of it, and one step of it costs {cost:.4g}"
+                f"{span.length:.4g} of it, and one step costs {least:.4g}"
             )
     return out
 

@@ -67,7 +67,9 @@ def read_study(path: Path, *, data: Path | None = None, device: str | None = Non
             problems.append(f"{key} = {value!r} is not a list of {'texts' if kind is str else 'whole numbers'}")
     problems += [f"{key} is missing" for key in ("methods", "task") if key not in given]
     asked, sweep = given.get("budgets", []), given.get("sweep", False)
-    if not isinstance(sweep, bool) and not (isinstance(sweep, list) and all(s in asked for s in sweep)):
+    if isinstance(asked, list) and len(set(map(str, asked))) < len(asked):
+        problems.append(f"budgets = {asked!r} has one of them twice")
+    if not isinstance(sweep, bool) and not (isinstance(sweep, list) and isinstance(asked, list) and all(s in asked for s in sweep)):
         problems.append(f"sweep = {sweep!r} is not true, false or a list of some of the budgets")
     problems += [f"[{key}] is no table" for key in ("set", "backbone") if not isinstance(given.get(key, {}), dict)]
     if problems:
@@ -89,9 +91,8 @@ def run_study(study: StudyFile, reporter: Reporter) -> list[Run]:
     for one in studies:  # all of them before the first trains
         one.check_budget()
     made = [one.run(reporter) for one in studies]
-    for request, runs, swept in zip(study.requests, made, study.swept, strict=True):
-        if swept:
-            sweep(runs, request, reporter)
+    if chosen := [run for runs, swept in zip(made, study.swept, strict=True) if swept for run in runs]:
+        sweep(chosen, study.requests[0], reporter)
     return [run for runs in made for run in runs]
 
 

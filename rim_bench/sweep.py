@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from rim_bench.data import load_task
 from rim_bench.errors import UsageError, unknown
-from rim_bench.evaluate import Request, evaluate_run
+from rim_bench.evaluate import Request, evaluate_run, evaluated
 from rim_bench.files import Record, canonical
 from rim_bench.method import Method
-from rim_bench.run import QUICK_ROWS
+from rim_bench.run import stored_request
 from rim_bench.run_options import Options, Reporter
 from rim_bench.stats import mean
 from rim_bench.store import Run
@@ -73,7 +72,7 @@ def sweep(
     for run in arms:
         if run not in trained:
             reporter.note(f"{run.id}: not trained, left out")
-    turned = [_Arm(run, default_request(run, options, split), options, reporter) for run in trained]
+    turned = [_Arm(run, stored_request(run, options, split), options, reporter) for run in trained]
     lengths: dict[str, list[int]] = {}
     caps: dict[str, set[int]] = {}
     for arm in turned:
@@ -84,19 +83,6 @@ def sweep(
         with arm.run.lock():
             out += arm.sweep(knobs or {}, lengths[arm.family], caps[arm.family], temperature, sample_seed)
     return out
-
-
-def default_request(run: Run, options: Options, split: str = "test") -> Request:
-    """The evaluation that `rim-bench run` makes of a run, or that of another task with the same options."""
-    given = run.spec["task"]
-    task = load_task(options.task or given["name"])
-    own, quick = task.name == given["name"], options.quick or bool(run.spec.get("quick"))
-    limit = options.limit if options.limit is not None or not own else given.get("limit")
-    if limit is None and quick:
-        limit = QUICK_ROWS
-    cap = options.max_tokens or int(task.recipe.get("max_tokens", 128))
-    steps = given["steps"] if own else options.steps
-    return Request(task, options.data, options.files, steps, limit, split, None, cap, options.eval_batch_size, quick)
 
 
 def effort_values(default: int) -> tuple[int, ...]:
@@ -177,7 +163,7 @@ class _Arm:
                     self.reporter.note(f"{self.label}: {name} = {value} is left out: {refusal}")
                     continue
                 request = self._point(name, value, temperature, sample_seed)
-                new += self.run.evaluation(request.key()) is None
+                new += evaluated(self.run, request) is None
                 out.append(self._evaluate(request, name, value))
             done = sum(p.name == name for p in out)
             if done:
@@ -186,7 +172,7 @@ class _Arm:
 
     def _evaluate(self, request: Request, name: str | None, value: int | None) -> Point:
         key = request.key()
-        summary = self.run.evaluation(key)
+        summary = evaluated(self.run, request)
         if summary is None:
             shown = self.label if name is None else f"{self.label} {name}={value}"
             summary = evaluate_run(self.run, self.trained, request, lambda done, total: self.reporter.evaluating(shown, done, total))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,15 +21,16 @@ PATIENCE = 10.0  # seconds of timing single questions after which no further rou
 Question = tuple[int, ...]
 
 
-def latency(answerer: Answerer, questions: Sequence[Question], limit: int, until: tuple[str, ...]) -> dict[str, Any]:
+def latency(answerer: Answerer, questions: Mapping[str, Question], limit: int, until: tuple[str, ...]) -> dict[str, Any]:
     """Time to the first answer token and to the full answer, one question at a time, in milliseconds.
 
     The questions are timed in `rounds`, and a question's time is the median of its own: what else the machine did for a moment is in
     no number. Median, 95th percentile and mean are over the questions. The first answer token is the first behind `####`; where an
     answer has none, the full time stands for it. With votes both times are those of the slowest sample. Questions that the model has
-    no positions for are left out; without any other, the times are null.
+    no positions for are left out; without any other, the times are null. `items` are the times of each question by its id.
     """
-    layouts = _spread(_fitting(answerer, questions), TIMED)
+    picked = _spread(_fitting(answerer, questions), TIMED)
+    layouts = [layout for _, layout in picked]
     stop = answerer.stop(until)
     for layout in layouts[:WARM_UP]:
         _answer(answerer, [layout], limit, stop)
@@ -38,17 +39,18 @@ def latency(answerer: Answerer, questions: Sequence[Question], limit: int, until
     while len(rounds) < ROUNDS and (not rounds or time.perf_counter() - began < PATIENCE):
         rounds.append([t for layout in layouts for t in _answer(answerer, [layout], limit, stop)[0]])
     times = [(stats.median([r[i][0] for r in rounds]), stats.median([r[i][1] for r in rounds])) for i in range(len(layouts))]
-    return {"batch": 1, "rounds": len(rounds), "n": len(times), **_both(times)}
+    items = [[name, *(round(1000 * t, 3) for t in pair)] for (name, _), pair in zip(picked, times, strict=True)]
+    return {"batch": 1, "rounds": len(rounds), "n": len(times), **_both(times), "items": items}
 
 
-def throughput(answerer: Answerer, questions: Sequence[Question], limit: int, until: tuple[str, ...], batch: int) -> dict[str, Any]:
+def throughput(answerer: Answerer, questions: Mapping[str, Question], limit: int, until: tuple[str, ...], batch: int) -> dict[str, Any]:
     """The same times for questions answered `batch` together, each until its own answer is whole, and questions a second.
 
     Questions of similar length share a batch, as in an evaluation. Fewer questions than `batch` make a smaller one.
     """
     fitting = _fitting(answerer, questions)
     size = min(batch, len(fitting))
-    layouts = sorted(_spread(fitting, ROUNDS * size), key=lambda row: row.size)
+    layouts = sorted((layout for _, layout in _spread(fitting, ROUNDS * size)), key=lambda row: row.size)
     stop = answerer.stop(until)
     batches = [layouts[at : at + size] for at in range(0, len(layouts) - size + 1, size)] if size else []
     times: list[tuple[float, float]] = []
@@ -62,13 +64,13 @@ def throughput(answerer: Answerer, questions: Sequence[Question], limit: int, un
     return {"batch": size, "rounds": len(batches), "n": len(times), **_both(times), "examples_per_s": speed}
 
 
-def _fitting(answerer: Answerer, questions: Sequence[Question]) -> list[Layout]:
-    return [layout for q in questions if answerer.fits(layout := answerer.prompt(q))]
+def _fitting(answerer: Answerer, questions: Mapping[str, Question]) -> list[tuple[str, Layout]]:
+    return [(name, layout) for name, q in questions.items() if answerer.fits(layout := answerer.prompt(q))]
 
 
-def _spread(layouts: Sequence[Layout], n: int) -> list[Layout]:
+def _spread(found: Sequence[tuple[str, Layout]], n: int) -> list[tuple[str, Layout]]:
     """`n` of them from all over the set, or all."""
-    return [layouts[i * len(layouts) // n] for i in range(n)] if len(layouts) > n else list(layouts)
+    return [found[i * len(found) // n] for i in range(n)] if len(found) > n else list(found)
 
 
 def _answer(answerer: Answerer, rows: Sequence[Layout], limit: int, stop: Stop | None) -> tuple[list[tuple[float, float]], float]:

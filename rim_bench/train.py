@@ -121,7 +121,7 @@ class Trainer:
                 break
             if step < first:
                 continue
-            before, span = self.spent, self.schedule.span(self.spent)
+            before, span = self.spent, self.schedule.span(self.spent, self.entered)
             self._enter(span)
             began = time.perf_counter()
             record = self._step(span, before, step, chosen)
@@ -244,6 +244,8 @@ class Trainer:
             return 0
         state = torch.load(found[1] / "trainer.pt", map_location="cpu", weights_only=True)
         names = {name for name, _ in self.parameters}
+        if "spent" not in state:
+            raise UsageError(f"checkpoint {found[1]} was written before FLOPs were counted: move it away to start afresh")
         if names != set(state["parameters"]):
             raise UsageError(f"checkpoint {found[1]} holds other parameters than this run trains: move it away to start afresh")
         with torch.no_grad():
@@ -255,7 +257,7 @@ class Trainer:
         self.backbone.set_dropout(self.spans[state["stage"]].stage.dropout)
         self.seconds, self.loss = state["seconds"], state["loss"]
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] and torch.cuda.is_available():
+        if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         return int(state["step"])
 

@@ -65,8 +65,8 @@ def forward(shape: Shape, products: Products) -> int:
     return 2 * (shape.layers * (shape.linear * products.columns + attention) + shape.width * shape.vocabulary * products.logits)
 
 
-def backward(shape: Shape, trains: Trains, products: Products, *, fused: bool = False) -> int:
-    """FLOPs of the gradients, `fused` and checkpointed recomputation included where asked for; without bridges."""
+def backward(shape: Shape, trains: Trains, products: Products) -> int:
+    """FLOPs of the gradients, and of what a fused kernel and checkpointing compute once more; without bridges."""
     matrices = shape.matrices
     own, adapters = sum(a * b for a, b in matrices), shape.rank * sum(a + b for a, b in matrices)
     linear = shape.layers * ((1 + trains.matrices) * own + 2 * adapters) * products.columns
@@ -79,26 +79,23 @@ def backward(shape: Shape, trains: Trains, products: Products, *, fused: bool = 
         a, b = matrices[-1]
         last = shape.rank * b if shape.rank else a * b
         again = shape.layers * ((shape.linear - last) * products.columns) + 2 * product
-    return 2 * (linear + (5 if fused else 4) * product + head + again)
+    return 2 * (linear + (5 if trains.fused else 4) * product + head + again)
 
 
 def training_cost(shape: Shape, trains: Trains, layout: Layout) -> int:
     """Forward and backward FLOPs of one training layout: visible keys, no padding, nothing computed twice. The headline."""
     products = seen(layout)
-    return forward(shape, products) + backward(shape, _plain(trains), products) + 3 * bridge_flops(shape, layout)
+    once = Trains(trains.matrices, trains.head, trains.inputs)
+    return forward(shape, products) + backward(shape, once, products) + 3 * bridge_flops(shape, layout)
 
 
 def executed_cost(shape: Shape, trains: Trains, layouts: Sequence[Layout]) -> int:
     """Forward and backward FLOPs that a batch executes: what a FLOP counter sees, padding and recomputation included."""
     products = executed(layouts)
     bridges = 3 * sum(bridge_flops(shape, row) for row in layouts)  # they train, and so does what lies before them
-    return forward(shape, products) + backward(shape, trains, products, fused=trains.fused) + bridges
+    return forward(shape, products) + backward(shape, trains, products) + bridges
 
 
 def padding_cost(shape: Shape, trains: Trains, layouts: Sequence[Layout]) -> int:
     """The part of `executed_cost` that would go away if every row were a batch of its own."""
     return executed_cost(shape, trains, layouts) - sum(executed_cost(shape, trains, [row]) for row in layouts)
-
-
-def _plain(trains: Trains) -> Trains:
-    return Trains(trains.matrices, trains.head, trains.inputs) if trains.checkpointing else trains

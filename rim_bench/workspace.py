@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rim_bench.errors import UsageError
 from rim_bench.flops import Shape
 from rim_bench.layout import Layout, Segment
 
@@ -37,6 +38,7 @@ class Columns:
     layers: list[tuple[Tensor, ...]] = field(default_factory=list)  # all layers of each pass, where asked for
     cache: DynamicCache | None = None
     executed: int = 0  # columns computed, padding included
+    pairs: int = 0  # (column, key) pairs multiplied, padding included
 
     @property
     def hidden(self) -> Tensor:
@@ -46,6 +48,16 @@ class Columns:
     def at(self, row: int, column: int) -> int:
         """Packed index of a column; raises IndexError for one that was not computed."""
         return self.place[row][column]
+
+
+def _macs(name: str, bridge: nn.Module) -> int:
+    """Multiply-accumulates of a bridge for one slot: its linear layers, each run once; norms and activations are not counted."""
+    for module in bridge.modules():
+        own = list(module.parameters(recurse=False))
+        if not isinstance(module, nn.Linear) and any(p.ndim > 1 for p in own):
+            kind = type(module).__name__
+            raise UsageError(f"the cost of bridge {name!r} is not known: it has a {kind}, and only Linear layers are counted")
+    return sum(m.in_features * m.out_features for m in bridge.modules() if isinstance(m, nn.Linear))
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
@@ -62,12 +74,12 @@ class Workspace:
         self.bridges = bridges if bridges is not None else nn.ModuleDict()
 
     def shape(self) -> Shape:
-        """What the cost of a layout depends on: the backbone's shape, and the matrices of each bridge."""
-        macs = {
-            name: sum(m.in_features * m.out_features for m in bridge.modules() if isinstance(m, nn.Linear))
-            for name, bridge in self.bridges.items()
-        }
-        return replace(self.backbone.shape(), bridges=tuple(macs.items()))
+        """What the cost of a layout depends on: the backbone's shape, and the matrices of each bridge.
+
+        Raises:
+            UsageError: a bridge with a module whose cost is not known.
+        """
+        return replace(self.backbone.shape(), bridges=tuple((name, _macs(name, bridge)) for name, bridge in self.bridges.items()))
 
     def forward(self, layouts: Sequence[Layout], *, cached: bool = False, layers: bool = False) -> Columns:
         """All waves of a batch of layouts.
@@ -105,6 +117,7 @@ class Workspace:
         columns.index = torch.cat([columns.index, index], dim=1)
         mask = self._mask(columns, tokens.shape[1])
         columns.executed += tokens.numel()
+        columns.pairs += tokens.numel() * columns.segment.shape[1]
         return self.backbone.run(self.backbone.embed(tokens), mask, position, columns.cache)
 
     def _empty(self, rows: tuple[Layout, ...]) -> Columns:
@@ -137,6 +150,7 @@ class Workspace:
             places = [[row.position[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)]
             position = pad_rows(places, 0, backbone.device)
         columns.executed += segment.numel()
+        columns.pairs += segment.numel() * columns.segment.shape[1]
         if layers:
             hidden, every_layer = backbone.run(embeds, mask, position, columns.cache, layers=True)
             columns.layers.append(every_layer)

@@ -128,7 +128,7 @@ def test_budgets_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
         flops_trainer(new_run(tmp_path), Direct(), BUDGET, inherited=300_000_000)
     plan = Plan(flops=30, batch_size=4)
     price = 10
-    with pytest.raises(UsageError, match="stage 'grounding' gets 23 of it, and one step of it costs 40"):
+    with pytest.raises(UsageError, match="stage 'grounding' gets 23 of it, and one step costs 40"):
         flops_spans(Rim(), DATA, plan, "recipe", 0, lambda row: price)
     plan = Plan(flops=160, batch_size=4)
     assert [s.length for s in flops_spans(Rim(), DATA, plan, "recipe", 0, lambda row: price)] == [120, 40]

@@ -27,11 +27,12 @@ from rim_bench.baselines.cot import ChainOfThought
 from rim_bench.baselines.direct import Direct
 from rim_bench.errors import UsageError
 from rim_bench.flops import Shape
-from rim_bench.generate import decode
+from rim_bench.generate import Sampling, Work, decode, sample
 from rim_bench.layout import Layout, Segment
 from rim_bench.losses import group_counts, tree_loss
 from rim_bench.method import Method
 from rim_bench.models.rim import Rim
+from rim_bench.train_flops import Products, forward
 from rim_bench.workspace import Workspace
 
 RANK = 4
@@ -147,6 +148,28 @@ def test_a_batch_of_prompts_is_padded_in_rows_columns_and_branches() -> None:
     assert len({len(row.resume) for row in rows}) > 1 and len({row.waves for row in rows}) > 1
     assert flops.executed_prefill(shape, rows) == torch_count(lambda: decode(Workspace(backbone), rows, max_tokens=1))
     assert flops.executed_forward(shape, rows) > sum(flops.executed_forward(shape, [row]) for row in rows)
+
+
+@pytest.mark.parametrize("samples", [0, 3])
+def test_what_a_batch_executes_is_what_torch_counts(samples: int) -> None:
+    """Ragged prompts of every method, rows that leave the batch as they finish, padding and all; greedy and sampled."""
+    backbone, shape = backbone_of(("tiny", "sdpa"))
+    rows = [m.lay_prompt(e.question) for m in METHODS for e in EXAMPLES[:2]]
+    work, workspace = Work(), Workspace(backbone)
+
+    def stop(tokens: tuple[int, ...]) -> bool:
+        return len(tokens) > 1 + tokens[0] % 6  # some rows long before others
+
+    def run() -> None:
+        if samples:
+            sample(workspace, rows, Sampling(samples, 1.0), max_tokens=8, stop=stop, work=work)
+        else:
+            decode(workspace, rows, max_tokens=8, stop=stop, work=work)
+
+    counted = torch_count(run)
+    assert counted == forward(shape, Products(work.columns, work.pairs, work.logits, work.columns)) and work.number_bytes == 4
+    alone = sum(flops.executed_prefill(shape, [row]) for row in rows)
+    assert counted > alone > sum(flops.prefill_flops(shape, row) for row in rows)
 
 
 @pytest.mark.parametrize("variant", [*((family, "sdpa") for family in FAMILIES), ("tiny-gpt2", "eager")], ids="-".join)

@@ -35,9 +35,9 @@ METHODS = ("direct", "coconut", "rim")
 RECORD = {
     "id", "task", "level", "ood", "prompt_hash", "reference", "output", "answer", "correct", "strict", "flexible", "lm_eval_strict",
     "lm_eval_flexible", "unparseable", "empty", "capped", "overlong", "prompt_tokens", "generated_tokens", "latent_positions", "passes",
-    "passes_to_answer", "flops_prefill", "flops_decode", "kv_bytes", "latency_s", "batch_s", "batch_size",
+    "passes_to_answer", "flops_prefill", "flops_decode", "flops_executed", "kv_bytes", "latency_s", "batch_s", "batch_size",
 }  # fmt: skip
-TIMES = {"latency_s", "batch_s", "batch_size"}
+TIMES = {"latency_s", "batch_s", "batch_size", "flops_executed"}
 
 
 class Silent:

@@ -27,6 +27,16 @@ set = {"rim.K" = 2}
 backbone = {width = 32, layers = 1}
 """
 
+RECIPE = """
+methods = ["direct", "rim"]
+task = "chain"
+budgets = ["examples=320", "train-flops=5e10"]
+sweep = ["train-flops=5e10"]
+limit = 40
+max_tokens = 6
+quick = true
+"""
+
 
 def study(folder: Path, text: str) -> Path:
     path = folder / "study.toml"
@@ -61,6 +71,8 @@ def test_a_study_is_read_as_one_request_a_budget(tmp_path: Path) -> None:
         ("limit = 2.5", "limit = 2.5 is not a whole number"),
         ("sweep = 1", "sweep = 1 is not true, false or a list of some of the budgets"),
         ('budgets = ["examples=320"]\nsweep = ["examples=321"]', "sweep = .* is not true, false or a list of some"),
+        ('budgets = 3\nsweep = ["examples=320"]', "budgets = 3 is not a list of texts"),
+        ('budgets = ["examples=320", "examples=320"]', "has one of them twice"),
         ("set = 3", r"\[set\] is no table"),
         ("set = {K = 3}", "is not METHOD.FIELD = VALUE"),
         ('budgets = ["flops=3"]', "unknown budget 'flops'"),
@@ -98,12 +110,12 @@ def test_the_command_makes_everything_and_then_nothing(call: Callable[..., tuple
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        text = GOOD.replace("[0, 1]", "[0]").replace('set = {"rim.K" = 2}', "max_tokens = 6")
-        path = study(tmp_path, text.replace("sweep = true", 'sweep = ["train-flops=2e10"]'))
+        path = study(tmp_path, RECIPE)
         code, out, err = call("study", path)
         assert code == 0, err
         runs, damaged = Store(tmp_path).runs()
-        assert not damaged and len(runs) == 4  # two methods, two budgets
+        assert not damaged and len(runs) == 5  # two methods, two budgets, one start for all
+        runs = [run for run in runs if run.spec["role"] == "arm"]
         budgets = [run.training()["budget"] for run in runs]  # type: ignore[index]
         assert sorted(b["kind"] for b in budgets) == ["examples"] * 2 + ["train-flops"] * 2
         assert all(0 <= b["used"] - b["asked"] < b["last_step"] for b in budgets if b["kind"] == "train-flops")
@@ -124,6 +136,8 @@ def test_the_command_makes_everything_and_then_nothing(call: Callable[..., tuple
 
 
 def test_a_study_that_cannot_be_is_refused_before_anything_is_made(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    path = study(tmp_path, GOOD.replace("train-flops=2e10", "train-flops=1e7"))
-    code, _, err = call("study", path)
-    assert code == 2 and "too small for" in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+    for budget, says in (("3e10", "spent before direct begins: the weights it starts from cost"), ("3.5e10", "too small for")):
+        path = study(tmp_path, RECIPE.replace("train-flops=5e10", f"train-flops={budget}"))
+        code, _, err = call("study", path)
+        assert code == 2 and says in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
