@@ -45,13 +45,22 @@ class Answerer:
         effort: overrides the method's compute knob (rim: blocks, coconut: thoughts, pause: pauses).
         probe: also decode behind every probe place of the method (rim: after every block); not with several samples.
         sampling: several samples a question, whose most frequent answer counts; None: one greedy answer.
+        split: every filler position in a pass of its own: the same answers, at another latency.
 
     Raises:
-        UsageError: an effort for a method without a knob, or one that it does not take.
+        UsageError: an effort for a method without a knob, or one that it does not take; a method without filler positions to split.
     """
 
-    def __init__(self, trained: Trained, effort: int | None = None, *, probe: bool = False, sampling: Sampling | None = None) -> None:
-        self.trained, self.effort, self.sampling = trained, effort, sampling
+    def __init__(
+        self,
+        trained: Trained,
+        effort: int | None = None,
+        *,
+        probe: bool = False,
+        sampling: Sampling | None = None,
+        split: bool = False,
+    ) -> None:
+        self.trained, self.effort, self.sampling, self.split = trained, effort, sampling, split
         self.probe = probe and sampling is None
         self.backbone, self.method, self.workspace = trained.backbone, trained.method, trained.workspace
         if effort is not None and self.method.effort_field is None:
@@ -62,7 +71,12 @@ class Answerer:
 
     def prompt(self, question: tuple[int, ...]) -> Layout:
         """The layout that the answer to an encoded question continues."""
-        return self.method.lay_prompt(question, self.effort)
+        if not self.split:
+            return self.method.lay_prompt(question, self.effort)
+        layout = self.method.lay_split(question, self.effort)
+        if layout is None:
+            raise UsageError(f"the passes of {self.method.name} cannot be split: it has no learned positions in place of thoughts")
+        return layout
 
     def fits(self, layout: Layout) -> bool:
         """Whether the model has positions for the prompt and a token behind it."""

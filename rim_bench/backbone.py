@@ -50,6 +50,7 @@ class Backbone:
         self._dropouts: list[tuple[Any, str, float]] = []
         self._attention_dropouts: list[nn.Dropout] = []  # GPT-2's; Llama and Qwen have a number
         self._added = 0.0
+        self._apart: nn.Parameter | None = None  # the markers' rows while nothing else trains
         self._find_dropouts()
 
     @classmethod
@@ -185,7 +186,9 @@ class Backbone:
         return torch.where(marker.unsqueeze(-1), fresh, table(ids))
 
     def _rows(self) -> nn.Parameter | None:
-        """The markers' trainable rows [markers, width] under LoRA; None where they lie in the table."""
+        """The markers' trainable rows [markers, width] under LoRA, or where only they train; None where they lie in the table."""
+        if self._apart is not None:
+            return self._apart
         adapter = getattr(self.causal.get_input_embeddings(), "token_adapter", None)
         return None if adapter is None else adapter.trainable_tokens_delta[lora.ADAPTER]
 
@@ -226,7 +229,9 @@ class Backbone:
             if mask.dtype != torch.bool or mask.shape != (rows, new, past + new):
                 raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, not bool {(rows, new, past + new)}")
             # Additive: eager attention would add True as 1.
-            kind = torch.get_autocast_dtype(embeds.device.type) if torch.is_autocast_enabled(embeds.device.type) else embeds.dtype
+            place = embeds.device.type
+            mixed = place in ("cpu", "cuda") and torch.is_autocast_enabled(place)  # asking for other devices is an error
+            kind = torch.get_autocast_dtype(place) if mixed else embeds.dtype
             attention = torch.zeros(rows, 1, new, past + new, dtype=kind, device=embeds.device)
             attention.masked_fill_(~mask.unsqueeze(1), torch.finfo(kind).min)
         out = self.causal.base_model(
@@ -257,7 +262,30 @@ class Backbone:
 
     def parameters_to_train(self) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of everything that trains, each once, in a fixed order."""
-        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        apart = [] if self._apart is None else [("markers", self._apart)]
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad] + apart
+
+    def train_markers_only(self) -> None:
+        """Freezes everything but the markers' rows, which train beside the model; what is saved has them in their places.
+
+        Raises:
+            UsageError: a backbone without markers.
+        """
+        if not self.markers:
+            raise UsageError("nothing is left to train: only the markers' rows are to, and the backbone has no markers")
+        rows = self._rows()
+        start = self._table("input").weight[self.vocabulary : self.vocabulary + len(self.markers)] if rows is None else rows
+        self._apart = nn.Parameter(start.detach().clone())
+        for p in self.model.parameters():
+            p.requires_grad_(False)
+
+    def _settle(self) -> None:
+        """Writes rows that train apart into the model."""
+        if self._apart is not None:
+            adapter = getattr(self.causal.get_input_embeddings(), "token_adapter", None)
+            place = self._table("input").weight if adapter is None else adapter.trainable_tokens_delta[lora.ADAPTER]
+            at = self.vocabulary if adapter is None else 0
+            place.data[at : at + len(self.markers)] = self._apart.detach()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two optimizer groups: matrices with weight decay; norms, biases and embedding rows without."""
@@ -285,7 +313,8 @@ class Backbone:
         in_attention = (getattr(m, a) for m, a, _ in self._dropouts if a == "attention_dropout" or m in self._attention_dropouts)
         dropout = self.model.training and any(p > 0 for p in in_attention)
         fused = self.causal.config._attn_implementation == "sdpa" and (self.device.type == "cuda" or not dropout)
-        return Trains(matrices, tables[1].requires_grad, inputs, fused)
+        adapters = self._apart is None  # they are frozen with the rest
+        return Trains(matrices, tables[1].requires_grad, inputs, fused, adapters=adapters)
 
     def count(self, *, training_only: bool = False) -> int:
         """Number of parameters, all or those that train."""
@@ -326,6 +355,8 @@ class Backbone:
         fresh = [m for m in {m.name: m for m in markers}.values() if m.name not in self.markers]
         if not fresh:
             return
+        if self._apart is not None:
+            raise ValueError("markers must be added before only they train")
         adapter, training = None, self.model.training
         if hasattr(self.model, "peft_config"):
             rows, adapter = self._rows(), lora.layers(self.model)
@@ -363,6 +394,7 @@ class Backbone:
 
     def weights_sha256(self) -> str:
         """Hash over what `save` writes: names, types, shapes and values, whatever the device."""
+        self._settle()
         part = self.spec["tuning"] == "lora"
         state = lora.adapter(self.model) if part else self.model.state_dict()
         digest = hashlib.sha256(json.dumps([self.spec, self.markers] if part else self.markers, sort_keys=True).encode())

@@ -1,6 +1,6 @@
 """Stored runs as rows that may be compared.
 
-What differs in task, task version, evaluator version, data, split or backbone is never in the same group.
+What differs in task, task version, evaluator version, data, split, questions or backbone is never in the same group.
 """
 
 from __future__ import annotations
@@ -11,16 +11,33 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rim_bench import cells, stats
 from rim_bench.errors import UsageError
 from rim_bench.files import Record, canonical
+from rim_bench.naming import backbone_short, leaves, short
 from rim_bench.stats import Interval
 from rim_bench.store import Run
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 ORDER = ("direct", "pause", "cot", "coconut", "rim")
 QUICK = "quick: not a result"
+
+
+class Facts(NamedTuple):
+    """What evaluations must agree in to be compared."""
+
+    task: str  # title
+    task_version: str
+    evaluator_version: str
+    data: str  # sha256
+    split: str
+    backbone: str  # as JSON
+    questions: str  # how many, and the first digits of their ids' sha256
 
 
 # From runs to rows -------------------------------------------------------------------------------------------------------------------
@@ -51,6 +68,29 @@ class Evaluated:
     def curve(self) -> bool:
         """Whether it is a point of an inference curve, and so no row of a comparison."""
         return bool(self.summary.get("curve"))
+
+    @property
+    def default(self) -> bool:
+        """Whether it is the method's default setting."""
+        return self.summary.get("effort") is None and self.summary.get("knob") is None
+
+    @property
+    def settings(self) -> Record:
+        """How it was evaluated, but for the batch, which changes no answer."""
+        return {k: v for k, v in (self.summary.get("settings") or {}).items() if k != "batch_size"}
+
+    @property
+    def runtime(self) -> dict[str, str]:
+        """What it was timed on: device, host CPU, threads and dtype; of an older evaluation the kind of device and the dtype."""
+        told = self.summary.get("runtime") or {k: self.settings.get(k) for k in ("device", "dtype")}
+        return {k: str(told[k]) for k in ("device", "host_cpu", "threads", "dtype") if told.get(k) is not None}
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What it must share with what it is compared with."""
+        title, version, evaluator, data, split = (str(self.summary.get(k, "")) for k in _FACTS)
+        ids = hashlib.sha256(canonical(sorted(self.items)).encode()).hexdigest()[:12]
+        return Facts(title, version, evaluator, data, split, canonical(self.spec.get("backbone")), f"{len(self.items):,} with ids {ids}")
 
     @property
     def cut(self) -> int | None:
@@ -110,19 +150,37 @@ class Row:
         """Whether any part is a plumbing check."""
         return any(p.quick for p in self.parts)
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The ids of its runs."""
+        return tuple(p.run for p in self.parts)
+
+    @property
+    def runs_text(self) -> str:
+        """The same in one text."""
+        return " ".join(self.runs)
+
     def accuracy(self, ids: Sequence[str], good: Callable[[Record], bool] = lambda item: bool(item["correct"])) -> Accuracy:
         """Share of `ids` that are `good`."""
         seeds = [stats.mean([float(good(p.items[i])) for i in ids]) for p in self.parts]
         value = stats.mean(seeds)
         return Accuracy(value, len(ids), stats.spread(seeds), stats.wilson(min(len(ids), value * len(ids)), len(ids)))
 
-    def vector(self, ids: Sequence[str]) -> list[list[float]]:
+    def solved(self, ids: Sequence[str]) -> NDArray[np.float64]:
         """[seeds, items]: 1 where correct."""
-        return [[float(p.items[i]["correct"]) for i in ids] for p in self.parts]
+        import numpy as np
+
+        return np.array([[float(p.items[i]["correct"]) for i in ids] for p in self.parts])
 
     def item_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
         """Mean of an item field over items and seeds; None where no item has it."""
         values = [float(v) for p in self.parts for i in (ids or p.items) if (v := p.items[i].get(field)) is not None]
+        return stats.mean(values) if values else None
+
+    def cost_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
+        """The same of what an answer costs: over the questions that were answered, for one that is too long for the model costs nothing."""
+        asked = [(p, i) for p in self.parts for i in (ids or p.items) if not p.items[i].get("overlong")]
+        values = [float(v) for p, i in asked if (v := p.items[i].get(field)) is not None]
         return stats.mean(values) if values else None
 
     def part_mean(self, pick: Callable[[Evaluated], Any]) -> float | None:
@@ -131,22 +189,22 @@ class Row:
         return stats.mean(values) if values else None
 
     def flops(self, ids: Sequence[str] | None = None) -> float | None:
-        """Mean prefill and decode FLOPs of an item; None where they were not stored."""
-        prefill, decode = self.item_mean("flops_prefill", ids), self.item_mean("flops_decode", ids)
+        """Mean prefill and decode FLOPs of a question that was answered; None where they were not stored."""
+        prefill, decode = self.cost_mean("flops_prefill", ids), self.cost_mean("flops_decode", ids)
         return None if prefill is None and decode is None else (prefill or 0.0) + (decode or 0.0)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows that may be compared: same task, versions, data, split and backbone."""
+    """The rows that may be compared: same task, versions, data, split, questions and backbone."""
 
-    facts: tuple[str, ...]  # task title, task version, evaluator version, data sha256, split, backbone as JSON
+    facts: Facts
     rows: tuple[Row, ...]
 
     @property
     def title(self) -> str:
         """Task, split and the backbone in short."""
-        return f"{self.facts[0]}, {self.facts[4]}, {backbone_short(self.rows[0].first.spec.get('backbone'))}"
+        return f"{self.facts.task}, {self.facts.split}, {backbone_short(self.rows[0].first.spec.get('backbone'))}"
 
     @property
     def quick(self) -> bool:
@@ -182,7 +240,7 @@ class Group:
 
     def at_floor(self, row: Row, scope: Scope) -> bool:
         """Whether the row's interval includes the best constant answer's accuracy, or lies under it."""
-        return row.accuracy(scope.ids).interval.low <= self.floor(scope)[1]
+        return row.accuracy(scope.ids).interval.low <= self.floor(scope)[1] + 1e-9
 
 
 def _natural(key: tuple[bool, str]) -> tuple[bool, list[tuple[int, int, str]]]:
@@ -191,38 +249,12 @@ def _natural(key: tuple[bool, str]) -> tuple[bool, list[tuple[int, int, str]]]:
     return key[0], [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
 
 
-def backbone_label(backbone: Any) -> str:
-    """A backbone record as words: its name, then what else it says."""
-    if not isinstance(backbone, Mapping):
-        return str(backbone)
-    rest = [(k, str(v)) for k, v in sorted(leaves(backbone).items()) if k != "name" and v is not None]
-    words = [f"{k}={short(v)}" for k, v in rest]
-    return str(backbone.get("name", "backbone")) + (f" ({', '.join(words)})" if words else "")
-
-
-def backbone_short(backbone: Any) -> str:
-    """Name, family, size and tuning of a backbone record; what else it says is in `backbone_label`."""
-    if not isinstance(backbone, Mapping):
-        return str(backbone)
-    kind, tuning = backbone.get("kind"), backbone.get("tuning")
-    layers, width, vocabulary = (backbone.get(k) for k in ("layers", "width", "vocabulary"))
-    words = [
-        backbone.get("family"),
-        backbone.get("hub"),
-        layers and f"{layers} layers" + (f" x {width}" if width else ""),
-        vocabulary and f"vocabulary {vocabulary}",
-        "from scratch" if kind == "scratch" else kind and "pretrained",
-    ]
-    if kind != "scratch":
-        words.append(f"LoRA rank {backbone.get('lora_rank')}" if tuning == "lora" else tuning and f"{tuning} tuning")
-    told = ", ".join(str(w) for w in words if w)
-    return str(backbone.get("name", "backbone")) + (f": {told}" if told else "")
-
-
 def headings(groups: Sequence[Group]) -> list[str]:
     """A title for each group; equal ones get what the groups differ in added to it."""
-    names = ("task", "task version", "evaluator version", "data", "split")
-    views = [dict(zip(names, g.facts, strict=False)) | leaves(g.rows[0].first.spec.get("backbone"), "backbone") for g in groups]
+    views = []
+    for group in groups:
+        told = {k.replace("_", " "): v for k, v in group.facts._asdict().items() if k != "backbone"}
+        views.append(told | leaves(group.rows[0].first.spec.get("backbone"), "backbone"))
     out = []
     for group, mine in zip(groups, views, strict=True):
         twins = [view for other, view in zip(groups, views, strict=True) if other.title == group.title]
@@ -232,20 +264,8 @@ def headings(groups: Sequence[Group]) -> list[str]:
     return out
 
 
-def short(value: Any) -> str:
-    """A value as text, hashes cut to 12 digits."""
-    return str(value)[:12] if re.fullmatch("[0-9a-f]{40,}", str(value)) else str(value)
-
-
-def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted names."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    return {k: v for name, inner in value.items() for k, v in leaves(inner, f"{prefix}.{name}" if prefix else str(name)).items()}
-
-
 _FACTS = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
-_CURVE_FIELDS = ("correct", "passes", "flops_prefill", "flops_decode")  # of an item: what a point of a curve needs, and no more
+_CURVE_FIELDS = ("correct", "overlong", "passes", "flops_prefill", "flops_decode")  # of an item: what a point of a curve needs, and no more
 
 
 def read(runs: Iterable[Run], split: str | None = None, *, curve: bool = False) -> tuple[list[Evaluated], list[str]]:
@@ -274,25 +294,45 @@ def read(runs: Iterable[Run], split: str | None = None, *, curve: bool = False) 
     return found, left_out
 
 
-def facts_of(e: Evaluated) -> tuple[str, ...]:
-    """What evaluations must agree in to be compared: see `Group.facts`."""
-    return (*(str(e.summary.get(k, "")) for k in _FACTS), canonical(e.spec.get("backbone")))
-
-
 def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group], list[str]]:
     """The evaluations of `runs` in comparable groups, and a line for each run or evaluation left out. `split` keeps one split.
 
     Points of inference curves are no rows: `rim_bench.curves` takes them.
     """
     found, left_out = read(runs, split)
-    return grouped(found), left_out
+    chosen, twice = _once(found)
+    return grouped(chosen), left_out + twice
+
+
+def _once(found: Sequence[Evaluated]) -> tuple[list[Evaluated], list[str]]:
+    """Without those of a run that differ from another of it in nothing that changes an answer, and a line for each of them."""
+    batches = Counter(_batch(e) for e in found)
+    kept: dict[tuple[str, Facts, str], Evaluated] = {}
+    lines = []
+    for e in sorted(found, key=lambda e: (-batches[_batch(e)], e.key)):
+        first = kept.setdefault((e.run, e.facts, _sameness(e)), e)
+        if first is not e:
+            lines.append(f"{e.run}: its evaluation {e.key!r} differs from {first.key!r} in nothing that changes an answer")
+    chosen = {id(e) for e in kept.values()}
+    return [e for e in found if id(e) in chosen], sorted(lines)
+
+
+def _batch(e: Evaluated) -> str:
+    return str((e.summary.get("settings") or {}).get("batch_size"))
+
+
+def _sameness(e: Evaluated) -> str:
+    """Equal for evaluations that may be seeds of one row."""
+    spec = {k: v for k, v in e.spec.items() if k not in ("seed", "parent")}
+    how = {k: e.summary.get(k) for k in ("effort", "knob", "prompt_note", "quick")}
+    return canonical([spec, how, e.settings, e.cut])
 
 
 def grouped(found: Iterable[Evaluated]) -> list[Group]:
     """Evaluations in comparable groups."""
-    groups: dict[tuple[str, ...], list[Evaluated]] = {}
+    groups: dict[Facts, list[Evaluated]] = {}
     for e in found:
-        groups.setdefault(facts_of(e), []).append(e)
+        groups.setdefault(e.facts, []).append(e)
     return [Group(facts, _rows(groups[facts])) for facts in sorted(groups)]
 
 
@@ -300,10 +340,7 @@ def _rows(found: Sequence[Evaluated]) -> tuple[Row, ...]:
     """Evaluations that differ in the training seed only (and, with it, in the run they started from) become one row."""
     same: dict[str, list[Evaluated]] = {}
     for e in found:
-        spec = {k: v for k, v in e.spec.items() if k not in ("seed", "parent")}
-        ids = hashlib.sha256(canonical(list(e.items)).encode()).hexdigest()
-        how = {k: e.summary.get(k) for k in ("effort", "knob", "settings", "prompt_note", "limit", "quick")}
-        same.setdefault(canonical([spec, how, ids]), []).append(e)
+        same.setdefault(_sameness(e), []).append(e)
     words = _budget_words([parts[0] for parts in same.values()])
     rows = []
     for parts, word in zip(same.values(), words, strict=True):
@@ -368,7 +405,7 @@ def _told_apart(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         twins = [r for r in rows if r.label == row.label]
         if len(twins) > 1:
-            views = [leaves({"spec": r.first.spec, "eval": r.first.summary.get("settings") or {}}) for r in twins]
+            views = [leaves({"spec": r.first.spec, "eval": r.first.settings}) for r in twins]
             mine = views[twins.index(row)]
             own = [k for k in sorted(mine) if any(v.get(k) != mine[k] for v in views) and k not in ("spec.seed", "spec.parent")]
             texts = [f"{k.rsplit('.', 1)[1]}={short(mine[k])}" for k in own] or [f"{row.first.run[-12:]}/{row.first.key}"]

@@ -9,16 +9,19 @@ budget by examples and stand in the open division with their FLOPs blank.
 
 from __future__ import annotations
 
-import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
 
 from rim_bench import matching
-from rim_bench.compare import Evaluated, Group, Row, Scope, facts_of, grouped, headings, read, short
-from rim_bench.curves import Curve, curves_of
+from rim_bench.compare import Evaluated, Facts, Group, Row, Scope, grouped, headings, read
+from rim_bench.curves import COSTS, Curve, Track, curves_of, tracks
 from rim_bench.errors import UsageError
 from rim_bench.files import canonical
+from rim_bench.naming import short
 from rim_bench.pairing import Pair
 from rim_bench.store import Run
 
@@ -44,10 +47,23 @@ class Contest:
     @property
     def title(self) -> str:
         """The group, the division and the budget."""
-        unit = "training FLOPs" if self.kind == matching.FLOPS else f"training {self.kind}"
-        budget = f"{matching.amount_text(self.kind, self.asked)} {unit}" if self.asked is not None else "no training budget stated"
+        budget = matching.budget_text(self.kind, self.asked)
         missed = f", missed by more than one step ({matching.closeness(self.group.rows[0])})" if self.missed else ""
         return f"{self.heading}: {self.division} division, {budget}{missed}"
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluated, ...]:
+        """Those of all settings of all rows."""
+        return tuple({(e.run, e.key): e for c in self.curves for p in c.points for e in p.row.parts}.values())
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The costs that compare: without latency where the settings were timed on different machines."""
+        return tuple(k for k in COSTS if k != "latency" or not matching.timed_apart(self.evaluations))
+
+    def tracks(self, kind: str, scope: Scope) -> list[Track]:
+        """Every curve over a cost; none where that cost does not compare."""
+        return tracks(self.curves, kind, scope.ids) if kind in self.kinds else []
 
     @property
     def ending(self) -> str:
@@ -94,21 +110,22 @@ def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[Contes
     """The contests of stored runs, and a line for each run, evaluation or setting left out. `split` keeps one split.
 
     Raises:
-        UsageError: no evaluation at all, or the runs mix evaluators, task versions, splits, data or item sets of one task.
+        UsageError: no evaluation at all, or runs of one task that share no evaluator, task version, split, data and item set.
     """
     runs = list(runs)
     everything, left_out = read(runs, split)
-    found = [e for e in everything if _default(e)]
-    left_out += [f"{e.run}: its evaluation {e.key!r} is not at the method's default setting" for e in everything if not _default(e)]
+    found = [e for e in everything if e.default]
+    left_out += [f"{e.run}: its evaluation {e.key!r} is not at the method's default setting" for e in everything if not e.default]
     if not found:
         where = f" on {split}" if split else ""
         raise UsageError(f"there is nothing to rank: no run is evaluated{where}; `rim-bench run` makes some. " + "; ".join(left_out))
-    check_same(found)
+    found, others = shared(found)
+    found, twice = one_each(found)
     points, lines = read(runs, split, curve=True)
-    left_out += [line for line in lines if line not in left_out and "not evaluated yet" not in line]
-    known = {(e.run, facts_of(e)) for e in found}
-    strangers = [e for e in points if (e.run, facts_of(e)) not in known]
-    left_out += [f"{e.run}: {e.key!r} is no point of a curve: the run has no default evaluation like it" for e in strangers]
+    left_out += others + twice + [line for line in lines if line not in left_out and "not evaluated yet" not in line]
+    known = {(e.run, e.facts) for e in found}
+    strangers = [e for e in points if (e.run, e.facts) not in known]
+    left_out += [f"{e.run}: {e.key!r} is no point of a curve: no default evaluation like it is ranked" for e in strangers]
     groups = grouped(found)
     out: list[Contest] = []
     for group, heading in zip(groups, headings(groups), strict=True):
@@ -118,44 +135,97 @@ def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[Contes
     return out, left_out
 
 
-def _default(e: Evaluated) -> bool:
-    return e.summary.get("effort") is None and e.summary.get("knob") is None
-
-
-def check_same(found: Sequence[Evaluated]) -> None:
-    """Evaluations of one task must agree in evaluator, task version, split, data and questions.
+def shared(found: Sequence[Evaluated]) -> tuple[list[Evaluated], list[str]]:
+    """Of each task the evaluations on one split by one evaluator on one task version, data set and set of questions, and a line for each of
+    the others. Where every run has several such, they are those on the test split, of the newest versions, on the most questions.
 
     Raises:
-        UsageError: naming the task, what differs, and which run has which.
+        UsageError: no evaluation that all runs of a task have; it names what differs, and which run has which.
     """
+    kept: list[Evaluated] = []
+    lines = []
     for task in sorted({_task(e) for e in found}):
         mine = [e for e in found if _task(e) == task]
-        for what, pick in _MUST_AGREE:
-            runs: dict[str, list[str]] = {}
-            for e in mine:
-                runs.setdefault(pick(e), []).append(e.run)
-            if len(runs) > 1:
-                told = "; ".join(f"{short(value)}: {_few(sorted(set(names)))}" for value, names in sorted(runs.items()))
-                hint = " (--split keeps one)" if what == "splits" else ""
-                advice = "name runs that agree, or evaluate again those that do not"
-                raise UsageError(f"one leaderboard cannot mix {what} of task {task!r}{hint}: {told}; {advice}")
+        common = set.intersection(*({_variant(e) for e in mine if e.run == run} for run in {e.run for e in mine}))
+        if not common:
+            _refuse(task, mine)
+        best = max(common, key=_preference)
+        for e in mine:
+            if _variant(e) == best:
+                kept.append(e)
+                continue
+            own = [f"{what} {short(v)}" for (what, _), v, b in zip(_MUST_AGREE, _variant(e), best, strict=True) if v != b]
+            lines.append(f"{e.run}: its evaluation {e.key!r} is beside those that all runs have ({', '.join(own)})")
+    return kept, lines
+
+
+def _preference(variant: tuple[str, ...]) -> tuple[Any, ...]:
+    split, evaluator, version, data, items = variant
+    return split == "test", _natural(evaluator), _natural(version), int(items.split()[0].replace(",", "")), data, items
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Version 10 after version 9."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", text) if p]
+
+
+def _refuse(task: str, found: Sequence[Evaluated]) -> NoReturn:
+    everyone = {e.run for e in found}
+
+    def by_value(k: int) -> dict[str, set[str]]:
+        runs: dict[str, set[str]] = {}
+        for e in found:
+            runs.setdefault((*_variant(e), " ".join(map(short, _variant(e))))[k], set()).add(e.run)
+        return runs
+
+    whats = [*(what for what, _ in _MUST_AGREE), "evaluations"]
+    what, runs = next((w, r) for k, w in enumerate(whats) if everyone not in (r := by_value(k)).values())
+    told = "; ".join(f"{short(value)}: {_few(sorted(names))}" for value, names in sorted(runs.items()))
+    hint = " (--split keeps one)" if what == "splits" else ""
+    advice = "name runs that agree, or evaluate again those that do not"
+    raise UsageError(f"one leaderboard cannot mix {what} of task {task!r}{hint}: {told}; {advice}")
+
+
+def one_each(found: Sequence[Evaluated]) -> tuple[list[Evaluated], list[str]]:
+    """One default evaluation of each run on each task, and a line for each of the others: a model is not ranked against itself. It is the
+    one whose settings most of the runs have, not a plumbing check where there is another.
+    """
+
+    def settings(e: Evaluated) -> str:
+        return canonical([_task(e), e.settings, e.summary.get("prompt_note")])
+
+    common = Counter(s for _, s in {(e.run, settings(e)) for e in found})
+    batches = Counter(str((e.summary.get("settings") or {}).get("batch_size")) for e in found)
+
+    def rank(e: Evaluated) -> tuple[Any, ...]:
+        return e.quick, -common[settings(e)], -batches[str((e.summary.get("settings") or {}).get("batch_size"))], settings(e), e.key
+
+    kept: dict[tuple[str, Facts], Evaluated] = {}
+    for e in sorted(found, key=rank):
+        kept.setdefault((e.run, e.facts), e)
+    lines = [
+        f"{e.run}: its evaluation {e.key!r} is beside {one.key!r}: one evaluation of a run is ranked, with the settings that most runs have"
+        for e in found
+        if (one := kept[e.run, e.facts]) is not e
+    ]
+    return [e for e in found if kept[e.run, e.facts] is e], lines
 
 
 def _task(e: Evaluated) -> str:
     return str(e.summary.get("task") or e.summary.get("task_title") or e.spec["task"]["name"])
 
 
-def _items(e: Evaluated) -> str:
-    return f"{len(e.items):,} items with ids {hashlib.sha256(canonical(sorted(e.items)).encode()).hexdigest()[:12]}"
-
-
-_MUST_AGREE: tuple[tuple[str, Callable[[Evaluated], str]], ...] = (
-    ("splits", lambda e: str(e.summary.get("split"))),
-    ("evaluator versions", lambda e: str(e.summary.get("evaluator_version"))),
-    ("task versions", lambda e: str(e.summary.get("task_version"))),
-    ("data sets", lambda e: str(e.summary.get("data_sha256"))),
-    ("item sets", _items),
+_MUST_AGREE: tuple[tuple[str, Callable[[Facts], str]], ...] = (
+    ("splits", lambda f: f.split),
+    ("evaluator versions", lambda f: f.evaluator_version),
+    ("task versions", lambda f: f.task_version),
+    ("data sets", lambda f: f.data),
+    ("item sets", lambda f: f.questions),
 )
+
+
+def _variant(e: Evaluated) -> tuple[str, ...]:
+    return tuple(pick(e.facts) for _, pick in _MUST_AGREE)
 
 
 def _few(names: Sequence[str]) -> str:

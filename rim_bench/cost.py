@@ -3,8 +3,8 @@
 Nothing here knows a method by name. What a method computes before it answers is its prompt's layout; what it generates is read off
 its last training stage: the labelled tokens behind the prompt on the path that trains the answer.
 
-Not in the prices: a method's own modules, and the rows of its markers in the output table (a run's model has them where its
-tokenizer fills the table: three rows of 128,256 for rim on Llama).
+Not in the prices: the rows of a method's markers in the output table (a run's model has them where its tokenizer fills the table:
+three rows of 128,256 for rim on Llama).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Price:
     kv_bytes: int  # keys and values at the end
     depth: int  # positions that the model must have: those of the path that is fed
     flops_train: int  # forward and backward of a training example, mean over the curriculum
-    modules: tuple[str, ...]  # modules of its own, which no FLOPs count
+    modules: tuple[str, ...]  # modules of its own that its layouts name and it does not make, so that no FLOPs count them
 
     @property
     def flops(self) -> int:
@@ -103,7 +103,7 @@ def price(method: Method, shape: Shape, lengths: Lengths, *, bytes_per_number: i
     Raises:
         UsageError: a method that refuses such an example, or whose layouts do not say what it generates.
     """
-    example = lengths.example()
+    example, shape = lengths.example(), _with_bridges(method, shape)
     try:
         prompt = method.lay_prompt(example.question)
         generated, before = generation(method, prompt, example)
@@ -123,8 +123,18 @@ def price(method: Method, shape: Shape, lengths: Lengths, *, bytes_per_number: i
         kv_bytes=flops.kv_bytes(shape, prompt, generated, bytes_per_number),
         depth=prompt.along(prompt.resume[0]).size + generated - 1,
         flops_train=train,
-        modules=tuple(sorted({s.bridge for s in prompt.segments if s.bridge})),
+        modules=tuple(sorted({s.bridge for s in prompt.segments if s.bridge} - dict(shape.bridges).keys())),
     )
+
+
+def _with_bridges(method: Method, shape: Shape) -> Shape:
+    """The shape with the method's own modules before its latent slots; torch is loaded for a method that has some, and for no other."""
+    bridges = method.bridges(shape.width)
+    if bridges is None:
+        return shape
+    from rim_bench.workspace import bridge_macs
+
+    return dataclasses.replace(shape, bridges=tuple((name, bridge_macs(name, bridge)) for name, bridge in bridges.items()))
 
 
 def generation(method: Method, prompt: Layout, example: Encoded) -> tuple[int, int]:
@@ -254,7 +264,7 @@ class PriceList:
             f"Shape: {s.layers} layers of {s.width}, {s.heads} heads of {s.head_dim} ({s.kv_heads} for keys and values), feed-forward "
             f"{s.ffn}, vocabulary {s.vocabulary:,}{lora}. KV cache: {self.kv_dtype}, at the end of the answer.",
             "FLOPs: matrix products over visible keys, 1 multiply-accumulate = 2; the head where logits are needed. Passes: dependent "
-            "forward passes until the answer's first and last token.",
+            "forward passes until the answer's first and last token (stored evaluations count to the first one behind ####).",
             f"Training: forward and backward, {'LoRA' if s.rank else 'all weights'}, mean over a method's whole curriculum, on a chain of "
             f"{min(self.lengths.steps, self.lengths.chain)} steps.",
         ]

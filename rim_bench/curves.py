@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import itertools
 import math
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rim_bench import stats
-from rim_bench.compare import Evaluated, Group, Row, facts_of
+from rim_bench.compare import Evaluated, Facts, Group, Row
 from rim_bench.files import canonical
-from rim_bench.stats import Interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 COSTS = ("flops", "passes", "latency")  # FLOPs per item, sequential passes, milliseconds to the full answer at batch 1
-SAME = 0.01  # costs that differ by no more than this share of them count as equal
-RESAMPLES = 2_000
+SAME = {"flops": 0.01, "passes": 0.01, "latency": 0.10}  # costs that differ by no more than this share of the larger count as equal
+WIDE = 1.25  # an area is taken under curves whose largest cost is at least this much of their smallest
+TIMED = 3  # fewer timed questions than these have no mean
+
+
+def same(kind: str, one: float, other: float) -> bool:
+    """Whether two costs count as equal: FLOPs and passes are counted, a latency is measured, and not to one per cent."""
+    return abs(one - other) <= SAME[kind] * max(one, other)
 
 
 # Points and curves -------------------------------------------------------------------------------------------------------------------
@@ -39,26 +43,45 @@ class Point:
     knob: str | None
     value: float | None
     default: bool
+    note: str = ""  # what else tells it from a point with the same value: "temperature 1"
 
     @property
     def label(self) -> str:
         """The setting in short: "default", "K=8"."""
-        return "default" if self.default else f"{self.knob}={self.value:g}"
+        return "default" if self.default else f"{self.knob}={self.value:g}" + (f" ({self.note})" if self.note else "")
 
     def cost(self, kind: str, ids: Sequence[str]) -> float | None:
         """Mean cost of a question of `ids`, over questions and seeds: FLOPs, sequential passes or milliseconds; None where not stored.
 
-        Latency is the mean to the full answer at batch 1 over the questions timed, whichever they are: `ids` does not select from them.
+        FLOPs and passes are those of the questions that were answered; one that is too long for the model costs nothing.
         """
         if kind == "flops":
             return self.row.flops(ids)
-        return self.row.item_mean("passes", ids) if kind == "passes" else self.milliseconds("full_ms")
+        return self.row.cost_mean("passes", ids) if kind == "passes" else self.milliseconds("full_ms", ids)
 
-    def milliseconds(self, kind: str) -> float | None:
-        """Mean latency at batch 1 ("ttft_ms" or "full_ms") over the seeds; None where one of them has none."""
-        found = [((p.summary.get("latency") or {}).get(kind) or {}).get("mean") for p in self.row.parts]
-        known = [float(v) for v in found if v is not None]
-        return stats.mean(known) if len(known) == len(found) else None
+    def milliseconds(self, kind: str, ids: Sequence[str]) -> float | None:
+        """Mean latency at batch 1 ("ttft_ms" or "full_ms") over the timed questions of `ids`, then over the seeds; None where a seed has
+        fewer than `TIMED` of them. Older evaluations do not say which questions they timed: then it is the mean over all of them.
+        """
+        wanted = set(ids)
+        found: list[float] = []
+        for part in self.row.parts:
+            told = part.summary.get("latency") or {}
+            mean = (told.get(kind) or {}).get("mean")
+            if told.get("items") is not None:
+                column = 1 if kind == "ttft_ms" else 2
+                times = [line[column] for line in told["items"] if line[0] in wanted and line[column] is not None]
+                mean = stats.mean(times) if len(times) >= TIMED else None
+            if mean is None:
+                return None
+            found.append(float(mean))
+        return stats.mean(found)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether an evaluation does not say which questions it timed."""
+        timed = [p.summary.get("latency") or {} for p in self.row.parts]
+        return any(told.get("full_ms") and told.get("items") is None for told in timed)
 
     def solved(self, ids: Sequence[str]) -> NDArray[np.float64]:
         """[seeds, items]: 1 where correct."""
@@ -73,9 +96,7 @@ class Point:
 
     @cached_property
     def _solved(self) -> NDArray[np.float64]:
-        import numpy as np
-
-        return np.array(self.row.vector(list(self._places)))
+        return self.row.solved(list(self._places))
 
 
 @dataclass(frozen=True)
@@ -98,11 +119,6 @@ class Curve:
         return (f"by {self.knob}" if self.knob else "") + (f" ({self.note})" if self.note else "")
 
 
-def is_default(row: Row) -> bool:
-    """Whether the row was evaluated at its method's default setting."""
-    return row.first.summary.get("effort") is None and row.first.summary.get("knob") is None
-
-
 def curves_of(group: Group, found: Iterable[Evaluated]) -> tuple[list[Curve], list[str]]:
     """The curves of a group's rows, and a line for each setting that no curve could take.
 
@@ -114,14 +130,14 @@ def curves_of(group: Group, found: Iterable[Evaluated]) -> tuple[list[Curve], li
         by_run.setdefault(e.run, []).append(e)
     curves: list[Curve] = []
     left_out: list[str] = []
-    rows = [r for r in group.rows if is_default(r)]
+    rows = [r for r in group.rows if r.first.default]
     taken: set[tuple[str, str]] = set()
     for row in rows:
         made, lines = _curves(row, by_run, group.facts, taken)
         curves += made
         left_out += lines
     runs = {p.run for r in rows for p in r.parts}
-    missed = [e for run in sorted(runs) for e in by_run.get(run, ()) if facts_of(e) == group.facts and (e.run, e.key) not in taken]
+    missed = [e for run in sorted(runs) for e in by_run.get(run, ()) if e.facts == group.facts and (e.run, e.key) not in taken]
     left_out += [f"{e.run}: {_setting(e)} is no point of a curve: no default evaluation on the same items and settings" for e in missed]
     return curves, left_out
 
@@ -132,14 +148,13 @@ def _setting(e: Evaluated) -> str:
 
 
 def _base(e: Evaluated, knob: str) -> str:
-    """The settings that a point shares with its row's default. The batch changes no answer, so it may differ."""
-    drop = {"batch_size", "votes", "temperature", "sample_seed"} | ({"max_tokens"} if knob == "max_tokens" else set())
-    settings = {k: v for k, v in (e.summary.get("settings") or {}).items() if k not in drop}
-    return canonical([settings, list(e.items), e.quick])
+    """The settings that a point shares with its row's default."""
+    drop = {"votes", "temperature", "sample_seed"} | ({"max_tokens"} if knob == "max_tokens" else set())
+    return canonical([{k: v for k, v in e.settings.items() if k not in drop}, e.quick])
 
 
 def _curves(
-    row: Row, by_run: Mapping[str, Sequence[Evaluated]], facts: tuple[str, ...], taken: set[tuple[str, str]]
+    row: Row, by_run: Mapping[str, Sequence[Evaluated]], facts: Facts, taken: set[tuple[str, str]]
 ) -> tuple[list[Curve], list[str]]:
     """The curves of one row; adds what it took to `taken`."""
     knobs: dict[tuple[str, str], dict[float, dict[str, Evaluated]]] = {}  # knob and note -> value -> run -> evaluation
@@ -147,11 +162,11 @@ def _curves(
     for part in row.parts:
         for e in sorted(by_run.get(part.run, ()), key=lambda e: e.key):
             knob = e.summary.get("knob")
-            if facts_of(e) != facts or not isinstance(knob, Mapping) or not isinstance(knob.get("value"), int | float):
+            if e.facts != facts or not isinstance(knob, Mapping) or not isinstance(knob.get("value"), int | float):
                 continue
             if _base(e, knob["name"]) != _base(part, knob["name"]):
                 continue
-            temperature = (e.summary.get("settings") or {}).get("temperature") if knob["name"] == "votes" else None
+            temperature = e.settings.get("temperature") if knob["name"] == "votes" else None
             note = "" if temperature is None else f"temperature {temperature:g}"
             runs = knobs.setdefault((str(knob["name"]), note), {}).setdefault(float(knob["value"]), {})
             taken.add((e.run, e.key))
@@ -162,15 +177,16 @@ def _curves(
     curves = []
     names = [name for name, _ in knobs]
     for (name, note), values in sorted(knobs.items()):
+        note = note if names.count(name) > 1 else ""
         points = [Point(row, name, _default_value(row, name), True)]
         for value, runs in sorted(values.items()):
             if missing := [str(p.seed) for p in row.parts if p.run not in runs]:
                 lines.append(f"{row.label}: {name}={value:g} is no point of its curve: not evaluated for seed {', '.join(missing)}")
                 continue
-            points.append(Point(Row(row.label, tuple(runs[p.run] for p in row.parts)), name, value, False))
+            points.append(Point(Row(row.label, tuple(runs[p.run] for p in row.parts)), name, value, False, note))
         ids = list(row.first.items)
         points.sort(key=lambda p: (p.cost("flops", ids) or 0.0, p.value or 0.0, not p.default))
-        curves.append(Curve(row, name, note if names.count(name) > 1 else "", tuple(points)))
+        curves.append(Curve(row, name, note, tuple(points)))
     return curves, lines
 
 
@@ -179,7 +195,7 @@ def _default_value(row: Row, knob: str) -> float | None:
     if knob == "votes":
         return 1.0
     if knob == "max_tokens":
-        value: Any = (row.first.summary.get("settings") or {}).get("max_tokens")
+        value: Any = row.first.settings.get("max_tokens")
     else:
         value = (row.first.spec["method"].get("settings") or {}).get(knob)
     return float(value) if isinstance(value, int | float) else None
@@ -193,9 +209,14 @@ class Reading:
     """A curve's answers at one cost: at a point, or between two of them with the weights that the cost gives them."""
 
     curve: Curve
-    cost: float  # what it costs itself: within SAME of what was asked for at a point, equal to it in between
+    cost: float  # what it costs itself: equal to what was asked for, as `same` says, at a point, equal to it in between
     parts: tuple[tuple[Point, float], ...]
     solved: NDArray[np.float64]  # [seeds, items]: the chance that a question is answered right
+
+    @property
+    def row(self) -> Row:
+        """The curve's."""
+        return self.curve.row
 
     @property
     def measured(self) -> bool:
@@ -240,19 +261,20 @@ class Track:
     kind: str
     ids: tuple[str, ...]
     points: tuple[Point, ...]
-    costs: tuple[float, ...]  # strictly rising
+    costs: tuple[float, ...]  # rising, no two of them the same
 
     @staticmethod
     def of(curve: Curve, kind: str, ids: Sequence[str]) -> Track | None:
-        """None where no point has this cost. Of points with equal cost the default stands for all, else the largest value of the knob:
-        which of them is right more often must not decide.
+        """None where no point has this cost. Of points whose costs count as equal the default stands for all, else the largest value of
+        the knob: which of them is right more often must not decide, and nothing is interpolated along what measuring a latency adds.
         """
-        best: dict[float, Point] = {}
-        for p in sorted(curve.points, key=lambda p: (p.default, p.value if p.value is not None else -math.inf)):
-            if (cost := p.cost(kind, ids)) is not None:
-                best[cost] = p
-        costs = sorted(best)
-        return Track(curve, kind, tuple(ids), tuple(best[c] for c in costs), tuple(costs)) if costs else None
+        kept: list[tuple[float, Point]] = []
+        for p in sorted(curve.points, key=lambda p: (not p.default, -p.value if p.value is not None else 0.0)):
+            cost = p.cost(kind, ids)
+            if cost is not None and cost > 0 and not any(same(kind, cost, other) for other, _ in kept):
+                kept.append((cost, p))
+        kept.sort(key=lambda k: k[0])
+        return Track(curve, kind, tuple(ids), tuple(p for _, p in kept), tuple(c for c, _ in kept)) if kept else None
 
     @cached_property
     def solved(self) -> tuple[NDArray[np.float64], ...]:
@@ -266,19 +288,19 @@ class Track:
 
     @property
     def span(self) -> tuple[float, float] | None:
-        """Lowest and highest cost; None where they count as equal."""
+        """Lowest and highest cost; None where they are nearer than `WIDE`."""
         low, high = self.costs[0], self.costs[-1]
-        return None if high - low <= SAME * high else (low, high)
+        return None if high < WIDE * low else (low, high)
 
     def at(self, cost: float) -> Reading | None:
         """The answers at a given cost, None where the curve does not reach it: nothing is extrapolated.
 
-        A point within SAME of the cost stands for itself (the default first, then the nearest). Else linear interpolation in the
+        A point whose cost is the same stands for itself (the default first, then the nearest). Else linear interpolation in the
         cost between the two neighbouring points a and b: a question counts (1 − w)·a + w·b with w = (cost − cost_a)/(cost_b − cost_a).
         That is no assumption on the curve's shape: answering each question with setting a with probability 1 − w and with setting b
         with probability w costs exactly this and is right exactly this often, both in expectation.
         """
-        near = [k for k, c in enumerate(self.costs) if abs(c - cost) <= SAME * cost]
+        near = [k for k, c in enumerate(self.costs) if same(self.kind, c, cost)]
         if near:
             k = min(near, key=lambda k: (not self.points[k].default, abs(self.costs[k] - cost), -self.costs[k]))
             return Reading(self.curve, self.costs[k], ((self.points[k], 1.0),), self.solved[k])
@@ -345,12 +367,18 @@ def joined(found: Iterable[Track]) -> list[Track]:
 
 
 def shared_span(found: Iterable[Track]) -> tuple[float, float] | None:
-    """The costs that all curves of more than one cost reach; None where there are no two such curves, or no such costs."""
-    spans = [s for t in found if (s := t.span) is not None]
+    """The costs that all curves reach that have a range of them; None where there are no two such curves, or no such costs."""
+    spans = [(t.kind, *s) for t in found if (s := t.span) is not None]
     if len(spans) < 2:
         return None
-    low, high = max(s[0] for s in spans), min(s[1] for s in spans)
-    return (low, high) if high - low > SAME * high else None
+    low, high = max(s[1] for s in spans), min(s[2] for s in spans)
+    return (low, high) if high > low and not same(spans[0][0], low, high) else None
+
+
+def cheapest(found: Iterable[Track], accuracy: float) -> tuple[Track, Need] | None:
+    """The track, of those of one row, on which an accuracy costs least; None where none of them gets there."""
+    needs = [(t, need) for t in found if (need := t.needed(accuracy)) is not None]
+    return min(needs, key=lambda n: (n[1].cost, n[1].at_most), default=None)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -358,43 +386,3 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     strictly better. On point estimates: it describes what was measured and tests nothing.
     """
     return [not any(c <= cost and a >= accuracy and (c < cost or a > accuracy) for c, a in points) for cost, accuracy in points]
-
-
-# Intervals ---------------------------------------------------------------------------------------------------------------------------
-
-
-class Resampler:
-    """Two-level bootstrap as in `stats.paired_bootstrap`, with one set of draws of the items for all that is compared on them, so that a
-    hundred differences cost hardly more than one. Seeds are drawn for each row by itself, and the same for all curves of a row.
-    """
-
-    def __init__(self, items: int, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
-        import numpy as np
-
-        self.items, self.resamples, self.seed = items, resamples, seed
-        rng = np.random.default_rng(seed)
-        size = max(1, 2_000_000 // max(1, items))  # resamples at a time: 16 MB as doubles
-        starts = range(0, resamples, size)
-        self._counts = [
-            rng.multinomial(items, np.full(items, 1 / items), size=min(size, resamples - at)).astype(np.uint16) for at in starts
-        ]
-
-    def means(self, solved: NDArray[np.float64], row: Row) -> NDArray[np.float64]:
-        """[resamples]: accuracies of the [seeds, items] of a row."""
-        import numpy as np
-
-        by_seed = np.concatenate([solved @ counts.T.astype(np.float64) for counts in self._counts], axis=1) / self.items
-        seeds = len(solved)
-        if seeds == 1:
-            return np.asarray(by_seed[0])
-        rng = np.random.default_rng([self.seed, zlib.crc32(row.label.encode())])
-        drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=self.resamples).T / seeds  # [seeds, resamples]
-        return np.asarray((by_seed * drawn).sum(0))
-
-    @staticmethod
-    def interval(draws: NDArray[np.float64], level: float = 0.95) -> Interval:
-        """Percentile interval."""
-        import numpy as np
-
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        return Interval(float(low), float(high))

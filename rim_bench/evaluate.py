@@ -26,7 +26,9 @@ from rim_bench.timing import latency, throughput
 from rim_bench.trained import Trained
 from rim_bench.votes import TEMPERATURE, sampling_of, votes_record
 
-_LEFT_OUT = {"prompt_hash", "reference", "output", "task", "strict", "lm_eval_strict", "lm_eval_flexible", "batch_s", "batch_size"}
+_LEFT_OUT = {
+    "prompt_hash", "reference", "output", "task", "strict", "lm_eval_strict", "lm_eval_flexible", "latency_s", "batch_s", "batch_size"
+}  # of a curve point's items: what its run's default evaluation says, and times inside a batch  # fmt: skip
 UNTIL = ("\n\n",)  # as in the tasks' YAMLs: what is trained has single newlines
 
 
@@ -199,7 +201,7 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
         "task": task.name,
         "level": example.level,
         "ood": example.level in task.ood_levels,
-        "prompt_hash": sha256(example.question.encode()).hexdigest()[:16],
+        "prompt_hash": sha256(example.question.encode()).hexdigest()[:8],
         "reference": example.answer,
         "output": answered.text,
         "answer": mark.answer,
@@ -220,7 +222,7 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
 
 def _slim(item: dict[str, Any]) -> dict[str, Any]:
     """An item of a curve point: what scores, pairs and costs need. What was asked stands in the run's default evaluation."""
-    return {k: round(v, 4) if k == "latency_s" else v for k, v in item.items() if k not in _LEFT_OUT}
+    return {k: v for k, v in item.items() if k not in _LEFT_OUT}
 
 
 def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task) -> None:

@@ -8,7 +8,7 @@ This module imports the standard library only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 Token = int | str
@@ -32,11 +32,17 @@ class Segment:
     bridge: str | None = None  # slots: module from hidden state to next input; None = identity
     blind: frozenset[str] = frozenset()  # ancestors it must not see
     mutual: bool = False  # its columns see each other in both directions (fixed tokens without a loss only)
+    serial: bool = False  # each of its tokens is computed in a pass of its own, as slots are: the same function, later (prompts only)
 
     @property
     def size(self) -> int:
         """Number of columns."""
         return self.slots or len(self.tokens)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that begin inside it."""
+        return len(self.tokens) if self.serial else self.slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,8 @@ class Layout:
             raise ValueError(f"what is generated is blind to {sorted(self.blind - seen.keys())}, which are not in the layout")
         if not self.segments:
             raise ValueError("a layout needs at least one segment")
+        if any(s.serial for s in self.segments) and any(s.weight for s in self.segments):
+            raise ValueError("a layout with serial segments has a loss: their passes compute what one pass does, and are never trained")
 
     def _check(self, segment: Segment, seen: Mapping[str, Segment]) -> None:
         name = segment.name
@@ -94,6 +102,8 @@ class Layout:
             raise ValueError(f"segment {name!r} puts a loss weight on latent slots, which have no target token")
         if segment.mutual and (segment.slots or segment.weight):
             raise ValueError(f"segment {name!r} is mutual: its columns would see the tokens or thoughts that they are to produce")
+        if segment.serial and (segment.slots or segment.mutual or segment.after is None):
+            raise ValueError(f"segment {name!r} is serial: it needs tokens that see only what stands before them, and a segment above it")
         above = set()
         step: str | None = segment.after
         while step is not None:
@@ -152,23 +162,23 @@ class Layout:
 
     @cached_property
     def entry_waves(self) -> tuple[int, ...]:
-        """Latent slots on the path above each segment."""
+        """Latent slots (and serial tokens) on the path above each segment."""
         out: list[int] = []
         for parent in self.parents:
-            out.append(0 if parent < 0 else out[parent] + self.segments[parent].slots)
+            out.append(0 if parent < 0 else out[parent] + self.segments[parent].passes)
         return tuple(out)
 
     @cached_property
     def wave(self) -> tuple[int, ...]:
-        """Column -> the forward pass that computes it: latent slots on its path, itself included."""
+        """Column -> the forward pass that computes it: latent slots (and serial tokens) on its path, itself included."""
         out: list[int] = []
         for s, entry in zip(self.segments, self.entry_waves, strict=True):
-            out += range(entry + 1, entry + 1 + s.slots) if s.slots else [entry] * s.size
+            out += range(entry + 1, entry + 1 + s.passes) if s.passes else [entry] * s.size
         return tuple(out)
 
     @property
     def waves(self) -> int:
-        """Sequential forward passes: 1 + the largest number of latent slots on any path."""
+        """Sequential forward passes: 1 + the largest number of latent slots (and serial tokens) on any path."""
         return 1 + max(self.wave)
 
     @cached_property
@@ -239,6 +249,13 @@ class Layout:
     def grow(self, *segments: Segment) -> Layout:
         """This layout with further segments behind it."""
         return Layout((*self.segments, *segments), self.resume, self.blind)
+
+    def in_passes(self, *names: str) -> Layout:
+        """The same columns with each token of the named segments in a pass of its own: equal results, as many passes as with slots."""
+        if missing := set(names) - self.index.keys():
+            raise ValueError(f"segments {sorted(missing)} are not in the layout: {', '.join(self.index)}")
+        chosen = tuple(replace(s, serial=True) if s.name in names else s for s in self.segments)
+        return Layout(chosen, self.resume, self.blind)
 
     def continuation(self, name: str, after: str, tokens: tuple[Token, ...], weight: float = 0.0) -> Segment:
         """A segment as generation would grow it behind `after`: it sees what the generated tokens may see."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rim_bench.contests import Contest, contests
 from rim_bench.files import Record, finite, write_bytes_atomic
@@ -30,22 +31,24 @@ class Board:
     contests: tuple[Contest, ...]
 
     def to_csv(self) -> str:
-        """Tidy CSV: a line for each rank, point, matched accuracy, difference, needed cost and area ("record" says which)."""
+        """Tidy CSV: a line for each rank, point, matched accuracy, difference, needed cost and area ("record" says which); each section's
+        first line has what is the same for all of its lines."""
         return self.table.to_csv()
 
     def to_json(self) -> str:
-        """Sections with their notes and records; a record has the fields that apply to it."""
+        """Sections with their notes and records, one on a line; a record has the fields that apply to it."""
         by_section: dict[int, list[Record]] = {}
         for record in self.table.records:
             by_section.setdefault(record["section"], []).append(record)
         sections = []
         for number, made in enumerate(self.table.sections, 1):
-            found = by_section[number]
-            once = {k: found[0][k] for k in _ONCE}
+            head, *found = by_section[number]
+            told = {"title": made.title, **{k: head[k] for k in _ONCE}, "notes": list(made.notes)}
             rows = [{k: r[k] for k in COLUMNS if k not in (*_ONCE, "section") and r.get(k) not in (None, "")} for r in found]
-            sections.append({"title": made.title, **once, "notes": list(made.notes), "records": rows})
-        whole = {"schema": 1, "title": self.table.heading, "sections": sections, "left_out": list(self.table.left_out)}
-        return json.dumps(finite(whole), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            lines = ",\n".join(_json(r) for r in rows)
+            sections.append(f'{_json(told, indent=1)[:-2]},\n "records": [\n{lines}\n]}}')
+        whole = _json({"schema": 1, "title": self.table.heading, "left_out": list(self.table.left_out)}, indent=1)
+        return f'{whole[:-2]},\n "sections": [\n' + ",\n".join(sections) + "\n]}\n"
 
     def write(self, folder: Path) -> list[Path]:
         """Writes leaderboard.md, .csv, .tex and .json into a folder; each is there whole or not at all.
@@ -57,6 +60,10 @@ class Board:
         for suffix, text in texts.items():
             write_bytes_atomic(folder / f"leaderboard.{suffix}", text.encode())
         return [folder / f"leaderboard.{suffix}" for suffix in texts]
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(finite(value), indent=indent, separators=(",", ": " if indent else ":"), ensure_ascii=False, allow_nan=False)
 
 
 def leaderboard(runs: Iterable[Run], *, split: str | None = None, damaged: Iterable[Damaged] = ()) -> Board:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from rim_bench import matching
-from rim_bench.compare import QUICK, Accuracy, Row, Scope, backbone_label
+from rim_bench.compare import QUICK, Accuracy, Row, Scope
 from rim_bench.contests import Contest, Place, ranking
-from rim_bench.curves import COSTS, Point, Resampler, Track, front, joined, shared_span, tracks
+from rim_bench.curves import COSTS, Need, Point, Track, cheapest, front, joined, shared_span
 from rim_bench.equal_cost import Difference, Field, default_costs, differences
 from rim_bench.files import Record
+from rim_bench.naming import backbone_label
 from rim_bench.pairing import Pair, pairs
 from rim_bench.stats import Interval
 
@@ -27,11 +29,11 @@ COLUMNS = (
 
 def _fraction(value: float) -> float:
     """Rounded beyond what the number of questions can show, so that it does not depend on the order in which a machine adds."""
-    return round(value, 9) + 0.0
+    return round(value, 6) + 0.0
 
 
-def _cost(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.9g}")
+def _digits(value: float | None, digits: int = 6) -> float | None:
+    return None if value is None else float(f"{value:.{digits}g}")
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,12 @@ class Sheet:
 
     @cached_property
     def fields(self) -> dict[tuple[str, str], Field]:
-        """By kind of cost and name of the set of questions; only those where some curve has that cost."""
+        """By kind of cost and name of the set of questions; only those where some curve has that cost, and costs that compare."""
         out = {}
         for scope in self.contest.scopes:
-            resampler = Resampler(len(scope.ids))
             for kind in COSTS:
-                if found := tracks(self.contest.curves, kind, scope.ids):
-                    out[kind, scope.name] = Field(self.contest.group, scope, tuple(found), resampler)
+                if found := self.contest.tracks(kind, scope):
+                    out[kind, scope.name] = Field(self.contest.group, scope, tuple(found))
         return out
 
     @cached_property
@@ -88,19 +89,24 @@ class Sheet:
         return {scope.name: self._measured(scope) for scope in self.contest.scopes}
 
     def _measured(self, scope: Scope) -> list[Measured]:
-        points = {(c.row.label, p.label, c.note): (c.row, p) for c in self.contest.curves for p in c.points if not p.default}
-        points |= {(c.row.label, "", ""): (c.row, p) for c in self.contest.curves for p in c.points if p.default}
+        points = {(c.row.label, p.label): (c.row, p) for c in self.contest.curves for p in c.points if not p.default}
+        points |= {(c.row.label, ""): (c.row, p) for c in self.contest.curves for p in c.points if p.default}
         order = [r.label for r in self.contest.group.rows]
-        found = sorted(points.values(), key=lambda f: (order.index(f[0].label), not f[1].default, f[1].knob or "", f[1].value or 0.0))
+
+        def place(found: tuple[Row, Point]) -> tuple[Any, ...]:
+            row, point = found
+            return order.index(row.label), not point.default, point.knob or "", point.value or 0.0, point.note
+
+        found = sorted(points.values(), key=place)
         accuracies = [p.row.accuracy(scope.ids) for _, p in found]
         costs = [{kind: p.cost(kind, scope.ids) for kind in COSTS} for _, p in found]
         fronts: list[list[str]] = [[] for _ in found]
-        for kind in COSTS:
+        for kind in self.contest.kinds:
             known = [(k, c, accuracies[k].value) for k, by_kind in enumerate(costs) if (c := by_kind[kind]) is not None]
             for (k, _, _), on in zip(known, front([(c, a) for _, c, a in known]), strict=True):
                 fronts[k] += [kind] if on else []
         return [
-            Measured(row, p, a, c, p.milliseconds("ttft_ms"), tuple(f))
+            Measured(row, p, a, c, p.milliseconds("ttft_ms", scope.ids), tuple(f))
             for (row, p), a, c, f in zip(found, accuracies, costs, fronts, strict=True)
         ]
 
@@ -113,6 +119,18 @@ class Sheet:
         field = self.fields.get((kind, scope.name))
         return None if field is None else shared_span(joined(field.tracks))
 
+    def narrow(self, kind: str, scope: Scope) -> list[Track]:
+        """Curves whose costs are too near to each other for an area, though they have several settings."""
+        field = self.fields.get((kind, scope.name))
+        return [] if field is None else [t for t in joined(field.tracks) if t.span is None and len(t.curve.points) > 1]
+
+    def needed(self, scope: Scope) -> list[tuple[Row, list[tuple[Track, Need] | None]]]:
+        """For every row what each of `TARGETS` costs at least in FLOPs, over all its curves, and the curve; None where none gets there."""
+        field = self.fields.get(("flops", scope.name))
+        found = joined(field.tracks) if field is not None else []
+        by_row = [(row, [t for t in found if t.curve.row.label == row.label]) for row in self.contest.group.rows]
+        return [(row, [cheapest(mine, target) for target in TARGETS]) for row, mine in by_row if mine]
+
     def areas(self, kind: str, scope: Scope) -> list[tuple[Track, float, Interval]]:
         """Mean accuracy over log cost on the shared range, of every curve that has a range; nothing without a shared one."""
         field, span = self.fields.get((kind, scope.name)), self.span(kind, scope)
@@ -121,15 +139,19 @@ class Sheet:
     # records
 
     def records(self) -> list[Record]:
-        """All numbers, one record each: what it is stands under "record"."""
+        """All numbers, one record each: what it is stands under "record". The first, "section", has what is said of the others once."""
         out: list[Record] = []
         group, contest = self.contest.group, self.contest
-        title, version, evaluator, digest, split, _ = group.facts
+        facts = group.facts
         base: Record = {
-            "stamp": QUICK if group.quick else "", "task": title, "task_version": version, "evaluator_version": evaluator,
-            "data_sha256": digest, "split": split, "backbone": backbone_label(group.rows[0].first.spec.get("backbone")),
-            "division": contest.division, "budget_kind": contest.kind, "budget_asked": contest.asked,
+            "stamp": QUICK if group.quick else "", "task": facts.task, "split": facts.split, "division": contest.division,
+            "budget_kind": contest.kind, "budget_asked": contest.asked,
         }  # fmt: skip
+        whole = {
+            "record": "section", "task_version": facts.task_version, "evaluator_version": facts.evaluator_version,
+            "data_sha256": facts.data, "backbone": backbone_label(group.rows[0].first.spec.get("backbone")),
+        }  # fmt: skip
+        out.append(base | whole)
         for scope in contest.scopes:
             here = base | {"set": scope.name, "ood": scope.ood, "n": len(scope.ids)}
             for records in (self._ranks(scope), self._points(scope), self._matched(scope), self._needs(scope), self._areas(scope)):
@@ -141,15 +163,16 @@ class Sheet:
             row = place.row
             used = [b.used for b in matching.budgets(row) if b.used is not None]
             yield {
-                "record": "rank", **_row(row), "run_ids": " ".join(p.run for p in row.parts), **_measures(self.default(row, scope)),
+                "record": "rank", **_row(row), "seeds": _seeds(row), "run_ids": row.runs_text, **_measures(self.default(row, scope)),
                 "rank_low": place.low, "rank_high": place.high,
-                "training_flops": _cost(matching.total_flops(row)), "training_examples": matching.total_examples(row),
-                "budget_used": _cost(sum(used) / len(used)) if used else None, "tuning_trials": matching.tuning_trials(row),
+                "training_flops": _digits(matching.total_flops(row), 9), "training_examples": matching.total_examples(row),
+                "budget_used": _digits(sum(used) / len(used), 9) if used else None, "tuning_trials": matching.tuning_trials(row),
             }  # fmt: skip
 
     def _points(self, scope: Scope) -> Iterator[Record]:
         for m in self.measured[scope.name]:
-            yield {"record": "point", **_row(m.row), "setting": m.point.label, **_measures(m), "fronts": " ".join(m.fronts)}
+            told = {"seeds": _seeds(m.row), "setting": m.point.label, "fronts": " ".join(m.fronts)}
+            yield {"record": "point", **_row(m.row), **_measures(m)} | told
 
     def _matched(self, scope: Scope) -> Iterator[Record]:
         for kind in COSTS:
@@ -158,24 +181,24 @@ class Sheet:
             for cost in default_costs(field.tracks):
                 for r in field.readings(cost.value):
                     low, high = field.interval(r)
-                    told = {"setting": r.setting, "cost_kind": kind, "cost": _cost(cost.value), "accuracy": _fraction(r.value)}
+                    told = {"setting": r.setting, "cost_kind": kind, "cost": _digits(cost.value), "accuracy": _fraction(r.value)}
                     yield {"record": "matched", **_row(r.curve.row), **told, "ci_low": _fraction(low), "ci_high": _fraction(high)}
             for d in self.compared[kind]:
                 if d.scope.name == scope.name:
                     yield {
                         "record": "difference", **_row(d.first.curve.row), "setting": d.first.setting, "against": d.second.curve.row.label,
-                        "against_setting": d.second.setting, "cost_kind": kind, "cost": _cost(d.cost.value),
+                        "against_setting": d.second.setting, "cost_kind": kind, "cost": _digits(d.cost.value),
                         "difference": _fraction(d.value), "ci_low": _fraction(d.interval.low), "ci_high": _fraction(d.interval.high),
-                        "p": _cost(d.p), "holm": _cost(d.holm), "detectable": _cost(d.detectable), "verdict": d.verdict,
+                        "p": _digits(d.p, 3), "holm": _digits(d.holm, 3), "detectable": _digits(d.detectable, 3), "verdict": _verdict(d),
                     }  # fmt: skip
 
     def _needs(self, scope: Scope) -> Iterator[Record]:
-        field = self.fields.get(("flops", scope.name))
-        for track in field.tracks if field is not None else ():
-            for target in TARGETS:
-                if (need := track.needed(target)) is not None:
-                    told = {"accuracy": target, "cost_kind": "flops", "cost": _cost(need.cost), "at_most": need.at_most}
-                    yield {"record": "needed", **_row(track.curve.row), "setting": track.curve.by} | told
+        for row, needs in self.needed(scope):
+            for target, found in zip(TARGETS, needs, strict=True):
+                if found is not None:
+                    track, need = found
+                    told = {"accuracy": target, "cost_kind": "flops", "cost": _digits(need.cost), "at_most": need.at_most}
+                    yield {"record": "needed", **_row(row), "setting": track.curve.by} | told
 
     def _areas(self, scope: Scope) -> Iterator[Record]:
         for kind in COSTS:
@@ -183,20 +206,31 @@ class Sheet:
             for track, value, (low, high) in self.areas(kind, scope):
                 assert span is not None
                 told = {"accuracy": _fraction(value), "ci_low": _fraction(low), "ci_high": _fraction(high)}
-                ends = {"cost_kind": kind, "cost": _cost(span[0]), "cost_high": _cost(span[1])}
+                ends = {"cost_kind": kind, "cost": _digits(span[0]), "cost_high": _digits(span[1])}
                 yield {"record": "area", **_row(track.curve.row), "setting": track.curve.by, **ends} | told
 
 
 def _row(row: Row) -> Record:
-    return {
-        "label": row.label, "method": row.method, "seeds": " ".join(str(p.seed) for p in row.parts),
-    }  # fmt: skip
+    return {"label": row.label, "method": row.method}
+
+
+def _seeds(row: Row) -> str:
+    return " ".join(str(p.seed) for p in row.parts)
+
+
+def _verdict(d: Difference) -> str:
+    """Which of the two a record names is higher, without its name."""
+    for side, word in ((d.first, "first"), (d.second, "second")):
+        if d.higher is side:
+            return word + d.verdict.removeprefix(side.label)
+    return d.verdict
 
 
 def _measures(m: Measured) -> Record:
     a = m.accuracy
     costs = {"flops": m.costs["flops"], "passes": m.costs["passes"], "full_ms": m.costs["latency"], "ttft_ms": m.ttft}
     return {
-        "accuracy": _fraction(a.value), "ci_low": _fraction(a.interval.low), "ci_high": _fraction(a.interval.high), "seed_sd": a.sd,
-        **{k: _cost(v) for k, v in costs.items()},
+        "accuracy": _fraction(a.value), "ci_low": _fraction(a.interval.low), "ci_high": _fraction(a.interval.high),
+        "seed_sd": _fraction(a.sd),
+        **{k: _digits(v) for k, v in costs.items()},
     }  # fmt: skip

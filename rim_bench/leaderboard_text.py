@@ -6,11 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 
 from rim_bench import cells, matching
-from rim_bench.compare import QUICK, Scope, backbone_label, leaves
-from rim_bench.curves import COSTS, RESAMPLES, SAME
+from rim_bench.compare import QUICK, Scope
+from rim_bench.curves import COSTS, SAME, TIMED, WIDE, Need
 from rim_bench.equal_cost import Cost, Difference, default_costs
 from rim_bench.leaderboard_sheet import TARGETS, Sheet
+from rim_bench.naming import backbone_label, leaves
+from rim_bench.pairing import rule_notes
 from rim_bench.render import Grid, Section
+from rim_bench.stats import RESAMPLES
 
 NAMES = {"flops": "FLOPs per item", "passes": "sequential passes", "latency": "latency"}
 _SHORT = {"flops": "FLOPs", "passes": "passes", "latency": "latency"}
@@ -28,7 +31,10 @@ def section(sheet: Sheet) -> Section:
         grids += _points(sheet, scope)
         grids += [g for g in (_needed(sheet, scope), _areas(sheet, scope)) if g is not None]
     title = f"{contest.title} ({QUICK})" if contest.group.quick else contest.title
-    return Section(title, tuple(_without(g, contest.ending) for g in grids), tuple(_notes(sheet)))
+    notes = [note.replace(contest.ending, "") for note in _notes(sheet)]
+    if contest.ending:
+        notes.insert(1, f"All rows: {contest.ending.strip(' ()')}.")
+    return Section(title, tuple(_without(g, contest.ending) for g in grids), tuple(notes))
 
 
 def _without(grid: Grid, ending: str) -> Grid:
@@ -87,7 +93,7 @@ def _differences(found: Sequence[Difference], kind: str, several: bool) -> Grid:
         bounds = f"[{cells.points(d.interval.low)}, {cells.points(d.interval.high)}]"
         numbers = (cells.points(d.value), bounds, cells.p_value(d.p), cells.p_value(d.holm), cells.pct(d.detectable), d.verdict)
         rows.append((cost(d.cost), *((d.scope.name,) if several else ()), d.first.label, d.second.label, *numbers))
-    names = ("first", "second", "difference", "bootstrap 95 %", "p", "Holm p", "smallest detectable", "verdict")
+    names = ("first", "second", "difference", "bootstrap 95 %", "p (questions)", "Holm p", "smallest detectable", "verdict")
     caption = f"Paired differences at equal {NAMES[kind]}, points, first minus second; Holm over all of them"
     return Grid(caption, (NAMES[kind], *(("questions",) if several else ()), *names), tuple(rows), False)
 
@@ -104,15 +110,15 @@ def _points(sheet: Sheet, scope: Scope) -> Iterator[Grid]:
 
 
 def _needed(sheet: Sheet, scope: Scope) -> Grid | None:
-    field = sheet.fields.get(("flops", scope.name))
-    if field is None:
+    if not (found := sheet.needed(scope)):
         return None
-    rows = []
-    for track in field.tracks:
-        needs = [track.needed(t) for t in TARGETS]
-        rows.append((track.curve.label, *("" if n is None else ("at most " if n.at_most else "") + cells.flops(n.cost) for n in needs)))
-    caption = f"FLOPs per item needed for an accuracy, interpolated, {_set(scope)}: empty where a curve never gets there"
-    return Grid(caption, ("curve", *(f"{100 * t:.0f} %" for t in TARGETS)), tuple(rows))
+
+    def text(need: Need) -> str:
+        return ("at most " if need.at_most else "") + cells.flops(need.cost)
+
+    rows = [(row.label, *("" if n is None else text(n[1]) for n in needs)) for row, needs in found]
+    caption = f"Least FLOPs per item for an accuracy, interpolated, {_set(scope)}: empty where no curve of the row gets there"
+    return Grid(caption, ("method", *(f"{100 * t:.0f} %" for t in TARGETS)), tuple(rows))
 
 
 def _areas(sheet: Sheet, scope: Scope) -> Grid | None:
@@ -128,20 +134,18 @@ def _areas(sheet: Sheet, scope: Scope) -> Grid | None:
         found = [by_kind[kind].get(label) for kind, _ in spans]
         rows.append((label, *("" if f is None else f"{cells.pct(f[0])} {cells.interval(f[1])}" for f in found)))
     heads = [f"{NAMES[kind]}, {cost_text(kind, low)} to {cost_text(kind, high)}" for kind, (low, high) in spans]
-    caption = f"Area under the curve: mean accuracy % over log cost on the range that all curves share, {_set(scope)}"
+    caption = f"Area under the curve: mean accuracy % over log cost on the range shared by all curves that have one, {_set(scope)}"
     return Grid(caption, ("curve", *heads), tuple(rows))
 
 
 def _notes(sheet: Sheet) -> Iterator[str]:
     contest, group = sheet.contest, sheet.contest.group
-    title, version, evaluator, digest, split, _ = group.facts
+    facts = group.facts
     parts = [p for r in group.rows for p in r.parts]
     yield (
-        f"{title}, version {version}; split {split}; n = {len(parts[0].items):,} questions; data sha256 {digest[:12]}; "
-        f"evaluator version {evaluator}; backbone {backbone_label(parts[0].spec.get('backbone'))}."
+        f"{facts.task}, version {facts.task_version}; split {facts.split}; n = {len(parts[0].items):,} questions; data sha256 "
+        f"{facts.data[:12]}; evaluator version {facts.evaluator_version}; backbone {backbone_label(parts[0].spec.get('backbone'))}."
     )
-    if contest.ending:
-        yield f"All rows: {contest.ending.strip(' ()')}."
     yield _division(sheet)
     if budget := matching.matched(group.rows):
         yield budget
@@ -151,13 +155,15 @@ def _notes(sheet: Sheet) -> Iterator[str]:
         yield "Rows differ in their starting weights: a difference between them may be the start's."
     if len(group.rows) == 1:
         yield "One row only: there is nothing to rank it against."
+    yield from matching.evaluation_notes(contest.evaluations)
+    yield "Rank: 1 + the rows clearly higher, to the number of rows − those clearly lower; Holm over the section's pairs."
+    yield from rule_notes(group.rows)
     yield (
-        "Rank: 1 + the rows clearly better, to the number of rows − those clearly worse. Clear: Holm p < 0.05 over the section's pairs, at "
-        "least the smallest detectable difference (80 % power), and, with several seeds, a bootstrap interval without 0."
+        "±: standard deviation over training seeds. [..]: Wilson 95 % on the questions in rankings, points and pictures; two-level "
+        f"bootstrap 95 % over seeds and questions ({RESAMPLES:,} resamples) at equal cost, for differences and for areas."
     )
     yield from _curve_notes(sheet)
-    if not_shared := [NAMES[k] for k in COSTS if any(sheet.span(k, s) is None for s in contest.scopes)]:
-        yield f"No area under the curves over {', '.join(not_shared)}: too few curves, or no range that all of them share."
+    yield from _area_notes(sheet)
     for scope in contest.scopes:
         answer, share = group.floor(scope)
         low = all(group.at_floor(r, scope) for r in group.rows)
@@ -185,26 +191,48 @@ def _curve_notes(sheet: Sheet) -> Iterator[str]:
     contest = sheet.contest
     if bare := [c.row.label for c in contest.curves if c.knob is None]:
         yield f"No curve: {', '.join(bare)}; run `rim-bench sweep`. The default setting is a curve of one point."
+    near = f"Costs within {100 * SAME['flops']:g} % of each other (measured latencies: {100 * SAME['latency']:g} %) count as equal"
     yield (
         "At equal cost: between two neighbouring settings of a curve, accuracy is interpolated linearly in the cost, which is what "
         "answering each question with one of the two by chance costs and scores in expectation; beyond the settings measured nothing is "
-        f"said. Costs within {100 * SAME:g} % of each other count as equal. Intervals: bootstrap over seeds and questions, {RESAMPLES:,} "
-        "resamples. p: exact sign test between two settings, its normal form where one is a mixture."
+        f"said. {near}; of equally dear settings of a curve the default stands for all, else the largest. Settings of one trained model "
+        "are not tested against each other."
     )
     settings: dict[str, set[str]] = {}
-    timed: set[str] = set()
-    for p in (p for c in contest.curves for point in c.points for p in point.row.parts):
+    for p in contest.evaluations:
         for key, value in leaves(p.summary.get("settings") or {}).items():
             settings.setdefault(key, set()).add(str(value))
-        timed.add(str((p.summary.get("latency") or {}).get("n")))
     if settings:
         texts = (f"{k} {', '.join(sorted(v, key=_natural))}" for k, v in sorted(settings.items()))
         yield f"Evaluation, all settings: {'; '.join(texts)}."
-    mixed = ", in distribution and OOD together" if len(contest.scopes) > 1 else ""
-    yield (
-        f"Latency: mean time to the full answer at batch 1 over {' or '.join(sorted(timed, key=_natural))} questions{mixed}; "
-        "its own measurement error is in no interval."
-    )
+    timed = {str((p.summary.get("latency") or {}).get("n")) for p in contest.evaluations}
+    text = f"Latency: mean time to the full answer at batch 1 over {' or '.join(sorted(timed, key=_natural))} questions timed"
+    if len(contest.scopes) > 1:
+        text += f", of the set that is compared (blank under {TIMED})"
+        if any(point.pooled for c in contest.curves for point in c.points):
+            text += "; older evaluations do not say which they timed, and stand with the mean over all of them"
+    yield f"{text}; its own measurement error is in no interval."
+
+
+def _area_notes(sheet: Sheet) -> Iterator[str]:
+    """Which curves and which areas are missing, and why."""
+    contest = sheet.contest
+    names = [s.name for s in contest.scopes]
+
+    def where(found: Sequence[str]) -> str:
+        return "" if len(found) == len(names) else f" ({', '.join(found)})"
+
+    for kind in contest.kinds:
+        narrow: dict[str, list[str]] = {}
+        for scope in contest.scopes:
+            for track in sheet.narrow(kind, scope):
+                narrow.setdefault(track.curve.label, []).append(scope.name)
+        if narrow:
+            told = "; ".join(label + where(found) for label, found in narrow.items())
+            yield f"Left out of the area over {NAMES[kind]}, largest cost under {WIDE:g} times the smallest: {told}."
+    missing = {kind: [s.name for s in contest.scopes if sheet.span(kind, s) is None] for kind in contest.kinds}
+    if told := "; ".join(NAMES[kind] + where(found) for kind, found in missing.items() if found):
+        yield f"No area under the curves over {told}: too few curves, or no range that all of them share."
 
 
 def _natural(text: str) -> tuple[float, str]:

@@ -65,6 +65,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         device: "cuda:0" is what lm-eval passes where nobody chose: without a GPU it means the CPU.
         probe: also decode behind every probe place of the method (rim: after every block).
         votes: above 1: as many samples a question at `temperature`, drawn from `sample_seed`, whose most frequent answer counts.
+        split_passes: every filler position in a pass of its own (pause-curriculum): the same answers at another latency.
         trust_remote_code: taken from lm-eval's command line and not needed: a run's code is this package's.
 
     Raises:
@@ -86,13 +87,14 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         votes: int = 1,
         temperature: float | None = None,
         sample_seed: int | None = None,
+        split_passes: bool = False,
         on_batch: Callable[[int], None] | None = None,
         trust_remote_code: bool = False,
         **others: Any,
     ) -> None:
         super().__init__()
         for name in others:
-            known = ("path", "results", "effort", "max_gen_toks", "probe", "votes", "temperature", "sample_seed")
+            known = ("path", "results", "effort", "max_gen_toks", "probe", "votes", "temperature", "sample_seed", "split_passes")
             raise unknown(f"option of model {NAME}", name, known)
         sampling = sampling_of(votes, temperature, sample_seed)
         if trained is None:
@@ -103,7 +105,8 @@ class RimLM(TemplateLM):  # type: ignore[misc]
                 device = "cpu"
             trained = load_trained(Store(Path(results)).find(str(path)), device=pick_device(device))
         self.trained, self.backbone, self.workspace, self.on_batch = trained, trained.backbone, trained.workspace, on_batch
-        self.answerer = Answerer(trained, None if effort is None else whole("effort", effort, 0), probe=probe, sampling=sampling)
+        blocks = None if effort is None else whole("effort", effort, 0)
+        self.answerer = Answerer(trained, blocks, probe=probe, sampling=sampling, split=split_passes)
         automatic = batch_size is None or str(batch_size).startswith("auto")
         self.batch_size = 32 if automatic else whole("batch_size", batch_size, 1)
         if max_batch_size is not None:

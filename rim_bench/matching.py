@@ -1,13 +1,15 @@
-"""What rows had for training: the budget they were asked to meet, how closely they did, and what is therefore matched between them."""
+"""What rows had: the training budget they were asked to meet, how closely they did, what is therefore matched between them, and what they
+were timed on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rim_bench import cells
 from rim_bench.compare import Evaluated, Row, budget_of
+from rim_bench.files import Record
 
 EXAMPLES, FLOPS = "examples", "train-flops"
 _UNITS = {EXAMPLES: "training examples", FLOPS: "training FLOPs"}
@@ -30,8 +32,7 @@ class Budget:
         if isinstance(told, dict):
             return Budget(str(told.get("kind", kind)), told.get("asked", asked), told.get("used"), told.get("last_step"))
         if kind == FLOPS:
-            own = e.training.get("flops")
-            used = None if own is None else own + (e.training.get("inherited_flops") or 0)
+            used = training_flops(e)
         else:
             own = e.training.get("examples", (e.spec.get("budget") or {}).get("examples"))
             used = None if own is None else own + (e.training.get("inherited_examples") or 0)
@@ -57,9 +58,11 @@ def budgets(row: Row) -> list[Budget]:
 
 
 def training_flops(e: Evaluated) -> float | None:
-    """Own and inherited training FLOPs of a run; None where they were not counted."""
-    own = e.training.get("flops")
-    return None if own is None else float(own) + float(e.training.get("inherited_flops") or 0)
+    """Own and inherited training FLOPs of a run; None where they were not counted, nor where those of the run it started from were not."""
+    own, inherited = e.training.get("flops"), e.training.get("inherited_flops")
+    if own is None or (inherited is None and e.spec.get("parent")):
+        return None
+    return float(own) + float(inherited or 0)
 
 
 def total_flops(row: Row) -> float | None:
@@ -115,6 +118,11 @@ def closeness(row: Row) -> str:
     return (low if low == high else f"{low} to {high}") + f" % of {amount_text(found[0].kind, asked)}"
 
 
+def budget_text(kind: str, asked: float | None) -> str:
+    """A training budget in words."""
+    return "no training budget stated" if asked is None else f"{amount_text(kind, asked)} {_UNITS.get(kind, f'training {kind}')}"
+
+
 def amount_text(kind: str, asked: float | None) -> str:
     """An amount in the unit of its kind, without the unit's name."""
     return cells.flops(asked) if kind == FLOPS else cells.num(asked, 0)
@@ -163,3 +171,40 @@ def _spread(name: str, values: Sequence[float | None]) -> str:
         return f"{name} were not counted" + (" in all of them" if known else "")
     factor = max(known) / min(known)
     return f"{name} differ by a factor of {factor:.3g}" if factor >= 1.005 else f"{name} are the same to within 0.5 %"
+
+
+# Evaluation --------------------------------------------------------------------------------------------------------------------------
+
+
+def timed_apart(found: Iterable[Evaluated]) -> str:
+    """What evaluations differ in that decides how long they take: "threads 1, 4"; empty where their times compare."""
+    timed = [e.runtime for e in found if ((e.summary.get("latency") or {}).get("full_ms") or {}).get("mean") is not None]
+    return _differing([("device", "device"), ("host_cpu", "host CPU"), ("threads", "threads"), ("dtype", "dtype")], timed)
+
+
+def evaluated_apart(found: Iterable[Evaluated]) -> str:
+    """Whether they differ in the kind of device or in the dtype they were evaluated with; empty where not."""
+    return _differing([("device", "device"), ("dtype", "dtype")], [e.settings for e in found])
+
+
+def _differing(names: Sequence[tuple[str, str]], found: Sequence[Record]) -> str:
+    texts = []
+    for key, name in names:
+        values = sorted({str(f.get(key, "not stated")) for f in found})
+        if len(values) > 1:
+            texts.append(f"{name} {', '.join(values)}")
+    return "; ".join(texts)
+
+
+def evaluation_notes(found: Iterable[Evaluated]) -> list[str]:
+    """What of the way they were evaluated keeps rows from being compared, and how many questions were too long for a model."""
+    found = list(found)
+    notes = []
+    if apart := evaluated_apart(found):
+        notes.append(f"Evaluated in different ways ({apart}): a difference may be due to that.")
+    if apart := timed_apart(found):
+        notes.append(f"Latencies are not comparable: they were taken on different machines or settings ({apart}).")
+    if counts := {c for e in found if (c := sum(bool(i.get("overlong")) for i in e.items.values()))}:
+        most = max(counts)
+        notes.append(f"Too long for the model: up to {most:,} questions of an evaluation; they count as wrong, and in no mean cost.")
+    return notes

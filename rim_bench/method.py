@@ -14,7 +14,7 @@ import random
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,6 +102,12 @@ class Method:
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     effort_field: ClassVar[str | None] = None  # the field that `effort` overrides at inference: blocks, thoughts, pauses
+    trains: ClassVar[Literal["all", "markers"]] = "all"  # "markers": only the new rows; the rest stays as the run starts
+    adapter_of: ClassVar[str | None] = None  # the method whose number of trained parameters its LoRA rank is raised to
+
+    def transform(self, examples: Sequence[Example], seed: int) -> Sequence[Example]:
+        """The training examples as this method takes them; they are encoded and laid out afterwards. Default: as they are."""
+        return examples
 
     def markers(self) -> tuple[Marker, ...]:
         """New vocabulary."""
@@ -121,6 +127,10 @@ class Method:
 
     def lay_probe(self, question: tuple[int, ...], effort: int | None = None) -> Layout | None:
         """A prompt with further places to generate from (an answer after every block), or None. Never the scored answer."""
+        return None
+
+    def lay_split(self, question: tuple[int, ...], effort: int | None = None) -> Layout | None:
+        """The prompt with its filler positions in passes of their own, or None: the same function at other latency. Never trained."""
         return None
 
     def bridges(self, width: int) -> nn.ModuleDict | None:

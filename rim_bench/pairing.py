@@ -1,60 +1,159 @@
-"""Every pair of rows on the same questions. A difference smaller than the number of questions can show is called "tied"."""
+"""Every pair of rows on the same questions, and the one rule for what is called higher, here and at equal inference cost.
+
+A difference smaller than the number of questions can show is called "tied", and so is one that other training seeds could undo.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from rim_bench import stats
 from rim_bench.compare import Group, Row, Scope, budget_of
-from rim_bench.stats import Interval
+from rim_bench.stats import Interval, Resampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TINY = 1e-9  # what differs by less is equal: sums of fractions are not exact
+
+
+class Side(Protocol):
+    """One setting of a row, or a mixture of two, and how it answered the questions."""
+
+    @property
+    def row(self) -> Row:
+        """Of the comparison."""
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+
+    @property
+    def solved(self) -> NDArray[np.float64]:
+        """[seeds, items]: 1 where correct; a fraction in a mixture."""
+
+    @property
+    def measured(self) -> bool:
+        """False: a mixture."""
+
+
+S = TypeVar("S", bound=Side)
+
+
+@dataclass(frozen=True)
+class Contrast(Generic[S]):
+    """Two sides on the same questions."""
+
+    first: S
+    second: S
+    interval: Interval  # two-level bootstrap of the difference
+
+    @cached_property
+    def difference(self) -> NDArray[np.float64]:
+        """[items]: first − second, of the means over seeds."""
+        import numpy as np
+
+        return np.asarray(self.first.solved.mean(0) - self.second.solved.mean(0))
+
+    @property
+    def value(self) -> float:
+        """Accuracy of first − second."""
+        return float(self.difference.mean())
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Questions that the first solves only (or in a larger share of its seeds), and those of the second."""
+        return int((self.difference > TINY).sum()), int((self.difference < -TINY).sum())
+
+    @cached_property
+    def p(self) -> float:
+        """Two-sided p over the questions: exact McNemar between two settings with one seed each, otherwise z = Σd/√Σd²."""
+        exact = all(side.measured and len(side.solved) == 1 for side in (self.first, self.second))
+        return stats.mcnemar(*self.counts) if exact else stats.normal_test(self.difference)
+
+    @cached_property
+    def detectable(self) -> float | None:
+        """Smallest detectable difference at the discordance observed. None where no question is discordant: the discordance's upper bound
+        is no way out, for no n is a difference within that bound detectable.
+        """
+        squares = float((self.difference * self.difference).mean())
+        return stats.detectable_difference(len(self.difference), min(1.0, squares)) if squares > 1e-12 else None
+
+    def judged(self, holm: float, floor: float) -> tuple[str, S | None]:
+        """The verdict, and the side that is clearly better; `holm` is the adjusted p, `floor` the best constant answer's accuracy.
+
+        Clear is: adjusted p < 0.05, at least the smallest detectable difference, and, where a side has several seeds, more than
+        `stats.retraining_bound`. Nothing is where both sides' Wilson intervals reach the floor.
+        """
+        size, least = abs(self.value), self.detectable
+        clear = holm < 0.05 and least is not None and size >= least - TINY
+        if clear and (bound := stats.retraining_bound(self.first.solved, self.second.solved)) is not None:
+            clear = size > bound + TINY
+        higher = (self.first if self.value > 0 else self.second) if clear else None
+        verdict = f"{higher.label} higher" if higher is not None else "tied"
+        n = len(self.difference)
+        if all(stats.wilson(min(n, float(s.solved.mean()) * n), n).low <= floor + TINY for s in (self.first, self.second)):
+            higher, verdict = None, "tied (both at the floor)"
+        return verdict + "".join(f" ({text})" for text in differing(self.first.row, self.second.row)), higher
+
+
+def contrasts(sides: Sequence[S], resampler: Resampler) -> Iterator[Contrast[S]]:
+    """Every pair of sides in order, but those of the same trained model, which is not ranked against itself."""
+    draws = [resampler.means(s.solved, s.row.runs_text) for s in sides]
+    for (first, a), (second, b) in itertools.combinations(list(zip(sides, draws, strict=True)), 2):
+        if not set(first.row.runs) & set(second.row.runs):
+            yield Contrast(first, second, resampler.interval(a - b))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows on the same questions. With several seeds b and c count the questions that one solves in a larger share of its seeds
-    than the other, and the exact test is the sign test over them, which is McNemar's where there is one seed each."""
+    """Two rows on the same questions; see `Contrast` for what the numbers are."""
 
     scope: Scope
     first: Row
     second: Row
     difference: float  # accuracy of first − second
-    b: int  # questions only (or more often) the first solves
+    b: int  # questions only (with several seeds: or more often) the first solves
     c: int
     p: float
     holm: float
     interval: Interval
-    detectable: float | None  # smallest, at the discordance observed; None where no question is discordant
+    detectable: float | None
     verdict: str
     higher: Row | None  # the row that is clearly better; None where they are tied
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A row as a side."""
+
+    row: Row
+    solved: NDArray[np.float64]
+    measured: bool = True
+
+    @property
+    def label(self) -> str:
+        return self.row.label
+
+
 def pairs(group: Group) -> list[Pair]:
-    """Every pair of rows on the headline set and on the OOD set; Holm over all of them."""
-    drafts = []
+    """Every pair of rows of different runs on the headline set and on the OOD set; Holm over all of them."""
+    drafts: list[tuple[Scope, Contrast[_Whole]]] = []
     for scope in (s for s in group.scopes if not s.level):
-        for first, second in itertools.combinations(group.rows, 2):
-            if any(p.items.keys() != group.rows[0].first.items.keys() for p in (*first.parts, *second.parts)):
-                continue  # other questions: named in the notes
-            x, y = first.vector(scope.ids), second.vector(scope.ids)
-            difference = [stats.mean(a) - stats.mean(b) for a, b in zip(zip(*x, strict=True), zip(*y, strict=True), strict=True)]
-            drafts.append((scope, first, second, difference, stats.paired_bootstrap(x, y)))
-    counts = [(sum(v > 1e-9 for v in d), sum(v < -1e-9 for v in d)) for _, _, _, d, _ in drafts]
-    p_values = [stats.mcnemar(b, c) for b, c in counts]
+        if len(group.rows) > 1:
+            sides = [_Whole(r, r.solved(scope.ids)) for r in group.rows]
+            drafts += [(scope, c) for c in contrasts(sides, Resampler.of(len(scope.ids)))]
     out = []
-    for (scope, first, second, d, interval), (b, c), p, adjusted in zip(drafts, counts, p_values, stats.holm(p_values), strict=True):
-        value = stats.mean(d)
-        # None at discordance 0: its upper bound is no way out, for no n is a difference within that bound detectable
-        least = stats.detectable_difference(len(d), min(1.0, stats.mean([v * v for v in d]))) if b + c else None
-        clear = adjusted < 0.05 and least is not None and abs(value) >= least and (b - c) * value > 0
-        if len(first.parts) + len(second.parts) > 2:  # seeds differ too: the interval that resamples them must agree
-            clear = clear and not interval.low <= 0 <= interval.high
-        higher = (first if value > 0 else second) if clear else None
-        verdict = f"{higher.label} higher" if higher is not None else "tied"
-        if group.at_floor(first, scope) and group.at_floor(second, scope):
-            higher, verdict = None, "tied (both at the floor)"
-        verdict += "".join(f" ({text})" for text in differing(first, second))
-        out.append(Pair(scope, first, second, value, b, c, p, adjusted, interval, least, verdict, higher))
+    for (scope, c), adjusted in zip(drafts, stats.holm([c.p for _, c in drafts]), strict=True):
+        verdict, higher = c.judged(adjusted, group.floor(scope)[1])
+        best = None if higher is None else higher.row
+        (b, k), rows = c.counts, (c.first.row, c.second.row)
+        out.append(Pair(scope, *rows, c.value, b, k, c.p, adjusted, c.interval, c.detectable, verdict, best))
     return out
 
 
@@ -63,3 +162,25 @@ def differing(first: Row, second: Row) -> list[str]:
     one, two = first.first.spec, second.first.spec
     texts = ["other start"] if one.get("start") != two.get("start") else []
     return texts + (["other budget"] if budget_of(one) != budget_of(two) else [])
+
+
+def rule_notes(rows: Iterable[Row]) -> Iterator[str]:
+    """What p and "higher" mean for these rows."""
+    rows = list(rows)
+    one = [r.label for r in rows if len(r.parts) == 1]
+    several = len(one) < len(rows)
+    yield (
+        "p (questions): the error of the questions alone; exact McNemar test between two settings with one seed each, otherwise "
+        "z = Σd/√Σd² over the questions' differences d of seed means."
+    )
+    text = "Higher: Holm p < 0.05 and at least the smallest detectable difference (80 % power)"
+    if several:
+        text += (
+            "; with several seeds also more than t·se, se² = s₁²/S₁ + s₂²/S₂ + var(d)/n with s over the S seeds, t of Welch and "
+            "Satterthwaite, each comparison by itself. With 3 seeds only large differences pass"
+        )
+    yield f"{text}. Everything else is tied."
+    if one and several:
+        yield f"One seed: {', '.join(one)}. Beside a row with several seeds the other's spread over seeds stands for both."
+    if one:
+        yield 'Between rows with one seed each: one seed says nothing of retraining, "higher" is said of these trained models alone.'

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rim_bench.compare import ORDER, QUICK, Group, Row, Scope, collect, headings
+from rim_bench.compare import ORDER, QUICK, Evaluated, Group, Row, Scope, budget_of, collect, grouped, headings
 from rim_bench.errors import UsageError
 from rim_bench.files import Record, write_bytes_atomic
+from rim_bench.matching import budget_text
 from rim_bench.store import Run
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _COLORS = ("#000000", "#E69F00", "#0072B2", "#CC79A7", "#D55E00", "#009E73", "#5
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "legend.frameon": False, "svg.hashsalt": "rim-bench", "svg.fonttype": "none", "figure.dpi": 100, "savefig.dpi": 160,
+    "legend.frameon": False, "svg.hashsalt": "rim-bench", "svg.fonttype": "none", "figure.dpi": 100, "savefig.dpi": 110,
+    "font.sans-serif": ["DejaVu Sans"],  # an svg repeats the list with every text
 }  # fmt: skip
 _SUFFIXES = ("png", "svg", "pdf")
 
@@ -37,7 +39,17 @@ def _save(figure: Figure, path: Path) -> None:
     }
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata=drop[kind])
-    write_bytes_atomic(path, buffer.getvalue())
+    write_bytes_atomic(path, _few_colors(buffer) if kind == "png" else buffer.getvalue())
+
+
+def _few_colors(png: io.BytesIO) -> bytes:
+    """The picture with 64 colours, which these have no more of to speak of: a third of the bytes."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    with Image.open(png) as image:
+        image.convert("RGB").quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+    return out.getvalue()
 
 
 def _check_suffix(path: Path) -> None:
@@ -58,7 +70,8 @@ def _stamp(figure: Figure, quick: bool) -> None:
 
 
 def accuracy_plot(runs: Iterable[Run], path: Path, *, split: str | None = None) -> None:
-    """Accuracy with Wilson 95 % intervals, one panel for each set of comparable runs, saved to `path` (.svg, .png or .pdf).
+    """Accuracy with Wilson 95 % intervals, saved to `path` (.svg, .png or .pdf): one panel for each set of comparable runs, and within it
+    for each training budget.
 
     A task with levels gets a line per method over them, the OOD levels shaded; another one a dot per method.
 
@@ -72,11 +85,12 @@ def accuracy_plot(runs: Iterable[Run], path: Path, *, split: str | None = None) 
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    heights = [3.7 if _levels(g) else 1.3 + 0.34 * len(g.rows) for g in groups]
+    panels = [panel for group, heading in zip(groups, headings(groups), strict=True) for panel in _budgets(group, heading)]
+    heights = [3.7 if _levels(g) else 1.3 + 0.34 * len(g.rows) for g, _ in panels]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.6, sum(heights)), layout="constrained")
-        axes = figure.subplots(len(groups), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
-        for group, heading, ax in zip(groups, headings(groups), axes[:, 0], strict=True):
+        axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
+        for (group, heading), ax in zip(panels, axes[:, 0], strict=True):
             if _levels(group):
                 _level_panel(ax, group)
             else:
@@ -84,6 +98,21 @@ def accuracy_plot(runs: Iterable[Run], path: Path, *, split: str | None = None) 
             ax.set_title(_title(group, heading), loc="left", pad=8)
         _stamp(figure, any(g.quick for g in groups))
         _save(figure, path)
+
+
+def _budgets(group: Group, heading: str) -> list[tuple[Group, str]]:
+    """The group by training budget, which the headings then say, and the labels no more."""
+    by_budget: dict[tuple[str, float], list[Evaluated]] = {}
+    for e in (p for r in group.rows for p in r.parts):
+        kind, asked = budget_of(e.spec)
+        by_budget.setdefault((kind, -1.0 if asked is None else asked), []).append(e)
+    if len(by_budget) == 1:
+        return [(group, heading)]
+    out = []
+    for kind, asked in sorted(by_budget):
+        (part,) = grouped(by_budget[kind, asked])
+        out.append((part, f"{heading}; {budget_text(kind, None if asked < 0 else asked)}"))
+    return out
 
 
 def _levels(group: Group) -> list[Scope]:

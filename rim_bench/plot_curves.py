@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rim_bench import cells
+from rim_bench import cells, matching
 from rim_bench.compare import QUICK, Scope
 from rim_bench.contests import Contest
-from rim_bench.curves import COSTS, Track, tracks
+from rim_bench.curves import COSTS, Track
 from rim_bench.errors import UsageError
 from rim_bench.plot import _STYLE, _check_suffix, _look, _save, _stamp
 
@@ -25,8 +26,8 @@ def curve_plots(contests: Sequence[Contest], folder: Path, suffixes: Iterable[st
     """Writes curves-flops, curves-passes and curves-latency into a folder; returns the files, and a line for a cost that no run has."""
     paths, missing = [], []
     for kind in COSTS:
-        if not any(tracks(c.curves, kind, s.ids) for c in contests for s in c.scopes):
-            missing.append(f"no picture over {kind}: none of the runs has it stored")
+        if not _shown(contests, kind):
+            missing.append(f"no picture over {kind}: {_reason(contests, kind)}")
             continue
         for suffix in suffixes:
             paths.append(folder / f"curves-{kind}.{suffix}")
@@ -34,8 +35,17 @@ def curve_plots(contests: Sequence[Contest], folder: Path, suffixes: Iterable[st
     return paths, missing
 
 
+def _shown(contests: Sequence[Contest], kind: str) -> list[Contest]:
+    return [c for c in contests if any(c.tracks(kind, s) for s in c.scopes)]
+
+
+def _reason(contests: Sequence[Contest], kind: str) -> str:
+    apart = [text for c in contests if kind not in c.kinds and (text := matching.timed_apart(c.evaluations))]
+    return f"the runs were timed on different machines or settings ({apart[0]})" if apart else "none of the runs has it stored"
+
+
 def curve_plot(contests: Sequence[Contest], kind: str, path: Path) -> None:
-    """Accuracy over one cost ("flops", "passes" or "latency"), saved to `path` (.svg, .png or .pdf).
+    """Accuracy over one cost ("flops", "passes" or "latency"), saved to `path` (.svg, .png or .pdf), of the contests in which it compares.
 
     A row of panels for each contest, a panel for each of its sets of questions; a line for each curve, with Wilson 95 % intervals on the
     questions, and a ring around the default settings.
@@ -44,8 +54,9 @@ def curve_plot(contests: Sequence[Contest], kind: str, path: Path) -> None:
         UsageError: another suffix, a path that cannot be written, or nothing that has this cost.
     """
     _check_suffix(path)
-    if not any(tracks(c.curves, kind, s.ids) for c in contests for s in c.scopes):
-        raise UsageError(f"there is nothing to plot over {kind}: none of the runs has it stored")
+    if not (shown_here := _shown(contests, kind)):
+        raise UsageError(f"there is nothing to plot over {kind}: {_reason(contests, kind)}")
+    contests = shown_here
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -77,7 +88,7 @@ def _title(contest: Contest) -> str:
 
 def _panel(ax: Axes, contest: Contest, scope: Scope, kind: str) -> None:
     others = [r.method for r in contest.group.rows]
-    found = {id(t.curve): t for t in tracks(contest.curves, kind, scope.ids)}
+    found = {id(t.curve): t for t in contest.tracks(kind, scope)}
     seen: dict[str, int] = {}
     for curve in contest.curves:
         color, marker = _look(curve.row.method, others)
@@ -98,8 +109,9 @@ def _panel(ax: Axes, contest: Contest, scope: Scope, kind: str) -> None:
 def _line(ax: Axes, track: Track, scope: Scope, look: dict[str, Any]) -> None:
     found = [p.row.accuracy(scope.ids) for p in track.points]
     ys = [100 * a.value for a in found]
-    errors = [[100 * (a.value - a.interval.low) for a in found], [100 * (a.interval.high - a.value) for a in found]]
-    ax.errorbar(track.costs, ys, yerr=errors, ms=4, lw=1.2, elinewidth=0.8, capsize=1.5, zorder=3, **look)
+    ax.plot(track.costs, ys, ms=4, lw=1.2, zorder=3, **look)
+    bars = [v for a in found for v in (100 * a.interval.low, 100 * a.interval.high, math.nan)]  # one path for all of them
+    ax.plot([c for c in track.costs for _ in range(3)], bars, color=look["color"], lw=0.8, zorder=3)
     rings = [(c, y) for p, c, y in zip(track.points, track.costs, ys, strict=True) if p.default]
     for cost, y in rings:
         ax.plot([cost], [y], "o", mfc="none", mec=look["color"], ms=10, mew=1.1, zorder=4)

@@ -82,10 +82,15 @@ class Table:
         return "\n".join(out)
 
     def frame(self) -> pd.DataFrame:
-        """The records as a pandas frame."""
+        """The records as a pandas frame. A column of whole numbers stays one where some records lack it."""
         import pandas as pd
 
-        return pd.DataFrame(list(self.records), columns=list(self.columns))
+        frame = pd.DataFrame(list(self.records), columns=list(self.columns))
+        for name in self.columns:
+            known = [v for r in self.records if (v := r.get(name)) is not None]
+            if known and all(isinstance(v, int) and not isinstance(v, bool) for v in known):
+                frame[name] = frame[name].astype("Int64")
+        return frame
 
     def to_csv(self) -> str:
         """Tidy CSV: one line per row and set of questions, fractions, bounds, hashes, run ids."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
+
+RESAMPLES = 2_000
 
 
 class Interval(NamedTuple):
@@ -58,45 +62,89 @@ def mcnemar(b: int, c: int, alternative: Literal["two-sided", "greater", "less"]
     return min(1.0, 2 * tail) if alternative == "two-sided" else tail
 
 
-def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
-    """Percentile interval of the difference of accuracies, first − second, on the same items.
+def normal_test(difference: NDArray[np.float64]) -> float:
+    """Two-sided p of z = Σd/√Σd² for the differences d of paired items: McNemar's test where they are −1, 0 or 1, and its like for means
+    over seeds and for mixtures, where a sign would count 0.01 as one whole item. 1 where nothing differs."""
+    squares = float((difference * difference).sum())
+    return math.erfc(abs(float(difference.sum())) / math.sqrt(2 * squares)) if squares > 1e-12 else 1.0
 
-    Each argument is [items] or [training seeds, items] (0/1 or fractions). With more than one training seed on either side
-    both levels are resampled: seeds within each system, then items, which are common to both. Same input, same interval.
 
-    Raises:
-        ValueError: no items, or not the same number of them.
+def retraining_bound(first: NDArray[np.float64], second: NDArray[np.float64], level: float = 0.95) -> float | None:
+    """What a difference of mean accuracies must exceed to be more than other training seeds and other items would make of it.
+
+    Arguments are [training seeds, items]. t·se with se² = s₁²/S₁ + s₂²/S₂ + var(d)/n: s is the standard deviation over the S seeds of the
+    accuracy, d the items' differences of seed means; t has Welch and Satterthwaite's degrees of freedom. Where one side has one seed, the
+    other's s stands for both. With few seeds t is large: three on each side show large differences only.
+
+    Returns:
+        None with one seed on each side: nothing is known of retraining.
     """
     import numpy as np
 
-    a, b = np.atleast_2d(np.asarray(first, dtype=float)), np.atleast_2d(np.asarray(second, dtype=float))
-    if a.shape[1] != b.shape[1] or not a.size or not b.size:
-        raise ValueError(f"paired items are needed, got {a.shape[1]} and {b.shape[1]}")
-    rng = np.random.default_rng(seed)
-    if len(a) == len(b) == 1:
-        draws = _resampled_means(a[0] - b[0], resamples, rng)
+    seeds = [len(first), len(second)]
+    if seeds == [1, 1]:
+        return None
+    variances = [float(np.var(side.mean(1), ddof=1)) if len(side) > 1 else None for side in (first, second)]
+    if None in variances:  # one and the same estimate for both sides
+        (known,) = [v for v in variances if v is not None]
+        terms = [(known / seeds[0] + known / seeds[1], max(seeds) - 1)]
     else:
-        blocks = min(resamples, 500)  # draws of seeds; for each of them `each` draws of items
-        each = -(-resamples // blocks)
-        parts = []
-        for _ in range(blocks):
-            picked_a, picked_b = rng.integers(len(a), size=len(a)), rng.integers(len(b), size=len(b))
-            parts.append(_resampled_means(a[picked_a].mean(0) - b[picked_b].mean(0), each, rng))
-        draws = np.concatenate(parts)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+        terms = [(v / n, n - 1) for v, n in zip(variances, seeds, strict=True) if v is not None]
+    difference = first.mean(0) - second.mean(0)
+    n = len(difference)
+    if n < 2:
+        return math.inf
+    terms.append((float(np.var(difference, ddof=1)) / n, n - 1))
+    square = math.fsum(t for t, _ in terms)
+    if square <= 1e-18:
+        return 0.0
+    from scipy.stats import t as student
+
+    freedom = square**2 / math.fsum(t * t / f for t, f in terms)
+    return float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(square)
 
 
-def _resampled_means(values: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of `resamples` draws of len(values) values with replacement.
-
-    Such a draw is a multinomial count over the distinct values, of which a difference of accuracies has few: [draws, distinct].
+class Resampler:
+    """Two-level percentile bootstrap of accuracies on the same items: training seeds within each system, then items, which are common to
+    all. The draws of the items are made once for all that is compared on them, so that a hundred differences cost hardly more than one.
     """
-    import numpy as np
 
-    distinct, counts = np.unique(values, return_counts=True)
-    drawn = rng.multinomial(len(values), counts / len(values), size=resamples)
-    return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
+    def __init__(self, items: int, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        import numpy as np
+
+        self.items, self.resamples, self.seed = items, resamples, seed
+        rng = np.random.default_rng(seed)
+        size = max(1, 2_000_000 // max(1, items))  # resamples at a time: 16 MB as doubles
+        starts = range(0, resamples, size)
+        self._counts = [
+            rng.multinomial(items, np.full(items, 1 / items), size=min(size, resamples - at)).astype(np.uint16) for at in starts
+        ]
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def of(items: int) -> Resampler:
+        """The one for so many items: the same comparison has the same interval wherever it is made."""
+        return Resampler(items)
+
+    def means(self, solved: NDArray[np.float64], system: str) -> NDArray[np.float64]:
+        """[resamples]: accuracies of [seeds, items]. Equal names draw equal seeds, as all settings of one trained system must."""
+        import numpy as np
+
+        by_seed = np.concatenate([solved @ counts.T.astype(np.float64) for counts in self._counts], axis=1) / self.items
+        seeds = len(solved)
+        if seeds == 1:
+            return np.asarray(by_seed[0])
+        rng = np.random.default_rng([self.seed, zlib.crc32(system.encode())])
+        drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=self.resamples).T / seeds  # [seeds, resamples]
+        return np.asarray((by_seed * drawn).sum(0))
+
+    @staticmethod
+    def interval(draws: NDArray[np.float64], level: float = 0.95) -> Interval:
+        """Percentile interval."""
+        import numpy as np
+
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(float(low), float(high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

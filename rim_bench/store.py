@@ -3,7 +3,7 @@
     <root>/runs/<id>/
       spec.json                  what the run is; its hash is in the id
       environment.json           versions, commit, hardware, argv of every start
-      train.jsonl(.gz)           one record per optimizer step, compressed when training is done
+      train.jsonl(.xz)           one record per optimizer step, compressed when training is done
       train.json                 the summary of training
       checkpoints/step-00000100/ newest complete checkpoint, with manifest.json
       model/                     final weights with manifest.json; its existence means "trained"
@@ -44,7 +44,7 @@ from rim_bench.files import (
     write_json_atomic,
     writing,
 )
-from rim_bench.steps import StepLog, gzip_bytes
+from rim_bench.steps import StepLog
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ class Run:
             raise ValueError("two items have the same id")
         if summary.get("n", len(items)) != len(items):
             raise ValueError(f"the summary speaks of n = {summary['n']}, but there are {len(items)} items")
-        data = gzip_bytes("".join(canonical(finite(item)) + "\n" for item in items).encode())
+        data = gzip.compress("".join(canonical(finite(item)) + "\n" for item in items).encode(), mtime=0)
         with writing(folder):
             (folder / "summary.json").unlink(missing_ok=True)  # while the items change, the old summary would not fit them
         write_bytes_atomic(folder / "items.jsonl.gz", data)

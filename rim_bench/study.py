@@ -113,7 +113,7 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
     for suffix in ("svg", "png"):
         accuracy_plot(runs, out / f"accuracy.{suffix}", split="test")
         written.append(out / f"accuracy.{suffix}")
-    return written + curve_plots(board.contests, out)[0]
+    return written + curve_plots(board.contests, out, ("svg",))[0]
 
 
 def _settings(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:

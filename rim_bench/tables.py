@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rim_bench import cells, matching
-from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, backbone_label, collect, headings, leaves
+from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, collect, headings
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
-from rim_bench.pairing import Pair, pairs
+from rim_bench.naming import backbone_label, leaves
+from rim_bench.pairing import Pair, pairs, rule_notes
 from rim_bench.render import Grid, Section, Table
 from rim_bench.stats import mean, wilson
 from rim_bench.store import Damaged, Run
@@ -41,18 +42,18 @@ def _throughput(kind: str) -> Callable[[Row], str]:
 
 
 _COSTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
-    ("passes", lambda r: cells.amount(r.item_mean("passes"))),
-    ("passes to answer", lambda r: cells.amount(r.item_mean("passes_to_answer"))),
+    ("passes", lambda r: cells.amount(r.cost_mean("passes"))),
+    ("passes to answer", lambda r: cells.amount(r.cost_mean("passes_to_answer"))),
     ("FLOPs per item", lambda r: cells.flops(r.flops())),
-    ("generated tokens", lambda r: cells.amount(r.item_mean("generated_tokens"))),
+    ("generated tokens", lambda r: cells.amount(r.cost_mean("generated_tokens"))),
     ("TTFT ms", lambda r: cells.amount(r.part_mean(timing("latency", "ttft_ms")))),
     ("full answer ms", lambda r: cells.amount(r.part_mean(timing("latency", "full_ms")))),
     ("training FLOPs", matching.flops_text),
     ("budget met", matching.closeness),
     ("train min", lambda r: cells.amount(r.part_mean(lambda e: e.training.get("seconds")), 1 / 60)),
     ("training examples", matching.examples_text),
-    ("latent positions", lambda r: cells.amount(r.item_mean("latent_positions"))),
-    ("KV cache", lambda r: cells.memory(r.item_mean("kv_bytes"))),
+    ("latent positions", lambda r: cells.amount(r.cost_mean("latent_positions"))),
+    ("KV cache", lambda r: cells.memory(r.cost_mean("kv_bytes"))),
     ("peak memory", lambda r: cells.memory(r.part_mean(lambda e: e.summary.get("peak_memory_bytes")))),
     ("TTFT ms (throughput)", _throughput("ttft_ms")),
     ("full answer ms (throughput)", _throughput("full_ms")),
@@ -138,7 +139,7 @@ def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
             where = (scope,) if several else ()
             short.append((p.second.label, cells.points(-p.difference), verdict, *where, cells.p_value(p.holm), least))
     caption = "Paired comparisons: difference in points, first minus second; Holm over all of them"
-    names = ("first", "second", "questions", "difference", "only first / only second", "McNemar p", "Holm p")
+    names = ("first", "second", "questions", "difference", "only first / only second", "p (questions)", "Holm p")
     names_end = ("bootstrap 95 %", "smallest detectable", "verdict")
     small = ("method", "points", "verdict", *(("questions",) if several else ()), "Holm p", "detectable")
     against = f"Paired with {group.rows[0].label}: method minus it, in points (every pair: table.md)"
@@ -146,15 +147,16 @@ def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
 
 
 def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
-    title, version, evaluator, digest, split, _ = group.facts
+    facts = group.facts
     parts = [p for r in group.rows for p in r.parts]
     head = group.scopes[0]
 
     def told(values: Iterable[Any]) -> str:
         return ", ".join(dict.fromkeys(str(v) for v in values))
 
-    data = f"{title}, version {version}; split {split}; n = {len(parts[0].items):,} questions; data sha256 {digest[:12]}; "
-    data += f"source {told(p.summary.get('data_source') for p in parts)}; evaluator version {evaluator}."
+    data = f"{facts.task}, version {facts.task_version}; split {facts.split}; n = {len(parts[0].items):,} questions; "
+    data += f"data sha256 {facts.data[:12]}; "
+    data += f"source {told(p.summary.get('data_source') for p in parts)}; evaluator version {facts.evaluator_version}."
     model = f"Backbone {backbone_label(parts[0].spec.get('backbone'))}; training dtype {told(p.spec.get('dtype') for p in parts)}; "
     model += f"starts: {told(p.spec.get('start') for p in parts)}; seeds: {told(sorted({p.seed for p in parts}))}."
     notes = [data, model]
@@ -177,12 +179,11 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     batches = sorted({int(b) for p in parts if (b := (p.summary.get("throughput") or {}).get("batch")) is not None})
     if batches:
         notes.append(f"Throughput latencies: medians of questions answered {' or '.join(f'{b:,}' for b in batches)} at a time.")
-    if any(r.first.items.keys() != group.rows[0].first.items.keys() for r in group.rows):
-        notes.append("Rows with other item ids than the first row's are not paired.")
+    notes += matching.evaluation_notes(parts)
     cuts = sorted({p.cut for p in parts if p.cut is not None})
     notes += [f"First {cut:,} rows only: not the full set." for cut in cuts]
     notes += [f"{r.label}: {r.first.summary['prompt_note']}." for r in group.rows if r.first.summary.get("prompt_note")]
-    notes += _pair_notes(found)
+    notes += [*(rule_notes(group.rows) if found else ()), *_pair_notes(found)]
     if group.quick:
         notes.append(f"{QUICK}.")
     return tuple(notes)
@@ -220,12 +221,13 @@ CSV_COLUMNS = (
 
 def _records(group: Group) -> list[Record]:
     out: list[Record] = []
-    title, version, evaluator, digest, split, _ = group.facts
+    facts = group.facts
     for row in group.rows:
         first = row.first
         base: Record = {
-            "stamp": QUICK if row.quick else "", "task": title, "task_version": version, "evaluator_version": evaluator,
-            "data_sha256": digest, "split": split, "backbone": backbone_label(first.spec.get("backbone")), "method": row.method,
+            "stamp": QUICK if row.quick else "", "task": facts.task, "task_version": facts.task_version,
+            "evaluator_version": facts.evaluator_version, "data_sha256": facts.data, "split": facts.split,
+            "backbone": backbone_label(first.spec.get("backbone")), "method": row.method,
             "label": row.label, "start": first.spec.get("start"), "effort": first.summary.get("effort"),
             "seeds": " ".join(str(p.seed) for p in row.parts), "run_ids": " ".join(p.run for p in row.parts),
             "parent_ids": " ".join(str(p.spec["parent"]) for p in row.parts if p.spec.get("parent")),
@@ -240,7 +242,7 @@ def _records(group: Group) -> list[Record]:
             record["flexible"] = row.accuracy(scope.ids, lambda item: bool(item.get("flexible"))).value
             whole = len(scope.ids) == len(first.items)
             record |= {f"lm_eval_{k}": lm_eval_score(row, k, None if whole else scope.ids) for k in ("strict", "flexible")}
-            record |= {k: row.item_mean(k, scope.ids) for k in _ITEM_FIELDS}
+            record |= {k: row.item_mean(k, scope.ids) for k in _FAILURES} | {k: row.cost_mean(k, scope.ids) for k in _COST_FIELDS}
             out.append(record)
         ids = group.scopes[0].ids
         if has_blocks(row, ids):
@@ -276,10 +278,7 @@ _TRAINING_FIELDS = {
     "train_seconds": "seconds", "train_flops": "flops", "inherited_flops": "inherited_flops",
     "train_flops_executed": "flops_executed", "train_flops_padding": "flops_padding",
 }  # fmt: skip
-_ITEM_FIELDS = (
-    *_FAILURES, "generated_tokens", "latent_positions", "passes", "passes_to_answer", "flops_prefill", "flops_decode",
-    "kv_bytes",
-)  # fmt: skip
+_COST_FIELDS = ("generated_tokens", "latent_positions", "passes", "passes_to_answer", "flops_prefill", "flops_decode", "kv_bytes")
 
 
 def _measures(a: Accuracy) -> Record:

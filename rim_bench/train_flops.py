@@ -9,7 +9,7 @@ with nothing to train before it, a fused kernel and gradient checkpointing each 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rim_bench.flops import Shape, bridge_flops, executed_passes
 from rim_bench.layout import Layout
@@ -17,13 +17,14 @@ from rim_bench.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Trains:
-    """What of a model trains. Its LoRA matrices train wherever `Shape.rank` says that there are some."""
+    """What of a model trains. `adapters` says nothing where `Shape.rank` is 0: there are none."""
 
     matrices: bool  # the layers' own weights
     head: bool  # the output table
     inputs: bool  # rows of the input table: gradients then reach the input of the first layer
     fused: bool = False  # the attention kernel multiplies queries and keys again in backward (flash, memory-efficient)
     checkpointing: bool = False  # every layer runs again in backward, up to the product whose result nobody needs, its last
+    adapters: bool = True  # the LoRA matrices of `Shape.rank`
 
 
 FULL = Trains(matrices=True, head=True, inputs=True)
@@ -69,7 +70,7 @@ def backward(shape: Shape, trains: Trains, products: Products) -> int:
     """FLOPs of the gradients, and of what a fused kernel and checkpointing compute once more; without bridges."""
     matrices = shape.matrices
     own, adapters = sum(a * b for a, b in matrices), shape.rank * sum(a + b for a, b in matrices)
-    linear = shape.layers * ((1 + trains.matrices) * own + 2 * adapters) * products.columns
+    linear = shape.layers * ((1 + trains.matrices) * own + (1 + trains.adapters) * adapters) * products.columns
     if not trains.inputs:  # what reads the first layer's input has nothing to hand a gradient on to
         linear -= sum(a * b + shape.rank * a for a, b in matrices[: shape.readers]) * products.first_pass
     product = shape.layers * shape.heads * shape.head_dim * products.pairs  # one of attention's two
@@ -85,7 +86,7 @@ def backward(shape: Shape, trains: Trains, products: Products) -> int:
 def training_cost(shape: Shape, trains: Trains, layout: Layout) -> int:
     """Forward and backward FLOPs of one training layout: visible keys, no padding, nothing computed twice. The headline."""
     products = seen(layout)
-    once = Trains(trains.matrices, trains.head, trains.inputs)
+    once = replace(trains, fused=False, checkpointing=False)
     return forward(shape, products) + backward(shape, once, products) + 3 * bridge_flops(shape, layout)
 
 

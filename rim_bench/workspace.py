@@ -50,7 +50,7 @@ class Columns:
         return self.place[row][column]
 
 
-def _macs(name: str, bridge: nn.Module) -> int:
+def bridge_macs(name: str, bridge: nn.Module) -> int:
     """Multiply-accumulates of a bridge for one slot: its linear layers, each run once; norms and activations are not counted."""
     for module in bridge.modules():
         own = list(module.parameters(recurse=False))
@@ -79,7 +79,7 @@ class Workspace:
         Raises:
             UsageError: a bridge with a module whose cost is not known.
         """
-        return replace(self.backbone.shape(), bridges=tuple((name, _macs(name, bridge)) for name, bridge in self.bridges.items()))
+        return replace(self.backbone.shape(), bridges=tuple((name, bridge_macs(name, bridge)) for name, bridge in self.bridges.items()))
 
     def forward(self, layouts: Sequence[Layout], *, cached: bool = False, layers: bool = False) -> Columns:
         """All waves of a batch of layouts.

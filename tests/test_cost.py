@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -173,6 +174,13 @@ class Distilled(Base):
         return self.lay_prompt(example.question).grow(teacher, Segment("student", "thoughts", example.answer, weight=1.0))
 
 
+class Projected(Distilled):
+    """The same, with the module that its slots are fed through."""
+
+    def bridges(self, width: int) -> nn.ModuleDict:
+        return nn.ModuleDict({"projection": nn.Sequential(nn.Linear(width, 5), nn.GELU(), nn.Linear(5, width))})
+
+
 class AnswerFirst(Base):
     """The answer, then its reasons."""
 
@@ -186,6 +194,10 @@ def test_own_methods() -> None:
     student = price(Distilled(), HAND, SMALL)
     assert (student.generated_tokens, student.latent_positions, student.passes_to_answer, student.passes) == (2, 4, 4, 5)
     assert student.modules == ("projection",)
+    projected = price(Projected(), HAND, SMALL)
+    macs = 2 * HAND.width * 5
+    assert projected.modules == () and projected.flops_prefill - student.flops_prefill == 3 * 2 * macs
+    assert projected.flops_train - student.flops_train == 3 * 3 * 2 * macs  # three slots; forward and both gradients
     first = price(AnswerFirst(), HAND, SMALL)
     assert (first.generated_tokens, first.passes_to_answer, first.passes) == (6, 1, 6)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fabricated import coin, evaluate, train
+from fabricated import evaluate, train
 
 from rim_bench import stats
 from rim_bench.compare import collect, read
-from rim_bench.curves import Curve, Resampler, Track, curves_of, front, joined, shared_span, tracks
+from rim_bench.curves import Curve, Track, cheapest, curves_of, front, joined, same, shared_span, tracks
 from rim_bench.equal_cost import Field, default_costs, differences
+from rim_bench.pairing import pairs
 from rim_bench.store import Run, Store
 
 
@@ -53,7 +55,7 @@ def test_points_are_no_rows_of_the_comparison(rim: Run) -> None:
     assert len(group.rows) == 1 and group.rows[0].accuracy(group.scopes[0].ids).value == 0.6
     found, _ = read([rim], curve=True)
     assert {e.summary["knob"]["value"] for e in found} == {1, 2, 8}
-    assert set(found[0].items["toy/test/0"]) == {"correct", "passes", "flops_prefill", "flops_decode"}
+    assert set(found[0].items["toy/test/0"]) == {"correct", "overlong", "passes", "flops_prefill", "flops_decode"}
 
 
 def test_a_curve_is_sorted_by_cost_with_the_default_in_it(rim: Run) -> None:
@@ -61,7 +63,7 @@ def test_a_curve_is_sorted_by_cost_with_the_default_in_it(rim: Run) -> None:
     assert [p.label for p in t.points] == ["K=1", "K=2", "default", "K=8"]
     assert t.costs == (10, 20, 40, 60) and t.default == 40 and t.curve.label == "rim (from cot), by K"
     assert [v.mean() for v in t.solved] == [0.2, 0.4, 0.6, 0.7]
-    assert t.points[0].milliseconds("full_ms") == 1 and t.points[0].milliseconds("ttft_ms") == 0.5
+    assert t.points[0].milliseconds("full_ms", t.ids) == 1 and t.points[0].milliseconds("ttft_ms", t.ids) == 0.5
 
 
 def test_interpolation(rim: Run) -> None:
@@ -109,6 +111,76 @@ def test_area_over_log_cost(rim: Run) -> None:
     assert t.area(10, 20).mean() == pytest.approx(0.02 * 10 / math.log(2))  # ∫ 0.02 c dc/c / log 2
 
 
+def test_noise_of_a_latency_makes_no_points(store: Store) -> None:
+    """Votes run side by side: what they take is the default's time and the noise of measuring it."""
+    run = train(store, "cot")
+    evaluate(run, first(100, 60), ms=10)
+    for k, ms, solved in ((3, 9.4, 70), (5, 10.9, 80), (9, 14.0, 90), (11, 15.0, 95)):
+        evaluate(run, first(100, solved), ms=ms, knob="votes", value=k)
+    t = track(run, "latency")
+    assert [p.label for p in t.points] == ["default", "votes=11"] and t.costs == (10, 15)  # 14 and 15 count as equal: the larger value
+    reading = t.at(9.5)
+    assert reading is not None and reading.measured and reading.value == 0.6
+    assert len(track(run).costs) == 1  # FLOPs: all the same here
+
+
+def test_noise_keeps_curves_joined(store: Store) -> None:
+    run = train(store, "cot")
+    evaluate(run, first(100, 60), ms=10)
+    evaluate(run, first(100, 20), ms=5, knob="max_tokens", value=4)
+    evaluate(run, first(100, 59), ms=10.6, knob="max_tokens", value=20)  # nothing was cut
+    evaluate(run, first(100, 61), ms=9.7, knob="votes", value=3)
+    evaluate(run, first(100, 70), ms=20, knob="votes", value=9)
+    found, _ = curves(run)
+    (one,) = joined(tracks(found, "latency", list(found[0].row.first.items)))
+    assert one.costs == (5, 10, 20) and one.span == (5, 20)
+
+
+def test_costs_count_as_equal_by_kind() -> None:
+    assert same("flops", 100, 101) and not same("flops", 100, 102) and not same("passes", 5, 5.1)
+    assert same("latency", 10, 11) and same("latency", 11, 10) and not same("latency", 10, 11.2)
+    assert same("flops", 0, 0)
+
+
+def test_narrow_curves_have_no_area(store: Store) -> None:
+    runs = [train(store, name) for name in ("direct", "pause", "rim")]
+    for run, high in zip(runs, (400.0, 300.0, 120.0), strict=True):
+        evaluate(run, first(100, 50), flops=100)
+        evaluate(run, first(100, 60), flops=high, knob="votes", value=3)
+    found, _ = curves(*runs)
+    every = tracks(found, "flops", list(found[0].row.first.items))
+    assert [t.span for t in every] == [(100, 400), (100, 300), None]  # 120 is not 1.25 times 100
+    assert shared_span(every) == (100, 300) and shared_span(every[1:]) is None
+
+
+def test_latency_is_that_of_the_questions_compared(store: Store) -> None:
+    run = train(store, "direct")
+    pooled = {"median": 1.0, "p95": 1.0, "mean": 99.0}
+    items = [[f"toy/test/{k}", 10.0 + k, 20.0 + k] for k in (0, 1, 2, 8, 9)]
+    evaluate(run, first(10, 5), ood=4, latency={"batch": 1, "n": 5, "ttft_ms": pooled, "full_ms": pooled, "items": items})
+    (curve,), _ = curves(run)
+    (point,) = curve.points
+    inside, outside = [f"toy/test/{k}" for k in range(6)], [f"toy/test/{k}" for k in range(6, 10)]
+    assert point.cost("latency", inside) == 21 and point.milliseconds("ttft_ms", inside) == 11 and not point.pooled
+    assert point.cost("latency", outside) is None and Track.of(curve, "latency", outside) is None  # two questions are too few
+    evaluate(run, first(10, 5), ood=4, latency={"batch": 1, "n": 5, "ttft_ms": pooled, "full_ms": pooled})
+    (older,) = curves(Run(run.path))[0][0].points
+    assert older.cost("latency", inside) == older.cost("latency", outside) == 99 and older.pooled
+
+
+def test_what_costs_nothing_is_no_point(store: Store) -> None:
+    run = train(store, "rim")
+    evaluate(run, first(10, 0), overlong=10)
+    evaluate(run, first(10, 5), flops=10, knob="K", value=2)
+    evaluate(run, first(10, 5), flops=0, knob="K", value=1)
+    assert track(run).costs == (10,)
+    ids = list(curves(run)[0][0].row.first.items)
+    (curve,) = curves(run)[0]
+    assert [p.cost("flops", ids) for p in curve.points if p.default] == [None]
+    field_ = field(run)
+    assert default_costs(field_.tracks) == [] and differences([field_]) == []
+
+
 def test_shared_range_and_joined_curves(store: Store) -> None:
     cot, direct = train(store, "cot"), train(store, "direct")
     evaluate(cot, first(100, 90), flops=40)
@@ -127,6 +199,8 @@ def test_shared_range_and_joined_curves(store: Store) -> None:
     assert [t.costs for t in one] == [(20, 60), (10, 40, 100)] and one[1].curve.label.endswith("by max_tokens, then votes")
     assert shared_span(one) == (20, 60)
     assert shared_span(one[:1]) is None
+    assert cheapest(every[1:], 0.5) == (every[1], (20, False)) and cheapest(every, 0.99) is None
+    assert cheapest(every[1:], 0.92) == (every[2], (pytest.approx(64), False))  # 40 to 100: 90 to 95
 
 
 def test_a_point_needs_every_seed(store: Store) -> None:
@@ -148,7 +222,7 @@ def test_points_on_other_questions_or_settings_are_named(rim: Run) -> None:
     evaluate(rim, first(100, 30), flops=80, knob="K", value=11, settings={"batch_size": 8})  # answers do not depend on the batch
     (curve,), left_out = curves(rim)
     assert [p.value for p in curve.points] == [1, 2, 4, 8, 11]
-    assert sorted(line.split(" ")[1] for line in left_out) == ["K=12", "K=16"]
+    assert [line.split(" ")[1] for line in left_out] == ["K=12"]  # K=16 is of another group
 
 
 def test_temperatures_are_curves_of_their_own(store: Store) -> None:
@@ -158,6 +232,17 @@ def test_temperatures_are_curves_of_their_own(store: Store) -> None:
         evaluate(run, first(100, 55), flops=2e6, knob="votes", value=3, key=f"v{t}", settings={"temperature": t})
     found, left_out = curves(run)
     assert [c.label for c in found] == [f"direct (from cot), by votes (temperature {t})" for t in ("0.7", "1")] and not left_out
+    assert [p.label for c in found for p in c.points] == ["default", "votes=3 (temperature 0.7)", "default", "votes=3 (temperature 1)"]
+
+
+def test_a_model_is_not_compared_with_itself(store: Store) -> None:
+    cot, direct = train(store, "cot"), train(store, "direct")
+    evaluate(cot, first(500, 400), flops=100)
+    evaluate(cot, first(500, 100), flops=50, knob="max_tokens", value=4)
+    evaluate(cot, first(500, 420), flops=40, knob="votes", value=3)
+    evaluate(direct, first(500, 300), flops=70)
+    found = differences([field(direct, cot)])
+    assert {(d.first.row.method, d.second.row.method) for d in found} == {("direct", "cot")} and len(found) == 2
 
 
 def test_without_a_sweep_the_default_is_a_curve_of_one_point(store: Store) -> None:
@@ -182,25 +267,10 @@ def test_front() -> None:
     assert front([]) == []
 
 
-def test_resampling_agrees_with_the_paired_bootstrap(store: Store) -> None:
-    runs = [train(store, name, seed=s) for name in ("direct", "rim") for s in (0, 1, 2)]
-    for k, run in enumerate(runs):
-        evaluate(run, coin(0.5 + 0.02 * k, 400, k))
-    (group,), _ = collect(runs)
-    ids = list(group.rows[0].first.items)
-    one, two = (np.array(r.vector(ids)) for r in group.rows)
-    sampler = Resampler(400, resamples=8000)
-    mine = sampler.interval(sampler.means(one, group.rows[0]) - sampler.means(two, group.rows[1]))
-    theirs = stats.paired_bootstrap(one, two)
-    assert mine.low == pytest.approx(theirs.low, abs=0.008) and mine.high == pytest.approx(theirs.high, abs=0.008)
-    again = Resampler(400, resamples=8000)
-    assert sampler.interval(sampler.means(one, group.rows[0])) == again.interval(again.means(one, group.rows[0]))
-
-
 def field(*runs: Run, kind: str = "flops") -> Field:
     (group,), _ = collect(runs)
     found = tracks(curves(*runs)[0], kind, group.scopes[0].ids)
-    return Field(group, group.scopes[0], tuple(found), Resampler(len(group.scopes[0].ids)))
+    return Field(group, group.scopes[0], tuple(found))
 
 
 def test_default_costs_that_count_as_equal_share_a_column(store: Store) -> None:
@@ -246,6 +316,20 @@ def test_small_weights_do_not_count_as_whole_questions(store: Store) -> None:
     assert one.value == pytest.approx((30 - 200 * 0.02) / 1000) and stats.mcnemar(30, 200) < 1e-9
     z = 26 / math.sqrt(30 + 200 * 0.02**2)
     assert one.p == pytest.approx(math.erfc(z / math.sqrt(2))) and one.verdict == "direct (from cot) higher"
+
+
+def test_seeds_of_a_setting_must_agree(store: Store) -> None:
+    """The same gate as in the table, and the same bootstrap interval for the same pair."""
+    runs = []
+    for name, shares in (("coconut", (0.793, 0.613, 0.520)), ("rim", (0.437, 0.593, 0.283))):
+        for seed, share in enumerate(shares):
+            runs.append(train(store, name, seed=seed))
+            right = set(random.Random(f"{name} {seed}").sample(range(300), round(share * 300)))
+            evaluate(runs[-1], [k in right for k in range(300)], flops=100)
+    made = field(*runs)
+    (one,), (pair,) = differences([made]), pairs(made.group)
+    assert one.verdict == pair.verdict == "tied" and one.holm == pair.holm < 0.001 and one.higher is None
+    assert one.interval == pair.interval and one.interval.low > 0
 
 
 def test_both_at_the_floor_is_tied(store: Store) -> None:

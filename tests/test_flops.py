@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rim_bench import flops, lora
+from rim_bench import flops, generate, lora
 from rim_bench import workspace as workspace_module
 from rim_bench.backbone import Backbone
 from rim_bench.baselines.coconut import Coconut
@@ -32,7 +32,7 @@ from rim_bench.layout import Layout, Segment
 from rim_bench.losses import group_counts, tree_loss
 from rim_bench.method import Method
 from rim_bench.models.rim import Rim
-from rim_bench.train_flops import Products, forward
+from rim_bench.train_flops import Products, executed_cost, forward
 from rim_bench.workspace import Workspace
 
 RANK = 4
@@ -95,7 +95,11 @@ class Loss(nn.Module):
 
 def fvcore_count(backbone: Backbone, batch: list[Layout], *, attention: bool = True) -> dict[str, int]:
     """Operator -> fvcore's number: multiply-accumulates, but FLOPs for layer norms."""
-    analysis = FlopCountAnalysis(Loss(backbone, batch), torch.zeros(()))
+    return fvcore_operators(Loss(backbone, batch), attention=attention)
+
+
+def fvcore_operators(module: nn.Module, *, attention: bool = True) -> dict[str, int]:
+    analysis = FlopCountAnalysis(module, torch.zeros(()))
     if attention:
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
@@ -172,13 +176,16 @@ def test_what_a_batch_executes_is_what_torch_counts(samples: int) -> None:
     assert counted > alone > sum(flops.prefill_flops(shape, row) for row in rows)
 
 
-@pytest.mark.parametrize("variant", [*((family, "sdpa") for family in FAMILIES), ("tiny-gpt2", "eager")], ids="-".join)
+FVCORE = [*((family, "sdpa") for family in FAMILIES), ("tiny-gpt2", "eager"), ("grouped", "sdpa"), ("lora-llama", "sdpa")]
+
+
+@pytest.mark.parametrize("variant", FVCORE, ids="-".join)
 @methods
 def test_training_layouts_cost_what_fvcore_counts(variant: tuple[str, str], method: Method) -> None:
     """Twice fvcore's multiply-accumulates, and beside them the one other operator it lists: GPT-2's layer norms, 5 FLOPs an entry."""
     backbone, shape = backbone_of(variant)
     rows = training_rows(method)
-    for batch in (rows[-4:-3], rows[-2:]):
+    for batch in (rows, rows[-2:]):  # every stage's layouts in one ragged batch, and the last stage's two
         counted = fvcore_count(backbone, batch)
         norms = counted.pop("layer_norm", 0)
         assert counted.keys() <= {"linear", "addmm", "matmul", "scaled_dot_product_attention"}
@@ -186,6 +193,35 @@ def test_training_layouts_cost_what_fvcore_counts(variant: tuple[str, str], meth
         columns = len(batch) * sum(new for new, _ in flops.executed_passes(batch))
         entries = (2 * shape.layers + 1) * columns * shape.width
         assert norms == (5 * entries if variant[0] == "tiny-gpt2" else 0)
+
+
+class Answer(nn.Module):
+    """A prompt's passes and one cached step behind it, as fvcore wants them."""
+
+    def __init__(self, backbone: Backbone, row: Layout) -> None:
+        super().__init__()
+        self.model, self.backbone, self.row = backbone.model, backbone, row
+
+    def forward(self, zero: Tensor) -> Tensor:
+        workspace = Workspace(self.backbone)
+        columns = workspace.forward([self.row], cached=True)
+        state, hidden = generate._open_branches(columns, [self.row], [self.row.resume])
+        first = self.backbone.head(hidden)
+        fed = torch.zeros(1, len(self.row.resume), dtype=torch.long)
+        return zero + first.sum() + self.backbone.head(generate._step(workspace, columns, state, fed)).sum()
+
+
+@pytest.mark.parametrize("variant", FVCORE, ids="-".join)
+@methods
+def test_prompts_and_cached_steps_cost_what_fvcore_counts(variant: tuple[str, str], method: Method) -> None:
+    backbone, shape = backbone_of(variant)
+    question = EXAMPLES[1].question
+    for row in (method.lay_prompt(question), method.lay_probe(question)):
+        if row is None:
+            continue
+        counted = fvcore_operators(Answer(backbone, row))
+        counted.pop("layer_norm", 0)
+        assert 2 * sum(counted.values()) == flops.executed_prefill(shape, [row]) + flops.executed_decode(shape, row, 2)
 
 
 LLAMA_1B = {
@@ -233,6 +269,27 @@ def test_real_shapes_on_meta_tensors(given: dict[str, Any]) -> None:
     counted = torch_count(lambda: hf(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False))
     plain = Layout((Segment("text", None, tuple(range(48))),))
     assert counted == flops.executed_forward(shape, [plain]) + 48 * flops.head_flops(shape)
+
+
+@pytest.mark.parametrize("given", [GPT2, LLAMA_1B, QWEN_06B], ids=lambda c: str(c["model_type"]))
+def test_every_method_s_layouts_on_real_shapes(given: dict[str, Any]) -> None:
+    """All stages of all methods, with latent passes and trees, forward and backward through the engine, without weights in memory."""
+    tiny, _ = backbone_of(("tiny", "sdpa"))
+    config = AutoConfig.for_model(**given)
+    with torch.device("meta"):
+        hf = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    backbone = Backbone(tiny.spec, hf, tiny.codec, tiny.markers, "meta")
+    shape, trains = backbone.shape(), backbone.trains()
+    rows = all_rows()
+
+    def work() -> None:
+        columns = Workspace(backbone).forward(rows)
+        labels = [(r, columns.at(r, label.source)) for r, row in enumerate(rows) for label in row.labels]
+        where = torch.tensor(labels, device="meta").T
+        backbone.head(columns.hidden[where[0], where[1]]).sum().backward()
+
+    plain = replace(trains, fused=False)  # on meta tensors torch takes plain products
+    assert torch_count(work) == executed_cost(shape, plain, rows) > 2 * flops.executed_training(shape, rows)
 
 
 # What the counters miss, and what would be noticed

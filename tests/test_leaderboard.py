@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated import evaluate, study, train
+from fabricated import FIELD, coin, evaluate, study, train
 from typer.testing import CliRunner
 
 from rim_bench.cli import app
@@ -17,7 +17,9 @@ from rim_bench.contests import Contest, contests, ranking
 from rim_bench.errors import UsageError
 from rim_bench.leaderboard import Board, leaderboard
 from rim_bench.pairing import pairs
+from rim_bench.plot_curves import curve_plots
 from rim_bench.store import Run, Store
+from rim_bench.tables import comparison
 
 
 def first(n: int, solved: int) -> list[bool]:
@@ -110,7 +112,7 @@ def test_runs_older_than_the_flops_count(store: Store) -> None:
     (one, _) = grid(board, "Ranking")
     assert one["training FLOPs"] == "-" and one["budget met"] == "100.00 % of 64,000"
     assert any("training FLOPs were not counted" in note for note in board.table.sections[0].notes)
-    assert any("learning-rate trials: direct (from cot) undeclared" in note for note in board.table.sections[0].notes)
+    assert any("learning-rate trials: direct undeclared" in note for note in board.table.sections[0].notes)
 
 
 def test_other_backbones_are_other_sections(store: Store) -> None:
@@ -189,6 +191,59 @@ def test_equal_cost_grid(store: Store) -> None:
     assert any("No curve: direct" in note and "rim-bench sweep" in note for note in board.table.sections[0].notes)
 
 
+def test_a_method_needs_the_least_over_its_curves(store: Store) -> None:
+    cot = made(store, "cot", 300, summary={"flops": 100})
+    evaluate(cot, first(500, 100), flops=50, knob="max_tokens", value=4)
+    evaluate(cot, first(500, 400), flops=40, knob="votes", value=3)
+    board = leaderboard([cot])
+    (row,) = grid(board, "Least FLOPs per item")
+    assert (row["25 %"], row["50 %"], row["75 %"], row["90 %"]) == ("at most 40", "at most 40", "at most 40", "")
+    assert [(r["setting"], r["cost"]) for r in records(board, "needed")] == [("by votes", 40)] * 3
+
+
+def test_narrow_curves_are_named(store: Store) -> None:
+    runs = small(store)
+    evaluate(runs[1], first(500, 150), flops=33, ms=50, knob="votes", value=3)
+    notes = leaderboard(runs).table.sections[0].notes
+    assert "Left out of the area over FLOPs per item, largest cost under 1.25 times the smallest: direct, by votes." in notes
+    assert any(n.startswith("No area under the curves over FLOPs per item; sequential passes; latency: too few") for n in notes)
+
+
+def test_temperatures_have_rows_of_their_own(store: Store) -> None:
+    run = made(store, "direct", 200)
+    for t in (0.7, 1.0):
+        evaluate(run, first(500, 250), flops=2e6, knob="votes", value=3, key=f"v{t}", settings={"temperature": t})
+    board = leaderboard([run])
+    assert [r["setting"] for r in grid(board, "Every setting")] == [
+        "direct", "direct, votes=3 (temperature 0.7)", "direct, votes=3 (temperature 1)",
+    ]  # fmt: skip
+    assert [r["setting"] for r in records(board, "point")] == ["default", "votes=3 (temperature 0.7)", "votes=3 (temperature 1)"]
+    assert not records(board, "difference")
+
+
+def test_the_same_pair_has_the_same_interval_in_table_and_leaderboard(store: Store) -> None:
+    runs = [made(store, name, 200 + 7 * s + 30 * k, seed=s) for k, name in enumerate(("direct", "rim")) for s in (0, 1, 2)]
+    (pair,) = next(g for g in comparison(runs).sections[0].grids if g.caption.startswith("Paired comparisons")).rows
+    (difference,) = grid(leaderboard(runs), "Paired differences at equal FLOPs")
+    assert difference["bootstrap 95 %"] == pair[7] and difference["p (questions)"] == pair[5]
+
+
+def test_what_plus_minus_and_brackets_are_is_said(store: Store) -> None:
+    text = " ".join(leaderboard(small(store)).table.sections[0].notes)
+    for said in ("±: standard deviation", "Wilson 95 % on the questions in rankings", "bootstrap 95 % over seeds and questions",
+                 "the default stands for all", "(measured latencies: 10 %)", "one seed says nothing of retraining"):  # fmt: skip
+        assert said in text, said
+
+
+def test_questions_too_long_do_not_stop_it(store: Store, tmp_path: Path) -> None:
+    runs = [made(store, name, 0, n=30, summary={"overlong": 30}) for name in ("direct", "rim")]
+    evaluate(runs[1], first(30, 0), knob="K", value=2, overlong=30)
+    board = leaderboard(runs)
+    assert [r["FLOPs per item"] for r in grid(board, "Ranking")] == ["-", "-"]
+    drawn, missing = curve_plots(board.contests, tmp_path, ("svg",))
+    assert [p.name for p in drawn] == ["curves-latency.svg"] and len(missing) == 2
+
+
 def test_points_needs_and_areas(store: Store) -> None:
     runs = small(store)
     evaluate(runs[1], first(500, 250), flops=90, ms=5, passes=2, knob="votes", value=3)
@@ -197,9 +252,9 @@ def test_points_needs_and_areas(store: Store) -> None:
     assert list(points) == ["direct", "direct, votes=3", "rim", "rim, K=2"]
     assert points["rim"]["on the front"] == "FLOPs, passes, latency" and points["rim, K=2"]["on the front"] == "FLOPs, latency"
     assert points["direct"]["on the front"] == "" and points["direct, votes=3"]["on the front"] == ""
-    needed = {r["curve"]: r for r in grid(board, "FLOPs per item needed")}
-    assert needed["direct, by votes"] == {"curve": "direct, by votes", "25 %": "at most 30", "50 %": "90", "75 %": "", "90 %": ""}
-    assert needed["rim, by K"]["50 %"] == "30"
+    needed = {r["method"]: r for r in grid(board, "Least FLOPs per item")}
+    assert needed["direct"] == {"method": "direct", "25 %": "at most 30", "50 %": "90", "75 %": "", "90 %": ""}
+    assert needed["rim"]["50 %"] == "30"
     areas = grid(board, "Area under the curve")
     assert [list(a)[1:] for a in areas] == [["FLOPs per item, 30 to 40"]] * 2
     (direct, rim) = (r for r in records(board, "area"))
@@ -245,18 +300,109 @@ def test_mixed_runs_are_refused_by_name(store: Store, other: dict[str, Any], wha
 
 def test_mixed_item_sets_are_refused(store: Store) -> None:
     runs = [made(store, "direct", 20), made(store, "rim", 20, n=50)]
-    with pytest.raises(
-        UsageError, match=rf"item sets of task 'toy': 50 items with ids \w+: {runs[1].id}; 500 items with ids \w+: {runs[0].id}"
-    ):
+    with pytest.raises(UsageError, match=rf"item sets of task 'toy': 50 with ids \w+: {runs[1].id}; 500 with ids \w+: {runs[0].id}"):
         leaderboard(runs)
 
 
-def test_one_split_can_be_kept(store: Store) -> None:
+def test_one_split_is_kept(store: Store) -> None:
     runs = [made(store, "direct", 200), made(store, "rim", 200)]
     evaluate(runs[1], first(40, 30), split="validation", key="toy-validation")
-    with pytest.raises(UsageError, match="splits"):
+    board = leaderboard(runs)
+    assert len(board.table.sections) == 1 and "; split test; n = 500" in board.table.sections[0].notes[0]
+    assert len(board.table.left_out) == 1 and f"{runs[1].id}: its evaluation 'toy-validation'" in board.table.left_out[0]
+    assert "splits validation" in board.table.left_out[0] and not leaderboard(runs, split="test").table.left_out
+    evaluate(runs[0], first(40, 20), split="validation", key="toy-validation")
+    assert leaderboard(runs).table.records[0]["split"] == "test"
+    assert leaderboard(runs, split="validation").table.records[0]["split"] == "validation"
+
+
+@pytest.mark.parametrize(
+    ("other", "n", "kept"),
+    [
+        ({"evaluator_version": "10"}, 500, "other"),  # 10 is newer than 9
+        ({"evaluator_version": "8"}, 500, "first"),
+        ({"task_version": 2}, 500, "other"),
+        ({"limit": 40}, 40, "first"),
+        ({"data_sha256": "d" * 64}, 520, "other"),  # the larger set
+    ],
+)
+def test_of_several_evaluations_the_one_that_all_runs_have_is_kept(
+    store: Store, other: dict[str, Any], n: int, kept: str
+) -> None:  # fmt: skip
+    runs = [made(store, "direct", 200, summary={"evaluator_version": "9"}), made(store, "rim", 200, summary={"evaluator_version": "9"})]
+    told = {"evaluator_version": "9"} | other
+    evaluate(runs[0], first(n, 30), key="other", **told)
+    board = leaderboard(runs)
+    assert {r["accuracy"] for r in records(board, "rank")} == {0.4} and len(board.table.left_out) == 1  # rim has the first only
+    assert board.table.left_out[0].startswith(f"{runs[0].id}: its evaluation 'other' is beside those that all runs have (")
+    evaluate(runs[1], first(n, 30), key="other", **told)
+    board = leaderboard(runs)
+    assert {round(r["accuracy"], 3) for r in records(board, "rank")} == {0.4 if kept == "first" else round(30 / n, 3)}
+    assert len(board.table.left_out) == 2 and ("'other'" in board.table.left_out[0]) == (kept == "first")
+
+
+def test_no_evaluation_that_all_runs_have(store: Store) -> None:
+    runs = [made(store, "direct", 200), made(store, "rim", 200, summary={"evaluator_version": "2", "task_version": 2})]
+    evaluate(runs[0], first(500, 200), key="b", evaluator_version="2")
+    with pytest.raises(UsageError, match=f"task versions of task 'toy': 1: {runs[0].id}; 2: {runs[1].id}"):
         leaderboard(runs)
-    assert len(leaderboard(runs, split="test").table.sections) == 1
+    evaluate(runs[0], first(500, 200), key="c", task_version=2)
+    with pytest.raises(UsageError, match="cannot mix evaluations of task 'toy': test 1 1 c"):
+        leaderboard(runs)
+
+
+def test_one_evaluation_of_a_run_is_ranked(store: Store) -> None:
+    """A model is not ranked against itself; the settings are those that most runs have."""
+    runs = [made(store, "direct", 200), made(store, "cot", 200), made(store, "rim", 200)]
+    evaluate(runs[2], first(500, 450), settings={"max_tokens": 999}, key="a-longer")
+    board = leaderboard(runs)
+    assert [r["rank"] for r in grid(board, "Ranking")] == ["1-3"] * 3
+    assert board.table.left_out == (
+        f"{runs[2].id}: its evaluation 'a-longer' is beside 'toy-test': one evaluation of a run is ranked, with the settings that most "
+        "runs have",
+    )
+
+
+# Latency
+
+
+def test_latencies_of_different_machines_are_not_compared(store: Store, tmp_path: Path) -> None:
+    runs = small(store)
+    evaluate(runs[1], first(500, 250), flops=90, ms=2.5, passes=2, knob="votes", value=3)
+
+    def captions() -> list[str]:
+        return [g.caption for g in leaderboard(runs).table.sections[0].grids if "latency" in g.caption]
+
+    assert len(captions()) == 2
+    one = {"device": "cpu", "host_cpu": "A", "threads": 1, "dtype": "float32"}
+    for run, told in ((runs[0], one), (runs[1], one | {"host_cpu": "B", "threads": 2})):
+        for key, summary in run.evaluations().items():
+            run.write_evaluation(key, run.read_items(key), summary | {"runtime": told})
+    board = leaderboard(runs)
+    text = "Latencies are not comparable: they were taken on different machines or settings (host CPU A, B; threads 1, 2)."
+    assert captions() == [] and text in board.table.sections[0].notes
+    assert not [r for r in board.table.records if r.get("cost_kind") == "latency" or "latency" in str(r.get("fronts"))]
+    assert {r["full_ms"] for r in records(board, "rank")} == {4, 5}  # what was measured stays
+    drawn, missing = curve_plots(board.contests, tmp_path, ("svg",))
+    assert [p.name for p in drawn] == ["curves-flops.svg", "curves-passes.svg"] and "host CPU A, B" in missing[0]
+
+
+def test_mixed_precision_is_told(store: Store) -> None:
+    runs = [made(store, "direct", 200), made(store, "rim", 200, summary={"settings": {"dtype": "bfloat16", "device": "cuda"}})]
+    notes = leaderboard(runs).table.sections[0].notes
+    assert "Evaluated in different ways (device cpu, cuda; dtype bfloat16, float32): a difference may be due to that." in notes
+    assert any(note.startswith("Latencies are not comparable") for note in notes)
+
+
+def test_latency_of_the_set_that_is_compared(store: Store) -> None:
+    run = train(store, "rim")
+    both = {"median": 5.0, "p95": 5.0, "mean": 5.0}
+    items = [[f"toy/test/{k}", 1.0, 2.0 if k < 50 else 8.0] for k in (0, 1, 2, 97, 98, 99)]
+    evaluate(run, first(100, 60), ood=50, latency={"batch": 1, "n": 6, "ttft_ms": both, "full_ms": both, "items": items})
+    board = leaderboard([run])
+    assert [r["full_ms"] for r in records(board, "rank")] == [2, 8]
+    (note,) = [n for n in board.table.sections[0].notes if n.startswith("Latency:")]
+    assert "6 questions timed, of the set that is compared (blank under 3)" in note and "older" not in note
 
 
 def test_other_tasks_may_differ(store: Store) -> None:
@@ -297,13 +443,36 @@ def test_same_runs_same_bytes_in_every_format(tmp_path: Path) -> None:
     told = json.loads(one.to_json())
     assert [s["division"] for s in told["sections"]] == ["closed", "open"] and not told["left_out"]
     kinds = {r["record"] for s in told["sections"] for r in s["records"]}
+    assert {s["data_sha256"] for s in told["sections"]} == {"c" * 64} and {s["budget_kind"] for s in told["sections"]} == {
+        "train-flops", "examples",
+    }  # fmt: skip
     assert kinds == {"rank", "point", "matched", "difference", "needed", "area"}
     rows = list(csv.DictReader(io.StringIO(one.to_csv())))
-    assert len(rows) == sum(len(s["records"]) for s in told["sections"])
+    assert len(rows) == sum(len(s["records"]) + 1 for s in told["sections"])  # 1: what holds for the whole section
+    (one_head, *_) = (r for r in rows if r["record"] == "section")
+    assert (one_head["section"], one_head["data_sha256"], one_head["task_version"]) == ("1", "c" * 64, "1")
+    assert {r["verdict"].split(" (")[0] for r in rows if r["record"] == "difference"} <= {"first higher", "second higher", "tied"}
     best = next(r for r in rows if r["record"] == "rank" and r["method"] == "cot")
-    assert best["run_ids"].split() == [r.id for r in runs if r.spec["method"]["name"] == "cot"][:2] and best["rank_low"] == "1.0"
+    assert best["run_ids"].split() == [r.id for r in runs if r.spec["method"]["name"] == "cot"][:2] and best["rank_low"] == "1"
+    assert best["seeds"] == "0 1" and rows[-1]["rank_low"] == ""
     latex = one.table.to_latex()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") > 10
+
+
+def test_it_stays_small(tmp_path: Path) -> None:
+    """30 runs with about 6 settings each, on two sets of questions."""
+    runs = study(Store(tmp_path), n=60, ood=30)
+    for run in runs:
+        name, more = run.spec["method"]["name"], 6 - len(run.evaluations())
+        for k in range(more):
+            knob = {"flops": 3e7 * (1 + k), "ms": 14 + 3 * k, "passes": 4 + k, "knob": FIELD.get(name, "votes"), "value": 21 + 2 * k}
+            evaluate(run, coin(0.5, 90, k), ood=30, **knob)
+    assert len(runs) == 30 and all(len(r.evaluations()) >= 6 for r in runs)
+    board = leaderboard(runs)
+    files = [*board.write(tmp_path), *curve_plots(board.contests, tmp_path)[0]]
+    sizes = {p.name: p.stat().st_size for p in files}
+    assert sizes["leaderboard.md"] < 150_000 and len(files) == 10
+    assert sum(size for name, size in sizes.items() if name not in ("leaderboard.md", "leaderboard.tex")) < 1_200_000
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from rim_bench import stats
 
@@ -78,32 +81,83 @@ def test_detectable_difference_has_its_power() -> None:
         stats.detectable_difference(0, 0.2)
 
 
+def bootstrap(a: np.ndarray, b: np.ndarray, *, resamples: int = 4000, seed: int = 0) -> stats.Interval:
+    sampler = stats.Resampler(a.shape[-1], resamples=resamples, seed=seed)
+    return sampler.interval(sampler.means(np.atleast_2d(a), "a") - sampler.means(np.atleast_2d(b), "b"))
+
+
 def test_bootstrap_agrees_with_a_plain_one() -> None:
     rng = np.random.default_rng(3)
     a, b = (rng.random(400) < 0.6).astype(float), (rng.random(400) < 0.5).astype(float)
     plain = [float((a - b)[rng.integers(400, size=400)].mean()) for _ in range(4000)]
-    low, high = stats.paired_bootstrap(a, b)
+    low, high = bootstrap(a, b)
     assert (low, high) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.006)
     assert low < (a - b).mean() < high
 
 
 def test_bootstrap_is_seeded_and_paired() -> None:
-    a = [float(random.Random(1).random() < 0.5) for _ in range(200)]
-    b = [1 - v for v in a]
-    assert stats.paired_bootstrap(a, b, seed=4) == stats.paired_bootstrap(a, b, seed=4)
-    assert stats.paired_bootstrap(a, a) == (0.0, 0.0)  # the same answers: no noise left, which unpaired resampling would have
-    with pytest.raises(ValueError, match="paired items"):
-        stats.paired_bootstrap([1.0], [1.0, 0.0])
+    a = np.array([float(random.Random(1).random() < 0.5) for _ in range(200)])
+    assert bootstrap(a, 1 - a, seed=4) == bootstrap(a, 1 - a, seed=4)
+    assert bootstrap(a, a) == (0.0, 0.0)  # the same answers: no noise left, which unpaired resampling would have
+    assert stats.Resampler.of(200) is stats.Resampler.of(200) and stats.Resampler.of(200).resamples == stats.RESAMPLES
 
 
-def test_bootstrap_over_seeds_is_wider() -> None:
+def test_bootstrap_over_seeds_is_wider_and_agrees_with_a_plain_one() -> None:
     """Seeds that differ by much widen the interval; averaging them first would hide that."""
     rng = np.random.default_rng(5)
     a = np.array([rng.random(500) < p for p in (0.3, 0.5, 0.7)], dtype=float)
     b = np.array([rng.random(500) < 0.5 for _ in range(3)], dtype=float)
-    two_level, averaged = stats.paired_bootstrap(a, b), stats.paired_bootstrap(a.mean(0), b.mean(0))
+    two_level, averaged = bootstrap(a, b), bootstrap(a.mean(0), b.mean(0))
     assert two_level.high - two_level.low > 2 * (averaged.high - averaged.low)
-    assert two_level == stats.paired_bootstrap(a, b)
+    plain = []
+    for _ in range(4000):
+        items = rng.integers(500, size=500)
+        plain.append(float(a[rng.integers(3, size=3)][:, items].mean() - b[rng.integers(3, size=3)][:, items].mean()))
+    assert two_level == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.015)
+
+
+# Seeds: is a difference more than retraining would make of it?
+
+
+def answers(shares: tuple[float, ...], n: int = 300, seed: int = 0) -> np.ndarray:
+    """Seeds with exactly these shares right, on questions of their own."""
+    rng = np.random.default_rng(seed)
+    return np.array([rng.permutation(np.arange(n) < round(s * n)) for s in shares], dtype=float)
+
+
+def test_retraining_bound_is_a_t_interval() -> None:
+    a, b = answers((0.793, 0.613, 0.520)), answers((0.437, 0.593, 0.283), seed=1)
+    bound = stats.retraining_bound(a, b)
+    terms = [(a.mean(1).var(ddof=1) / 3, 2), (b.mean(1).var(ddof=1) / 3, 2), ((a.mean(0) - b.mean(0)).var(ddof=1) / 300, 299)]
+    square = sum(t for t, _ in terms)
+    freedom = square**2 / sum(t * t / f for t, f in terms)
+    assert 4 < freedom < 5 and bound == pytest.approx(student.ppf(0.975, freedom) * square**0.5)
+    low, high = bootstrap(a, b)
+    assert bound is not None and bound > 0.3 > a.mean() - b.mean() > 0.2 and low > 0 < high  # the bootstrap over three seeds would pass it
+
+
+def test_retraining_bound_of_large_differences_and_single_seeds() -> None:
+    cot, direct = answers((0.997, 0.999, 1.0), 1000), answers((0.61, 0.60, 0.55), 1000, seed=1)
+    bound = stats.retraining_bound(cot, direct)
+    assert bound is not None and bound < 0.1 < cot.mean() - direct.mean()
+    assert stats.retraining_bound(cot[:1], direct[:1]) is None
+    lent = stats.retraining_bound(cot[:1], direct)  # direct's spread stands for both: s²(1/1 + 1/3), 2 degrees of freedom
+    variance, items = direct.mean(1).var(ddof=1) * (1 + 1 / 3), (cot[0] - direct.mean(0)).var(ddof=1) / 1000
+    freedom = (variance + items) ** 2 / (variance**2 / 2 + items**2 / 999)
+    assert lent == pytest.approx(student.ppf(0.975, freedom) * (variance + items) ** 0.5) == stats.retraining_bound(direct, cot[:1])
+    assert stats.retraining_bound(np.ones((2, 5)), np.zeros((2, 5))) == 0.0
+    assert stats.retraining_bound(np.ones((2, 1)), np.zeros((2, 1))) == math.inf
+
+
+def test_normal_test_weighs_fractions() -> None:
+    d = np.array([-1.0] * 50 + [-0.5] * 100 + [0.0] * 350)
+    assert stats.normal_test(d) == pytest.approx(math.erfc(100 / math.sqrt(75) / math.sqrt(2)))
+    assert stats.normal_test(np.zeros(5)) == 1.0 == stats.normal_test(np.array([1.0, -1.0]))
+
+
+def test_scipy_is_loaded_only_where_seeds_are_compared() -> None:
+    code = "import sys, rim_bench.stats; print([m for m in ('scipy', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_quantiles_and_moments() -> None:

@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import logging
+import lzma
 import os
 import signal
 import subprocess
@@ -114,7 +115,7 @@ def test_runs_names_the_damaged(tmp_path: Path) -> None:
         r.write_evaluation("test", ITEMS, {"n": 50})
     (runs[1].path / "model/w").write_bytes(b"ab")
     (runs[2].path / "eval/test/items.jsonl.gz").write_bytes(b"")
-    (runs[3].path / "train.jsonl.gz").write_bytes(gzip.compress(b"{\n{}\n"))
+    (runs[3].path / "train.jsonl.xz").write_bytes(lzma.compress(b"{\n{}\n"))
     (runs[4].path / "train.json").write_text("")
     renamed = runs[5].path.rename(tmp_path / "runs/rim-chain-mine")
     good, bad = store.runs()
@@ -468,7 +469,7 @@ def test_the_record_of_steps_is_compressed_when_training_is_done(tmp_path: Path)
     for step in (1, 2, 3):
         run.append_metrics({"step": step, "loss": 0.5})
     run.finish(lambda folder: (folder / "weights").write_bytes(b"1") and None, {"steps": 3})
-    packed = run.path / "train.jsonl.gz"
+    packed = run.path / "train.jsonl.xz"
     assert packed.is_file() and not (run.path / "train.jsonl").exists() and [m["step"] for m in run.metrics()] == [1, 2, 3]
     once = packed.read_bytes()
     run.truncate_metrics(2)  # its weights were lost, so that it is trained again from a checkpoint
@@ -477,5 +478,5 @@ def test_the_record_of_steps_is_compressed_when_training_is_done(tmp_path: Path)
     run.finish(lambda folder: (folder / "weights").write_bytes(b"1") and None, {"steps": 3})
     assert packed.read_bytes() == once  # the same records, the same bytes
     packed.write_bytes(once[:-9])
-    with pytest.raises(UsageError, match=r"train\.jsonl\.gz' is damaged"):
+    with pytest.raises(UsageError, match=r"train\.jsonl\.xz' is damaged"):
         run.metrics()

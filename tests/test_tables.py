@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from fabricated import evaluate, train
 from rich.console import Console
 
-from rim_bench import tables
+from rim_bench import stats, tables
 from rim_bench.compare import collect
 from rim_bench.errors import UsageError
 from rim_bench.plot import accuracy_plot, training_plot
@@ -175,7 +176,7 @@ def test_pairs(store: Store) -> None:
     assert (far["difference"], far["only first / only second"], far["Holm p"]) == ("-20.0", "0 / 100", "<0.001")
     assert far["verdict"] == "cot (from cot) higher"
     near = rows["direct", "rim"]
-    assert (near["difference"], near["only first / only second"], near["McNemar p"]) == ("-1.2", "6 / 12", "0.238")
+    assert (near["difference"], near["only first / only second"], near["p (questions)"]) == ("-1.2", "6 / 12", "0.238")
     assert near["verdict"] == "tied" and near["Holm p"] == "0.238" and near["smallest detectable"] == "2.4"
 
 
@@ -193,14 +194,137 @@ def test_a_large_family_makes_it_harder(store: Store) -> None:
     assert grid(few, "Paired")[0]["verdict"] == "rim (from cot) higher"
     many = tables.comparison([add(store, n, better if n == "rim" else base) for n in PASSES])
     row = next(r for r in grid(many, "Paired") if r["first"].startswith("direct") and r["second"].startswith("rim"))
-    assert (row["McNemar p"], row["Holm p"], row["verdict"]) == ("0.008", "0.078", "tied")
+    assert (row["p (questions)"], row["Holm p"], row["verdict"]) == ("0.008", "0.078", "tied")
 
 
-def test_other_items_are_not_paired(store: Store) -> None:
-    runs = [add(store, "direct", coin(0.5, 60, 1)), add(store, "rim", coin(0.5, 61, 2))]
+def test_other_questions_are_another_section(store: Store) -> None:
+    runs = [add(store, "direct", coin(0.5, 60, 1)), add(store, "rim", coin(0.5, 61, 2)), add(store, "cot", coin(0.5, 60, 3))]
     table = tables.comparison(runs)
-    assert not any("Paired" in g.caption for g in table.sections[0].grids)
-    assert "Rows with other item ids than the first row's are not paired." in table.sections[0].notes
+    assert [len(grid(table, "Accuracy", k)) for k in (0, 1)] == [2, 1]
+    assert [s.title.partition("[")[2][:12] for s in table.sections] == ["questions 60", "questions 61"]
+    assert len(grid(table, "Paired")) == 1 and not any("Paired" in g.caption for g in table.sections[1].grids)
+
+
+# Other seeds, and other evaluations of the same run
+
+
+def family(store: Store, name: str, shares: tuple[float, ...], n: int = 300) -> list[Run]:
+    """A run per seed with exactly this share right, on questions of its own."""
+    runs = []
+    for seed, share in enumerate(shares):
+        right = set(random.Random(f"{name} {seed}").sample(range(n), round(share * n)))
+        runs.append(add(store, name, [k in right for k in range(n)], seed=seed))
+    return runs
+
+
+def verdict(runs: list[Run]) -> str:
+    (row,) = grid(tables.comparison(runs), "Paired")
+    return row["verdict"]
+
+
+def test_three_seeds_show_large_differences_only(store: Store) -> None:
+    runs = family(store, "coconut", (0.793, 0.613, 0.520)) + family(store, "rim", (0.437, 0.593, 0.283))
+    table = tables.comparison(runs)
+    (row,) = grid(table, "Paired")
+    assert row["verdict"] == "tied" and row["Holm p"] == "<0.001" and row["difference"] == "+20.4"
+    low, _ = map(float, row["bootstrap 95 %"].strip("[]").split(", "))
+    assert low > 0  # it would have passed the bootstrap
+    assert any("With 3 seeds only large differences pass" in note and "t·se" in note for note in table.sections[0].notes)
+    assert not any("One seed" in note or "one seed says" in note for note in table.sections[0].notes)
+    far = family(store, "cot", (0.997, 0.999, 1.0), 1000) + family(store, "direct", (0.61, 0.60, 0.55), 1000)
+    assert verdict(far) == "cot (from cot) higher"
+
+
+def test_one_seed_is_lent_the_spread_of_the_others(store: Store) -> None:
+    one, several = family(store, "direct", (0.9,)), family(store, "rim", (0.3, 0.5, 0.7))
+    table = tables.comparison(one + several)
+    assert grid(table, "Paired")[0]["verdict"] == "tied"  # 40 points, but t = 4.3 times 20 points times √(4/3)
+    assert "One seed: direct (from cot). Beside a row with several seeds the other's spread over seeds stands for both." in (
+        table.sections[0].notes
+    )
+    alone = tables.comparison([*one, *family(store, "cot", (0.5,))])
+    assert grid(alone, "Paired")[0]["verdict"] == "direct (from cot) higher"
+    assert any("one seed says nothing of retraining" in note for note in alone.sections[0].notes)
+
+
+def test_p_is_exact_only_with_one_seed_each(store: Store) -> None:
+    """Means over two seeds: 20 questions half a point better, 4 a whole one worse. A sign test would count 20 against 4."""
+    right = [[True] * 100 + [False] * 100, [True] * 100 + [False] * 100]
+    other = [[not (k < 4) for k in range(100)] + [k < 20 for k in range(100)], [not (k < 4) for k in range(100)] + [False] * 100]
+    runs = [add(store, "direct", r, seed=s) for s, r in enumerate(right)] + [add(store, "rim", r, seed=s) for s, r in enumerate(other)]
+    (row,) = grid(tables.comparison(runs), "Paired")
+    p = math.erfc(abs(4 - 20 * 0.5) / math.sqrt(4 + 20 * 0.25) / math.sqrt(2))
+    assert row["only first / only second"] == "4 / 20" and row["p (questions)"] == f"{p:.3f}" == "0.046"
+    (single,) = grid(tables.comparison([runs[0], runs[2]]), "Paired")
+    assert single["p (questions)"] == f"{stats.mcnemar(4, 20):.3f}" == "0.002"
+
+
+def test_the_batch_tells_no_rows_apart(store: Store) -> None:
+    runs = [add(store, "direct", coin(0.5, 60, s), seed=s, settings={"max_tokens": 16, "batch_size": 64 // (s + 1)}) for s in (0, 1)]
+    (row,) = grid(tables.comparison(runs), "Accuracy")
+    assert row["seeds"] == "2"
+    again = runs[0].evaluation("toy-test") or {}
+    runs[0].write_evaluation("z", runs[0].read_items("toy-test"), again | {"settings": {"max_tokens": 16, "batch_size": 8}})
+    table = tables.comparison(runs)
+    assert len(grid(table, "Accuracy")) == 1 and len(table.left_out) == 1
+    assert f"{runs[0].id}: its evaluation 'z' differs from 'toy-test' in nothing that changes an answer" in table.left_out
+
+
+def test_a_model_is_not_paired_with_itself(store: Store) -> None:
+    run = train(store, "rim")
+    evaluate(run, [k < 100 for k in range(400)])
+    evaluate(run, [k < 300 for k in range(400)], effort=8, key="toy-test-8")
+    assert not any("Paired" in g.caption for g in tables.comparison([run]).sections[0].grids)
+    other = train(store, "direct")
+    evaluate(other, [k < 200 for k in range(400)])
+    found = [(r["first"], r["second"]) for r in grid(tables.comparison([run, other]), "Paired")]
+    assert found == [("direct (from cot)", "rim (from cot)"), ("direct (from cot)", "rim (from cot), effort 8")]
+
+
+def test_questions_that_are_too_long_cost_nothing_in_no_mean(store: Store) -> None:
+    run = train(store, "rim")
+    evaluate(run, [k >= 10 for k in range(40)], flops=1e6, passes=3, overlong=10)
+    table = tables.comparison([run])
+    (cost,) = grid(table, "Cost")
+    assert (cost["passes"], cost["FLOPs per item"], cost["KV cache"]) == ("3.0", "1 M", "4.1 kB")
+    assert grid(table, "Accuracy")[0]["accuracy % (all)"].startswith("75.0") and grid(table, "Other")[0]["overlong %"] == "25.0"
+    assert any(note.startswith("Too long for the model: up to 10 questions") for note in table.sections[0].notes)
+    (record,) = csv.DictReader(io.StringIO(table.to_csv()))
+    assert (record["passes"], record["overlong"]) == ("3.0", "0.25")
+
+
+def test_training_flops_are_not_known_without_the_inherited_part(store: Store) -> None:
+    runs = [train(store, name, flops=None) for name in ("direct", "cot", "rim")]
+    for run, inherited in zip(runs, ({"inherited_flops": None}, {}, {}), strict=True):
+        evaluate(run, coin(0.5, 40, 1))
+        run.finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, (run.training() or {}) | inherited)
+    orphan = train(store, "pause", flops=None, spec={"parent": None})
+    evaluate(orphan, coin(0.5, 40, 1))
+    told = orphan.training() or {}
+    orphan.finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, told | {"inherited_flops": None})
+    table = tables.comparison([*runs, orphan])
+    found = {r["method"].split()[0]: r["training FLOPs"] for r in grid(table, "Cost")}
+    assert found == {"direct": "-", "pause": "1 T", "cot": "1 T + 1 T inherited", "rim": "1 T + 1 T inherited"}
+    assert any("training FLOPs were not counted in all of them" in note for note in table.sections[0].notes)
+
+
+def test_other_devices_are_told(store: Store) -> None:
+    runs = [train(store, name) for name in ("direct", "rim", "cot")]
+    given = {"device": "cpu", "host_cpu": "A", "threads": 2, "dtype": "float32"}
+    evaluate(runs[0], coin(0.5, 40, 1), runtime=given)
+    evaluate(runs[1], coin(0.5, 40, 2), runtime=given | {"threads": 4})
+    evaluate(runs[2], coin(0.5, 40, 2), runtime=given | {"device": "NVIDIA"}, settings={"device": "cuda", "dtype": "bfloat16"})
+
+    def notes(*chosen: Run) -> list[str]:
+        return [n for n in tables.comparison(chosen).sections[0].notes if "Latencies" in n or "different ways" in n]
+
+    assert notes(runs[0]) == []
+    assert notes(*runs[:2]) == [
+        "Latencies are not comparable: they were taken on different machines or settings (threads 2, 4)."
+    ]  # fmt: skip
+    assert notes(runs[0], runs[2])[0] == (
+        "Evaluated in different ways (device cpu, cuda; dtype bfloat16, float32): a difference may be due to that."
+    )
 
 
 def test_floor(store: Store) -> None:
@@ -428,3 +552,16 @@ def test_several_flops_budgets_are_told_apart_in_words(store: Store) -> None:
         "rim (from cot, 3.1 T FLOPs)",
         "rim (from cot, 6.2 T FLOPs)",
     ]
+
+
+def test_a_panel_for_each_training_budget(store: Store, tmp_path: Path) -> None:
+    runs = [train(store, name, flops=f) for name in ("direct", "rim") for f in (3.1e12, 6.2e12, None)]
+    for run in runs:
+        evaluate(run, coin(0.5, 40, 1))
+    accuracy_plot(runs, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text("utf-8")
+    for budget in ("3.1 T training FLOPs", "6.2 T training FLOPs", "64,000 training examples"):
+        assert text.count(f"tiny: 4 layers; {budget}") == 1, budget
+    assert text.count(">direct<") == text.count(">rim<") == 3 and "FLOPs)" not in text and "examples)" not in text
+    accuracy_plot(runs[:1], tmp_path / "one.svg")
+    assert "training FLOPs" not in (tmp_path / "one.svg").read_text("utf-8")
