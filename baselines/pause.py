@@ -37,7 +37,7 @@ class Pause(Method):
     def lay_prompt(self, question: tuple[int, ...], effort: int | None = None) -> Layout:
         pauses = self.N if effort is None else effort
         if pauses < 0:
-            raise UsageError(f"effort {pauses}: pause takes 0 or more pause tokens")
+            raise UsageError(f"effort {pauses}: {self.name} takes 0 or more pause tokens")
         root = Segment("question", None, question)
         if not pauses:
             return Layout((root,), resume=("question",))

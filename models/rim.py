@@ -106,7 +106,7 @@ class Rim(Method):
     def lay_prompt(self, question: tuple[int, ...], effort: int | None = None) -> Layout:
         blocks = self.K if effort is None else effort
         if blocks < 0:
-            raise UsageError(f"effort {blocks}: rim takes 0 or more blocks")
+            raise UsageError(f"effort {blocks}: {self.name} takes 0 or more blocks")
         return self._trunk(question, blocks)
 
     def lay_probe(self, question: tuple[int, ...], effort: int | None = None) -> Layout | None:

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 from rim_bench.errors import UsageError
 from rim_bench.files import Record, canonical, read_json, write_bytes_atomic
-from rim_bench.store import Run
+from rim_bench.store import Run, spec_id
 
 HEADER = "# Measured accuracies, item by item, for `rim-bench check`; written by `rim-bench baseline`, not by hand."
 FORMAT = 1
 LINE = 100  # items a line
+_SETTINGS = ("max_tokens", "votes", "temperature", "sample_seed", "batch_size", "dtype", "device")
 
 
 class Questions(NamedTuple):
@@ -46,10 +47,12 @@ class Setting(NamedTuple):
     knob: str  # "K=2"; empty: the method's default
     max_tokens: str
     votes: str  # "5 at temperature 0.7, seed 0"; empty: one greedy answer
+    other: str  # what else was set, "split_passes=True"; empty: nothing
 
     def __str__(self) -> str:
         words = [f"from {self.start}"] * bool(self.start) + [self.knob] * bool(self.knob)
         words += [f"at most {self.max_tokens} tokens"] * bool(self.max_tokens) + [f"votes {self.votes}"] * bool(self.votes)
+        words += [self.other] * bool(self.other)
         return self.label + (f" ({', '.join(words)})" if words else "")
 
 
@@ -83,8 +86,9 @@ class Measured:
 
 def questions_of(summary: Record) -> Questions:
     """The questions of an evaluation, as far as its summary tells (not the hash of the ids)."""
-    texts = [str(summary.get(k, "")) for k in Questions._fields[:5]]
-    return Questions(*texts, n=int(summary.get("n") or 0))  # type: ignore[arg-type]
+    task, version, evaluator, split, data = (str(summary.get(k, "")) for k in Questions._fields[:5])
+    n = summary.get("n")
+    return Questions(task, version, evaluator, split, data, n if isinstance(n, int) else 0)
 
 
 def setting_of(spec: Record, summary: Record) -> Setting:
@@ -92,13 +96,15 @@ def setting_of(spec: Record, summary: Record) -> Setting:
     method = spec.get("method")
     if not isinstance(method, Mapping) or "name" not in method:
         raise UsageError("its specification names no method")
-    knob, effort, given = summary.get("knob"), summary.get("effort"), summary.get("settings") or {}
+    knob, effort, given = summary.get("knob"), summary.get("effort"), summary.get("settings")
+    given = given if isinstance(given, Mapping) else {}
     turned = "" if effort is None or "knob" in summary else f"effort={effort}"
     if isinstance(knob, Mapping):
         turned = f"{knob.get('name')}={knob.get('value')}"
     votes = f"{given['votes']} at temperature {given.get('temperature')}, seed {given.get('sample_seed')}" if given.get("votes") else ""
     label, tokens = str(method.get("label") or method["name"]), given.get("max_tokens")
-    return Setting(label, str(spec.get("start") or ""), turned, "" if tokens is None else str(tokens), votes)
+    others = ", ".join(f"{k}={v}" for k, v in sorted(given.items()) if k not in _SETTINGS and v)
+    return Setting(label, str(spec.get("start") or ""), turned, "" if tokens is None else str(tokens), votes, others)
 
 
 def measured(run: Run, key: str, summary: Record) -> Measured:
@@ -108,6 +114,8 @@ def measured(run: Run, key: str, summary: Record) -> Measured:
         UsageError: no items, an id twice, an answer that is neither right nor wrong, or files that do not fit together.
     """
     where = f"evaluation {key!r} of run {run.id!r}"
+    if run.id != spec_id(run.spec):
+        raise UsageError(f"run folder {str(run.path)!r} does not carry the id of its spec.json: one of them was changed")
     weights = run.path / "model" / "backbone.json"
     if "weights_sha256" in summary and weights.is_file() and read_json(weights).get("sha256") != summary["weights_sha256"]:
         raise UsageError(f"{where} was made of weights that were replaced since: evaluate the run again")
@@ -162,6 +170,10 @@ def _plain(key: tuple[tuple[int, int, str], ...]) -> str:
     return "".join(p for _, _, p in key)
 
 
+def _default(setting: Setting) -> bool:
+    return not (setting.knob or setting.votes or setting.other)
+
+
 def choose(run: Run, split: str | None, task: str | None = None, key: str | None = None) -> tuple[str, Record]:
     """Key and summary of the one evaluation that is meant: a method's default setting unless `key` names another.
 
@@ -176,11 +188,12 @@ def choose(run: Run, split: str | None, task: str | None = None, key: str | None
     fitting = {
         k: s
         for k, s in stored.items()
-        if not s.get("curve") and not setting_of(run.spec, s).knob and split in (None, s.get("split")) and task in (None, s.get("task"))
+        if not s.get("curve") and _default(setting_of(run.spec, s)) and split in (None, s.get("split")) and task in (None, s.get("task"))
     }
     wanted = f"{split or 'any split'}" + (f" of task {task}" if task else "")
     if not fitting:
-        raise UsageError(f"run {run.id!r} is not evaluated on {wanted} at its default setting: it has {', '.join(stored) or 'no evaluation'}")
+        known = ", ".join(stored) or "no evaluation"
+        raise UsageError(f"run {run.id!r} is not evaluated on {wanted} at its default setting: it has {known}")
     if len(fitting) > 1:
         raise UsageError(f"run {run.id!r} has several evaluations on {wanted}: choose one with --key, {', '.join(fitting)}")
     return next(iter(fitting.items()))

@@ -111,6 +111,8 @@ class _Arm:
             seed=0,
             device=study.device,
         )
+        if cell.method.trains == "markers":
+            backbone.train_markers_only()
         self.name = cell.method.name
         self.against = self.name if self.name in ("direct", "cot") else "cot"
         self.backbone, self.method = backbone, cell.method

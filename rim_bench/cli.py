@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from rim_bench import cli_compute
+from rim_bench import cli_compute, cli_evidence
 from rim_bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_compute.app)  # without a name: its commands stand beside these
+app.add_typer(cli_evidence.app)
 
 EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
 INTERRUPTED = 130
@@ -82,14 +83,25 @@ def run(
     tuning: Tuning = None,
     device: Device = None,
     quick: Quick = False,
+    controls: Annotated[bool, typer.Option("--controls", help="Also run the controls that these methods need.")] = False,
 ) -> None:
     """Train, evaluate and compare methods. What is done already is not done again."""
     options = _options(locals())
-    from rim_bench.run import Study
+    from rim_bench.run import Study, evaluate_stored
 
     study = Study(options)
+    needed, left = study.controls() if controls else ((), ())
+    if controls:
+        study = Study(study.with_controls())
     with _reporter() as reporter:
         runs = study.run(reporter)
+        for control in (c for c in needed if c.evaluation):
+            for one in (r for r in runs if r.spec["method"]["name"] == control.method):
+                evaluate_stored(one, options, control.effort, "test", reporter, split_passes=control.split_passes)
+        for item in left:
+            reporter.note(f"control {item.control.label} was not run: {item.reason}")
+        for control in (c for c in needed if c.start is not None):
+            reporter.note(f"control {control.label} of {control.of}: run {control.method} with --start {control.start}; {control.claim}")
     _write_tables(runs, [], options.out, print_it=True)
     typer.echo(f"runs: {study.store.folder}/   tables: {options.out / 'table.md'}, {options.out / 'table.csv'}")
 
@@ -145,6 +157,7 @@ def eval_(
     votes: Annotated[int, typer.Option("--votes", help="Samples a question, whose most frequent answer counts; 1: one greedy answer.")] = 1,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the samples; default 0.7.")] = None,
     sample_seed: Annotated[int | None, typer.Option("--sample-seed", help="What the samples are drawn from; default 0.")] = None,
+    split_passes: Annotated[bool, typer.Option("--split-passes", help="Each learned thought in a pass of its own: latency alone.")] = False,
     eval_batch_size: EvalBatch = 64,
     device: Device = None,
     quick: Quick = False,
@@ -160,7 +173,7 @@ def eval_(
     found = [Store(out).find(name) for name in runs]
     with _reporter() as reporter:
         for one in found:
-            summary = evaluate_stored(one, options, effort, split, reporter, sampling=sampling)
+            summary = evaluate_stored(one, options, effort, split, reporter, sampling=sampling, split_passes=split_passes)
             correct = sum(bool(i["correct"]) for i in one.read_items(_key_of(one, summary)))
             reporter.note(f"{one.id}: {100 * correct / summary['n']:.2f} % of {summary['n']} ({summary['task_title']}, {split})")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from rim_bench import cells, flops, train_flops
 from rim_bench.catalog import configuration
+from rim_bench.controls import matched_shape
 from rim_bench.errors import UsageError, unknown
 from rim_bench.files import Record
 from rim_bench.flops import Shape
@@ -103,7 +104,7 @@ def price(method: Method, shape: Shape, lengths: Lengths, *, bytes_per_number: i
     Raises:
         UsageError: a method that refuses such an example, or whose layouts do not say what it generates.
     """
-    example, shape = lengths.example(), _with_bridges(method, shape)
+    example, shape = lengths.example(), matched_shape(_with_bridges(method, shape), method)
     try:
         prompt = method.lay_prompt(example.question)
         generated, before = generation(method, prompt, example)
@@ -175,6 +176,8 @@ def curriculum_flops(method: Method, shape: Shape, example: Encoded) -> int:
     """Forward and backward FLOPs of one training example, mean over all stages by their shares."""
     markers = bool(method.markers())
     trains = train_flops.Trains(matrices=False, head=False, inputs=markers) if shape.rank else train_flops.FULL
+    if method.trains == "markers":
+        trains = train_flops.ROWS
     stages = _stages(method)
 
     def mean(stage: Stage) -> float:

@@ -51,6 +51,7 @@ class Request:
     sample_seed: int = 0
     curve: bool = False  # a point of an inference curve, not a row of the comparison table
     capped: bool = False  # max_tokens is what was turned, not the setting of all
+    split_passes: bool = False  # filler positions in passes of their own: a latency control
     device: str = "cpu"  # its type: numbers come in another dtype on cuda
 
     def __post_init__(self) -> None:
@@ -67,7 +68,8 @@ class Request:
         fields += [answers.EVALUATOR_VERSION, self.dataset().sha256]
         if (sampling := self.sampling) is not None:
             fields.append(votes_record(sampling))
-        fields += [name for name, given in (("curve", self.curve), ("capped", self.capped), (self.device, self.device != "cpu")) if given]
+        given = {"curve": self.curve, "capped": self.capped, "split passes": self.split_passes, self.device: self.device != "cpu"}
+        fields += [name for name, holds in given.items() if holds]
         digest = sha256(canonical(fields).encode()).hexdigest()[:10]
         return f"{self.task.name}-{self.split}-{digest}"
 
@@ -81,6 +83,8 @@ class Request:
             turned["votes"] = self.votes
         if self.capped:
             turned["max_tokens"] = self.max_tokens
+        if self.split_passes:
+            turned["passes"] = "split"
         if len(turned) < 2:
             return next(({"name": n, "value": v} for n, v in turned.items()), None)
         return {"name": "+".join(turned), "value": list(turned.values())}
@@ -151,7 +155,7 @@ def evaluate(
 def _model(trained: Trained, request: Request, **others: Any) -> RimLM:
     drawn = {} if request.sampling is None else votes_record(request.sampling)
     settings: dict[str, Any] = {"effort": request.effort, "batch_size": request.batch_size, "max_gen_toks": request.max_tokens}
-    return RimLM(trained=trained, **settings, **drawn, **others)
+    return RimLM(trained=trained, split_passes=request.split_passes, **settings, **drawn, **others)
 
 
 def validation_accuracy(trained: Trained, request: Request) -> tuple[float, int]:

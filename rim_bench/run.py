@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import random
 import shutil
@@ -19,11 +20,14 @@ import torch
 
 from rim_bench.backbone import Backbone
 from rim_bench.catalog import resolve_backbone
+from rim_bench.controls import Control, LeftOut, check_trains, controls_for, matched_backbone, matched_settings, matched_shape
 from rim_bench.data import Task, load_task, overlap, training_data
 from rim_bench.environment import environment
 from rim_bench.errors import UsageError, unknown
 from rim_bench.evaluate import Request, evaluate_run, evaluated, validation_accuracy
+from rim_bench.flops import Shape
 from rim_bench.generate import Sampling
+from rim_bench.hub import locate
 from rim_bench.layout import Layout
 from rim_bench.memory import peak_memory, reset_peak
 from rim_bench.method import Encoded, Example, Method, Stage, load_method
@@ -31,7 +35,7 @@ from rim_bench.run_options import Options, Reporter
 from rim_bench.schedule import Plan, flops_spans, planned_flops, spans
 from rim_bench.store import Run, Store, spec_id
 from rim_bench.train import Outcome, Trainer
-from rim_bench.train_flops import training_cost
+from rim_bench.train_flops import ROWS, training_cost
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
 from rim_bench.votes import votes_record
 from rim_bench.workspace import Workspace
@@ -147,7 +151,7 @@ class Study:
         options, recipe = self.options, self.recipe
         followed = (
             options.lr is None
-            and cell.method.name in table
+            and cell.method.name in recipe.get("tuned", table)
             and not options.settings.get(cell.method.name)
             and cell.plan.batch_size == int(recipe.get("batch_size", 32))
             and self.start == recipe.get("start", "recipe")
@@ -155,6 +159,26 @@ class Study:
         )
         trials = self.recipe.get("tuning_trials")
         return int(trials) if followed and trials is not None else None
+
+    def controls(self) -> tuple[tuple[Control, ...], tuple[LeftOut, ...]]:
+        """The controls of the compared methods, and those that cannot be run here, each with the claim that it tests."""
+        return controls_for([self.method(name) for name in self.options.methods], self.start, self.backbone_spec)
+
+    def with_controls(self) -> Options:
+        """The same request with the runs of its controls; evaluations and controls of another start are not runs of this study."""
+        options = self.options
+        methods = {m.name: m for m in map(self.method, options.methods)}
+        names, settings = list(options.methods), {k: dict(v) for k, v in options.settings.items()}
+        for control in self.controls()[0]:
+            if control.method in methods or control.start is not None:
+                continue
+            if control.method not in names:
+                names.append(control.method)
+            if control.of in methods:
+                usual, shared = self.method(control.method), matched_settings(control, methods[control.of])
+                changed = {k: v for k, v in shared.items() if getattr(usual, k) != v}
+                settings[control.method] = {**changed, **settings.get(control.method, {})}
+        return dataclasses.replace(options, methods=tuple(names), settings={k: v for k, v in settings.items() if v})
 
     # the runs
 
@@ -167,6 +191,7 @@ class Study:
         cells = [] if parent is None else [parent]
         for name in self.options.methods:
             method = self.method(name)
+            check_trains(method, self.backbone_spec, self.start)
             plan = self._plan(method.name, seed, False)
             if not plan.flops:  # one in FLOPs is looked at in `check_budget`, when lengths are known
                 spans(method.stages(), plan.steps, self.start)  # refuses a budget that the curriculum does not fit into
@@ -260,9 +285,11 @@ class Study:
         if self.options.train_flops is None or all(self._run(c).trained for c in self.cells):
             return
         backbone = Backbone.create(self.backbone_spec, texts=self.texts, pattern=self.task.token_pattern, device=self.device)
-        data = [backbone.encode_example(e) for e in self.train_set.examples]
+        plain = [backbone.encode_example(e) for e in self.train_set.examples]
         inherited: dict[str, int] = {}
         for cell in self.cells:
+            examples = cell.method.transform(self.train_set.examples, cell.plan.seed)
+            data = plain if examples is self.train_set.examples else [backbone.encode_example(e) for e in examples]
             price = _price(backbone, cell)
             if cell.is_start:
                 trained = self._run(cell).trained
@@ -291,7 +318,7 @@ class Study:
             with _nothing_left_of(run):
                 backbone = self._initial(cell)
                 bridges = build_bridges(cell.method, backbone, cell.plan.seed)
-                data = [backbone.encode_example(e) for e in self.train_set.examples]
+                data = [backbone.encode_example(e) for e in cell.method.transform(self.train_set.examples, cell.plan.seed)]
                 start = "recipe" if cell.is_start else self.start
                 trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, start, self._inherited(cell))
                 _check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
@@ -323,18 +350,28 @@ class Study:
         """The weights a cell starts from: its parent's, or the backbone's own."""
         seed = cell.plan.seed
         if cell.parent is None:
-            return Backbone.create(
-                self.backbone_spec,
+            backbone = Backbone.create(
+                self._backbone_of(cell.method),
                 texts=self.texts,
                 pattern=self.task.token_pattern,
                 markers=cell.method.markers(),
                 seed=seed,
                 device=self.device,
             )
-        parent = Store(self.options.out).open(cell.parent.spec)
-        backbone = Backbone.load(parent.model_path(), device=self.device)
-        backbone.add_markers(cell.method.markers(), seed)
+        else:
+            parent = Store(self.options.out).open(cell.parent.spec)
+            backbone = Backbone.load(parent.model_path(), device=self.device)
+            backbone.add_markers(cell.method.markers(), seed)
+        if cell.method.trains == "markers":
+            backbone.train_markers_only()
         return backbone
+
+    def _backbone_of(self, method: Method) -> dict[str, Any]:
+        """The backbone's record as this method trains it: of another adapter rank, where it has one to match."""
+        if method.adapter_of is None:
+            return self.backbone_spec
+        config = json.loads((locate(self.backbone_spec) / "config.json").read_text("utf-8"))
+        return matched_backbone(self.backbone_spec, Shape.of(config), method)
 
     def _training_summary(self, cell: Cell, trained: Trained, outcome: Outcome) -> dict[str, Any]:
         peak = peak_memory(self.device)  # before validation
@@ -435,7 +472,8 @@ def _price(backbone: Backbone, cell: Cell) -> Callable[[Layout], int]:
     width, markers = backbone.width, cell.method.markers()
     plain = Workspace(backbone, cell.method.bridges(width)).shape()
     shape = dataclasses.replace(plain, vocabulary=max(plain.vocabulary, backbone.vocabulary + len(markers)))
-    trains = backbone.trains()
+    shape = matched_shape(shape, cell.method)
+    trains = ROWS if cell.method.trains == "markers" else backbone.trains()
     trains = dataclasses.replace(trains, inputs=trains.inputs or bool(markers))
     return lambda layout: training_cost(shape, trains, layout)
 
@@ -465,14 +503,22 @@ def stored_request(run: Run, options: Options, split: str = "test") -> Request:
 
 
 def evaluate_stored(
-    run: Run, options: Options, effort: int | None, split: str, reporter: Reporter, *, sampling: Sampling | None = None
+    run: Run,
+    options: Options,
+    effort: int | None,
+    split: str,
+    reporter: Reporter,
+    *,
+    sampling: Sampling | None = None,
+    split_passes: bool = False,
 ) -> dict[str, Any]:
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
     began = time.perf_counter()
     request = stored_request(run, options, split)
     usual = int(request.task.recipe.get("max_tokens", 128))
     drawn = {} if sampling is None else votes_record(sampling)
-    request = dataclasses.replace(request, effort=effort, capped=request.max_tokens != usual, **drawn)
+    capped = request.max_tokens != usual
+    request = dataclasses.replace(request, effort=effort, capped=capped, split_passes=split_passes, **drawn)
     with run.lock():
         stored = evaluated(run, request)
         if stored is None:

@@ -29,7 +29,7 @@ def explain(options: Options, row: int, effort: int | None) -> str:
     train, _ = training_data(task, data=options.data, steps=options.steps, files=options.files)
     if not 0 <= row < len(train.examples):
         raise UsageError(f"row {row} is not among the {len(train.examples)} training rows")
-    example = train.examples[row]
+    example = method.transform(train.examples, 0)[row]
     texts = ["\n".join([e.question, *e.steps, f"#### {e.answer}"]) for e in train.examples]
     codec = Codec(train_tokenizer(texts, VOCABULARY, task.token_pattern))
     encoded = codec.encode_example(example)

@@ -28,6 +28,7 @@ class Trains:
 
 
 FULL = Trains(matrices=True, head=True, inputs=True)
+ROWS = Trains(matrices=False, head=False, inputs=True, adapters=False)  # new embedding rows and nothing else
 
 
 @dataclass(frozen=True, slots=True)

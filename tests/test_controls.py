@@ -36,12 +36,13 @@ from rim_bench.cli import _options
 from rim_bench.controls import (
     CONTROLS,
     adapter_parameters,
+    check_trains,
     controls_for,
     matched_backbone,
     matched_rank,
     matched_settings,
-    refuse_frozen_noise,
 )
+from rim_bench.cost import Lengths, price
 from rim_bench.data import load_task
 from rim_bench.errors import UsageError
 from rim_bench.flops import Shape
@@ -55,6 +56,8 @@ from rim_bench.trained import Trained
 from rim_bench.workspace import Workspace
 
 TOLERANCE, BROKEN = 1e-5, 1e-2
+TINY = {"kind": "scratch", "name": "tiny", "tuning": "full"}
+GPT2 = {"kind": "hub", "name": "gpt2", "tuning": "lora", "lora_rank": 128, "lora_alpha": 32}
 FOUR = Encoded("four", (1, 2, 3), ((11, 12), (21,), (31, 32, 33), (41,)), (90, 91))
 ONE = Encoded("one", (1, 2, 3), ((11, 12),), (90, 91))
 NEW: tuple[Method, ...] = (
@@ -373,12 +376,14 @@ def test_a_learned_prompt_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_a_learned_prompt_is_refused() -> None:
-    scratch, pretrained = {"kind": "scratch", "name": "tiny"}, {"kind": "hub", "name": "gpt2"}
     with pytest.raises(UsageError, match="backbone 'tiny' has random weights: give a pretrained one"):
-        refuse_frozen_noise(RimAsPrompt(), scratch, has_parent=False)
-    refuse_frozen_noise(RimAsPrompt(), scratch, has_parent=True)
-    refuse_frozen_noise(RimAsPrompt(), pretrained, has_parent=False)
-    refuse_frozen_noise(Rim(), scratch, has_parent=False)
+        check_trains(RimAsPrompt(), TINY, "recipe")
+    for method, spec, start in ((RimAsPrompt(), TINY, "cot"), (RimAsPrompt(), GPT2, "recipe"), (Rim(), TINY, "recipe")):
+        check_trains(method, spec, start)
+    adapted = load_method("direct-adapter-matched")
+    check_trains(adapted, GPT2, "recipe")
+    with pytest.raises(UsageError, match="has an adapter of its own rank"):
+        check_trains(adapted, GPT2, "cot")
     bare = copy.deepcopy(model("tiny"))
     bare.markers = {}
     with pytest.raises(UsageError, match="nothing is left to train"):
@@ -408,16 +413,23 @@ def test_the_matched_rank_is_the_smallest_that_trains_as_many_parameters(family:
 def test_a_matched_backbone_keeps_the_adapter_s_strength() -> None:
     shape = Shape(12, 768, 12, 12, 64, 3072, 50257, gated=False)
     spec = {"kind": "hub", "name": "gpt2", "tuning": "lora", "lora_rank": 128, "lora_alpha": 32}
-    made = matched_backbone(spec, shape, load_method("direct-adapter-matched"), Rim())
-    assert made == {**spec, "lora_rank": 129, "lora_alpha": 32 * 129 / 128}
+    assert matched_backbone(spec, shape, load_method("direct-adapter-matched")) == {**spec, "lora_rank": 129, "lora_alpha": 32.25}
+    assert matched_backbone(spec, shape, Direct()) == spec
     with pytest.raises(UsageError, match="pause-adapter-matched raises the rank of an adapter, and backbone 'gpt2' trains without one"):
-        matched_backbone({**spec, "tuning": "full"}, shape, load_method("pause-adapter-matched"), Rim())
+        matched_backbone({**spec, "tuning": "full"}, shape, load_method("pause-adapter-matched"))
+
+
+def test_the_price_of_a_control_is_that_of_what_it_trains() -> None:
+    shape = Shape(12, 768, 12, 12, 64, 3072, 50257, gated=False, rank=128)
+    priced = {n: price(load_method(n), shape, Lengths()) for n in ("direct", "direct-adapter-matched", "rim", "rim-as-prompt")}
+    assert 1 < priced["direct-adapter-matched"].flops_prefill / priced["direct"].flops_prefill < 1.01
+    assert priced["rim-as-prompt"].flops_prefill == priced["rim"].flops_prefill
+    assert priced["rim-as-prompt"].flops_train < priced["rim"].flops_train
+    full = Shape(12, 768, 12, 12, 64, 3072, 50257, gated=False)
+    assert price(load_method("rim-as-prompt"), full, Lengths()).flops_train < price(Rim(), full, Lengths()).flops_train
 
 
 # The table of controls
-
-TINY = {"kind": "scratch", "name": "tiny", "tuning": "full"}
-GPT2 = {"kind": "hub", "name": "gpt2", "tuning": "lora", "lora_rank": 128, "lora_alpha": 32}
 
 
 def needed(names: str, start: str, spec: dict[str, Any]) -> tuple[set[str], set[str]]:

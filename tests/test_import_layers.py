@@ -19,13 +19,14 @@ MODELS = {"torch", "transformers", "lm_eval", "peft", "accelerate", "safetensors
 GROUND = {
     "errors", "layout", "flops", "train_flops", "store", "steps", "stats", "cells", "matching", "pairing", "compare", "tables", "render",
     "naming", "plot", "curves", "equal_cost", "contests", "leaderboard", "leaderboard_sheet", "leaderboard_text", "plot_curves",
+    "baseline", "gate", "gate_report", "evidence_stats", "power", "versus", "versus_text",
 }  # know no method, no model and no data  # fmt: skip
 MIDDLE = {
     "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",
-    "evaluate", "trained", "cost",
+    "evaluate", "trained", "cost", "controls",
 }  # fmt: skip
-TOP = {"run", "sweep", "study", "show", "console", "cli", "cli_compute", "bench", "__init__"}  # put the rest together
-TORCH_FREE = GROUND | {"method", "schedule", "cost", "catalog", "data", "sources", "run_options"}
+TOP = {"run", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__"}  # put the rest together
+TORCH_FREE = GROUND | {"method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options"}
 ENGINE = {"workspace", "losses", "train", "generate", "backbone"}
 
 

@@ -1,0 +1,129 @@
+"""Controls as runs: a study with its controls, what each of them really trains on, and a latency control of a stored run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rim_bench import timing
+from rim_bench.baselines.rim_shuffled_steps import RimShuffledSteps
+from rim_bench.errors import UsageError
+from rim_bench.method import Example
+from rim_bench.run import Study, evaluate_stored
+from rim_bench.run_options import Options
+from rim_bench.store import Run
+from rim_bench.train import Trainer
+
+SMALL: dict[str, Any] = {"task": "chain", "backbone": {"width": 32, "layers": 1, "max_positions": 96}, "limit": 24, "quick": True,
+                         "examples": 160, "cot_examples": 32, "device": "cpu", "eval_batch_size": 24}  # fmt: skip
+
+
+class Silent:
+    def note(self, text: str) -> None: ...
+    def training(self, run: str, progress: Any) -> None: ...
+    def evaluating(self, run: str, done: int, total: int) -> None: ...
+    def finished(self, run: str) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _light() -> Iterator[None]:
+    threads, timed = torch.get_num_threads(), timing.TIMED
+    torch.set_num_threads(1)
+    timing.TIMED = 2
+    yield
+    timing.TIMED = timed
+    torch.set_num_threads(threads)
+
+
+def asked(tmp_path: Path, *methods: str, **others: Any) -> Options:
+    return Options(methods=methods, out=tmp_path / "results", **SMALL | others)
+
+
+def named(runs: Sequence[Run]) -> dict[str, Run]:
+    return {run.spec["method"]["name"]: run for run in runs}
+
+
+def test_a_study_with_its_controls_has_them_at_the_compared_settings(tmp_path: Path) -> None:
+    options = asked(tmp_path, "rim", "coconut", settings={"rim": {"K": "2"}, "coconut": {"c": "2"}, "rim-no-grounding": {"M": "1"}})
+    with pytest.raises(UsageError, match="'rim-no-grounding' is not among the methods"):
+        Study(options)
+    options = asked(tmp_path, "rim", "coconut", settings={"rim": {"K": "2"}, "coconut": {"c": "2"}})
+    study = Study(Study(options).with_controls())
+    cells = {cell.method.name: cell.method for cell in study.cells if not cell.is_start}
+    assert list(cells)[:2] == ["rim", "coconut"] and {"direct", "pause", "rim-as-prompt", "rim-shuffled-steps"} <= cells.keys()
+    for name, settings in {
+        "rim-no-grounding": {"K": 2, "M": 2},
+        "rim-no-refinement": {"K": 3},
+        "rim-isolated-blocks": {"K": 2, "blocks": "isolated"},
+        "pause-distinct": {"N": 8},
+        "pause-curriculum": {"c": 2, "latent_stages": 3},
+        "coconut-no-curriculum": {"c": 2, "epochs_latent": 0},
+    }.items():
+        assert settings.items() <= cells[name].settings().items()
+    assert study._trials(next(c for c in study.cells if c.method.name == "no-thought-curriculum")) is None  # a rate that was not tuned
+    labels = {c.spec["method"]["name"]: c.spec["method"]["label"] for c in study.cells}
+    assert labels["rim-no-grounding"] == "rim-no-grounding K=2" and labels["rim-no-refinement"] == "rim-no-refinement"
+
+
+def test_controls_that_mean_nothing_here_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has random weights"):
+        Study(asked(tmp_path, "rim-as-prompt", start="recipe"))
+    with pytest.raises(UsageError, match="trains without one"):
+        Study(asked(tmp_path, "direct-adapter-matched"))
+    assert {item.control.method for item in Study(asked(tmp_path, "rim")).controls()[1]} == {
+        "direct-adapter-matched",
+        "pause-adapter-matched",
+    }
+
+
+def test_what_the_controls_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: dict[str, Trainer] = {}
+    real = Trainer.__init__
+
+    def heard(self: Trainer, *args: Any, **others: Any) -> None:
+        real(self, *args, **others)
+        trained[self.method.name] = self
+
+    monkeypatch.setattr(Trainer, "__init__", heard)
+    study = Study(asked(tmp_path, "rim", "rim-shuffled-steps", "rim-as-prompt"))
+    runs = named(study.run(Silent(), evaluation=False))
+    own, other = trained["rim"].data, trained["rim-shuffled-steps"].data
+    assert [(e.question, e.answer, len(e.steps)) for e in own] == [(e.question, e.answer, len(e.steps)) for e in other]
+    moved = RimShuffledSteps().transform(study.train_set.examples, 0)
+    assert [e.steps for e in other] == [trained["rim"].backbone.encode_example(e).steps for e in moved] != [e.steps for e in own]
+    counts = {name: (run.training() or {})["parameters_trained"] for name, run in runs.items()}
+    assert counts["rim-as-prompt"] == 3 * 32 < counts["rim"]
+    kept = trained["rim-as-prompt"].backbone  # the shared start's weights, but for the three rows
+    start = trained["cot"].backbone
+    for name, p in start.model.named_parameters():
+        rows = start.vocabulary if "embed" in name else len(p)
+        assert torch.equal(p[:rows], kept.model.get_parameter(name)[:rows])
+
+
+def test_a_budget_in_flops_is_that_of_the_transformed_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(self: RimShuffledSteps, examples: Sequence[Example], seed: int) -> Sequence[Example]:
+        seen.append(seed)
+        return examples
+
+    monkeypatch.setattr(RimShuffledSteps, "transform", counted)
+    options = asked(tmp_path, "rim-shuffled-steps", start="recipe", examples=None, train_flops=10**12, seeds=(5,))
+    Study(options).check_budget()
+    assert seen == [5]
+
+
+def test_split_passes_change_times_and_nothing_else(tmp_path: Path) -> None:
+    options = asked(tmp_path, "pause-curriculum", start="recipe", examples=192)
+    (run,) = Study(options).run(Silent())
+    split = evaluate_stored(run, options, None, "test", Silent(), split_passes=True)
+    by_knob = {str(s["knob"]): key for key, s in run.evaluations().items()}
+    assert len(by_knob) == 2 and split["knob"] == {"name": "passes", "value": "split"}
+    plain, later = run.read_items(by_knob["None"]), run.read_items(by_knob[str(split["knob"])])
+    assert [i["output"] for i in plain] == [i["output"] for i in later]
+    assert {b["passes"] - a["passes"] for a, b in zip(plain, later, strict=True)} == {3}
+    assert evaluate_stored(run, options, None, "test", Silent(), split_passes=True) == split and len(run.evaluations()) == 2
