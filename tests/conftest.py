@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and parall
 
 import pytest
 
+from rim_bench import cli
 from rim_bench.method import Encoded
 
 
@@ -28,6 +31,20 @@ def published() -> Path:
     if not given:
         pytest.skip("RIM_BENCH_DATA is not set: the published files are not here")
     return Path(given)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line; returns its exit code, output and errors."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rim-bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        code = stopped.value.code
+        return (code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
 
 
 def encoded(question: int, steps: tuple[int, ...], answer: int = 2, shift: int = 0) -> Encoded:

@@ -47,18 +47,6 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rim-bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code
-        return (code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
 def refused(call: Call) -> Callable[..., str]:
     """Calls, and returns the one sentence that it must end with."""
 

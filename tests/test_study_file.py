@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from rim_bench import cli
 from rim_bench.errors import UsageError
 from rim_bench.store import Store
 from rim_bench.study import read_study
@@ -92,18 +90,6 @@ def test_all_problems_are_said_together(tmp_path: Path) -> None:
         read_study(study(tmp_path, 'tusk = "chain"\nlr = "x"\n'))
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         read_study(tmp_path / "none.toml")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rim-bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code
-        return (code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    return run
 
 
 def test_the_command_makes_everything_and_then_nothing(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
