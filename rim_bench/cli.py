@@ -87,7 +87,8 @@ def run(
 ) -> None:
     """Train, evaluate and compare methods. What is done already is not done again."""
     options = _options(locals())
-    from rim_bench.run import Study, evaluate_stored
+    from rim_bench.run import Study
+    from rim_bench.stored import evaluate_stored
 
     study = Study(options)
     needed, left = study.controls() if controls else ((), ())
@@ -165,8 +166,8 @@ def eval_(
     """Evaluate trained runs once more: another task, another number of blocks, several votes, the validation split."""
     _check_split(split)
     options = _options(locals() | {"methods": "direct", "seeds": "0", "task": task or ""})
-    from rim_bench.run import evaluate_stored
     from rim_bench.store import Store
+    from rim_bench.stored import evaluate_stored
     from rim_bench.votes import sampling_of
 
     sampling = sampling_of(votes, temperature, sample_seed)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,24 +24,20 @@ from rim_bench.environment import environment
 from rim_bench.errors import UsageError, unknown
 from rim_bench.evaluate import Request, evaluate_run, evaluated, validation_accuracy
 from rim_bench.flops import Shape
-from rim_bench.generate import Sampling
 from rim_bench.hub import locate
 from rim_bench.layout import Layout
 from rim_bench.memory import peak_memory, reset_peak
 from rim_bench.method import Encoded, Example, Method, Stage, load_method
-from rim_bench.run_options import Options, Reporter
+from rim_bench.run_options import QUICK_ROWS, Options, Reporter
 from rim_bench.schedule import Plan, flops_spans, planned_flops, spans
 from rim_bench.store import Run, Store, spec_id
 from rim_bench.train import Outcome, Trainer
 from rim_bench.train_flops import ROWS, training_cost
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
-from rim_bench.votes import votes_record
 from rim_bench.workspace import Workspace
 
-logger = logging.getLogger(__name__)
-
 STARTS = ("recipe", "cot")
-QUICK_STEPS, QUICK_ROWS = 16, 20
+QUICK_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -484,45 +478,3 @@ def gpu_info(device: torch.device) -> dict[str, Any] | None:
         return None
     properties = torch.cuda.get_device_properties(device)
     return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
-
-
-def stored_request(run: Run, options: Options, split: str = "test") -> Request:
-    """The evaluation that `rim-bench run` makes of a run, or that of another task with the same options."""
-    given = run.spec["task"]
-    task = load_task(options.task or given["name"])
-    own, quick = task.name == given["name"], options.quick or bool(run.spec.get("quick"))
-    limit = options.limit if options.limit is not None or not own else given.get("limit")
-    if limit is None and quick:
-        limit = QUICK_ROWS
-    cap = options.max_tokens or int(task.recipe.get("max_tokens", 128))
-    steps = given["steps"] if own else options.steps  # else the data's hash would differ from the run's
-    device = pick_device(options.device).type
-    return Request(
-        task, options.data, options.files, steps, limit, split, None, cap, options.eval_batch_size, quick, device=device
-    )  # fmt: skip
-
-
-def evaluate_stored(
-    run: Run,
-    options: Options,
-    effort: int | None,
-    split: str,
-    reporter: Reporter,
-    *,
-    sampling: Sampling | None = None,
-    split_passes: bool = False,
-) -> dict[str, Any]:
-    """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
-    began = time.perf_counter()
-    request = stored_request(run, options, split)
-    usual = int(request.task.recipe.get("max_tokens", 128))
-    drawn = {} if sampling is None else votes_record(sampling)
-    capped = request.max_tokens != usual
-    request = dataclasses.replace(request, effort=effort, capped=capped, split_passes=split_passes, **drawn)
-    with run.lock():
-        stored = evaluated(run, request)
-        if stored is None:
-            trained = load_trained(run, device=pick_device(options.device))
-            stored = evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(run.id, done, total))
-    logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
-    return stored

@@ -25,6 +25,7 @@ class TrainingStep:
 
 
 BUDGETS = ("examples", "train-flops")
+QUICK_ROWS = 20  # questions of a plumbing check
 
 
 def parse_budget(text: str) -> dict[str, int]:

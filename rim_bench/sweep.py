@@ -15,10 +15,10 @@ from rim_bench.errors import UsageError, unknown
 from rim_bench.evaluate import Request, evaluate_run, evaluated
 from rim_bench.files import Record, canonical
 from rim_bench.method import Method
-from rim_bench.run import stored_request
 from rim_bench.run_options import Options, Reporter
 from rim_bench.stats import mean
 from rim_bench.store import Run
+from rim_bench.stored import stored_request
 from rim_bench.trained import Trained, load_trained, method_of, pick_device
 from rim_bench.votes import sampling_of, votes_record
 

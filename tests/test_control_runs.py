@@ -13,9 +13,10 @@ from rim_bench import timing
 from rim_bench.baselines.rim_shuffled_steps import RimShuffledSteps
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
-from rim_bench.run import Study, evaluate_stored
+from rim_bench.run import Study
 from rim_bench.run_options import Options
 from rim_bench.store import Run
+from rim_bench.stored import evaluate_stored
 from rim_bench.train import Trainer
 
 SMALL: dict[str, Any] = {"task": "chain", "backbone": {"width": 32, "layers": 1, "max_positions": 96}, "limit": 24, "quick": True,

@@ -15,9 +15,10 @@ from rim_bench import cli, evaluate, sweep, timing
 from rim_bench.data import load_task
 from rim_bench.errors import UsageError
 from rim_bench.evaluate import Request
-from rim_bench.run import Study, evaluate_stored, stored_request
+from rim_bench.run import Study
 from rim_bench.run_options import Options
 from rim_bench.store import Run, Store
+from rim_bench.stored import evaluate_stored, stored_request
 from rim_bench.sweep import VOTES, Point, cap_values, effort_values
 from rim_bench.trained import load_trained
 

@@ -1,0 +1,60 @@
+"""One more evaluation of a stored run: what `rim-bench eval` and `sweep` ask of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+from rim_bench.data import load_task
+from rim_bench.evaluate import Request, evaluate_run, evaluated
+from rim_bench.generate import Sampling
+from rim_bench.run_options import QUICK_ROWS, Options, Reporter
+from rim_bench.store import Run
+from rim_bench.trained import load_trained, pick_device
+from rim_bench.votes import votes_record
+
+logger = logging.getLogger(__name__)
+
+
+def stored_request(run: Run, options: Options, split: str = "test") -> Request:
+    """The evaluation that `rim-bench run` makes of a run, or that of another task with the same options."""
+    given = run.spec["task"]
+    task = load_task(options.task or given["name"])
+    own, quick = task.name == given["name"], options.quick or bool(run.spec.get("quick"))
+    limit = options.limit if options.limit is not None or not own else given.get("limit")
+    if limit is None and quick:
+        limit = QUICK_ROWS
+    cap = options.max_tokens or int(task.recipe.get("max_tokens", 128))
+    steps = given["steps"] if own else options.steps  # else the data's hash would differ from the run's
+    device = pick_device(options.device).type
+    return Request(
+        task, options.data, options.files, steps, limit, split, None, cap, options.eval_batch_size, quick, device=device
+    )  # fmt: skip
+
+
+def evaluate_stored(
+    run: Run,
+    options: Options,
+    effort: int | None,
+    split: str,
+    reporter: Reporter,
+    *,
+    sampling: Sampling | None = None,
+    split_passes: bool = False,
+) -> dict[str, Any]:
+    """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
+    began = time.perf_counter()
+    request = stored_request(run, options, split)
+    usual = int(request.task.recipe.get("max_tokens", 128))
+    drawn = {} if sampling is None else votes_record(sampling)
+    capped = request.max_tokens != usual
+    request = dataclasses.replace(request, effort=effort, capped=capped, split_passes=split_passes, **drawn)
+    with run.lock():
+        stored = evaluated(run, request)
+        if stored is None:
+            trained = load_trained(run, device=pick_device(options.device))
+            stored = evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(run.id, done, total))
+    logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
+    return stored
