@@ -227,7 +227,7 @@ def test_choices_as_siblings_score_as_separate_passes(family: str, kernel: str) 
         for tokens, got in zip(choices, scores, strict=True):
             grown = row.grow(row.continuation("out", row.resume[0], tokens))
             logprobs = reference(backbone, grown, "out")[-len(tokens) - 1 : -1].log_softmax(-1)
-            assert got.logprob == pytest.approx(float(logprobs.gather(1, torch.tensor(tokens)[:, None]).sum()), abs=1e-4)
+            assert got.logprob == pytest.approx(float(logprobs.gather(1, torch.tensor(tokens)[:, None]).detach().sum()), abs=1e-4)
     assert scores[0].logprob != pytest.approx(scores[1].logprob, abs=0.01)
 
 
