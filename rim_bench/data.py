@@ -291,8 +291,13 @@ def overlap(train: Iterable[Example], test: Iterable[Example]) -> int:
 def make_dataset(examples: Iterable[Example], source: str, split: str, notes: Iterable[str] = ()) -> Dataset:
     """A Dataset of these examples, with its hash."""
     rows = tuple(examples)
-    text = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps([_hashed(row) for row in rows], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return Dataset(rows, hashlib.sha256(text.encode()).hexdigest(), source, split, tuple(notes))
+
+
+def _hashed(example: Example) -> dict[str, Any]:
+    """What a hash covers: fields that came later only where they say something, so that sets without them keep their hashes."""
+    return {k: v for k, v in asdict(example).items() if v or k not in ("cluster", "choices")}
 
 
 def _check_request(task: Task, steps: str, limit: int | None) -> None:

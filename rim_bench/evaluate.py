@@ -207,6 +207,7 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
         "ood": example.level in task.ood_levels,
         "prompt_hash": sha256(example.question.encode()).hexdigest()[:8],
         "reference": example.answer,
+        **({"cluster": example.cluster} if example.cluster else {}),
         "output": answered.text,
         "answer": mark.answer,
         "correct": mark.correct,

@@ -39,6 +39,8 @@ class Example:
     steps: tuple[str, ...]
     answer: str
     level: str = ""  # difficulty or subset inside its set; "" where a set has none
+    cluster: str = ""  # template or seed question that items of a set share: their errors are not independent; "" = its own
+    choices: tuple[str, ...] = ()  # the answers to choose from, where a set offers some
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Fields:
     answer: str = "answer"
     level: str | None = None
     id: str | None = None
+    cluster: str | None = None  # what items of one template or seed question share
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,7 @@ def to_example(row: Row, fields: Fields, source: str, steps: Steps, name: str, k
         steps=tuple(step for step in map(_one_line, chain) if step),
         answer=_THOUSANDS.sub("", answer) if kind_of(answer, kind) == "number" else answer,
         level=_text(row, fields.level) if fields.level else "",
+        cluster=_text(row, fields.cluster) if fields.cluster else "",
     )
 
 
