@@ -24,7 +24,7 @@ from rim_bench.store import Run, spec_id
 HEADER = "# Measured accuracies, item by item, for `rim-bench check`; written by `rim-bench baseline`, not by hand."
 FORMAT = 1
 LINE = 100  # items a line
-_SETTINGS = ("max_tokens", "votes", "temperature", "sample_seed", "batch_size", "dtype", "device")
+_SETTINGS = ("max_tokens", "votes", "temperature", "sample_seed", "batch_size", "dtype", "device", "order")
 
 
 class Questions(NamedTuple):
@@ -156,7 +156,7 @@ def _origin(run: Run, key: str, summary: Record) -> Record:
         "key": key,
         "weights_sha256": summary.get("weights_sha256"),
         "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
-        **{k: (summary.get("settings") or {}).get(k) for k in ("dtype", "device", "batch_size")},
+        **{k: (summary.get("settings") or {}).get(k) for k in ("dtype", "device", "batch_size", "order")},
     }
     return {k: v for k, v in known.items() if v is not None}
 
@@ -188,7 +188,10 @@ def choose(run: Run, split: str | None, task: str | None = None, key: str | None
     fitting = {
         k: s
         for k, s in stored.items()
-        if not s.get("curve") and _default(setting_of(run.spec, s)) and split in (None, s.get("split")) and task in (None, s.get("task"))
+        if not (s.get("curve") or s.get("repeat"))
+        and _default(setting_of(run.spec, s))
+        and split in (None, s.get("split"))
+        and task in (None, s.get("task"))
     }
     wanted = f"{split or 'any split'}" + (f" of task {task}" if task else "")
     if not fitting:

@@ -159,6 +159,7 @@ def eval_(
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the samples; default 0.7.")] = None,
     sample_seed: Annotated[int | None, typer.Option("--sample-seed", help="What the samples are drawn from; default 0.")] = None,
     split_passes: Annotated[bool, typer.Option("--split-passes", help="Each learned thought in a pass of its own: latency alone.")] = False,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Again in another order (and batch size): the gate's noise floor.")] = False,
     eval_batch_size: EvalBatch = 64,
     device: Device = None,
     quick: Quick = False,
@@ -174,7 +175,7 @@ def eval_(
     found = [Store(out).find(name) for name in runs]
     with _reporter() as reporter:
         for one in found:
-            summary = evaluate_stored(one, options, effort, split, reporter, sampling=sampling, split_passes=split_passes)
+            summary = evaluate_stored(one, options, effort, split, reporter, sampling=sampling, split_passes=split_passes, repeat=repeat)
             correct = sum(bool(i["correct"]) for i in one.read_items(_key_of(one, summary)))
             reporter.note(f"{one.id}: {100 * correct / summary['n']:.2f} % of {summary['n']} ({summary['task_title']}, {split})")
 

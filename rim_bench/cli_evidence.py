@@ -85,6 +85,35 @@ def check(
 
 
 @app.command()
+def margin(
+    runs: Annotated[list[str], typer.Argument(help="Evaluated runs of the same recipe, each with another seed; several recipes at once.")],
+    out: Results = Path("results"),
+    rate: Annotated[float, typer.Option("--rate", help="Share of sound retrainings that may go red.")] = 0.05,
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Where runs are evaluated on several tasks.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write everything here, as JSON.")] = None,
+    to: Annotated[Path | None, typer.Option("--output", help="Also write the table here, as Markdown.")] = None,
+) -> None:
+    """The margin of a gate that retrains, from at least 20 retrainings with other seeds."""
+    from rich.console import Console
+
+    from rim_bench import retraining
+    from rim_bench.cli import _check_split
+    from rim_bench.files import write_bytes_atomic, write_json_atomic
+    from rim_bench.store import Store
+
+    _check_split(split)
+    if not 0 < rate < 0.5:
+        raise UsageError(f"--rate {rate:g} must lie above 0 and below 0.5: it is a share, as in --rate 0.05")
+    found = retraining.retrainings([Store(out).find(name) for name in runs], split=split, task=task)
+    if json_ is not None:
+        write_json_atomic(json_, {"schema": 1, "systems": [one.data(rate) for one in found]})
+    if to is not None:
+        write_bytes_atomic(to, retraining.to_markdown(found, rate).encode())
+    Console().print(retraining.to_rich(found, rate))
+
+
+@app.command()
 def power(
     n: Annotated[int | None, typer.Option("--n", help="Items.")] = None,
     discordance: Annotated[float | None, typer.Option("--discordance", help="Share of items that exactly one system solves.")] = None,

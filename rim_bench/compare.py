@@ -280,7 +280,7 @@ def read(runs: Iterable[Run], split: str | None = None, *, curve: bool = False) 
         try:
             summaries = run.evaluations()
             for key, summary in summaries.items():
-                if bool(summary.get("curve")) != curve or split not in (None, summary.get("split")):
+                if summary.get("repeat") or bool(summary.get("curve")) != curve or split not in (None, summary.get("split")):
                     continue
                 items = {str(i["id"]): {k: i.get(k) for k in _CURVE_FIELDS} if curve else i for i in run.read_items(key)}
                 if items:

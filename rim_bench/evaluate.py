@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from rim_bench.votes import TEMPERATURE, sampling_of, votes_record
 _LEFT_OUT = {
     "prompt_hash", "reference", "output", "task", "strict", "lm_eval_strict", "lm_eval_flexible", "latency_s", "batch_s", "batch_size"
 }  # of a curve point's items: what its run's default evaluation says, and times inside a batch  # fmt: skip
+REPEAT_ORDER = "rim-bench repeat 1"  # what the order of a repeat is drawn from
 UNTIL = ("\n\n",)  # as in the tasks' YAMLs: what is trained has single newlines
 
 
@@ -52,6 +54,7 @@ class Request:
     curve: bool = False  # a point of an inference curve, not a row of the comparison table
     capped: bool = False  # max_tokens is what was turned, not the setting of all
     split_passes: bool = False  # filler positions in passes of their own: a latency control
+    repeat: bool = False  # once more in another order, which is no row of any table: what changes though nothing changed
     device: str = "cpu"  # its type: numbers come in another dtype on cuda
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class Request:
             fields.append(votes_record(sampling))
         given = {"curve": self.curve, "capped": self.capped, "split passes": self.split_passes, self.device: self.device != "cpu"}
         fields += [name for name, holds in given.items() if holds]
+        if self.repeat:
+            fields.append(f"repeat in batches of {self.batch_size}")
         digest = sha256(canonical(fields).encode()).hexdigest()[:10]
         return f"{self.task.name}-{self.split}-{digest}"
 
@@ -138,7 +143,7 @@ def evaluate(
 
     lm = _model(trained, request, probe=not request.curve, on_batch=count)
     began = time.perf_counter()
-    if by_lm_eval := request.split == "test" and not request.curve:
+    if by_lm_eval := request.split == "test" and not (request.curve or request.repeat):
         metadata = request.task.lm_eval_metadata(request.data, request.steps, request.limit, request.files)
         results = through_lm_eval(lm, request.task, max_tokens=request.max_tokens, metadata=metadata)
         answered = _by_example(lm, request.task, dataset, results)
@@ -187,6 +192,8 @@ def _directly(lm: RimLM, dataset: Dataset, request: Request) -> list[Answered]:
     layouts = [lm.answerer.prompt(q) for q in questions]
     out = {i: lm.answerer.unanswered(layouts[i], q) for i, q in enumerate(questions) if not lm.answerer.fits(layouts[i])}
     order = sorted((i for i in range(len(questions)) if i not in out), key=lambda i: layouts[i].size)
+    if request.repeat:
+        random.Random(REPEAT_ORDER).shuffle(order)  # other neighbours, and padding where rows of a batch differ in length
     for at in range(0, len(order), lm.batch_size):
         chosen = order[at : at + lm.batch_size]
         rows, asked = [layouts[i] for i in chosen], [questions[i] for i in chosen]
@@ -262,11 +269,13 @@ def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict
         "quick": request.quick,
         "curve": request.curve,
         "knob": request.knob(lm.trained.method),
+        **({"repeat": True} if request.repeat else {}),
         "settings": {
             "max_tokens": request.max_tokens,
             "batch_size": request.batch_size,
             "dtype": "bfloat16" if device.type == "cuda" else "float32",
             "device": device.type,
+            **({"order": "shuffled"} if request.repeat else {}),
             **({} if request.sampling is None else votes_record(request.sampling)),
         },
         "weights_sha256": lm.backbone.weights_sha256(),

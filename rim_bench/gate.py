@@ -231,11 +231,13 @@ def check(run: Run, name: str, entries: Sequence[Measured], gate: Gate, repeats:
     base = _closest(mine, same_items)
     levels = tuple(gate.levels)
     decision = decide(base.flat(levels), mine.flat(levels), gate.margin / 100, gate.min_n)
-    noise = tuple(n for other in repeats for n in noise_of(mine, other, levels))
-    if repeats and not noise:
+    given = tuple(n for other in repeats for n in noise_of(mine, other, levels))
+    noise = noise_of(mine, run, levels, repeats_only=True)
+    if repeats and not given:
         raise UsageError(f"no repeat holds the weights of run {run.id!r} evaluated on the same items at the same setting")
     notes = _notes(mine, base)
-    return Check(name, decision.verdict, decision.reason, mine.setting, mine.questions, decision, mine.origin, base.origin, notes, noise)
+    of = (mine.setting, mine.questions, decision, mine.origin, base.origin)
+    return Check(name, decision.verdict, decision.reason, *of, notes, (*noise, *given))
 
 
 def _match(run: Run, entries: Sequence[Measured], key: str | None) -> tuple[str, Record, list[Measured]]:
@@ -248,7 +250,7 @@ def _match(run: Run, entries: Sequence[Measured], key: str | None) -> tuple[str,
     found: dict[str, list[Measured]] = {}
     misfits: list[tuple[int, str]] = []
     for name, summary in stored.items():
-        if key not in (None, name):
+        if key not in (None, name) or summary.get("repeat"):
             continue
         questions, setting = questions_of(summary), setting_of(run.spec, summary)
         for entry in entries:
@@ -294,11 +296,11 @@ def _closest(mine: Measured, entries: Sequence[Measured]) -> Measured:
 def _notes(mine: Measured, base: Measured) -> tuple[str, ...]:
     """What else differs, which is no reason not to compare."""
     notes = []
-    for name in ("weights_sha256", "recipe_sha256", "seed", "dtype", "device", "batch_size"):
+    for name in ("weights_sha256", "recipe_sha256", "seed", "dtype", "device", "batch_size", "order"):
         one, two = mine.origin.get(name), base.origin.get(name)
         if one != two:
             if name == "weights_sha256":
-                notes.append("other weights than the baseline's: the margin must come from retrainings with other seeds")
+                notes.append("other weights than the baseline's: the margin must come from retrainings (`rim-bench margin`)")
             elif name == "recipe_sha256":
                 notes.append("the recipe (specification without seed) is not the baseline's")
             else:
@@ -306,19 +308,22 @@ def _notes(mine: Measured, base: Measured) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def noise_of(mine: Measured, other: Run, levels: Sequence[str] = ()) -> list[Noise]:
+def noise_of(mine: Measured, other: Run, levels: Sequence[str] = (), *, repeats_only: bool = False) -> list[Noise]:
     """The evaluations in `other` of the very weights of `mine`, at the same setting, on the same items: what changes without a change."""
     out = []
     for key, summary in other.evaluations().items():
         same = setting_of(other.spec, summary) == mine.setting and difference(questions_of(summary), mine.questions) is None
         weights = summary.get("weights_sha256")
+        if repeats_only and not summary.get("repeat"):
+            continue
         if not same or weights is None or weights != mine.origin.get("weights_sha256"):
             continue
         repeat = measured(other, key, summary)
         if difference(repeat.questions, mine.questions) is not None:
             continue
         pairs = list(zip(mine.flat(levels), repeat.flat(levels), strict=True))
-        how = ", ".join(f"{k.replace('_', ' ')} {repeat.origin[k]}" for k in ("device", "dtype", "batch_size") if k in repeat.origin)
+        told = [k for k in ("device", "dtype", "batch_size", "order") if k in repeat.origin]
+        how = ", ".join(f"{k.replace('_', ' ')} {repeat.origin[k]}" for k in told)
         changed, n = sum(a != b for a, b in pairs), len(pairs)
         out.append(Noise(other.id, how, changed, n, sum(a - b for a, b in pairs) / n))
     return out

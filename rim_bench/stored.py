@@ -43,6 +43,7 @@ def evaluate_stored(
     *,
     sampling: Sampling | None = None,
     split_passes: bool = False,
+    repeat: bool = False,
 ) -> dict[str, Any]:
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
     began = time.perf_counter()
@@ -50,7 +51,7 @@ def evaluate_stored(
     usual = int(request.task.recipe.get("max_tokens", 128))
     drawn = {} if sampling is None else votes_record(sampling)
     capped = request.max_tokens != usual
-    request = dataclasses.replace(request, effort=effort, capped=capped, split_passes=split_passes, **drawn)
+    request = dataclasses.replace(request, effort=effort, capped=capped, split_passes=split_passes, repeat=repeat, **drawn)
     with run.lock():
         stored = evaluated(run, request)
         if stored is None:

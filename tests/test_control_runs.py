@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from rim_bench import timing
 from rim_bench.baselines.rim_shuffled_steps import RimShuffledSteps
+from rim_bench.compare import read
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
 from rim_bench.run import Study
@@ -128,3 +130,18 @@ def test_split_passes_change_times_and_nothing_else(tmp_path: Path) -> None:
     assert [i["output"] for i in plain] == [i["output"] for i in later]
     assert {b["passes"] - a["passes"] for a, b in zip(plain, later, strict=True)} == {3}
     assert evaluate_stored(run, options, None, "test", Silent(), split_passes=True) == split and len(run.evaluations()) == 2
+
+
+def test_a_repeat_answers_the_same_in_another_order_and_is_no_row(tmp_path: Path) -> None:
+    options = asked(tmp_path, "rim")
+    (run,) = Study(options).run(Silent())
+    (key,) = run.evaluations()
+    for size in (5, 24):
+        summary = evaluate_stored(run, dataclasses.replace(options, eval_batch_size=size), None, "test", Silent(), repeat=True)
+        assert summary["repeat"] and summary["settings"]["order"] == "shuffled" and summary["settings"]["batch_size"] == size
+    first, *others = (
+        {i["id"]: (i["output"], i["flops_prefill"], [b["answer"] for b in i["blocks"]]) for i in run.read_items(k)}
+        for k in run.evaluations()
+    )
+    assert len(others) == 2 and all(first == other for other in others)
+    assert [e.key for e in read([run])[0]] == [key]

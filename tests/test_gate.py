@@ -21,6 +21,7 @@ from fabricated import coin, evaluate, train
 from rim_bench import gate_report as report
 from rim_bench import stats
 from rim_bench.baseline import Measured, choose, measured, read_baseline, write_baseline
+from rim_bench.compare import read
 from rim_bench.errors import UsageError
 from rim_bench.gate import Check, Gate, NotComparable, check, check_all, decide, exit_code, operating
 from rim_bench.store import Run, Store
@@ -415,11 +416,19 @@ def test_noise_floor(store: Store, tmp_path: Path) -> None:
     path = against(store, tmp_path, run)
     elsewhere = Store(tmp_path / "repeat")
     flipped = [g if k else not g for k, g in enumerate(coin(0.6, 600, 1))]
-    again = trained(elsewhere, correct=flipped, settings={"batch_size": 7})
-    (made,) = check_all([run.id], store, path, Gate(2.0), [str(again.path)])
+    twin = trained(elsewhere, correct=flipped, settings={"batch_size": 7})
+    (made,) = check_all([run.id], store, path, Gate(2.0), [str(twin.path)])
     (noise,) = made.noise
     assert (noise.changed, noise.n) == (1, 600) and "batch size 7" in noise.how
     assert "1 of 600 answers change" in "\n".join(report.sentences(made))
+    # a repeat inside the run itself needs no naming, and is never what is checked or compared
+    weights = run.evaluations()[KEY]["weights_sha256"]
+    again = {"settings": {"batch_size": 9, "order": "shuffled"}, "weights_sha256": weights}
+    evaluate(run, [not g for g in flipped], ood=200, key="toy-test-repeat", repeat=True, **again)
+    (made,) = check_all([run.id], store, path, Gate(2.0))
+    assert made.verdict == "holds" and made.run["key"] == KEY and choose(run, "test")[0] == KEY
+    assert [(n.changed, n.how) for n in made.noise] == [(599, "device cpu, dtype float32, batch size 9, order shuffled")]
+    assert [e.key for e in read([run])[0]] == [KEY]
     other = trained(elsewhere, "rim", seed=5)
     (refused,) = check_all([run.id], store, path, Gate(2.0), [str(other.path)])
     assert refused.verdict == "bad input" and "no repeat" in refused.reason

@@ -19,7 +19,7 @@ MODELS = {"torch", "transformers", "lm_eval", "peft", "accelerate", "safetensors
 GROUND = {
     "errors", "layout", "flops", "train_flops", "store", "steps", "stats", "cells", "matching", "pairing", "compare", "tables", "render",
     "naming", "plot", "curves", "equal_cost", "contests", "leaderboard", "leaderboard_sheet", "leaderboard_text", "plot_curves",
-    "baseline", "gate", "gate_report", "evidence_stats", "power", "versus", "versus_text",
+    "baseline", "gate", "gate_report", "retraining", "evidence_stats", "power", "versus", "versus_text",
 }  # know no method, no model and no data  # fmt: skip
 MIDDLE = {
     "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",
