@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ app.add_typer(cli_evidence.app)
 
 EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
 INTERRUPTED = 130
+FAULT = 70  # EX_SOFTWARE
 
 Methods = Annotated[str, typer.Option("--methods", "-m", help="Names or .py files, separated by commas.")]
 TaskName = Annotated[str, typer.Option("--task", "-t", help="A task's name or YAML file, see `rim-bench list tasks`.")]
@@ -428,7 +430,16 @@ _ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Clic
 
 
 def main() -> None:
-    """Entry point: errors a user can act on become one sentence and exit code 2."""
+    """Entry point. A fault of ours shows its traceback and has a code of its own: 1 is the gate's word for "regressed"."""
+    try:
+        _main()
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(FAULT) from None
+
+
+def _main() -> None:
+    """Errors a user can act on become one sentence and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_Log()])

@@ -363,3 +363,12 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     first, last, evaluated, note = capsys.readouterr().err.splitlines()
     assert first.split() == ["train", "direct", "1/40", "refinement", "loss", "0.2500", "812", "examples/s", "39", "s", "left"]
     assert last.startswith("train direct  40/40") and evaluated == "evaluate direct  64/64" and note == "[x] note"
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_verdict(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(cli, "app", broken)
+    code, _, err = call("check")
+    assert code == cli.FAULT == 70 and "Traceback" in err and "ZeroDivisionError: a bug" in err
