@@ -91,6 +91,7 @@ def run(
     options = _options(locals())
     from rim_bench.run import Study
     from rim_bench.stored import evaluate_stored
+    from rim_bench.warm import warm_options
 
     study = Study(options)
     needed, left = study.controls() if controls else ((), ())
@@ -103,8 +104,8 @@ def run(
                 evaluate_stored(one, options, control.effort, "test", reporter, split_passes=control.split_passes)
         for item in left:
             reporter.note(f"control {item.control.label} was not run: {item.reason}")
-        for control in (c for c in needed if c.start is not None):
-            reporter.note(f"control {control.label} of {control.of}: run {control.method} with --start {control.start}; {control.claim}")
+        for request in warm_options(study, runs, needed):
+            runs += Study(request).run(reporter)
     _write_tables(runs, [], options.out, print_it=True)
     typer.echo(f"runs: {study.store.folder}/   tables: {options.out / 'table.md'}, {options.out / 'table.csv'}")
 

@@ -20,6 +20,7 @@ from rim_bench.run_options import Options
 from rim_bench.store import Run
 from rim_bench.stored import evaluate_stored
 from rim_bench.train import Trainer
+from rim_bench.warm import warm_options
 
 SMALL: dict[str, Any] = {"task": "chain", "backbone": {"width": 32, "layers": 1, "max_positions": 96}, "limit": 24, "quick": True,
                          "examples": 160, "cot_examples": 32, "device": "cpu", "eval_batch_size": 24}  # fmt: skip
@@ -145,3 +146,22 @@ def test_a_repeat_answers_the_same_in_another_order_and_is_no_row(tmp_path: Path
     )
     assert len(others) == 2 and all(first == other for other in others)
     assert [e.key for e in read([run])[0]] == [key]
+
+
+@pytest.mark.parametrize("budget", [{"examples": 640}, {"examples": None, "train_flops": 3_000_000_000}], ids=["examples", "flops"])
+def test_direct_and_pause_start_from_what_coconuts_own_first_stage_makes(tmp_path: Path, budget: dict[str, int | None]) -> None:
+    study = Study(asked(tmp_path, "coconut", "rim", start="recipe", cot_examples=None, **budget))
+    runs = study.run(Silent(), evaluation=False)
+    coconut = named(runs)["coconut"]
+    first = sum(record["stage"] == "cot" for record in coconut.metrics())
+    (request,) = warm_options(study, runs, study.controls()[0])
+    assert request.methods == ("direct", "pause") and request.start == "cot" and request.cot_examples == 32 * first > 0
+    warm = Study(request)
+    start = next(c for c in warm.cells if c.is_start)
+    made = warm.run(Silent(), evaluation=False)
+    assert start.plan.steps == first
+    for run in made:  # charged with the start, and at the whole budget of the arm
+        told, arm = run.training() or {}, coconut.training() or {}
+        assert told["budget"]["asked"] == arm["budget"]["asked"] and told["inherited_examples"] == 32 * first
+        assert abs(told["budget"]["used"] - arm["budget"]["used"]) < told["budget"]["last_step"] + arm["budget"]["last_step"]
+    assert not warm_options(study, runs, [c for c in study.controls()[0] if c.start is None])

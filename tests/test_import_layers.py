@@ -25,7 +25,7 @@ MIDDLE = {
     "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",
     "evaluate", "trained", "cost", "controls",
 }  # fmt: skip
-TOP = {"run", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__"}  # the rest
+TOP = {"run", "warm", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__"}  # the rest
 TORCH_FREE = GROUND | {"method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options"}
 ENGINE = {"workspace", "losses", "train", "generate", "backbone"}
 

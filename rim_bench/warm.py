@@ -1,0 +1,43 @@
+"""Warm-start controls: `direct` and `pause` from the weights that another arm's first stage makes, at the whole budget of that arm.
+
+An arm like Coconut begins with a stage of CoT inside its own budget. What it then gains over a direct model that never saw a chain may be
+that stage's. So the controls train a CoT model for as many steps as the stage took, and continue from it with what is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from rim_bench.controls import Control
+from rim_bench.run import Study
+from rim_bench.run_options import Options
+from rim_bench.store import Run
+
+
+def warm_options(study: Study, runs: Sequence[Run], controls: Sequence[Control]) -> list[Options]:
+    """One request for each warm start among the controls: its methods, its start's examples, and the rest of the budget.
+
+    Args:
+        runs: the trained arms of `study`; their logs say how many steps the stage took, whatever the budget was counted in.
+    """
+    out = []
+    for start in dict.fromkeys(c.start for c in controls if c.start is not None):
+        batch = study.cells[0].plan.batch_size
+        steps = max(_steps_in(study, run, start) for run in runs)
+        if not steps:
+            continue  # the budget was so small that the stage had no step of its own
+        methods = tuple(dict.fromkeys(c.method for c in controls if c.start == start))
+        settings = {k: v for k, v in study.options.settings.items() if k in methods}
+        request = dataclasses.replace(study.options, methods=methods, start=start, settings=settings, cot_examples=steps * batch)
+        if study.options.train_flops is None:
+            request = dataclasses.replace(request, examples=study.cells[-1].plan.examples - steps * batch)
+        out.append(request)
+    return out
+
+
+def _steps_in(study: Study, run: Run, start: str) -> int:
+    """Optimizer steps of the stages that such a start would have spared a run."""
+    method = study.method(str(run.spec["method"].get("file") or run.spec["method"]["name"]))
+    spared = {s.name for s in method.stages() if s.given_by == start}
+    return sum(record["stage"] in spared for record in run.metrics())
