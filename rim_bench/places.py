@@ -138,7 +138,7 @@ class Places:
         found = registered_hash(examples)
         if found != wanted:
             told = f"the {split} rows of {source} are not those registered for task {self.name}: {len(examples):,} questions"
-            told += f" (registered: {size:,})" * (size is not None) + f", sha256 {found[:12]} instead of {wanted[:12]}"
+            told += ("" if size is None else f" (registered: {size:,})") + f", sha256 {found[:12]} instead of {wanted[:12]}"
             if not self.allow_changed:
                 raise ChangedData(f"{told}: give the set as published, or take these with --allow-changed-data, which every table says")
             notes.append(told)

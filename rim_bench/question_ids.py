@@ -118,7 +118,7 @@ def selected(examples: Sequence[Placed], path: Path, source: str) -> tuple[list[
             f"{missing} of the {wanted.total()} questions that {path.name} lists are not among the {len(examples)} rows of {source}: "
             "expected the set as published"
         )
-    return kept, f"{len(kept)} of {len(examples)} rows of {source}: those whose questions {path.name} lists"
+    return kept, f"{len(kept)} of {len(examples)} rows are taken: those whose questions {path.name} lists"
 
 
 def by_answer(examples: Sequence[Placed], rule: str) -> tuple[list[Placed], str]:

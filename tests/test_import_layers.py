@@ -27,7 +27,8 @@ MIDDLE = {
 }  # fmt: skip
 TOP = {"run", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__"}  # the rest
 TORCH_FREE = GROUND | {
-    "method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options", "places", "question_ids", "step_text", "task_file",
+    "method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options", "places", "question_ids",
+    "step_text", "task_file",
 }  # fmt: skip
 ENGINE = {"workspace", "losses", "train", "generate", "backbone"}
 
