@@ -56,6 +56,9 @@ BackboneSet = Annotated[list[str] | None, typer.Option("--backbone", help="A num
 Tuning = Annotated[str | None, typer.Option("--tuning", help="full or lora (the default on pretrained weights).")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU if there is one.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A plumbing check of a few steps: not a result.")]
+Changed = Annotated[
+    bool, typer.Option("--allow-changed-data", envvar="RIM_BENCH_ALLOW_CHANGED", help="Take rows whose hash is not the registered one.")
+]
 Split = Annotated[str, typer.Option("--split", help="test or validation.")]
 Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
 RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
@@ -85,6 +88,7 @@ def run(
     tuning: Tuning = None,
     device: Device = None,
     quick: Quick = False,
+    allow_changed_data: Changed = False,
     controls: Annotated[bool, typer.Option("--controls", help="Also run the controls that these methods need.")] = False,
 ) -> None:
     """Train, evaluate and compare methods. What is done already is not done again."""
@@ -132,6 +136,7 @@ def train(
     tuning: Tuning = None,
     device: Device = None,
     quick: Quick = False,
+    allow_changed_data: Changed = False,
 ) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
     options = _options(locals())
@@ -166,6 +171,7 @@ def eval_(
     eval_batch_size: EvalBatch = 64,
     device: Device = None,
     quick: Quick = False,
+    allow_changed_data: Changed = False,
 ) -> None:
     """Evaluate trained runs once more: another task, another number of blocks, several votes, the validation split."""
     _check_split(split)
@@ -340,12 +346,14 @@ def _options(values: dict[str, Any]) -> Options:
     files = dict(_pair(given, "--file", "SPLIT=PATH, as in train=rows.jsonl") for given in values.get("file") or ())
     known = ("task", "out", "model", "data", "steps", "limit", "start", "examples", "train_flops", "cot_examples", "batch_size", "lr")
     same = {k: values[k] for k in (*known, "max_tokens", "eval_batch_size", "tuning", "device", "quick") if k in values}
+    changed = os.environ.get("RIM_BENCH_ALLOW_CHANGED", "") in ("1", "true")  # for commands without the flag
     return Options(
         methods=tuple(m.strip() for m in values["methods"].split(",") if m.strip()),
         seeds=_seeds(values["seeds"]),
         settings=settings,
         backbone={k: _number(v) for k, v in backbone.items()},
         files=files or None,
+        allow_changed_data=values.get("allow_changed_data", changed),
         **same,
     )
 

@@ -26,7 +26,10 @@ MIDDLE = {
     "evaluate", "trained", "cost", "controls",
 }  # fmt: skip
 TOP = {"run", "warm", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__"}  # the rest
-TORCH_FREE = GROUND | {"method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options"}
+TORCH_FREE = GROUND | {
+    "method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options", "places", "question_ids",
+    "step_text", "task_file",
+}  # fmt: skip
 ENGINE = {"workspace", "losses", "train", "generate", "backbone"}
 
 
