@@ -180,7 +180,7 @@ def eval_(
     _check_split(split)
     wanted = cli_data.wanted_sets(suite, eval_tasks, include_path, strict_sets)
     options = _options(locals() | {"methods": "direct", "seeds": "0", "task": task or ""})
-    from rim_bench.sets import How, evaluate_sets, lines, plan_sets
+    from rim_bench.sets import How, evaluate_sets, plan_sets
     from rim_bench.store import Store
     from rim_bench.stored import evaluate_stored
     from rim_bench.votes import sampling_of
@@ -189,7 +189,7 @@ def eval_(
     found = [Store(out).find(name) for name in runs]
     with _reporter() as reporter:
         sets = plan_sets(wanted, options, reporter, split)
-        for line in lines(evaluate_sets(found, sets, options, reporter, How(split, effort, sampling, split_passes))):
+        for line in evaluate_sets(found, sets, options, reporter, How(split, effort, sampling, split_passes)):
             reporter.note(line)
         for one in found if task is not None or not wanted.any else ():
             summary = evaluate_stored(one, options, effort, split, reporter, sampling=sampling, split_passes=split_passes)

@@ -56,10 +56,11 @@ def _columns(rows: list[tuple[str, ...]]) -> list[str]:
 
 def _full(task: Task) -> list[str]:
     given = task.metadata
+    places = given.get("files") or given.get("hub")
     told: dict[str, Any] = {
         "lm-eval name": task.lm_eval_name,
         "version": task.version,
-        "size": ", ".join(f"{s} {n:,}" for s, n in sizes(task).items()) or "as many rows as your files have",
+        "size": ", ".join(f"{s} {n:,}" for s, n in sizes(task).items()) or ("not stated" if places else "as many rows as your files have"),
         "source": _source(task),
         "licence": given.get("licence", "not stated"),
         "answers": given.get("kind", "number") + (f", equal within {task.tolerance:g}" if task.tolerance else ""),

@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ from rim_bench.lm_task import PROMPT_DIFFERS, RimLM, _apart
 from rim_bench.memory import runtime
 from rim_bench.sources import _offline, _unreachable
 from rim_bench.store import Run
+from rim_bench.unseen import CannotBeAsked
 
 FOLDER = "lm_eval"
 SERVED = ("generate_until", "loglikelihood", "multiple_choice")
@@ -176,7 +178,8 @@ class LmEvalRequest:
         """Evaluate through lm-eval and store; returns the summary. `told` goes into it.
 
         Raises:
-            UsageError: the task's own code failed, or a request that the model refuses.
+            CannotBeAsked: the task's own code, or lm-eval, failed.
+            UsageError: a request that the model refuses.
         """
         n, done = len(list(islice(self.one.task.eval_docs, self.limit))), 0
 
@@ -195,7 +198,7 @@ class LmEvalRequest:
         given |= {} if self.max_tokens is None else {"max_gen_toks": self.max_tokens}
         lm = RimLM(trained=trained, on_batch=count, **given)
         self.one.task.set_fewshot_seed(FEWSHOT_SEED)  # else a second run would be shown other examples
-        with _apart(), _in_process():
+        with _apart(), _in_process(), _their_errors(self.one.name):
             loaded: Any = {"tasks": {self.one.name: self.one.task}, "groups": {}, "group_map": {}}
             results = evaluate(lm=lm, task_dict=loaded, limit=self.limit, bootstrap_iters=BOOTSTRAP, log_samples=True)
         assert results is not None
@@ -262,6 +265,22 @@ def _in_process() -> Iterator[None]:
             del os.environ["DISABLE_MULTIPROC"]
         else:
             os.environ["DISABLE_MULTIPROC"] = before
+
+
+@contextlib.contextmanager
+def _their_errors(name: str) -> Iterator[None]:
+    """Turns what a task's own code raises into a sentence; what our model raises stays what it is."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+        if any(f.parent == Path(__file__).parent and f != Path(__file__) for f in frames):
+            raise
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        raise CannotBeAsked(f"{name} failed in lm-eval or in its own code ({reason}, {frames[-1].name})") from error
 
 
 def _item(sample: dict[str, Any], answered: Answered | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ def plan_sets(wanted: Wanted, options: Options, reporter: Reporter, split: str =
         from rim_bench.lm_eval_tasks import load_lm_eval_tasks
 
         theirs, unloaded = load_lm_eval_tasks(foreign, wanted.include_path)
-        missing |= unloaded
+        missing |= {PREFIX + name: reason for name, reason in unloaded.items()}
     if wanted.strict and missing:
         raise UsageError("not every set can be evaluated: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     for name, reason in missing.items():
@@ -91,58 +91,49 @@ class How:
     split_passes: bool = False
 
 
-def evaluate_sets(
-    runs: Iterable[Run], sets: Sets, options: Options, reporter: Reporter, how: How | None = None
-) -> list[tuple[Run, str, str | None]]:
-    """Every run on every set but its own task. Returns (run, set, key of the stored evaluation), None for lm-eval's tasks.
+def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: Reporter, how: How | None = None) -> list[str]:
+    """Every run on every set but its own task; a line about each stored evaluation.
 
     Raises:
         UsageError: with `strict`, a set that a run cannot be asked.
     """
-    how = how or How()
-    done: list[tuple[Run, str, str | None]] = []
+    how, lines = how or How(), []
     for run in runs:
         subject = Subject(run, options.device, options.data)
         missing, evaluated = dict(sets.missing), []
         own = run.spec["task"]["name"]
-        for task in (t for t in sets.ours if t.name != own):
-            try:
-                done.append((run, task.title, _ours(run, task, options, reporter, how, subject)))
-                evaluated.append(task.name)
-            except CannotBeAsked as error:
-                _refused(missing, task.name, error, sets, reporter)
-        for one in sets.theirs:
-            try:
-                _theirs(run, one, options, reporter, how, subject)
-                done.append((run, one.name, None))
-                evaluated.append(one.name)
-            except CannotBeAsked as error:
-                _refused(missing, one.name, error, sets, reporter)
         missing.pop(own, None)
+        asked_of = (*((t.name, t) for t in sets.ours if t.name != own), *((PREFIX + t.name, t) for t in sets.theirs))
+        for name, one in asked_of:
+            try:
+                given = (options, reporter, how, subject)
+                text = _ours(run, one, *given) if isinstance(one, Task) else _theirs(run, one, *given)
+                lines.append(f"{run.id}: {text}")
+                evaluated.append(name)
+            except CannotBeAsked as error:
+                if sets.strict:
+                    raise
+                missing[name] = str(error)
+                reporter.note(str(error))
         record_omitted(run, missing, evaluated)
-    return done
-
-
-def _refused(missing: dict[str, str], name: str, error: CannotBeAsked, sets: Sets, reporter: Reporter) -> None:
-    if sets.strict:
-        raise error
-    missing[name] = str(error)
-    reporter.note(str(error))
+    return lines
 
 
 def _ours(run: Run, task: Task, options: Options, reporter: Reporter, how: How, subject: Subject) -> str:
-    """One of our own sets; returns the evaluation's key."""
+    """One of our own sets; returns its accuracy in words."""
     steps: Any = options.steps if task.metadata["source"] == "annotated" else "equations"
     shipped = task.name in task_names() and load_task(task.name).path == task.path
     asked_of = dataclasses.replace(options, task=task.name if shipped else str(task.path), files=None, steps=steps)
     summary = evaluate_stored(
         run, asked_of, how.effort, how.split, reporter, sampling=how.sampling, split_passes=how.split_passes, subject=subject
     )
-    return next(key for key, stored in run.evaluations().items() if stored == summary)
+    items = run.read_items(next(key for key, stored in run.evaluations().items() if stored == summary))
+    correct = sum(bool(i["correct"]) for i in items)
+    return f"{100 * correct / len(items):.2f} % of {len(items)} ({task.title}, {how.split})"
 
 
-def _theirs(run: Run, one: LmEvalTask, options: Options, reporter: Reporter, how: How, subject: Subject) -> dict[str, Any]:
-    """One of lm-eval's tasks."""
+def _theirs(run: Run, one: LmEvalTask, options: Options, reporter: Reporter, how: How, subject: Subject) -> str:
+    """One of lm-eval's tasks; returns its metrics in words."""
     from rim_bench.lm_eval_tasks import LmEvalRequest
 
     quick = options.quick or bool(run.spec.get("quick"))
@@ -154,21 +145,10 @@ def _theirs(run: Run, one: LmEvalTask, options: Options, reporter: Reporter, how
     with run.lock():
         stored = request.stored(run)
         if stored is None:
-            told = subject.told(one.name, one.questions(limit))
+            about = subject.told(one.name, one.questions(limit))
             label = f"{run.id} on {one.name}"
-            stored = request.evaluate(run, subject.trained, lambda n, total: reporter.evaluating(label, n, total), **told)
+            stored = request.evaluate(run, subject.trained, lambda n, total: reporter.evaluating(label, n, total), **about)
             reporter.finished(label)
-    return stored
+    told = ", ".join(f"{name.removesuffix(',none')} {value:.4f}" for name, value in stored["metrics"].items() if value is not None)
+    return f"{told} on {stored['documents']} ({one.name}, lm-eval's own scorers)"
 
-
-def lines(done: Sequence[tuple[Run, str, str | None]]) -> list[str]:
-    """A line for each evaluation on one of our own sets."""
-    out = []
-    for run, title, key in done:
-        if key is not None:
-            items = run.read_items(key)
-            correct = sum(bool(i["correct"]) for i in items)
-            out.append(f"{run.id}: {100 * correct / len(items):.2f} % of {len(items)} ({title})")
-        else:
-            out.append(f"{run.id}: {title}, by lm-eval's own scorers (see the table)")
-    return out

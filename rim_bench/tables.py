@@ -15,7 +15,7 @@ from rim_bench.errors import UsageError
 from rim_bench.files import Record
 from rim_bench.naming import backbone_label, leaves
 from rim_bench.omitted import omitted_lines
-from rim_bench.overview import lm_eval_section, overview, transfer_notes
+from rim_bench.overview import lm_eval_section, overview, trained_elsewhere, transfer_notes
 from rim_bench.pairing import Pair, pairs, rule_notes
 from rim_bench.render import Grid, Section, Table
 from rim_bench.stats import mean, wilson
@@ -304,6 +304,7 @@ def comparison(
     if not groups:
         raise UsageError("there is nothing to compare: " + ("; ".join(left_out) or "no run is stored there; `rim-bench run` makes some"))
     sections = overview(groups)
+    whole = not sections  # else the terminal shows other tasks' sets in the overview alone
     for group, heading in zip(groups, headings(groups), strict=True):
         found = pairs(group)
         names, texts = zip(*_COSTS, strict=True)
@@ -311,7 +312,8 @@ def comparison(
         costs = Grid("Cost (means per question; latency at batch 1, median)", ("method", *names), lines)
         blocks = _block_grid(group)
         grids = [*_accuracy_grids(group), costs, *([blocks] if blocks else []), *_pair_grids(group, found)]
-        sections.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(grids), _notes(group, found)))
+        brief = not whole and all(trained_elsewhere(p) for r in group.rows for p in r.parts)
+        sections.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(grids), _notes(group, found), brief))
     sections += lm_eval_section(runs)
     records = [record for group in groups for record in _records(group)]
     return Table(title, any(g.quick for g in groups), tuple(sections), tuple(records), CSV_COLUMNS, tuple(left_out))
