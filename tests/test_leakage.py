@@ -48,7 +48,7 @@ def test_planted_questions_are_found() -> None:
         train[8].upper(),  # equal as words: masked
         "Ann has 3 apples, and Bob has 70.5 more than she has; so how many apples does Bob have now?",  # masked
         " ".join(train[9].split()[:15] + ["zig"] * 5),  # shares 3 of its 8 runs of 13 words
-        " ".join(train[10].split()[:18] + ["zig", "zag"]),  # 6 of 8
+        " ".join([*train[10].split()[:18], "zig", "zag"]),  # 6 of 8
         "Short question 6!",  # too short for a run, masked
         *fresh,
     ]
@@ -94,7 +94,8 @@ def test_time_is_linear() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rows = [{"question": f"Ann has {k} apples and Bob has two more of them, how many does Bob have?", "answer": str(k + 2)} for k in range(30)]
+    asked = "Ann has {} apples and Bob has two more of them, how many does Bob have?"
+    rows = [{"question": asked.format(k), "answer": str(k + 2)} for k in range(30)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, [rows[0], {"question": "Why 3?", "answer": "4"}])))
     return tmp_path

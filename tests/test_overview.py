@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,26 @@ def ask(run: Run, name: str, p: float, n: int = 60, **told: Any) -> None:
     evaluate(run, coin(p, n, len(run.id) + SETS.index(name)), **summary)
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> list[Run]:
-    """Five methods, trained on toy; each on it and on six other sets, but rim, which misses the last."""
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Five methods, trained on toy; each on it and on six other sets, but rim, which misses the last. No test changes them."""
     out = []
+    store = Store(tmp_path_factory.mktemp("overview"))
     for name in METHODS:
-        run = train(Store(tmp_path), name)
+        run = train(store, name)
         evaluate(run, coin(0.5, 80, 1))
         for one in SETS if name != "rim" else SETS[:-1]:
             ask(run, one, 0.4, n=60 + SETS.index(one))
         out.append(run)
+    return out
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Sequence[Run]:
+    """Four methods on their own task."""
+    out = [train(Store(tmp_path), name) for name in METHODS[:4]]
+    for run in out:
+        evaluate(run, coin(0.5, 80, 1))
     return out
 
 
@@ -68,7 +80,7 @@ def test_nothing_is_averaged_over_sets(runs: list[Run]) -> None:
 def test_the_terminal_shows_every_set_and_leaves_the_rest_to_the_file(runs: list[Run], width: int) -> None:
     from rich.console import Console
 
-    console = Console(width=width, record=True, file=(Path("/dev/null")).open("w"))
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(comparison(runs).to_rich(width))
     text = console.export_text()
     for name in (*SETS, "Toy sums"):
@@ -112,35 +124,35 @@ def test_the_leaderboard_keeps_sets_apart(runs: list[Run]) -> None:
     assert len(board.table.sections) == 7 and {r["task"] for r in board.table.records} == {*SETS, "Toy sums"}
 
 
-def test_what_was_left_out_is_named_until_it_is_evaluated(runs: list[Run]) -> None:
-    for run in runs[:2]:
+def test_what_was_left_out_is_named_until_it_is_evaluated(few: Sequence[Run]) -> None:
+    for run in few[:2]:
         record_omitted(run, {"svamp": "its file is not there", "asdiv": "no hub"}, [])
-    record_omitted(runs[0], {}, ["asdiv"])
-    assert omitted(runs[0]) == {"svamp": "its file is not there"} and omitted(runs[2]) == {}
-    assert not (runs[2].path / FILE).exists()
-    lines = omitted_lines(runs)
+    record_omitted(few[0], {}, ["asdiv"])
+    assert omitted(few[0]) == {"svamp": "its file is not there"} and omitted(few[2]) == {}
+    assert not (few[2].path / FILE).exists()
+    lines = omitted_lines(few)
     assert lines == [
-        f"asdiv: asked for and not evaluated for {runs[1].id}: no hub",
+        f"asdiv: asked for and not evaluated for {few[1].id}: no hub",
         "svamp: asked for and not evaluated for 2 runs: its file is not there",
     ]
-    assert set(lines) <= set(comparison(runs).left_out)
-    (runs[0].path / FILE).write_text('{"sets": 3}')
+    assert set(lines) <= set(comparison(few).left_out)
+    (few[0].path / FILE).write_text('{"sets": 3}')
     with pytest.raises(UsageError, match="is damaged"):
-        omitted(runs[0])
-    assert any("is damaged" in line for line in comparison(runs).left_out)
+        omitted(few[0])
+    assert any("is damaged" in line for line in comparison(few).left_out)
 
 
-def test_lm_evals_tasks_stand_apart(runs: list[Run]) -> None:
+def test_lm_evals_tasks_stand_apart(few: Sequence[Run]) -> None:
     told: dict[str, Any] = {
         "source": "lm-eval", "lm_eval_version": "0.4.13", "task": "arc", "task_version": "1.0", "num_fewshot": 5, "split": "test",
         "documents": 2, "documents_in_all": 9, "evaluated_sha256": "ab" * 32, "limit": 2, "effort": None, "metrics": {"acc,none": 0.5,
         "word_perplexity,none": 12.25}, "stderr": {"acc,none": 0.25}, "notes": ["prompt differs from training in 2 requests"],
     }  # fmt: skip
     items = [{"id": f"{k}/none"} for k in range(2)]
-    before = comparison(runs)
-    for run, changed in zip(runs, ({}, {"task_version": "2.0"}, {"evaluated_sha256": "cd" * 32}, {"num_fewshot": 0}), strict=False):
+    before = comparison(few)
+    for run, changed in zip(few, ({}, {"task_version": "2.0"}, {"evaluated_sha256": "cd" * 32}, {"num_fewshot": 0}), strict=False):
         Run(run.path / LM_EVAL).write_evaluation("arc-1", items, told | changed)
-    made = comparison(runs)
+    made = comparison(few)
     assert [s.title for s in made.sections[:-1]] == [s.title for s in before.sections] and made.records == before.records
     (grid,) = made.sections[-1].grids
     assert made.sections[-1].title == "lm-eval tasks" and len(grid.rows) == 4 and len(grid.columns) == 1 + 8  # nothing shares a column

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_an_entry_that_fits_nothing_is_an_error(entry: str, where: int) -> None:
 def test_names_are_asked_once_and_may_have_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rim_bench.suites.suites", lambda: {"two": Suite("two", "", ("gsm8k", "chain"))})
     assert asked(["two"], [" chain, x.yaml", "y"]) == ("gsm8k", "chain", "x.yaml", "y")
-    with pytest.raises(UsageError, match="unknown suite 'tow'.*did you mean 'two'"):
+    with pytest.raises(UsageError, match=r"unknown suite 'tow'.*did you mean 'two'"):
         asked(["tow"], [])
 
 
@@ -63,8 +64,7 @@ def test_tasks_are_listed_in_a_line_and_in_full(tmp_path: Path) -> None:
         assert word in full
     assert "OOD levels: T=4, T=5" in "\n".join(task_lines("chain", long=True))
     given = load_task("gsm8k")
-    stated = type(given)(**{f: getattr(given, f) for f in given.__dataclass_fields__} | {"metadata": given.metadata | {"size": {"test": 7}}})
-    assert sizes(stated) == {"test": 7}
+    assert sizes(replace(given, metadata=given.metadata | {"size": {"test": 7}})) == {"test": 7}
 
 
 def test_the_command_lists(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
