@@ -103,7 +103,7 @@ def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: R
         missing, evaluated = dict(sets.missing), []
         own = run.spec["task"]["name"]
         missing.pop(own, None)
-        asked_of = (*((t.name, t) for t in sets.ours if t.name != own), *((PREFIX + t.name, t) for t in sets.theirs))
+        asked_of: list[tuple[str, Task | LmEvalTask]] = [*((t.name, t) for t in sets.ours if t.name != own), *((PREFIX + t.name, t) for t in sets.theirs)]
         for name, one in asked_of:
             try:
                 given = (options, reporter, how, subject)

@@ -286,9 +286,9 @@ def test_what_cannot_be_served_is_said_with_the_reason(runs: list[Run], options:
     assert "loglikelihood_rolling" in sets.missing["lm-eval:own_rolling"] and "samples" in sets.missing["lm-eval:own_sampled"]
     assert evaluate_sets(runs[:1], sets, options, heard) == []
     assert "ZeroDivisionError" in omitted(runs[0])["lm-eval:own_broken"] and "division" in heard.notes[-1]
-    with pytest.raises(UsageError, match="unknown task 'own_lost'.*include:.*is not found"):
+    with pytest.raises(UsageError, match=r"unknown task 'own_lost'.*include:.*is not found"):
         plan(options, theirs, "own_lost")
-    with pytest.raises(UsageError, match="unknown task 'own_tex'.*did you mean 'own_text'"):
+    with pytest.raises(UsageError, match=r"unknown task 'own_tex'.*did you mean 'own_text'"):
         plan(options, theirs, "own_tex")
     with pytest.raises(UsageError, match="is not a folder"):
         load_lm_eval_tasks(["x"], theirs / "nowhere")
