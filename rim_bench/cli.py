@@ -84,6 +84,7 @@ def run(
     tuning: Tuning = None,
     device: Device = None,
     quick: Quick = False,
+    allow_changed_data: cli_data.Changed = False,
     controls: Annotated[bool, typer.Option("--controls", help="Also run the controls that these methods need.")] = False,
     suite: cli_data.Suites = None,
     eval_tasks: cli_data.EvalTasks = None,
@@ -138,6 +139,7 @@ def train(
     tuning: Tuning = None,
     device: Device = None,
     quick: Quick = False,
+    allow_changed_data: cli_data.Changed = False,
 ) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
     options = _options(locals())
@@ -171,6 +173,7 @@ def eval_(
     eval_batch_size: EvalBatch = 64,
     device: Device = None,
     quick: Quick = False,
+    allow_changed_data: cli_data.Changed = False,
     suite: cli_data.Suites = None,
     eval_tasks: cli_data.EvalTasks = None,
     include_path: cli_data.IncludePath = None,
@@ -331,12 +334,14 @@ def _options(values: dict[str, Any]) -> Options:
     files = dict(_pair(given, "--file", "SPLIT=PATH, as in train=rows.jsonl") for given in values.get("file") or ())
     known = ("task", "out", "model", "data", "steps", "limit", "start", "examples", "train_flops", "cot_examples", "batch_size", "lr")
     same = {k: values[k] for k in (*known, "max_tokens", "eval_batch_size", "tuning", "device", "quick") if k in values}
+    changed = os.environ.get("RIM_BENCH_ALLOW_CHANGED", "") in ("1", "true")  # for commands without the flag
     return Options(
         methods=tuple(m.strip() for m in values["methods"].split(",") if m.strip()),
         seeds=_seeds(values["seeds"]),
         settings=settings,
         backbone={k: _number(v) for k, v in backbone.items()},
         files=files or None,
+        allow_changed_data=values.get("allow_changed_data", changed),
         **same,
     )
 

@@ -18,6 +18,9 @@ Suites = Annotated[list[str] | None, typer.Option("--suite", help="Also evaluate
 EvalTasks = Annotated[list[str] | None, typer.Option("--eval-tasks", help="Also on these tasks: ours, a YAML file, or any of lm-eval's.")]
 IncludePath = Annotated[Path | None, typer.Option("--include-path", help="Folder of your own lm-eval tasks.")]
 StrictSets = Annotated[bool, typer.Option("--strict-sets", help="Stop where one of these sets cannot be evaluated.")]
+Changed = Annotated[
+    bool, typer.Option("--allow-changed-data", envvar="RIM_BENCH_ALLOW_CHANGED", help="Take rows whose hash is not the registered one.")
+]
 Data = Annotated[Path | None, typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files instead of the hub.")]
 
 
@@ -73,6 +76,7 @@ def leakage(
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first N rows of each set and of training.")] = None,
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     ngram: Annotated[int | None, typer.Option("--ngram", help="Words in a run. Default: GPT-3's rule, 8 to 13 by the set.")] = None,
+    allow_changed_data: Changed = False,
     worst: Annotated[int, typer.Option("--worst", help="How many of the worst questions of each set to name.")] = 5,
     text: Annotated[bool, typer.Option("--text", help="Show the questions themselves, not their ids alone.")] = False,
     format_: Annotated[str, typer.Option("--format", "-f", help="terminal, markdown, csv, latex or json.")] = "terminal",
@@ -94,7 +98,18 @@ def leakage(
 
     _check_split(split)
     kind: Any = steps
-    made = leakage_report(task, suite or (), eval_tasks or (), data=data, steps=kind, limit=limit, split=split, ngram=ngram, worst=worst)
+    made = leakage_report(
+        task,
+        suite or (),
+        eval_tasks or (),
+        data=data,
+        steps=kind,
+        limit=limit,
+        split=split,
+        ngram=ngram,
+        worst=worst,
+        allow_changed=allow_changed_data,
+    )
     for name, reason in made.missing.items():
         typer.echo(f"{name} is not compared: {reason}", err=True)
     if format_ == "terminal":

@@ -53,6 +53,7 @@ class Request:
     capped: bool = False  # max_tokens is what was turned, not the setting of all
     split_passes: bool = False  # filler positions in passes of their own: a latency control
     device: str = "cpu"  # its type: numbers come in another dtype on cuda
+    allow_changed: bool = False  # rows whose hash is not the registered one
 
     def __post_init__(self) -> None:
         _ = self.sampling  # refuses what does not fit
@@ -94,7 +95,8 @@ class Request:
         if self.split not in ("test", "validation"):
             raise UsageError(f"split {self.split!r} cannot be evaluated: allowed are test and validation")
         split: Any = self.split
-        return evaluation_data(self.task, data=self.data, steps=self.steps, limit=self.limit, split=split, files=self.files)
+        where: dict[str, Any] = {"data": self.data, "files": self.files, "allow_changed": self.allow_changed}
+        return evaluation_data(self.task, steps=self.steps, limit=self.limit, split=split, **where)
 
 
 def evaluate_run(
@@ -145,7 +147,7 @@ def evaluate(
     lm = _model(trained, request, probe=not request.curve, on_batch=count)
     began = time.perf_counter()
     if by_lm_eval := request.split == "test" and not request.curve:
-        metadata = request.task.lm_eval_metadata(request.data, request.steps, request.limit, request.files)
+        metadata = request.task.lm_eval_metadata(request.data, request.steps, request.limit, request.files, request.allow_changed)
         results = through_lm_eval(lm, request.task, max_tokens=request.max_tokens, metadata=metadata)
         answered = _by_example(lm, request.task, dataset, results)
     else:
@@ -205,7 +207,8 @@ def _directly(lm: RimLM, dataset: Dataset, request: Request) -> list[Answered]:
 
 def _item(request: Request, example: Example, answered: Answered, decode_tokens: Callable[..., str]) -> dict[str, Any]:
     task = request.task
-    mark = answers.score(answered.text, example.answer, task.tolerance, task.kind)
+    tolerance = task.tolerance_at(example.answer)
+    mark = answers.score(answered.text, example.answer, tolerance, task.kind)
     item = {
         "id": example.id,
         "task": task.name,
@@ -226,7 +229,7 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
         **answered.cost,
     }
     if answered.blocks:
-        marks = [answers.score(text, example.answer, task.tolerance, task.kind) for text in answered.blocks]
+        marks = [answers.score(text, example.answer, tolerance, task.kind) for text in answered.blocks]
         item["blocks"] = [{"answer": m.answer, "correct": m.correct} for m in marks]
     return item
 
@@ -263,6 +266,8 @@ def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict
         "n": n,
         "data_sha256": dataset.sha256,
         "data_source": dataset.source,
+        "data_registered": dataset.registered,
+        **({"data_notes": list(dataset.notes)} if dataset.notes else {}),
         "effort": request.effort,
         "limit": request.limit,
         "quick": request.quick,

@@ -242,6 +242,7 @@ def leakage_report(
     split: str = "test",
     ngram: int | None = None,
     worst: int = 5,
+    allow_changed: bool = False,
 ) -> Report:
     """`leakage` of a task's training set into the sets of suites and tasks; without any, into the task's own.
 
@@ -252,6 +253,6 @@ def leakage_report(
     """
     task = load_task(name)
     tasks = [load_task(n) for n in asked(suite, names)] or [task]
-    train, _ = training_data(task, data=data, steps=steps, limit=limit)
-    sets, missing = readable(tasks, data=data, steps=steps, limit=limit, split=split)
+    train, _ = training_data(task, data=data, steps=steps, limit=limit, allow_changed=allow_changed)
+    sets, missing = readable(tasks, data=data, steps=steps, limit=limit, split=split, allow_changed=allow_changed)
     return Report(task, train, tuple(leakage(train, sets, ngram=ngram, pattern=task.token_pattern, worst=worst)), missing)

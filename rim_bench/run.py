@@ -73,7 +73,12 @@ class Study:
         self._check_settings()
         self.backbone_spec = self._backbone()
         self.train_set, self.validation_set = training_data(
-            self.task, data=options.data, steps=options.steps, limit=options.limit, files=options.files
+            self.task,
+            data=options.data,
+            steps=options.steps,
+            limit=options.limit,
+            files=options.files,
+            allow_changed=options.allow_changed_data,
         )
         self.cells = tuple(cell for seed in options.seeds for cell in self._cells(seed))
 
@@ -212,6 +217,7 @@ class Study:
                 "train_rows": len(self.train_set.examples),
                 "steps": self.options.steps,
                 "limit": self.options.limit,
+                **({"registered": False} if self.train_set.registered is False else {}),
             },
             "start": "recipe" if is_start else self.start,
             "parent": None if parent is None else spec_id(parent.spec),
@@ -238,6 +244,7 @@ class Study:
             options.eval_batch_size,
             options.quick,
             device=self.device.type,
+            allow_changed=options.allow_changed_data,
         )
 
     @cached_property

@@ -85,6 +85,7 @@ class Options:
     tuning: str | None = None  # "full" or "lora"
     device: str | None = None
     quick: bool = False
+    allow_changed_data: bool = False  # take rows whose hash is not the registered one: results then say so
 
     def __post_init__(self) -> None:
         if self.examples is not None and self.train_flops is not None:

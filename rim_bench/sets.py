@@ -67,7 +67,8 @@ def plan_sets(wanted: Wanted, options: Options, reporter: Reporter, split: str =
         raise UsageError(f"lm-eval chooses the documents of its tasks itself: leave out --split {split}, or the task {foreign[0]!r}")
     tasks = {task.name: task for task in map(load_task, mine)}
     limit = QUICK_ROWS if options.limit is None and options.quick else options.limit
-    found, missing = readable(tasks.values(), data=options.data, steps=options.steps, limit=limit, split=split)
+    where: dict[str, Any] = {"data": options.data, "steps": options.steps, "allow_changed": options.allow_changed_data}
+    found, missing = readable(tasks.values(), limit=limit, split=split, **where)
     theirs: list[LmEvalTask] = []
     if foreign:
         from rim_bench.lm_eval_tasks import load_lm_eval_tasks
@@ -103,7 +104,8 @@ def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: R
         missing, evaluated = dict(sets.missing), []
         own = run.spec["task"]["name"]
         missing.pop(own, None)
-        asked_of: list[tuple[str, Task | LmEvalTask]] = [*((t.name, t) for t in sets.ours if t.name != own), *((PREFIX + t.name, t) for t in sets.theirs)]
+        asked_of: list[tuple[str, Task | LmEvalTask]] = [(t.name, t) for t in sets.ours if t.name != own]
+        asked_of += [(PREFIX + t.name, t) for t in sets.theirs]
         for name, one in asked_of:
             try:
                 given = (options, reporter, how, subject)

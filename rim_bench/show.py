@@ -26,7 +26,7 @@ def explain(options: Options, row: int, effort: int | None) -> str:
     method = load_method(name, {**recipe, **options.settings.get(base.name, {})})
     if effort is not None and method.effort_field is None:
         raise UsageError(f"{method.name} has no compute knob, so effort {effort} cannot be set")
-    train, _ = training_data(task, data=options.data, steps=options.steps, files=options.files)
+    train, _ = training_data(task, data=options.data, steps=options.steps, files=options.files, allow_changed=True)  # nothing is measured
     if not 0 <= row < len(train.examples):
         raise UsageError(f"row {row} is not among the {len(train.examples)} training rows")
     example = method.transform(train.examples, 0)[row]

@@ -14,14 +14,15 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
-from rim_bench.tasks.answers import Kind, kind_of
+from rim_bench.tasks.answers import Kind, canonical, kind_of
 
 Steps = Literal["equations", "prose"]
 PROBE_SECONDS: Final = 3.0
@@ -48,6 +49,37 @@ class Fields:
     level: str | None = None
     id: str | None = None
     cluster: str | None = None  # what items of one template or seed question share
+    null_answer: str | None = None  # the text that stands for an answer that is null; None: null is refused
+    sentences: bool = False  # question parts are sentences: one that has no closing mark gets a full stop (SVAMP's published file)
+    unit: bool = False  # a unit in parentheses follows the answer: "9 (apples)" is 9
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The keys that a row of this form has in any case."""
+        return (*self.question, self.answer, *(key for key in (self.level, self.id, self.cluster) if key))
+
+
+FIELDS: Final = tuple(Fields.__dataclass_fields__)
+
+
+def fields_of(form: Mapping[str, Any]) -> Fields:
+    """A form as a YAML gives it."""
+    question = form.get("question", "question")
+    rest = {key: value for key, value in form.items() if key != "question"}
+    return Fields(question=tuple([question] if isinstance(question, str) else question), **rest)
+
+
+def fitting(row: Row, forms: Sequence[Fields]) -> Fields:
+    """The first form whose keys a row has; where there is only one, that one (what it lacks is told when it is read).
+
+    Raises:
+        UsageError: several forms, and none fits.
+    """
+    for form in forms:
+        if len(forms) == 1 or all(key in row.data for key in form.needed):
+            return form
+    wanted = "; or ".join(", ".join(map(repr, form.needed)) for form in forms)
+    raise UsageError(f"{row.place}: found the fields {', '.join(map(repr, row.data)) or 'none'}, expected {wanted}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,19 +230,26 @@ def to_example(row: Row, fields: Fields, source: str, steps: Steps, name: str, k
         reasoning, _, answer = solution.rpartition("####")
         chain = _ANNOTATION.findall(reasoning) if steps == "equations" else _ANNOTATION.sub("", reasoning).split("\n")
     else:
-        answer = _text(row, fields.answer)
+        null = fields.null_answer is not None and fields.answer in row.data and row.data[fields.answer] is None
+        answer = str(fields.null_answer) if null else _text(row, fields.answer)
         chain = _steps(row, fields.steps)
-    answer = answer.strip()
+    answer = (answer.split(" (")[0] if fields.unit else answer).strip()
     if not answer or "\n" in answer:
         raise UsageError(f"{row.place}: the answer {answer!r} must be one line of text")
     return Example(
         id=_text(row, fields.id) if fields.id else name,
-        question=" ".join(part.strip() for part in parts),
+        question=_joined([part.strip() for part in parts], fields.sentences),
         steps=tuple(step for step in map(_one_line, chain) if step),
         answer=_THOUSANDS.sub("", answer) if kind_of(answer, kind) == "number" else answer,
         level=_text(row, fields.level) if fields.level else "",
         cluster=_text(row, fields.cluster) if fields.cluster else "",
     )
+
+
+def _joined(parts: list[str], sentences: bool) -> str:
+    """The parts of a question, with a space between them."""
+    closed = [part if not sentences or part.endswith((".", "?", "!")) else f"{part}." for part in parts[:-1]]
+    return " ".join([*closed, parts[-1]])
 
 
 def _one_line(step: str) -> str:
@@ -219,12 +258,12 @@ def _one_line(step: str) -> str:
 
 
 def _text(row: Row, key: str) -> str:
-    """A field as text that is not blank; numbers as people write them (18.0 is 18)."""
+    """A field as text that is not blank; numbers as people write them (18.0 is 18, 1e+16 is 10000000000000000)."""
     if key not in row.data:
         raise UsageError(f"{row.place}: no field {key!r}: found {', '.join(map(repr, row.data)) or 'no fields'}")
     value = row.data[key]
     if isinstance(value, float) and math.isfinite(value):
-        value = int(value) if value.is_integer() and abs(value) < 2**53 else value
+        value = canonical(Fraction(repr(value)))
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UsageError(f"{row.place}: field {key!r} is {type(value).__name__}, expected text or a number")
     text = str(value)

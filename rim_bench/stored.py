@@ -64,7 +64,8 @@ def stored_request(run: Run, options: Options, split: str = "test") -> Request:
     steps = given["steps"] if own else options.steps  # else the data's hash would differ from the run's
     device = pick_device(options.device).type
     return Request(
-        task, options.data, options.files, steps, limit, split, None, cap, options.eval_batch_size, quick, device=device
+        task, options.data, options.files, steps, limit, split, None, cap, options.eval_batch_size, quick, device=device,
+        allow_changed=options.allow_changed_data,
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def _split(given: Iterable[str]) -> list[str]:
 
 
 def readable(
-    tasks: Iterable[Task], *, data: Path | None, steps: Steps, limit: int | None, split: str = "test"
+    tasks: Iterable[Task], *, data: Path | None, steps: Steps, limit: int | None, split: str = "test", allow_changed: bool = False
 ) -> tuple[list[tuple[Task, Dataset]], dict[str, str]]:
     """The sets whose rows can be read, and name -> reason of those whose rows cannot."""
     found, missing = [], {}
@@ -85,7 +85,8 @@ def readable(
         own: Steps = steps if task.metadata["source"] == "annotated" else "equations"
         chosen: Any = split
         try:
-            found.append((task, evaluation_data(task, data=data, steps=own, limit=limit, split=chosen)))
+            questions = evaluation_data(task, data=data, steps=own, limit=limit, split=chosen, allow_changed=allow_changed)
+            found.append((task, questions))
         except UsageError as error:
             missing[task.name] = str(error)
     return found, missing

@@ -182,6 +182,12 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     if batches:
         notes.append(f"Throughput latencies: medians of questions answered {' or '.join(f'{b:,}' for b in batches)} at a time.")
     notes += [*matching.evaluation_notes(parts), *transfer_notes(parts)]
+    notes += dict.fromkeys(f"Questions: {note}." for p in parts for note in p.summary.get("data_notes") or ())
+    if any(p.summary.get("data_registered") is False for p in parts):
+        notes.append("CHANGED DATA: the questions are not the set that the task registers (--allow-changed-data).")
+    trained = sorted({r.label for r in group.rows for p in r.parts if (p.spec.get("task") or {}).get("registered") is False})
+    if trained:
+        notes.append(f"CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): {', '.join(trained)}.")
     cuts = sorted({p.cut for p in parts if p.cut is not None})
     notes += [f"First {cut:,} rows only: not the full set." for cut in cuts]
     notes += [f"{r.label}: {r.first.summary['prompt_note']}." for r in group.rows if r.first.summary.get("prompt_note")]

@@ -28,7 +28,8 @@ def training_examples(spec: dict[str, Any], data: Path | None) -> tuple[Example,
     """The examples that a run was trained on, by its specification; None where they are not there, or not the same."""
     given = spec["task"]
     try:
-        train, _ = training_data(load_task(given["name"]), data=data, steps=given["steps"], limit=given.get("limit"))
+        task = load_task(given["name"])
+        train, _ = training_data(task, data=data, steps=given["steps"], limit=given.get("limit"), allow_changed=True)
     except UsageError:
         return None
     return train.examples if train.sha256 == given["train_sha256"] else None

@@ -8,6 +8,8 @@ metadata given to lm-eval's TaskManager (`Task.lm_eval_metadata`, or `--metadata
     RIM_BENCH_LIMIT  rim_bench_limit   keep the first N rows of each split
     RIM_BENCH_TRAIN, RIM_BENCH_VALIDATION, RIM_BENCH_TEST: files of a task that declares none (`rimbench_json`)
                      rim_bench_files   a mapping of split to file, for any task
+    RIM_BENCH_ALLOW_CHANGED
+                     rim_bench_allow_changed   1: take rows whose hash is not the registered one
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ def load(**metadata: Any) -> dict[str, Any]:
         "steps": metadata.get("rim_bench_steps") or os.environ.get("RIM_BENCH_STEPS") or "equations",
         "limit": _whole(metadata.get("rim_bench_limit") or os.environ.get("RIM_BENCH_LIMIT")),
         "files": files or None,
+        "allow_changed": allowed_by(metadata.get("rim_bench_allow_changed") or os.environ.get("RIM_BENCH_ALLOW_CHANGED")),
     }
     test = evaluation_data(task, **options)
     try:
@@ -66,6 +69,11 @@ def _empty(features: Any) -> Any:
     return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
 
 
+def allowed_by(value: Any) -> bool:
+    """Whether a setting that may come from the environment or a command line says yes."""
+    return str(value).strip().lower() in ("1", "true", "yes", "on")
+
+
 def _whole(value: Any) -> int | None:
     if value is None:
         return None
@@ -85,7 +93,7 @@ def _documents(task: Task, split: Dataset) -> list[dict[str, Any]]:
             "steps": "\n".join(example.steps),
             "solution": "\n".join([*example.steps, f"#### {example.answer}"]),
             "kind": task.kind,
-            "tolerance": task.tolerance,
+            "tolerance": task.tolerance_at(example.answer),
         }
         for example in split.examples
     ]

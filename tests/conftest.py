@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and parall
 import pytest
 
 from rim_bench import cli
+from rim_bench.data import Task, load_task
 from rim_bench.method import Encoded
 
 
@@ -31,6 +33,12 @@ def published() -> Path:
     if not given:
         pytest.skip("RIM_BENCH_DATA is not set: the published files are not here")
     return Path(given)
+
+
+def unregistered(name: str) -> Task:
+    """A shipped task without what it knows of the published rows (hashes, sizes): tests make up rows of their own."""
+    task = load_task(name)
+    return dataclasses.replace(task, metadata={k: v for k, v in task.metadata.items() if k not in ("registered", "size")})
 
 
 @pytest.fixture

@@ -182,8 +182,9 @@ def test_an_unreachable_hub_is_said_at_once(refused: Callable[..., str], tmp_pat
     for split in ("train", "test"):
         (data / f"{split}.jsonl").write_text(f"{row}\n{row.replace('1+1?', '2?')}\n" * 2)
     said = refused(
-        "run", "--methods", "direct", "--task", "gsm8k", "--data", data, "--model", "nobody/nothing-of-this-name", "--device", "cpu"
-    )
+        "run", "--methods", "direct", "--task", "gsm8k", "--data", data, "--model", "nobody/nothing-of-this-name", "--device", "cpu",
+        "--allow-changed-data",
+    )  # fmt: skip
     assert "nobody/nothing-of-this-name" in said and "cannot be reached" in said and "folder" in said
     assert time.monotonic() - started < 10
     assert not any("spec.json" in name for name in left(tmp_path))

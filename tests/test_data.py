@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import unregistered
 
 from rim_bench import data, sources
 from rim_bench.data import evaluation_data, load_task, overlap, task_names, training_data
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
 
-GSM8K = load_task("gsm8k")
+GSM8K = unregistered("gsm8k")
 JSON = load_task("json")
 REAL_DATA = os.environ.get("RIM_BENCH_DATA", "")  # read at import: tests run without the variable
 REAL = pytest.mark.skipif(not REAL_DATA, reason="RIM_BENCH_DATA is not set: the published files are not at hand")
@@ -365,8 +366,14 @@ def test_the_generated_task() -> None:
 @REAL
 def test_the_published_files() -> None:
     real_data = Path(REAL_DATA)
-    train, validation = training_data(GSM8K, data=real_data)
-    test = evaluation_data(GSM8K, data=real_data)
+    gsm8k = load_task("gsm8k")
+    train, validation = training_data(gsm8k, data=real_data)
+    test = evaluation_data(gsm8k, data=real_data)
+    assert (train.registered, validation.registered, test.registered) == (True, True, True)
+    # stored results stand on these
+    assert test.sha256 == "f71f933a4e6942bb4fc32fe0fe54ff8802117bdcb0e9b60e9100493367e1d9df"
+    assert train.sha256 == "eb77d79f14c36c87edc022806ec902f40f886884cde24772b1ea0251f8a13c52"
+    assert validation.sha256 == "35aad956dca8807419b5cb9c04b5df8383252cd92941a9095431064e77291ac9"
     assert (len(train.examples), len(validation.examples), len(test.examples)) == (6973, 500, 1319)
     bare = sum(not e.steps for d in (train, validation) for e in d.examples)
     assert bare == 95 and sum(not e.steps for e in test.examples) == 18

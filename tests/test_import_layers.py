@@ -30,6 +30,7 @@ TOP = {
 }  # the rest  # fmt: skip
 TORCH_FREE = GROUND | {
     "method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options", "suites", "leakage", "listing",
+    "places", "question_ids", "step_text", "task_file",
 }  # fmt: skip
 ENGINE = {"workspace", "losses", "train", "generate", "backbone"}
 

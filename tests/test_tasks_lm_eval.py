@@ -12,6 +12,7 @@ import pytest
 from test_data import user_task
 
 from rim_bench.data import Task, evaluation_data, load_task, task_names, training_data
+from rim_bench.errors import UsageError
 from rim_bench.tasks import lm
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -24,7 +25,7 @@ REAL_DATA = os.environ.get("RIM_BENCH_DATA", "")
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("DATA", "STEPS", "LIMIT", "TRAIN", "VALIDATION", "TEST"):
+    for name in ("DATA", "STEPS", "LIMIT", "TRAIN", "VALIDATION", "TEST", "ALLOW_CHANGED"):
         monkeypatch.delenv(f"RIM_BENCH_{name}", raising=False)
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
@@ -72,7 +73,11 @@ def write_gsm8k(folder: Path) -> Path:
 def test_gsm8k_asks_the_question_alone_and_scores_every_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIM_BENCH_DATA", str(write_gsm8k(tmp_path)))
     task = load_task("gsm8k")
-    test = evaluation_data(task)
+    with pytest.raises(UsageError, match=r"6 questions .registered: 1,319., sha256 [0-9a-f]{12} instead of 52dadbf83dc8.*--allow-changed"):
+        evaluate(task, Answering(lambda context: ""))
+    monkeypatch.setenv("RIM_BENCH_ALLOW_CHANGED", "1")
+    test = evaluation_data(task, allow_changed=True)
+    assert test.registered is False and "6 questions (registered: 1,319)" in test.notes[0]
     replies = dict(
         zip((e.question for e in test.examples), ["#### 51", "#### 52.0", "The answer is 53.", "", "#### 9", "#### $56"], strict=True)
     )
@@ -97,10 +102,10 @@ def test_gsm8k_asks_the_question_alone_and_scores_every_document(tmp_path: Path,
 
 def test_few_shot_examples_show_steps_and_answer_from_training(tmp_path: Path) -> None:
     task = load_task("gsm8k")
-    metadata = task.lm_eval_metadata(write_gsm8k(tmp_path), limit=4)
+    metadata = task.lm_eval_metadata(write_gsm8k(tmp_path), limit=4, allow_changed=True)
     model = Answering(lambda _: "#### 1")
     evaluate(task, model, num_fewshot=2, metadata=metadata)
-    train = training_data(task, data=tmp_path, limit=4)[0]
+    train = training_data(task, data=tmp_path, limit=4, allow_changed=True)[0]
     shown = {"\n".join([e.question, *e.steps, f"#### {e.answer}"]) for e in train.examples}
     assert len(model.asked) == 4  # the limit
     for context, _ in model.asked:

@@ -1,0 +1,139 @@
+"""Reading and checking a task's YAML. Imports no torch, transformers, lm_eval or datasets; `!function` tags stay text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from rim_bench.errors import UsageError, unknown
+from rim_bench.sources import FIELDS
+
+SPLITS: Final = ("train", "validation", "test")
+_SOURCES: Final = ("annotated", "rows", "generator")
+_KINDS: Final = ("number", "text", "auto")
+_IDS: Final = ("place", "question")
+_ANSWER_RULES: Final = ("number", "whole")
+_SUBSET: Final = ("questions", "answer", "field", "keep", "drop")
+_KEYS: Final = {
+    "title": str,
+    "summary": str,
+    "licence": str,
+    "note": str,
+    "size": dict,  # split -> questions, as published
+    "source": str,
+    "folder": str,
+    "files": dict,
+    "hub": dict,
+    "fields": (dict, list),  # one form of the rows, or several: the first that fits the first row
+    "ids": str,  # place (the row's number, the default) or question (its hash: the same whatever the order of the rows)
+    "subset": dict,
+    "registered": dict,  # split -> sha256 of the rows as published, steps aside
+    "test_of": str,  # the task whose test split this one is evaluated on
+    "generator": str,
+    "sizes": dict,
+    "levels": dict,
+    "ood": list,
+    "validation": int,
+    "kind": str,
+    "tolerance": (int, float),
+    "relative_tolerance": (int, float),
+    "tokenizer": str,
+    "recipe": dict,
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with lm-eval's `!function` tags read as plain text: nothing is imported to list tasks."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        UsageError: a file that cannot be read, is not YAML (with the line), or holds something else.
+    """
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"task file {str(path)!r} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"task file {path}{line}: not YAML ({getattr(error, 'problem', None) or 'malformed'})") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"task file {str(path)!r} must hold one mapping")
+    return config
+
+
+def check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
+    """Refuse what is missing, unknown or of the wrong type in a task's `rim_bench` block, all together.
+
+    Raises:
+        UsageError: one sentence with every problem.
+    """
+    problems = [str(unknown("key", key, _KEYS)) for key in block if key not in _KEYS]
+    for key, kind in _KEYS.items():
+        if key in block and (not isinstance(block[key], kind) or isinstance(block[key], bool)):  # type: ignore[arg-type]
+            problems.append(f"{key} is {type(block[key]).__name__}, which is the wrong type")
+    problems += [f"{key} is missing" for key in ("summary", "source") if key not in block]
+    if not isinstance(metadata.get("version"), int):
+        problems.append("metadata.version must be a whole number")
+    for key, names in (("source", _SOURCES), ("kind", _KINDS), ("ids", _IDS)):
+        if key in block and block[key] not in names:
+            problems.append(str(unknown(key, str(block[key]), names)))
+    nested = {"files": SPLITS, "hub": ("path", "config", *SPLITS), "subset": _SUBSET, "size": SPLITS, "registered": SPLITS}
+    for key, allowed in (nested | {"sizes": SPLITS, "levels": SPLITS}).items():
+        inner = block.get(key)
+        problems += [str(unknown(f"key of {key}", str(k), allowed)) for k in inner if k not in allowed] if isinstance(inner, dict) else []
+    if isinstance(block.get("hub"), dict) and not isinstance(block["hub"].get("path"), str):
+        problems.append("hub.path is missing")
+    problems += [problem for form in forms(block) for problem in _form_problems(form)]
+    problems += _subset_problems(block["subset"]) if isinstance(block.get("subset"), dict) else []
+    for split, digest in block["registered"].items() if isinstance(block.get("registered"), dict) else ():
+        if not re.fullmatch("[0-9a-f]{64}", str(digest)):
+            problems.append(f"registered.{split} must be a sha256 of 64 digits")
+    if block.get("source") == "generator":
+        problems += [f"{key} is missing" for key in ("generator", "levels", "sizes") if key not in block]
+    if problems:
+        raise UsageError(f"task file {path}, metadata.rim_bench: {'; '.join(problems)}")
+
+
+def forms(block: dict[str, Any]) -> list[Any]:
+    """The forms that a set's rows may have, in the order in which they are tried."""
+    given = block.get("fields", {})
+    return given if isinstance(given, list) else [given]
+
+
+def _form_problems(form: Any) -> list[str]:
+    if not isinstance(form, dict):
+        return ["each form of fields must be a mapping"]
+    problems = []
+    for key, value in form.items():
+        if key not in FIELDS:
+            problems.append(str(unknown("key of fields", str(key), FIELDS)))
+        elif key in ("sentences", "unit"):
+            if not isinstance(value, bool):
+                problems.append(f"fields.{key} must be true or false")
+        else:
+            names = value if isinstance(value, list) and key == "question" else [value]
+            if not names or not all(isinstance(name, str) for name in names):
+                problems.append(f"fields.{key} must name a field" + (", or a list of fields" if key == "question" else ""))
+    return problems
+
+
+def _subset_problems(subset: dict[str, Any]) -> list[str]:
+    """A subset is given by a list of questions, by a rule on answers, or by the values of a field."""
+    ways = [key for key in ("questions", "answer", "field") if key in subset]
+    if len(ways) != 1:
+        return ["subset needs one of questions, answer and field"]
+    if ways == ["answer"] and subset["answer"] not in _ANSWER_RULES:
+        return [str(unknown("rule of subset.answer", str(subset["answer"]), _ANSWER_RULES))]
+    if ways == ["field"] and not all(isinstance(subset.get(key), list) for key in ("keep", "drop")):
+        return ["subset.field needs the lists keep and drop: together all values that the field may have"]
+    return [] if isinstance(subset[ways[0]], str) else [f"subset.{ways[0]} must be text"]
