@@ -31,12 +31,12 @@ def record_omitted(run: Run, missing: Mapping[str, str], evaluated: Iterable[str
 
 
 def omitted_lines(runs: Iterable[Run]) -> list[str]:
-    """A line for each set and reason, with the number of runs it holds for."""
+    """A line for each set and reason, with the number of runs it holds for; where files were looked for stands in the runs' own file."""
     found: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         try:
             for item in omitted(run).items():
-                found.setdefault(item, []).append(run.id)
+                found.setdefault((item[0], item[1].partition(": looked for ")[0]), []).append(run.id)
         except UsageError as error:
             found.setdefault(("a list of omitted sets", str(error)), []).append(run.id)
     return [

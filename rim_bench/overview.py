@@ -37,9 +37,7 @@ def transfer_notes(parts: Sequence[Evaluated]) -> list[str]:
         if (name := trained_elsewhere(e)) is not None:
             tasks.setdefault(name, []).append(e)
     for name, found in sorted(tasks.items()):
-        rows = sorted({int(r) for e in found if (r := e.spec["task"].get("train_rows"))})
-        told = f" ({' or '.join(f'{r:,}' for r in rows)} rows)" if rows else ""
-        notes.append(f"Trained on {name}{told}, evaluated on {found[0].summary.get('task_title')}: the questions are another task's.")
+        notes.append(f"Trained on {name}{_rows_of(found)}, evaluated on {found[0].summary.get('task_title')}: another task's questions.")
     for e in parts:
         unseen = e.summary.get("unseen_text")
         if isinstance(unseen, Mapping) and unseen.get("questions") is None:
@@ -47,6 +45,24 @@ def transfer_notes(parts: Sequence[Evaluated]) -> list[str]:
         elif isinstance(unseen, Mapping) and unseen["questions"]:
             notes.append(f"{e.run}: {unseen['questions']:,} of {unseen['n']:,} questions hold text its tokenizer never saw in training.")
     return notes
+
+
+def _rows_of(found: Iterable[Evaluated]) -> str:
+    rows = sorted({int(r) for e in found if (r := e.spec["task"].get("train_rows"))})
+    return f" ({' or '.join(f'{r:,}' for r in rows)} rows)" if rows else ""
+
+
+def _transfers(parts: Sequence[Evaluated]) -> list[str]:
+    """A line for each task that was trained on: the other tasks whose questions were asked."""
+    found: dict[str, list[Evaluated]] = {}
+    for e in parts:
+        if (name := trained_elsewhere(e)) is not None:
+            found.setdefault(name, []).append(e)
+    lines = []
+    for name, asked in sorted(found.items()):
+        titles = ", ".join(dict.fromkeys(str(e.summary["task_title"]) for e in asked))
+        lines.append(f"Trained on {name}{_rows_of(asked)}; another task's questions: {titles}.")
+    return lines
 
 
 def marks(group: Group) -> list[str]:
@@ -88,7 +104,7 @@ def _section(groups: Sequence[Group]) -> Section | None:
     turned = tuple((name, *(column[k] for column in values), n, data, split) for k, (name, n, data, split) in enumerate(sets))
     short = Grid("Accuracy % by set (° at the floor; intervals: table.md)", ("set", *labels, "n", "data", "split"), turned, True)
     notes = ['"-": not evaluated there. Comparisons within a set, costs and notes are in the set\'s own section.']
-    notes += sorted({n for g in ordered for n in transfer_notes([p for r in g.rows for p in r.parts]) if n.startswith("Trained on")})
+    notes += _transfers([p for g in ordered for r in g.rows for p in r.parts])
     quick = any(g.quick for g in ordered)
     title = f"All sets side by side, {backbone_short(ordered[0].rows[0].first.spec.get('backbone'))}"
     return Section(f"{title} ({QUICK})" if quick else title, (long, short), tuple(notes))

@@ -16,14 +16,14 @@ from rim_bench.generate import Sampling
 from rim_bench.run_options import QUICK_ROWS, Options, Reporter
 from rim_bench.store import Run
 from rim_bench.trained import Trained, load_trained, pick_device
-from rim_bench.unseen import check_text, shown, training_examples
+from rim_bench.unseen import about
 from rim_bench.votes import votes_record
 
 logger = logging.getLogger(__name__)
 
 
 class Subject:
-    """A trained run, loaded when it is first needed, and the tokens that its training text has."""
+    """A trained run, loaded when it is first needed."""
 
     def __init__(self, run: Run, device: str | None, data: Path | None) -> None:
         self.run, self.device, self.data = run, pick_device(device), data
@@ -33,23 +33,17 @@ class Subject:
         """The model, its weights verified."""
         return load_trained(self.run, device=self.device)
 
-    @cached_property
-    def shown(self) -> frozenset[int] | None:
-        """Token ids of its training text; None where that is not there."""
-        examples = training_examples(self.run.spec, self.data)
-        return None if examples is None else shown(self.trained.backbone, examples)
-
     def told(self, name: str, questions: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """What a summary says of an evaluation on a task that the run was not trained on; `questions` are (id, text).
+        """What a summary says of an evaluation on another task than the run's (`rim_bench.unseen.about`)."""
+        return about(self.trained.backbone, self.run.spec, name, questions, self.data)
 
-        Raises:
-            CannotBeAsked: a tokenizer from scratch that never saw the text of most questions.
-        """
-        given = self.run.spec["task"]
-        told: dict[str, Any] = {"trained_on": {k: given.get(k) for k in ("name", "train_sha256", "train_rows", "limit")}}
-        if self.run.spec["backbone"].get("kind") != "scratch":
-            return told
-        return told | {"unseen_text": check_text(self.trained.backbone, self.shown, questions, given["name"], name)}
+
+def told_of(run: Run, trained: Trained, request: Request, data: Path | None) -> dict[str, Any]:
+    """The same of a request; nothing where it is the run's own task."""
+    if request.task.name == run.spec["task"]["name"]:
+        return {}
+    questions = [(e.id, e.question) for e in request.dataset().examples]
+    return about(trained.backbone, run.spec, request.task.title, questions, data)
 
 
 def stored_request(run: Run, options: Options, split: str = "test") -> Request:
@@ -94,9 +88,7 @@ def evaluate_stored(
         stored = evaluated(run, request)
         if stored is None:
             subject = subject or Subject(run, options.device, options.data)
-            told = {}
-            if request.task.name != run.spec["task"]["name"]:
-                told = subject.told(request.task.title, [(e.id, e.question) for e in request.dataset().examples])
+            told = told_of(run, subject.trained, request, options.data)
             label = f"{run.id} on {request.task.name}" if told else run.id
             stored = evaluate_run(run, subject.trained, request, lambda done, total: reporter.evaluating(label, done, total), told)
             reporter.finished(label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ def training_examples(spec: dict[str, Any], data: Path | None) -> tuple[Example,
     return train.examples if train.sha256 == given["train_sha256"] else None
 
 
+_known: dict[tuple[str, str], frozenset[int]] = {}
+
+
+def shown_in_training(backbone: Backbone, spec: dict[str, Any], data: Path | None) -> frozenset[int] | None:
+    """`shown` of a run's training text, found once a process for each text and tokenizer; None where that text is not there."""
+    tokenizer = sha256(backbone.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    key = (str(spec["task"]["train_sha256"]), tokenizer)
+    if key not in _known:
+        examples = training_examples(spec, data)
+        if examples is None:
+            return None
+        _known[key] = shown(backbone, examples)
+    return _known[key]
+
+
 class CannotBeAsked(UsageError):
     """A set whose text a run's tokenizer never saw."""
 
@@ -63,3 +79,16 @@ def check_text(
             "evaluate the run on tasks in the same words, or train on this one"
         )
     return {"questions": len(odd), "n": len(questions)}
+
+
+def about(backbone: Backbone, spec: dict[str, Any], name: str, questions: Sequence[tuple[str, str]], data: Path | None) -> dict[str, Any]:
+    """What a summary says of an evaluation on a task that the run was not trained on; `questions` are (id, text).
+
+    Raises:
+        CannotBeAsked: a tokenizer from scratch that never saw the text of most questions.
+    """
+    given = spec["task"]
+    told: dict[str, Any] = {"trained_on": {k: given.get(k) for k in ("name", "train_sha256", "train_rows", "limit")}}
+    if spec["backbone"].get("kind") != "scratch":
+        return told
+    return told | {"unseen_text": check_text(backbone, shown_in_training(backbone, spec, data), questions, given["name"], name)}

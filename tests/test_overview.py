@@ -90,7 +90,7 @@ def test_the_terminal_shows_every_set_and_leaves_the_rest_to_the_file(runs: list
 
 def test_a_set_is_told_from_training(runs: list[Run]) -> None:
     made = comparison(runs)
-    assert any(n.startswith("Trained on toy") and "evaluated on set0" in n for n in made.sections[0].notes)
+    assert any(n.startswith("Trained on toy") and "another task's questions: set0, set1" in n for n in made.sections[0].notes)
     own = next(s for s in made.sections[1:] if s.title.startswith("set0,"))
     toy = next(s for s in made.sections[1:] if s.title.startswith("Toy sums,"))
     assert any(n.startswith("Trained on toy") for n in own.notes) and not any(n.startswith("Trained on") for n in toy.notes)
@@ -126,9 +126,9 @@ def test_the_leaderboard_keeps_sets_apart(runs: list[Run]) -> None:
 
 def test_what_was_left_out_is_named_until_it_is_evaluated(few: Sequence[Run]) -> None:
     for run in few[:2]:
-        record_omitted(run, {"svamp": "its file is not there", "asdiv": "no hub"}, [])
+        record_omitted(run, {"svamp": "its file is not there: looked for /a/b", "asdiv": "no hub"}, [])
     record_omitted(few[0], {}, ["asdiv"])
-    assert omitted(few[0]) == {"svamp": "its file is not there"} and omitted(few[2]) == {}
+    assert omitted(few[0]) == {"svamp": "its file is not there: looked for /a/b"} and omitted(few[2]) == {}
     assert not (few[2].path / FILE).exists()
     lines = omitted_lines(few)
     assert lines == [

@@ -21,7 +21,7 @@ from rim_bench.sets import How, Wanted, evaluate_sets, plan_sets
 from rim_bench.store import Run
 from rim_bench.stored import Subject
 from rim_bench.suites import Suite
-from rim_bench.unseen import CannotBeAsked, check_text, training_examples
+from rim_bench.unseen import CannotBeAsked, check_text, shown, shown_in_training, training_examples
 
 Call = Callable[..., tuple[int, str, str]]
 TINY = {"width": 32, "layers": 1, "max_positions": 64}
@@ -157,12 +157,14 @@ def test_text_that_a_tokenizer_never_saw_is_refused_in_a_sentence(runs: list[Run
 
 def test_little_unseen_text_is_counted(runs: list[Run], options: Options) -> None:
     subject = Subject(runs[0], "cpu", None)
-    plain = [(str(k), e.question) for k, e in enumerate(training_examples(runs[0].spec, None) or ())]
-    assert len(plain) == ROWS and subject.shown is not None
+    examples = training_examples(runs[0].spec, None) or ()
+    plain = [(str(k), e.question) for k, e in enumerate(examples)]
+    known = shown_in_training(subject.trained.backbone, runs[0].spec, None)
+    assert len(plain) == ROWS and known is not None and known == shown(subject.trained.backbone, examples)
     odd = [("odd", "Zoé?")] * len(plain)
-    assert check_text(subject.trained.backbone, subject.shown, [*plain, *odd], "chain", "x") == {"questions": ROWS, "n": 2 * ROWS}
+    assert check_text(subject.trained.backbone, known, [*plain, *odd], "chain", "x") == {"questions": ROWS, "n": 2 * ROWS}
     with pytest.raises(CannotBeAsked, match=r"25 of 49 questions"):
-        check_text(subject.trained.backbone, subject.shown, [*plain, *odd, odd[0]], "chain", "x")
+        check_text(subject.trained.backbone, known, [*plain, *odd, odd[0]], "chain", "x")
     assert check_text(subject.trained.backbone, None, odd, "chain", "x") == {"questions": None, "n": ROWS}
     changed = {**runs[0].spec, "task": runs[0].spec["task"] | {"train_sha256": "0" * 64}}
     assert training_examples(changed, None) is None
