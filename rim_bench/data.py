@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -247,7 +247,8 @@ def make_dataset(
 
 def _hashed(example: Example) -> dict[str, Any]:
     """What a hash covers: fields that came later only where they say something, so that sets without them keep their hashes."""
-    return {k: v for k, v in asdict(example).items() if v or k not in ("cluster", "choices")}
+    told = {field: getattr(example, field) for field in Example.__dataclass_fields__}
+    return {k: v for k, v in told.items() if v or k not in ("cluster", "choices")}
 
 
 def _check_request(task: Task, steps: str, limit: int | None) -> None:

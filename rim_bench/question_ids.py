@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
@@ -21,6 +22,7 @@ from rim_bench.sources import Row
 from rim_bench.tasks.answers import Kind, canonical, kind_of, parse_number
 
 DIGITS: Final = 12
+_PLAIN_WHOLE: Final = re.compile("-?[1-9][0-9]{0,14}|0")  # stands as it is: most answers, and parsing is slow
 Placed = tuple[str, Example]
 """Where a row stands (for error messages), and the row as an example."""
 
@@ -39,31 +41,28 @@ def numbered(examples: Iterable[Placed], prefix: str, kind: Kind) -> tuple[Examp
     Raises:
         UsageError: an answer that is not one number, where all are (kind "number"), with the row's place.
     """
-    plain = sorted((_plain(place, example, kind) for place, example in examples), key=_order)
-    seen: Counter[str] = Counter()
-    out = []
-    for example in plain:
-        digest = question_hash(example.question)
-        seen[digest] += 1
-        copy = f"/{seen[digest]}" if seen[digest] > 1 else ""
-        out.append(dataclasses.replace(example, id=f"{prefix}/{digest}{copy}"))
+    plain = [_plain(place, example, kind) for place, example in examples]
+    # copies of a question differ in what else they say, so that their order does not depend on the source either
+    order = sorted((e.id, e.answer, e.level, e.cluster, e.steps, i) for i, e in enumerate(plain))
+    out, last, copy = [], "", 1
+    for digest, *_, i in order:
+        copy = copy + 1 if digest == last else 1
+        last = digest
+        out.append(dataclasses.replace(plain[i], id=f"{prefix}/{digest}" + (f"/{copy}" if copy > 1 else "")))
     return tuple(out)
 
 
 def _plain(place: str, example: Example, kind: Kind) -> Example:
+    """An example in the one form, with the hash of its question as its id."""
     answer = example.answer
-    if kind_of(answer, kind) == "number":
+    if not _PLAIN_WHOLE.fullmatch(answer) and kind_of(answer, kind) == "number":
         value = parse_number(answer)
         if value is None:
             raise UsageError(f"{place}: the answer {answer!r} is not one number: expected one such as 72, -3.5 or 1,080")
         answer = canonical(value)
     cluster = question_hash(example.cluster) if " " in example.cluster.strip() else example.cluster.strip()
-    return dataclasses.replace(example, question=" ".join(example.question.split()), answer=answer, cluster=cluster)
-
-
-def _order(example: Example) -> tuple[Any, ...]:
-    """Copies of a question differ in what else they say, so that their order does not depend on the source either."""
-    return question_hash(example.question), example.answer, example.level, example.cluster, example.steps
+    question = " ".join(example.question.split())
+    return dataclasses.replace(example, id=question_hash(question), question=question, answer=answer, cluster=cluster)
 
 
 def registered_hash(examples: Iterable[Example]) -> str:

@@ -28,6 +28,7 @@ Steps = Literal["equations", "prose"]
 PROBE_SECONDS: Final = 3.0
 _ANNOTATION: Final = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS: Final = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LINES: Final = re.compile(r"\s*[\r\n]\s*")
 
 
@@ -269,7 +270,7 @@ def _text(row: Row, key: str) -> str:
     text = str(value)
     if not text.strip():
         raise UsageError(f"{row.place}: field {key!r} is blank, expected text")
-    if any("\ud800" <= character <= "\udfff" for character in text):  # JSON can spell half a character; no file can hold it
+    if not text.isascii() and _SURROGATE.search(text):  # JSON can spell half a character; no file can hold it
         raise UsageError(f"{row.place}: field {key!r} holds a lone surrogate, expected Unicode text")
     return text
 

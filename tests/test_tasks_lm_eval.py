@@ -122,6 +122,19 @@ def test_chain_is_solved_by_its_own_targets_and_has_levels(tmp_path: Path) -> No
     assert {s["doc"]["level"] for s in found["samples"]["rimbench_chain"]} == {f"T={i}" for i in range(1, 6)}
 
 
+def test_an_evaluation_only_set_is_scored_by_its_stated_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = (1e10, 3.5e-07, 2.5, 2.5, 7.0)
+    rows = [{"input": f"Case {i}?", "code": "", "target": target} for i, target in enumerate(targets)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("RIM_BENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("RIM_BENCH_ALLOW_CHANGED", "1")
+    task = load_task("gsm_hard")
+    replies = ("#### 10,000,000,000", "#### 0", "#### 2.5009", "#### 2.502", "#### 8")
+    found = evaluate(task, Answering(lambda context: replies[int(context[5])]))
+    right = {s["doc"]["question"][5]: s["accuracy"] for s in found["samples"]["rimbench_gsm_hard"]}
+    assert right == {"0": 1, "1": 0, "2": 1, "3": 0, "4": 0}
+
+
 def test_json_reads_files_named_by_the_environment_without_training_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps([{"question": "Who?", "answer": "Tom is a lempus."}, {"question": "How many {{x}}?", "answer": 1234}]))

@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 from conftest import unregistered
+from fabricated import evaluate, train
 
 from rim_bench import sources
 from rim_bench.data import Task, evaluation_data, load_task, overlap, task_names, training_data
 from rim_bench.errors import UsageError
 from rim_bench.places import NoSplit
 from rim_bench.question_ids import question_hash, read_selection, registered_hash
+from rim_bench.store import Store
+from rim_bench.tables import comparison
 from rim_bench.tasks.answers import parse_number, score
 
 WORDS = (
@@ -384,6 +387,19 @@ def test_a_set_of_another_size_without_a_registered_hash_says_so(hub: Callable[.
     found = evaluation_data(load_task("gsm_plus"))
     assert found.registered is None
     assert found.notes == ("1 questions of hub qintongli/GSM-Plus; the set as published has 10,552, and no hash of it is registered",)
+
+
+def test_tables_mark_changed_data_and_repeat_what_was_left_out(tmp_path: Path) -> None:
+    task = {"name": "toy", "version": 1, "train_sha256": "a" * 64, "steps": "equations"}
+    left_out = {"data_notes": ["3 of 8 rows are left out by rule"]}
+    for name, registered, spec in (("published", True, {}), ("changed", False, {"task": task | {"registered": False}})):
+        store = Store(tmp_path / name)
+        for method in ("direct", "cot"):
+            evaluate(train(store, method, spec=spec if method == "cot" else {}), [True, False] * 20, data_registered=registered, **left_out)
+        text = comparison(store.runs()[0]).to_markdown()
+        assert text.count("- Questions: 3 of 8 rows are left out by rule.\n") == 1
+        assert ("CHANGED DATA: the questions are not the set that the task registers" in text) == (not registered)
+        assert ("CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): cot" in text) == (not registered)
 
 
 @pytest.mark.parametrize(
