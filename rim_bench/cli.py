@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from rim_bench import cli_compute, cli_evidence
+from rim_bench import cli_compute, cli_data, cli_evidence
 from rim_bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = typer.Typer(
 
 app.add_typer(cli_compute.app)  # without a name: its commands stand beside these
 app.add_typer(cli_evidence.app)
+app.add_typer(cli_data.app)
 
 EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
 INTERRUPTED = 130
@@ -56,9 +57,6 @@ BackboneSet = Annotated[list[str] | None, typer.Option("--backbone", help="A num
 Tuning = Annotated[str | None, typer.Option("--tuning", help="full or lora (the default on pretrained weights).")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU if there is one.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A plumbing check of a few steps: not a result.")]
-Changed = Annotated[
-    bool, typer.Option("--allow-changed-data", envvar="RIM_BENCH_ALLOW_CHANGED", help="Take rows whose hash is not the registered one.")
-]
 Split = Annotated[str, typer.Option("--split", help="test or validation.")]
 Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
 RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
@@ -88,12 +86,18 @@ def run(
     tuning: Tuning = None,
     device: Device = None,
     quick: Quick = False,
-    allow_changed_data: Changed = False,
+    allow_changed_data: cli_data.Changed = False,
     controls: Annotated[bool, typer.Option("--controls", help="Also run the controls that these methods need.")] = False,
+    suite: cli_data.Suites = None,
+    eval_tasks: cli_data.EvalTasks = None,
+    include_path: cli_data.IncludePath = None,
+    strict_sets: cli_data.StrictSets = False,
 ) -> None:
     """Train, evaluate and compare methods. What is done already is not done again."""
     options = _options(locals())
+    wanted = cli_data.wanted_sets(suite, eval_tasks, include_path, strict_sets)
     from rim_bench.run import Study
+    from rim_bench.sets import evaluate_sets, plan_sets
     from rim_bench.stored import evaluate_stored
     from rim_bench.warm import warm_options
 
@@ -102,7 +106,9 @@ def run(
     if controls:
         study = Study(study.with_controls())
     with _reporter() as reporter:
+        sets = plan_sets(wanted, options, reporter)
         runs = study.run(reporter)
+        evaluate_sets(runs, sets, options, reporter)
         for control in (c for c in needed if c.evaluation):
             for one in (r for r in runs if r.spec["method"]["name"] == control.method):
                 evaluate_stored(one, options, control.effort, "test", reporter, split_passes=control.split_passes)
@@ -136,7 +142,7 @@ def train(
     tuning: Tuning = None,
     device: Device = None,
     quick: Quick = False,
-    allow_changed_data: Changed = False,
+    allow_changed_data: cli_data.Changed = False,
 ) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
     options = _options(locals())
@@ -171,11 +177,17 @@ def eval_(
     eval_batch_size: EvalBatch = 64,
     device: Device = None,
     quick: Quick = False,
-    allow_changed_data: Changed = False,
+    allow_changed_data: cli_data.Changed = False,
+    suite: cli_data.Suites = None,
+    eval_tasks: cli_data.EvalTasks = None,
+    include_path: cli_data.IncludePath = None,
+    strict_sets: cli_data.StrictSets = False,
 ) -> None:
-    """Evaluate trained runs once more: another task, another number of blocks, several votes, the validation split."""
+    """Evaluate trained runs once more: other tasks, another number of blocks, several votes, the validation split."""
     _check_split(split)
+    wanted = cli_data.wanted_sets(suite, eval_tasks, include_path, strict_sets)
     options = _options(locals() | {"methods": "direct", "seeds": "0", "task": task or ""})
+    from rim_bench.sets import How, evaluate_sets, plan_sets
     from rim_bench.store import Store
     from rim_bench.stored import evaluate_stored
     from rim_bench.votes import sampling_of
@@ -183,7 +195,10 @@ def eval_(
     sampling = sampling_of(votes, temperature, sample_seed)
     found = [Store(out).find(name) for name in runs]
     with _reporter() as reporter:
-        for one in found:
+        sets = plan_sets(wanted, options, reporter, split)
+        for line in evaluate_sets(found, sets, options, reporter, How(split, effort, sampling, split_passes)):
+            reporter.note(line)
+        for one in found if task is not None or not wanted.any else ():
             summary = evaluate_stored(one, options, effort, split, reporter, sampling=sampling, split_passes=split_passes, repeat=repeat)
             correct = sum(bool(i["correct"]) for i in one.read_items(_key_of(one, summary)))
             reporter.note(f"{one.id}: {100 * correct / summary['n']:.2f} % of {summary['n']} ({summary['task_title']}, {split})")
@@ -263,29 +278,6 @@ def show(
     from rim_bench.show import explain
 
     typer.echo(explain(options, row, effort))
-
-
-@app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="methods, tasks or models.")]) -> None:
-    """What there is, one line each."""
-    kinds = ("methods", "tasks", "models")
-    if what not in kinds:
-        raise unknown("list", what, kinds)
-    if what == "methods":
-        from rim_bench.method import all_methods
-
-        lines = {name: cls.summary for name, cls in sorted(all_methods().items())}
-    elif what == "tasks":
-        from rim_bench.data import load_task, task_names
-
-        lines = {name: load_task(name).summary for name in task_names()}
-    else:
-        from rim_bench.catalog import backbone_names
-
-        lines = backbone_names()
-    width = max(map(len, lines))
-    for name, line in lines.items():
-        typer.echo(f"{name.ljust(width)}  {line}")
 
 
 @app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -104,14 +104,20 @@ class Request:
         return evaluation_data(self.task, steps=self.steps, limit=self.limit, split=split, **where)
 
 
-def evaluate_run(run: Run, trained: Trained, request: Request, on_items: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Evaluate and store, unless the same evaluation is stored already; returns its summary."""
+def evaluate_run(
+    run: Run,
+    trained: Trained,
+    request: Request,
+    on_items: Callable[[int, int], None] | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Evaluate and store, unless the same evaluation is stored already; returns its summary, with `told` in it."""
     key = request.key()
     stored = evaluated(run, request)
     if stored is not None:
         return stored
     items, summary = evaluate(trained, request, on_items)
-    run.write_evaluation(key, items, summary)
+    run.write_evaluation(key, items, {**summary, **(told or {})})
     found = run.evaluation(key)
     assert found is not None
     return found

@@ -33,11 +33,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Section:
-    """A group as text: its grids, then the notes beneath them."""
+    """A group as text: its grids, then the notes beneath them. A brief one is named in the terminal, and whole in files."""
 
     title: str
     grids: tuple[Grid, ...]
     notes: tuple[str, ...]
+    brief: bool = False
 
 
 def latex_escape(text: str) -> str:
@@ -116,7 +117,7 @@ class Table:
         from rich.text import Text
 
         parts: list[RenderableType] = [Text(self.heading, style="bold")]
-        for section in self.sections:
+        for section in (s for s in self.sections if not s.brief):
             parts.append(Text(f"\n{section.title}"))
             for grid in (g for g in section.grids if g.short is not False):
                 keep = _fitting(grid, width)
@@ -129,6 +130,8 @@ class Table:
                     table.add_row(*map(Text, row[:keep]))
                 parts.append(table)
             parts += [Text(f"- {note}") for note in section.notes]
+        if brief := [Text(f"- {s.title}") for s in self.sections if s.brief]:
+            parts += [Text(f"\nin full in {self.file}:"), *brief]
         parts += [Text(f"left out: {text}") for text in self.left_out]
         return Stack(*parts)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from rim_bench.data import load_task
@@ -12,10 +15,35 @@ from rim_bench.evaluate import Request, evaluate_run, evaluated
 from rim_bench.generate import Sampling
 from rim_bench.run_options import QUICK_ROWS, Options, Reporter
 from rim_bench.store import Run
-from rim_bench.trained import load_trained, pick_device
+from rim_bench.trained import Trained, load_trained, pick_device
+from rim_bench.unseen import about
 from rim_bench.votes import votes_record
 
 logger = logging.getLogger(__name__)
+
+
+class Subject:
+    """A trained run, loaded when it is first needed."""
+
+    def __init__(self, run: Run, device: str | None, data: Path | None) -> None:
+        self.run, self.device, self.data = run, pick_device(device), data
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The model, its weights verified."""
+        return load_trained(self.run, device=self.device)
+
+    def told(self, name: str, questions: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """What a summary says of an evaluation on another task than the run's (`rim_bench.unseen.about`)."""
+        return about(self.trained.backbone, self.run.spec, name, questions, self.data)
+
+
+def told_of(run: Run, trained: Trained, request: Request, data: Path | None) -> dict[str, Any]:
+    """The same of a request; nothing where it is the run's own task."""
+    if request.task.name == run.spec["task"]["name"]:
+        return {}
+    questions = [(e.id, e.question) for e in request.dataset().examples]
+    return about(trained.backbone, run.spec, request.task.title, questions, data)
 
 
 def stored_request(run: Run, options: Options, split: str = "test") -> Request:
@@ -45,8 +73,12 @@ def evaluate_stored(
     sampling: Sampling | None = None,
     split_passes: bool = False,
     repeat: bool = False,
+    subject: Subject | None = None,
 ) -> dict[str, Any]:
-    """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
+    """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named.
+
+    `subject` is the run once loaded, where several evaluations share it.
+    """
     began = time.perf_counter()
     request = stored_request(run, options, split)
     usual = int(request.task.recipe.get("max_tokens", 128))
@@ -56,7 +88,10 @@ def evaluate_stored(
     with run.lock():
         stored = evaluated(run, request)
         if stored is None:
-            trained = load_trained(run, device=pick_device(options.device))
-            stored = evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(run.id, done, total))
+            subject = subject or Subject(run, options.device, options.data)
+            told = told_of(run, subject.trained, request, options.data)
+            label = f"{run.id} on {request.task.name}" if told else run.id
+            stored = evaluate_run(run, subject.trained, request, lambda done, total: reporter.evaluating(label, done, total), told)
+            reporter.finished(label)
     logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
     return stored

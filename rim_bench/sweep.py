@@ -18,7 +18,7 @@ from rim_bench.method import Method
 from rim_bench.run_options import Options, Reporter
 from rim_bench.stats import mean
 from rim_bench.store import Run
-from rim_bench.stored import stored_request
+from rim_bench.stored import stored_request, told_of
 from rim_bench.trained import Trained, load_trained, method_of, pick_device
 from rim_bench.votes import sampling_of, votes_record
 
@@ -175,7 +175,8 @@ class _Arm:
         summary = evaluated(self.run, request)
         if summary is None:
             shown = self.label if name is None else f"{self.label} {name}={value}"
-            summary = evaluate_run(self.run, self.trained, request, lambda done, total: self.reporter.evaluating(shown, done, total))
+            told = told_of(self.run, self.trained, request, self.options.data)
+            summary = evaluate_run(self.run, self.trained, request, lambda done, total: self.reporter.evaluating(shown, done, total), told)
             self.reporter.finished(shown)
         return Point(self.run, self.label, name, value, key, summary)
 

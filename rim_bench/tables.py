@@ -14,6 +14,8 @@ from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, collect, h
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
 from rim_bench.naming import backbone_label, leaves
+from rim_bench.omitted import omitted_lines
+from rim_bench.overview import lm_eval_section, overview, trained_elsewhere, transfer_notes
 from rim_bench.pairing import Pair, pairs, rule_notes
 from rim_bench.render import Grid, Section, Table
 from rim_bench.stats import mean, wilson
@@ -179,7 +181,7 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     batches = sorted({int(b) for p in parts if (b := (p.summary.get("throughput") or {}).get("batch")) is not None})
     if batches:
         notes.append(f"Throughput latencies: medians of questions answered {' or '.join(f'{b:,}' for b in batches)} at a time.")
-    notes += matching.evaluation_notes(parts)
+    notes += [*matching.evaluation_notes(parts), *transfer_notes(parts)]
     notes += dict.fromkeys(f"Questions: {note}." for p in parts for note in p.summary.get("data_notes") or ())
     if any(p.summary.get("data_registered") is False for p in parts):
         notes.append("CHANGED DATA: the questions are not the set that the task registers (--allow-changed-data).")
@@ -301,11 +303,14 @@ def comparison(
     Raises:
         UsageError: none of the runs has an evaluation that can be read.
     """
+    runs = list(runs)
     groups, left_out = collect(runs, split)
+    left_out += omitted_lines(runs)
     left_out += [f"{d.path.name}: {d.reason}" for d in damaged]
     if not groups:
         raise UsageError("there is nothing to compare: " + ("; ".join(left_out) or "no run is stored there; `rim-bench run` makes some"))
-    sections = []
+    sections = overview(groups)
+    whole = not sections  # else the terminal shows other tasks' sets in the overview alone
     for group, heading in zip(groups, headings(groups), strict=True):
         found = pairs(group)
         names, texts = zip(*_COSTS, strict=True)
@@ -313,6 +318,8 @@ def comparison(
         costs = Grid("Cost (means per question; latency at batch 1, median)", ("method", *names), lines)
         blocks = _block_grid(group)
         grids = [*_accuracy_grids(group), costs, *([blocks] if blocks else []), *_pair_grids(group, found)]
-        sections.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(grids), _notes(group, found)))
+        brief = not whole and all(trained_elsewhere(p) for r in group.rows for p in r.parts)
+        sections.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(grids), _notes(group, found), brief))
+    sections += lm_eval_section(runs)
     records = [record for group in groups for record in _records(group)]
     return Table(title, any(g.quick for g in groups), tuple(sections), tuple(records), CSV_COLUMNS, tuple(left_out))
