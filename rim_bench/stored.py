@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 from rim_bench.data import load_task
+from rim_bench.errors import UsageError
 from rim_bench.evaluate import Request, evaluate_run, evaluated
 from rim_bench.generate import Sampling
 from rim_bench.run_options import QUICK_ROWS, Options, Reporter
+from rim_bench.selection import kept_apart
 from rim_bench.store import Run
 from rim_bench.trained import load_trained, pick_device
 from rim_bench.votes import votes_record
@@ -45,6 +47,8 @@ def evaluate_stored(
     split_passes: bool = False,
 ) -> dict[str, Any]:
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named."""
+    if split != "validation" and (reason := kept_apart(run.spec)):
+        raise UsageError(f"run {run.id} is not evaluated on {split}: {reason}; `rim-bench run` makes runs that are")
     began = time.perf_counter()
     request = stored_request(run, options, split)
     usual = int(request.task.recipe.get("max_tokens", 128))

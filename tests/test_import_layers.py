@@ -20,10 +20,11 @@ GROUND = {
     "errors", "layout", "flops", "train_flops", "store", "steps", "stats", "cells", "matching", "pairing", "compare", "tables", "render",
     "naming", "plot", "curves", "equal_cost", "contests", "leaderboard", "leaderboard_sheet", "leaderboard_text", "plot_curves",
     "baseline", "gate", "gate_report", "evidence_stats", "power", "versus", "versus_text",
+    "selection", "splits", "chosen", "plot_selection",
 }  # know no method, no model and no data  # fmt: skip
 MIDDLE = {
     "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",
-    "evaluate", "trained", "cost", "controls",
+    "evaluate", "trained", "cost", "controls", "candidates", "tune",
 }  # fmt: skip
 TOP = {"run", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__"}  # the rest
 TORCH_FREE = GROUND | {"method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options"}
