@@ -68,8 +68,8 @@ class Candidates:
         if self._scores.is_file():
             self._write()
 
-    def look(self, step: int, stage: str, *, candidate: bool) -> None:
-        """Answer the validation questions with the weights of `step`; a candidate's weights are kept."""
+    def look(self, step: int, stage: str, *, candidate: bool, ends: bool) -> None:
+        """Answer the validation questions with the weights of `step`; a candidate's weights are kept. `ends`: the stage ends with it."""
         device = self.trained.backbone.device
         self.peak = max(self.peak, peak_memory(device))
         began = time.perf_counter()
@@ -83,6 +83,7 @@ class Candidates:
                 "step": step,
                 "stage": stage,
                 "candidate": candidate,
+                "ends": ends,
                 "accuracy": sum(bool(i["correct"]) for i in items) / len(items),
                 "n": len(items),
                 "flops": sum(i["flops_prefill"] + i["flops_decode"] for i in items),
@@ -122,6 +123,7 @@ class Candidates:
             "points": self.points,
             "ties": TIES if self.selection.rule == BEST else None,
             "chosen": None if chosen is None else {k: chosen[k] for k in ("step", "stage", "accuracy", "n")},
+            "stages": [{k: r[k] for k in ("stage", "step", "accuracy", "n")} for r in self.seen if r["ends"]],  # at their ends
             "seen": self.seen,
             "flops": sum(r["flops"] for r in self.seen),  # of inference, in no training budget
             "seconds": round(sum(r["seconds"] for r in self.seen), 3),

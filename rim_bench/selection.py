@@ -21,6 +21,7 @@ POINTS = 8  # candidates of a run, the last one the end of training
 TRIALS = 3
 TUNED = ("lr",)  # what can be tuned
 TIES = "the latest"  # of candidates with the same accuracy: the one that trained the longest
+ON_TEST = "its checkpoint is chosen on test items (16-split protocol): never a row beside others"
 SPLIT = {"splits": 16, "share": 0.2, "seed": 0}  # 264 of 1,319 questions are a fifth
 
 
@@ -114,7 +115,7 @@ def kept_apart(spec: Mapping[str, Any]) -> str | None:
     if spec.get("role") == "trial":
         return "a learning-rate trial, chosen between on validation: never a row"
     if selects_on_test(spec):
-        return "its checkpoint is chosen on test items (16-split protocol): never a row beside others"
+        return ON_TEST
     return None
 
 

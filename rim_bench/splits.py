@@ -150,7 +150,12 @@ class Scored:
 def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Scored], list[str]]:
     """The stored answers of the runs that select on test items, and a line for each that has none or damaged ones."""
     found, left_out = [], []
-    for run in sorted((r for r in runs if selects_on_test(r.spec) and r.spec.get("role") == "arm"), key=lambda r: r.id):
+    for run in sorted(runs, key=lambda r: r.id):
+        try:
+            if not selects_on_test(run.spec) or run.spec.get("role") == "trial":
+                continue
+        except UsageError:
+            continue  # a specification that cannot be read: said by who reads the ordinary evaluations
         try:
             stored = answers(run)
             keys = [k for k, s in stored.evaluations().items() if split in (None, s.get("split"))]

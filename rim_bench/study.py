@@ -107,6 +107,7 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
     from rim_bench.leaderboard import leaderboard
     from rim_bench.plot import accuracy_plot
     from rim_bench.plot_curves import curve_plots
+    from rim_bench.plot_selection import selection_plot, tuning_plot
     from rim_bench.tables import comparison
 
     table = comparison(runs, split="test")
@@ -118,6 +119,11 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
     for suffix in ("svg", "png"):
         accuracy_plot(runs, out / f"accuracy.{suffix}", split="test")
         written.append(out / f"accuracy.{suffix}")
+    told = [run.training() or {} for run in runs]
+    for kind, draw in (("selection", selection_plot), ("tuning", tuning_plot)):
+        if any(kind in t for t in told):
+            draw(runs, out / f"{kind}.svg")
+            written.append(out / f"{kind}.svg")
     return written + curve_plots(board.contests, out, ("svg",))[0]
 
 

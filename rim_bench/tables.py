@@ -16,6 +16,7 @@ from rim_bench.files import Record
 from rim_bench.naming import backbone_label, leaves
 from rim_bench.pairing import Pair, pairs, rule_notes
 from rim_bench.render import Grid, Section, Table
+from rim_bench.selection import ON_TEST
 from rim_bench.stats import mean, wilson
 from rim_bench.store import Damaged, Run
 
@@ -299,9 +300,8 @@ def comparison(
     runs = list(runs)
     groups, left_out = collect(runs, split)
     by_splits, missing = splits.scored_runs(runs, split)
+    left_out = [line for line in left_out if not line.endswith(ON_TEST)]  # they have a section of their own
     left_out += missing + [f"{d.path.name}: {d.reason}" for d in damaged]
-    shown = {s.run.id for s in by_splits}
-    left_out = [line for line in left_out if line.split(":")[0] not in shown]  # they have a section of their own
     if not groups and not by_splits:
         raise UsageError("there is nothing to compare: " + ("; ".join(left_out) or "no run is stored there; `rim-bench run` makes some"))
     sections = []

@@ -42,7 +42,7 @@ class Watcher(Protocol):
     @property
     def points(self) -> int: ...  # evenly spaced ones, the last at the end of training
     def resume(self, step: int) -> None: ...  # training goes on behind that step: what was seen later is void
-    def look(self, step: int, stage: str, *, candidate: bool) -> None: ...  # at a point, or else at the end of a stage
+    def look(self, step: int, stage: str, *, candidate: bool, ends: bool) -> None: ...  # at a point, at the end of a stage, or both
     def settled(self, step: int) -> None: ...  # a checkpoint of that step is stored: training never goes back behind it
 
 
@@ -168,8 +168,9 @@ class Trainer:
             return
         total = self.schedule.total
         candidate = points * self.spent // total > points * before // total  # a last step may overshoot a budget in FLOPs
-        if candidate or self.spent >= total or self.schedule.span(self.spent, self.entered) is not span:
-            self.watcher.look(step, span.stage.name, candidate=candidate)
+        ends = self.spent >= total or self.schedule.span(self.spent, self.entered) is not span
+        if candidate or ends:
+            self.watcher.look(step, span.stage.name, candidate=candidate, ends=ends)
 
     def _outcome(self, steps: int, first: int) -> Outcome:
         counters = self.counters
