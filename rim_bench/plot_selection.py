@@ -76,7 +76,7 @@ def _draw(panels: dict[str, list[tuple[Run, Record]]], path: Path, draw: Callabl
                 ax.set_axis_off()
                 continue
             draw(ax, panels[label], _look(methods[label], list(methods.values()))[0])
-            ax.set_title(label, loc="left", pad=12)
+            ax.set_title(label, loc="left", pad=20)
             ax.grid(color="#E0E0E0", lw=0.5)
             ax.set_ylim(0, 103)
         figure.supxlabel(x, fontsize=9)
@@ -103,22 +103,25 @@ def _selection_panel(ax: Axes, found: Panel, color: str) -> None:
         ax.plot([r["step"] for r in taken], [100 * r["accuracy"] for r in taken], "o", color=color, ms=3.5)
         if (chosen := told["chosen"]) is not None:
             at = [chosen["step"]], [100 * chosen["accuracy"]]
-            ax.plot(*at, "*", color="#D55E00", mec="white", ms=11, zorder=5, label=f"chosen ({told['rule']})" if k == 0 else None)
+            ax.plot(*at, "*", mfc="white", mec="black", ms=12, zorder=5, label=f"chosen ({told['rule']})" if k == 0 else None)
     _stages(ax, found[0][0])
     ax.set_xlim(left=0)
     ax.legend(fontsize=7, loc="best")
 
 
 def _stages(ax: Axes, run: Run) -> None:
-    """Boundaries and names of the stages, from the steps of the first run."""
+    """Boundaries and names of the stages, from the steps of the first run; names of short stages stand at two heights."""
     records = run.metrics()
-    for k, record in enumerate(records):
-        if k and record.get("stage") == records[k - 1].get("stage"):
-            continue
+    starts = [k for k in range(len(records)) if not k or records[k].get("stage") != records[k - 1].get("stage")]
+    height = 0
+    for k, at in enumerate(starts):
+        step = records[at]["step"]
         if k:
-            ax.axvline(record["step"] - 0.5, color=GREY, lw=0.8, ls="--")
-        where: Any = {"xycoords": ("data", "axes fraction"), "xytext": (1, 2), "textcoords": "offset points"}
-        ax.annotate(str(record.get("stage", "")), (record["step"], 1.0), fontsize=7, color="#505050", **where)
+            ax.axvline(step - 0.5, color=GREY, lw=0.8, ls="--")
+            near = step - records[starts[k - 1]]["step"] < 0.2 * len(records)
+            height = 1 - height if near else 0
+        where: Any = {"xycoords": ("data", "axes fraction"), "xytext": (1, 2 + 8 * height), "textcoords": "offset points"}
+        ax.annotate(str(records[at].get("stage", "")), (step, 1.0), fontsize=7, color="#505050", **where)
 
 
 def _tuning_panel(ax: Axes, found: Panel, color: str) -> None:
@@ -131,6 +134,6 @@ def _tuning_panel(ax: Axes, found: Panel, color: str) -> None:
     if failed := [t["lr"] for t in told["trials"] if t["accuracy"] is None]:
         ax.plot(failed, [0.0] * len(failed), "x", color=GREY, ms=6, label="diverged")
     best = next(t for t in sound if t["lr"] == told["chosen"])
-    ax.plot([best["lr"]], [100 * best["accuracy"]], "*", color="#D55E00", mec="white", ms=11, zorder=5, label=f"chosen: {best['lr']:g}")
+    ax.plot([best["lr"]], [100 * best["accuracy"]], "*", mfc="white", mec="black", ms=12, zorder=5, label=f"chosen: {best['lr']:g}")
     ax.set_xscale("log")
     ax.legend(fontsize=7, loc="best")

@@ -5,11 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,50 +14,26 @@ import torch
 from rim_bench.backbone import Backbone
 from rim_bench.candidates import Candidates, answered, clean, evaluate_candidates
 from rim_bench.catalog import resolve_backbone
-from rim_bench.controls import Control, LeftOut, check_trains, controls_for, matched_backbone, matched_settings, matched_shape
+from rim_bench.controls import Control, LeftOut, check_trains, controls_for, matched_backbone, matched_settings
 from rim_bench.data import Task, load_task, overlap, training_data
 from rim_bench.environment import environment
 from rim_bench.errors import UsageError, unknown
 from rim_bench.evaluate import Request, evaluate_run, evaluated, validation_accuracy
 from rim_bench.flops import Shape
 from rim_bench.hub import locate
-from rim_bench.layout import Layout
 from rim_bench.memory import peak_memory, reset_peak
-from rim_bench.method import Encoded, Example, Method, Stage, load_method
+from rim_bench.method import Method, load_method
 from rim_bench.run_options import QUICK_ROWS, Options, Reporter
+from rim_bench.run_parts import Cell, budget_record, check_rows, gpu_info, nothing_left_of, price_of, training_text
 from rim_bench.schedule import Plan, flops_spans, planned_flops, spans
-from rim_bench.selection import LAST_RULE, SPLITS, Selection
+from rim_bench.selection import SPLITS
 from rim_bench.store import Run, Store, spec_id
 from rim_bench.train import Outcome, Trainer
-from rim_bench.train_flops import ROWS, training_cost
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
 from rim_bench.tune import Choice, adopt, run_trials, same_training
-from rim_bench.workspace import Workspace
 
 STARTS = ("recipe", "cot")
 QUICK_STEPS = 16
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run to be: a method with its specification, and the run it starts from."""
-
-    method: Method
-    spec: dict[str, Any]
-    plan: Plan
-    parent: Cell | None = None
-    role: str = "arm"  # "start", "trial"
-    selection: Selection = LAST_RULE
-
-    @property
-    def is_start(self) -> bool:
-        return self.role == "start"
-
-    @property
-    def label(self) -> str:
-        text = "shared cot start" if self.is_start else self.method.name
-        text += f", trial lr {self.plan.lr:g}" if self.role == "trial" else ""
-        return f"{text}, seed {self.plan.seed}" if self.plan.seed else text
 
 
 class Study:
@@ -256,7 +227,7 @@ class Study:
             },
             "start": "recipe" if role == "start" else self.start,
             "parent": None if parent is None else spec_id(parent.spec),
-            "budget": _budget(plan, parent),
+            "budget": budget_record(plan, parent),
             "optimizer": {"name": "adamw", **optimizer},
             "seed": plan.seed,
             "dtype": "bfloat16" if self.device.type == "cuda" else "float32",
@@ -337,7 +308,7 @@ class Study:
         for cell in cells:
             examples = cell.method.transform(self.train_set.examples, cell.plan.seed)
             data = plain if examples is self.train_set.examples else [backbone.encode_example(e) for e in examples]
-            price = _price(backbone, cell)
+            price = price_of(backbone, cell)
             if cell.is_start:
                 trained = self._run(cell).trained
                 found = self._flops(self._run(cell)) if trained else planned_flops(cell.method, data, cell.plan, "recipe", price)
@@ -368,7 +339,7 @@ class Study:
                 adopt(run, trial, self._tuning(cell, trial.id))
                 reporter.note(f"{cell.label}: the winning trial {trial.id} is this run")
                 return run
-            with _nothing_left_of(run):
+            with nothing_left_of(run):
                 backbone = self._initial(cell)
                 bridges = build_bridges(cell.method, backbone, cell.plan.seed)
                 data = [backbone.encode_example(e) for e in cell.method.transform(self.train_set.examples, cell.plan.seed)]
@@ -376,7 +347,7 @@ class Study:
                 trained = Trained(backbone, cell.method, bridges, cell.spec)
                 watcher = Candidates(run, cell.selection, trained, self.request("validation"))
                 trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, start, self._inherited(cell), watcher)
-                _check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
+                check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
             run.write_environment(environment(gpu=gpu_info(self.device)) | {"torch_threads": torch.get_num_threads()})
             reset_peak(self.device)
             outcome = trainer.run(lambda p: reporter.training(cell.label, p))
@@ -509,62 +480,3 @@ class Study:
             else:
                 evaluate_run(run, load_trained(run, device=self.device), request, show)
             reporter.finished(cell.label)
-
-
-def _budget(plan: Plan, parent: Cell | None) -> dict[str, int]:
-    """The budget as a specification has it: what is inherited counts into one in FLOPs, and beside one in examples."""
-    if plan.flops:
-        return {"train_flops": plan.flops}
-    inherited = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
-    return {"examples": plan.steps * plan.batch_size, "inherited_examples": inherited}
-
-
-@contextmanager
-def _nothing_left_of(run: Run) -> Iterator[None]:
-    """Removes the folder of a run that is refused before it ever began; one that has begun stays."""
-    try:
-        yield
-    except UsageError:
-        if not (run.path / "environment.json").exists():
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
-
-
-def training_text(example: Example) -> str:
-    """An example as the text it trains on."""
-    return "\n".join([example.question, *example.steps, f"#### {example.answer}"])
-
-
-def _check_rows(backbone: Backbone, data: Sequence[Encoded], method: Method, stages: Sequence[Stage]) -> None:
-    """Refuse, before training, rows that the method cannot lay out or that the model has no positions for.
-
-    Rows of equal lengths are tried once; a stage is tried as it begins, when nothing of an example is left out yet.
-    """
-    shapes = {(len(e.question), tuple(map(len, e.steps)), len(e.answer)): e for e in reversed(data)}
-    for stage in stages:
-        for example in shapes.values():
-            need = method.lay_train(example, stage, 0.0, random.Random(0)).depth
-            if need > backbone.max_positions:
-                raise UsageError(
-                    f"training row {example.id!r} needs {need} positions with {method.name} (stage {stage.name!r}), the model has "
-                    f"{backbone.max_positions}: use a model with more (for from-scratch ones: --backbone max_positions=N)"
-                )
-
-
-def _price(backbone: Backbone, cell: Cell) -> Callable[[Layout], int]:
-    """Training FLOPs of a layout for a cell's method, whose markers and bridges the backbone does not have yet."""
-    width, markers = backbone.width, cell.method.markers()
-    plain = Workspace(backbone, cell.method.bridges(width)).shape()
-    shape = dataclasses.replace(plain, vocabulary=max(plain.vocabulary, backbone.vocabulary + len(markers)))
-    shape = matched_shape(shape, cell.method)
-    trains = ROWS if cell.method.trains == "markers" else backbone.trains()
-    trains = dataclasses.replace(trains, inputs=trains.inputs or bool(markers))
-    return lambda layout: training_cost(shape, trains, layout)
-
-
-def gpu_info(device: torch.device) -> dict[str, Any] | None:
-    """The GPU that is used, as data; None without one."""
-    if device.type != "cuda":
-        return None
-    properties = torch.cuda.get_device_properties(device)
-    return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}

@@ -20,8 +20,9 @@ from rim_bench.store import Run, spec_id
 from rim_bench.train import Diverged
 
 if TYPE_CHECKING:
-    from rim_bench.run import Cell, Study
+    from rim_bench.run import Study
     from rim_bench.run_options import Reporter
+    from rim_bench.run_parts import Cell
 
 TIES = "the smallest"  # of rates with the same validation accuracy
 

@@ -24,7 +24,7 @@ GROUND = {
 }  # know no method, no model and no data  # fmt: skip
 MIDDLE = {
     "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",
-    "evaluate", "trained", "cost", "controls", "candidates", "tune",
+    "evaluate", "trained", "cost", "controls", "candidates", "tune", "run_parts",
 }  # fmt: skip
 TOP = {"run", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__"}  # the rest
 TORCH_FREE = GROUND | {"method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options"}
