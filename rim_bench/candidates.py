@@ -59,6 +59,8 @@ class Candidates:
 
     def resume(self, step: int) -> None:
         """Training goes on behind `step`: later candidates are void, and leftovers of a kill are removed."""
+        if not self.points:  # the same run was looked at before, and no longer is: what was seen then is not of its end
+            shutil.rmtree(self.folder, ignore_errors=True)
         stored = read_json(self._scores)["seen"] if self._scores.is_file() else []
         self.seen = [r for r in stored if r["step"] <= step]
         known = {self._weights(r["step"]) for r in self.seen}

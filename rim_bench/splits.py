@@ -136,6 +136,18 @@ class Scored:
         text, start = str(spec["method"].get("label") or spec["method"]["name"]), spec.get("start")
         return f"{text} (from {start})" if start not in (None, "recipe") else text
 
+    @property
+    def training(self) -> Record:
+        """The training summary."""
+        return self.run.training() or {}
+
+    @property
+    def tuned(self) -> str:
+        """The learning rate that trials gave, their number and training FLOPs; "-" without trials."""
+        if (told := self.training.get("tuning")) is None:
+            return "-"
+        return f"{told['chosen']:g} ({len(told['trials'])}, {cells.flops(told['flops'])})"
+
     def sets(self) -> dict[str, list[Record]]:
         """The questions by headline set, as in the other tables: OOD apart where both are there."""
         ood, inside = [i for i in self.items if i.get("ood")], [i for i in self.items if not i.get("ood")]
@@ -176,7 +188,7 @@ def split_sections(found: Sequence[Scored]) -> list[Section]:
 
 
 def _section(found: Sequence[Scored]) -> Section:
-    first = found[0]
+    first, tuned = found[0], any(one.tuned != "-" for one in found)
     grids = []
     for name in first.sets():
         rows = []
@@ -188,8 +200,10 @@ def _section(found: Sequence[Scored]) -> Section:
             chosen = ", ".join(f"{step:,} ({n})" for step, n in sorted(counts.items()))
             size = (f"{len(result.splits[0].held):,}", f"{len(result.splits[0].scored):,}")
             main = f"{cells.pct(result.accuracy)} ± {num_se(result)} split SE"
-            rows.append((one.label, main, cells.pct(result.last), str(one.run.spec["seed"]), *size, chosen))
+            told = (str(one.run.spec["seed"]), *size, chosen, *([one.tuned] if tuned else []))
+            rows.append((one.label, main, cells.pct(result.last), *told))
         names = ("method", "accuracy % on the scored", "last candidate %", "seed", "chosen on", "scored on", "step chosen (splits)")
+        names += ("learning rate (trials, tuning FLOPs)",) if tuned else ()
         grids.append(Grid(f"Mean over 16 random splits, {name}: selects on test items, never ranked", names, tuple(rows)))
     summary, spec = first.summary, first.run.spec
     told, where = spec["selection"], f"{summary['task_title']}, {summary['split']}, {backbone_short(spec['backbone'])}"
@@ -224,6 +238,10 @@ def split_records(found: Sequence[Scored]) -> list[Record]:
             "method": spec["method"]["name"], "label": one.label, "start": spec.get("start"), "seeds": str(spec["seed"]),
             "run_ids": one.run.id, "parent_ids": str(spec.get("parent") or ""), "limit": summary.get("limit"), "checkpoint": SPLITS,
         }  # fmt: skip
+        trained, tuning = one.training, one.training.get("tuning")
+        base |= {"train_flops": trained.get("flops"), "inherited_flops": trained.get("inherited_flops")}
+        base |= {"train_examples": trained.get("examples"), "tuning_trials": trained.get("tuning_trials")}
+        base |= {} if tuning is None else {"tuning_flops": tuning["flops"], "tuning_rate": f"{tuning['chosen']:g}"}
         for name, items in one.sets().items():
             result = one.result(items)
             first = result.splits[0]

@@ -373,3 +373,22 @@ def test_only_the_leader_is_kept_behind_a_checkpoint(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Candidates, "settled", noted)
     train(options(tmp_path, "rim", checkpoint="best", checkpoint_points=4))
     assert (kept[3], kept[6], kept[9], kept[11]) == (["03"], ["06"], ["06"], ["06"])
+
+
+def test_what_was_seen_is_forgotten_where_nobody_looks_any_more(plain: Run, tmp_path: Path) -> None:
+    """Killed while it was looked at, and gone on with without: the same run, whose validation is that of its end."""
+    killed_at(options(tmp_path, "rim", checkpoint_points=4), behind("settled", 7))
+    (run,), heard = train(options(tmp_path, "rim"))
+    assert heard.steps[0] == ("rim", 8) and model(run) == model(plain) and not (run.path / "candidates").exists()
+    told = run.training() or {}
+    assert told["validation"] == (plain.training() or {})["validation"] and "selection" not in told
+
+
+def test_looking_changes_nothing_under_lora(plain: Run, tmp_path: Path) -> None:
+    """Adapters, and markers' rows that train apart, are written down in the middle of training."""
+    given = options(tmp_path / "a", "rim", model=str(plain.model_path()), backbone={}, tuning="lora", examples=16)
+    (one,), _ = train(given)
+    (other,), _ = train(replace(given, out=tmp_path / "b", checkpoint="best", checkpoint_points=2))
+    assert one.spec["backbone"]["tuning"] == "lora" and steps(one) == steps(other)
+    told = selection(other)
+    assert (told["chosen"]["step"] == 4) == (model(one) == model(other)) and [r["step"] for r in told["seen"] if r["candidate"]] == [2, 4]
