@@ -16,8 +16,9 @@ from rim_bench.backbone import Backbone
 from rim_bench.errors import UsageError
 from rim_bench.generate import decode
 from rim_bench.method import Encoded
-from rim_bench.run import Cell, Study, _check_rows
+from rim_bench.run import Study
 from rim_bench.run_options import Options
+from rim_bench.run_parts import Cell, check_rows
 from rim_bench.schedule import batches
 from rim_bench.train import Trainer
 from rim_bench.train_flops import training_cost
@@ -120,7 +121,7 @@ class _Arm:
         bridges = build_bridges(cell.method, backbone, 0)
         plan = dataclasses.replace(cell.plan, lr=STILL)
         self.trainer = Trainer(backbone, cell.method, bridges, self.data, plan, _Nowhere(), study.start)
-        _check_rows(backbone, self.data, cell.method, [s.stage for s in self.trainer.spans])
+        check_rows(backbone, self.data, cell.method, [s.stage for s in self.trainer.spans])
         self.plain = PlainLoop(backbone, self.data, self.trainer, self.against)
         self.span = self.trainer.spans[-1]  # the last stage: what most of a curriculum's thoughts and blocks cost
         self.order = batches(len(self.data), plan.batch_size, plan.seed)  # as a run takes them

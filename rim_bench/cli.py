@@ -57,6 +57,11 @@ BackboneSet = Annotated[list[str] | None, typer.Option("--backbone", help="A num
 Tuning = Annotated[str | None, typer.Option("--tuning", help="full or lora (the default on pretrained weights).")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU if there is one.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A plumbing check of a few steps: not a result.")]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", help="last, best (on validation), or 16-split (RiM's, on test items).")]
+Points = Annotated[int | None, typer.Option("--checkpoint-points", help="Looks at validation while it trains; default 8, none for last.")]
+Tune = Annotated[str | None, typer.Option("--tune", help="Learning rates to try for every method: lr=1e-5..1e-3.")]
+Trials = Annotated[int | None, typer.Option("--trials", help="How many of them, log-spaced; default 3.")]
+TuneShare = Annotated[float | None, typer.Option("--tune-share", help="Share of the budget that a trial gets; default all of it.")]
 Split = Annotated[str, typer.Option("--split", help="test or validation.")]
 Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
 RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
@@ -87,6 +92,11 @@ def run(
     device: Device = None,
     quick: Quick = False,
     allow_changed_data: cli_data.Changed = False,
+    checkpoint: Checkpoint = "last",
+    checkpoint_points: Points = None,
+    tune: Tune = None,
+    trials: Trials = None,
+    tune_share: TuneShare = None,
     controls: Annotated[bool, typer.Option("--controls", help="Also run the controls that these methods need.")] = False,
     suite: cli_data.Suites = None,
     eval_tasks: cli_data.EvalTasks = None,
@@ -143,6 +153,11 @@ def train(
     device: Device = None,
     quick: Quick = False,
     allow_changed_data: cli_data.Changed = False,
+    checkpoint: Checkpoint = "last",
+    checkpoint_points: Points = None,
+    tune: Tune = None,
+    trials: Trials = None,
+    tune_share: TuneShare = None,
 ) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
     options = _options(locals())
@@ -241,23 +256,24 @@ def table(
 def plot(
     runs: RunNames = None,
     out: Results = Path("results"),
-    kind: Annotated[str, typer.Option("--kind", "-k", help="accuracy or training.")] = "accuracy",
+    kind: Annotated[str, typer.Option("--kind", "-k", help="accuracy, training, selection or tuning.")] = "accuracy",
     to: Annotated[Path | None, typer.Option("--to", help="File, .svg or .png. Default: OUT/<kind>.svg")] = None,
     split: Split = "test",
 ) -> None:
-    """A picture of stored runs: accuracy per level with intervals, or the training loss."""
-    kinds = ("accuracy", "training")
+    """A picture of stored runs: accuracy per level with intervals, the training loss, or what validation chose: checkpoints, rates."""
+    kinds = ("accuracy", "training", "selection", "tuning")
     if kind not in kinds:
         raise unknown("kind of plot", kind, kinds)
     _check_split(split)
     chosen, _ = _chosen(runs, out)
     from rim_bench.plot import accuracy_plot, training_plot
+    from rim_bench.plot_selection import selection_plot, tuning_plot
 
     path = to or out / f"{kind}.svg"
     if kind == "accuracy":
         accuracy_plot(chosen, path, split=split)
     else:
-        training_plot(chosen, path)
+        {"training": training_plot, "selection": selection_plot, "tuning": tuning_plot}[kind](chosen, path)
     typer.echo(str(path))
 
 
@@ -322,6 +338,7 @@ def bench(
 def _options(values: dict[str, Any]) -> Options:
     """Parsed options as one object; everything that can be refused without data is refused here."""
     from rim_bench.run_options import Options, parse_budget
+    from rim_bench.selection import parse_tune
 
     if values.get("budget") is not None:
         if values.get("examples") is not None:
@@ -336,9 +353,12 @@ def _options(values: dict[str, Any]) -> Options:
         settings.setdefault(method, {})[key] = value
     backbone = dict(_pair(given, "--backbone", "KEY=VALUE, as in width=64") for given in values.get("backbone") or ())
     files = dict(_pair(given, "--file", "SPLIT=PATH, as in train=rows.jsonl") for given in values.get("file") or ())
-    known = ("task", "out", "model", "data", "steps", "limit", "start", "examples", "train_flops", "cot_examples", "batch_size", "lr")
-    same = {k: values[k] for k in (*known, "max_tokens", "eval_batch_size", "tuning", "device", "quick") if k in values}
+    known: tuple[str, ...] = ("task", "out", "model", "data", "steps", "limit", "start", "examples", "train_flops", "cot_examples")
+    known += ("batch_size", "lr", "max_tokens", "eval_batch_size", "tuning", "device", "quick", "checkpoint", "checkpoint_points")
+    same = {k: values[k] for k in known if k in values}
     changed = os.environ.get("RIM_BENCH_ALLOW_CHANGED", "") in ("1", "true")  # for commands without the flag
+    if "tune" in values:
+        same["tune"] = parse_tune(values["tune"], values["trials"], values["tune_share"])
     return Options(
         methods=tuple(m.strip() for m in values["methods"].split(",") if m.strip()),
         seeds=_seeds(values["seeds"]),
@@ -379,7 +399,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _chosen(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list[Damaged]]:
-    """The named runs, or all arms of the results folder; shared starts are not rows of a comparison.
+    """The named runs, or all arms of the results folder; shared starts and trials are not rows of a comparison.
 
     Raises:
         UsageError: no such run, or none at all.
@@ -390,7 +410,7 @@ def _chosen(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list[Dam
     if names:
         return [store.find(name) for name in names], []
     good, damaged = store.runs()
-    arms = [r for r in good if r.spec.get("role") != "start"]
+    arms = [r for r in good if r.spec.get("role") not in ("start", "trial")]
     if not arms and not damaged:
         raise UsageError(f"no run is stored in {str(store.folder)!r}: `rim-bench run` makes some, --out names another results folder")
     return arms, damaged

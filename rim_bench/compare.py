@@ -17,6 +17,7 @@ from rim_bench import cells, stats
 from rim_bench.errors import UsageError
 from rim_bench.files import Record, canonical
 from rim_bench.naming import backbone_short, leaves, short
+from rim_bench.selection import kept_apart
 from rim_bench.stats import Interval
 from rim_bench.store import Run
 
@@ -278,6 +279,9 @@ def read(runs: Iterable[Run], split: str | None = None, *, curve: bool = False) 
     left_out: list[str] = []
     for run in sorted(runs, key=lambda r: r.id):
         try:
+            if reason := kept_apart(run.spec):
+                left_out.append(f"{run.id}: {reason}")
+                continue
             summaries = run.evaluations()
             for key, summary in summaries.items():
                 if summary.get("repeat") or bool(summary.get("curve")) != curve or split not in (None, summary.get("split")):
@@ -392,6 +396,7 @@ def _label(e: Evaluated, budget: str) -> str:
     label, start, effort = _base_label(e), e.spec.get("start"), e.summary.get("effort")
     words = [f"from {start}"] if start not in (None, "recipe") and "(from" not in label else []
     words += [budget] if budget else []
+    words += ["best checkpoint"] if (e.spec.get("selection") or {}).get("rule") == "best" else []
     label += f" ({', '.join(words)})" if words else ""
     knob = e.summary.get("knob")
     if effort is None and isinstance(knob, Mapping):

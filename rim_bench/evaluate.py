@@ -173,11 +173,25 @@ def _model(trained: Trained, request: Request, **others: Any) -> RimLM:
 
 def validation_accuracy(trained: Trained, request: Request) -> tuple[float, int]:
     """Share of right answers among the questions, and their number: scores only, no item records, probes or timings."""
-    dataset = request.dataset()
-    lm = _model(trained, request)
-    answered = _directly(lm, dataset, request)
-    items = [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
+    items = marked(trained, request, request.dataset())
     return sum(bool(i["correct"]) for i in items) / len(items), len(items)
+
+
+def marked(
+    trained: Trained, request: Request, dataset: Dataset, on_items: Callable[[int, int], None] | None = None
+) -> list[dict[str, Any]]:
+    """Item records of the questions, in their order, through the adapter and scorer of every evaluation: no probes, timings or summary."""
+    done = 0
+
+    def count(new: int) -> None:
+        nonlocal done
+        done += new
+        if on_items is not None:
+            on_items(done, len(dataset.examples))
+
+    lm = _model(trained, request, on_batch=count)
+    answered = _directly(lm, dataset, request)
+    return [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
 
 
 def _by_example(lm: RimLM, task: Task, dataset: Dataset, results: dict[str, Any]) -> list[Answered]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rim_bench.chosen import extra_columns
 from rim_bench.contests import Contest, contests
 from rim_bench.files import Record, finite, write_bytes_atomic
 from rim_bench.leaderboard_sheet import COLUMNS, Sheet
@@ -44,7 +45,7 @@ class Board:
         for number, made in enumerate(self.table.sections, 1):
             head, *found = by_section[number]
             told = {"title": made.title, **{k: head[k] for k in _ONCE}, "notes": list(made.notes)}
-            rows = [{k: r[k] for k in COLUMNS if k not in (*_ONCE, "section") and r.get(k) not in (None, "")} for r in found]
+            rows = [{k: r[k] for k in self.table.columns if k not in (*_ONCE, "section") and r.get(k) not in (None, "")} for r in found]
             lines = ",\n".join(_json(r) for r in rows)
             sections.append(f'{_json(told, indent=1)[:-2]},\n "records": [\n{lines}\n]}}')
         whole = _json({"schema": 1, "title": self.table.heading, "left_out": list(self.table.left_out)}, indent=1)
@@ -76,5 +77,5 @@ def leaderboard(runs: Iterable[Run], *, split: str | None = None, damaged: Itera
     left_out += [f"{d.path.name}: {d.reason}" for d in damaged]
     sheets = [Sheet(c) for c in found]
     records = tuple({"section": number, **r} for number, s in enumerate(sheets, 1) for r in s.records())
-    quick = any(c.group.quick for c in found)
-    return Board(Table(TITLE, quick, tuple(section(s) for s in sheets), records, COLUMNS, tuple(left_out), "leaderboard.md"), tuple(found))
+    quick, columns = any(c.group.quick for c in found), (*COLUMNS, *extra_columns(records, ("tuning_flops",)))
+    return Board(Table(TITLE, quick, tuple(section(s) for s in sheets), records, columns, tuple(left_out), "leaderboard.md"), tuple(found))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rim_bench import matching
+from rim_bench import chosen, matching
 from rim_bench.compare import QUICK, Accuracy, Row, Scope
 from rim_bench.contests import Contest, Place, ranking
 from rim_bench.curves import COSTS, Need, Point, Track, cheapest, front, joined, shared_span
@@ -167,6 +167,7 @@ class Sheet:
                 "rank_low": place.low, "rank_high": place.high,
                 "training_flops": _digits(matching.total_flops(row), 9), "training_examples": matching.total_examples(row),
                 "budget_used": _digits(sum(used) / len(used), 9) if used else None, "tuning_trials": matching.tuning_trials(row),
+                **({} if (spent := chosen.tuning_flops(row)) is None else {"tuning_flops": spent}),
             }  # fmt: skip
 
     def _points(self, scope: Scope) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from rim_bench import cells, matching
+from rim_bench import cells, chosen, matching
 from rim_bench.compare import QUICK, Scope
 from rim_bench.curves import COSTS, SAME, TIMED, WIDE, Need
 from rim_bench.equal_cost import Cost, Difference, default_costs
@@ -169,6 +169,7 @@ def _notes(sheet: Sheet) -> Iterator[str]:
         low = all(group.at_floor(r, scope) for r in group.rows)
         text = " All accuracies are at the floor and cannot be ranked." if low else ""
         yield f"Floor ({scope.name}): the best constant answer ({answer!r}) scores {cells.pct(share)} %.{text}"
+    yield from chosen.notes(group.rows)
     if group.quick:
         yield f"{QUICK}."
 
@@ -177,14 +178,16 @@ def _division(sheet: Sheet) -> str:
     contest, rows = sheet.contest, sheet.contest.group.rows
     trials = {r.label: matching.tuning_trials(r) for r in rows}
     data = sorted({str(r.first.spec["task"].get("train_sha256"))[:12] for r in rows})
+    spent = [f"{r.label} {cells.flops(f)}" for r in rows if (f := chosen.tuning_flops(r)) is not None]
+    tuning = f" Training FLOPs of the trials, beside the runs' own: {', '.join(spent)}." if spent else ""
     if contest.closed:
         return (
             f"Closed division: all rows share training data (sha256 {data[0]}), backbone, training FLOPs, each met within one step, and "
-            f"the number of learning-rate trials that their recipes declare ({next(iter(trials.values()))})."
+            f"the number of learning-rate trials that their recipes declare ({next(iter(trials.values()))}).{tuning}"
         )
     told = "; ".join(f"{label} {'undeclared' if n is None else n}" for label, n in trials.items())
     same = f"training data sha256 {', '.join(data)}" + (" (rows differ in their training data)" if len(data) > 1 else "")
-    return f"Open division: rows of one training budget, whatever else is declared; {same}; learning-rate trials: {told}."
+    return f"Open division: rows of one training budget, whatever else is declared; {same}; learning-rate trials: {told}.{tuning}"
 
 
 def _curve_notes(sheet: Sheet) -> Iterator[str]:

@@ -5,11 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,43 +12,28 @@ from typing import Any
 import torch
 
 from rim_bench.backbone import Backbone
+from rim_bench.candidates import Candidates, answered, clean, evaluate_candidates
 from rim_bench.catalog import resolve_backbone
-from rim_bench.controls import Control, LeftOut, check_trains, controls_for, matched_backbone, matched_settings, matched_shape
+from rim_bench.controls import Control, LeftOut, check_trains, controls_for, matched_backbone, matched_settings
 from rim_bench.data import Task, load_task, overlap, training_data
 from rim_bench.environment import environment
 from rim_bench.errors import UsageError, unknown
 from rim_bench.evaluate import Request, evaluate_run, evaluated, validation_accuracy
 from rim_bench.flops import Shape
 from rim_bench.hub import locate
-from rim_bench.layout import Layout
 from rim_bench.memory import peak_memory, reset_peak
-from rim_bench.method import Encoded, Example, Method, Stage, load_method
+from rim_bench.method import Method, load_method
 from rim_bench.run_options import QUICK_ROWS, Options, Reporter
+from rim_bench.run_parts import Cell, budget_record, check_rows, gpu_info, nothing_left_of, price_of, training_text
 from rim_bench.schedule import Plan, flops_spans, planned_flops, spans
+from rim_bench.selection import SPLITS
 from rim_bench.store import Run, Store, spec_id
 from rim_bench.train import Outcome, Trainer
-from rim_bench.train_flops import ROWS, training_cost
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
-from rim_bench.workspace import Workspace
+from rim_bench.tune import Choice, adopt, run_trials, same_training
 
 STARTS = ("recipe", "cot")
 QUICK_STEPS = 16
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run to be: a method with its specification, and the run it starts from."""
-
-    method: Method
-    spec: dict[str, Any]
-    plan: Plan
-    parent: Cell | None = None
-    is_start: bool = False
-
-    @property
-    def label(self) -> str:
-        text = "shared cot start" if self.is_start else self.method.name
-        return f"{text}, seed {self.plan.seed}" if self.plan.seed else text
 
 
 class Study:
@@ -80,7 +60,9 @@ class Study:
             files=options.files,
             allow_changed=options.allow_changed_data,
         )
-        self.cells = tuple(cell for seed in options.seeds for cell in self._cells(seed))
+        self.choices: dict[str, Choice] = {}  # method -> its learning rate, once trials have found it
+        self.cells = self._all_cells()
+        self.trials = self._trial_cells()
 
     # what is asked
 
@@ -123,6 +105,8 @@ class Study:
     def _lr(self, method: str, is_start: bool) -> float:
         if self.options.lr is not None and not is_start:  # the shared start stays the same whatever is tried behind it
             return self.options.lr
+        if method in self.choices and not is_start:
+            return self.choices[method].winner.lr
         table = self.recipe.get("lr", {})
         table = table.get("scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained", {})
         return float(table.get("start" if is_start else method, table.get("default", 1e-3)))
@@ -145,7 +129,10 @@ class Study:
         return Plan(examples=examples, **shared)
 
     def _trials(self, cell: Cell) -> int | None:
-        """Learning rates that the recipe says were tried for this method; None where it does not speak of it, or was not followed."""
+        """Learning rates that were tried for this method: by this request, or as the recipe says; None where it does not speak of it, or
+        was not followed."""
+        if self.options.tune is not None and not cell.is_start:
+            return len(self.options.tune.rates) if cell.role == "arm" else None
         table = self.recipe.get("lr", {}).get("scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained", {})
         options, recipe = self.options, self.recipe
         followed = (
@@ -181,12 +168,32 @@ class Study:
 
     # the runs
 
+    def _all_cells(self) -> tuple[Cell, ...]:
+        """Starts and arms of every seed; with learning rates to be tuned, the arms' rates are the recipe's until their trials are done."""
+        return tuple(cell for seed in self.options.seeds for cell in self._cells(seed))
+
+    def _trial_cells(self) -> tuple[Cell, ...]:
+        """The arms of the smallest seed, each at every rate to try."""
+        if (grid := self.options.tune) is None:
+            return ()
+        out = []
+        for arm in (c for c in self.cells if c.role == "arm" and c.plan.seed == min(self.options.seeds)):
+            name = next(n for n in self.options.methods if self.method(n).name == arm.method.name)
+            for rate in grid.rates:
+                whole = {"flops": int(arm.plan.flops * grid.share)} if arm.plan.flops else {"examples": int(arm.plan.examples * grid.share)}
+                plan = dataclasses.replace(arm.plan, lr=rate, **whole)
+                if not plan.flops:
+                    spans(arm.method.stages(), plan.steps, self.start)
+                spec = self._spec(arm.method, plan, arm.parent, name, "trial")
+                out.append(Cell(arm.method, spec, plan, arm.parent, "trial", arm.selection))
+        return tuple(out)
+
     def _cells(self, seed: int) -> list[Cell]:
         parent = None
         if self.start == "cot":
             method = load_method("cot")
             plan = self._plan("cot", seed, True)
-            parent = Cell(method, self._spec(method, plan, None, "cot", is_start=True), plan, is_start=True)
+            parent = Cell(method, self._spec(method, plan, None, "cot", "start"), plan, role="start")
         cells = [] if parent is None else [parent]
         for name in self.options.methods:
             method = self.method(name)
@@ -194,19 +201,24 @@ class Study:
             plan = self._plan(method.name, seed, False)
             if not plan.flops:  # one in FLOPs is looked at in `check_budget`, when lengths are known
                 spans(method.stages(), plan.steps, self.start)  # refuses a budget that the curriculum does not fit into
-            cells.append(Cell(method, self._spec(method, plan, parent, name), plan, parent))
+            cells.append(Cell(method, self._spec(method, plan, parent, name), plan, parent, selection=self.options.selection))
         return cells
 
-    def _spec(self, method: Method, plan: Plan, parent: Cell | None, name: str, is_start: bool = False) -> dict[str, Any]:
+    def _spec(self, method: Method, plan: Plan, parent: Cell | None, name: str, role: str = "arm") -> dict[str, Any]:
         changed = sorted(self.options.settings.get(method.name, {}))
         label = " ".join([method.name, *(f"{k}={getattr(method, k)}" for k in changed)])
         given: dict[str, Any] = {"name": method.name, "label": label, "settings": method.settings()}
         if name.endswith(".py"):
             given |= {"file": str(Path(name).resolve()), "file_sha256": hashlib.sha256(Path(name).read_bytes()).hexdigest()}
         optimizer = {k: v for k, v in dataclasses.asdict(plan).items() if k not in ("examples", "flops", "seed", "checkpoints")}
+        chosen: dict[str, Any] = {}  # only where something is: other specifications, and so their ids, are what they were
+        if role != "start" and (rule := self.options.selection.record()) is not None:
+            chosen["selection"] = rule
+        if role == "arm" and self.options.tune is not None:
+            chosen["tuned"] = self.options.tune.record(min(self.options.seeds))
         return {
             "schema": 1,
-            "role": "start" if is_start else "arm",
+            "role": role,
             "method": given,
             "backbone": self.backbone_spec,
             "task": {
@@ -219,13 +231,14 @@ class Study:
                 "limit": self.options.limit,
                 **({"registered": False} if self.train_set.registered is False else {}),
             },
-            "start": "recipe" if is_start else self.start,
+            "start": "recipe" if role == "start" else self.start,
             "parent": None if parent is None else spec_id(parent.spec),
-            "budget": _budget(plan, parent),
+            "budget": budget_record(plan, parent),
             "optimizer": {"name": "adamw", **optimizer},
             "seed": plan.seed,
             "dtype": "bfloat16" if self.device.type == "cuda" else "float32",
             "quick": self.options.quick,
+            **chosen,
         }
 
     def request(self, split: str = "test", effort: int | None = None) -> Request:
@@ -258,6 +271,7 @@ class Study:
         """Train and evaluate every cell that is not done yet; returns the runs of the arms."""
         self._warn(reporter, evaluation)
         self.check_budget()
+        self._tune(reporter)
         runs = []
         for cell in self.cells:
             run = self.train(cell, reporter)
@@ -268,6 +282,15 @@ class Study:
             if evaluation:
                 self._evaluate(cell, run, reporter)
         return runs
+
+    def _tune(self, reporter: Reporter) -> None:
+        """Find every method's learning rate, if that is asked: the arms are known only then."""
+        if self.options.tune is None:
+            return
+        for start in {spec_id(c.parent.spec): c.parent for c in self.trials if c.parent is not None}.values():
+            self._check_start(start, self.train(start, reporter), reporter)
+        self.choices = run_trials(self, self.trials, self.options.tune, reporter)
+        self.cells = self._all_cells()
 
     def _warn(self, reporter: Reporter, evaluation: bool) -> None:
         for note in (*self.train_set.notes, *self.validation_set.notes):
@@ -283,15 +306,16 @@ class Study:
 
         The price of the shared start is known before it is trained: order and layouts are.
         """
-        if self.options.train_flops is None or all(self._run(c).trained for c in self.cells):
+        cells = (*self.cells, *self.trials)
+        if self.options.train_flops is None or all(self._run(c).trained for c in cells):
             return
         backbone = Backbone.create(self.backbone_spec, texts=self.texts, pattern=self.task.token_pattern, device=self.device)
         plain = [backbone.encode_example(e) for e in self.train_set.examples]
         inherited: dict[str, int] = {}
-        for cell in self.cells:
+        for cell in cells:
             examples = cell.method.transform(self.train_set.examples, cell.plan.seed)
             data = plain if examples is self.train_set.examples else [backbone.encode_example(e) for e in examples]
-            price = _price(backbone, cell)
+            price = price_of(backbone, cell)
             if cell.is_start:
                 trained = self._run(cell).trained
                 found = self._flops(self._run(cell)) if trained else planned_flops(cell.method, data, cell.plan, "recipe", price)
@@ -310,28 +334,55 @@ class Study:
             if run.trained:
                 reporter.note(f"{cell.label}: trained already ({run.id})")
                 run.remove_checkpoints()  # left there by a kill between the two
+                clean(run, cell.selection)
                 return run
             if run.evaluations() and run.latest_checkpoint() is None:
                 raise UsageError(
                     f"run {str(run.path)!r} has evaluations but no weights, which would not be the same if it were trained again: "
                     "give another results folder (--out), or move the run away"
                 )
-            with _nothing_left_of(run):
+            if (trial := self._winner(cell)) is not None:
+                run.write_environment(environment(gpu=gpu_info(self.device)) | {"torch_threads": torch.get_num_threads()})
+                adopt(run, trial, self._tuning(cell, trial.id))
+                reporter.note(f"{cell.label}: the winning trial {trial.id} is this run")
+                return run
+            with nothing_left_of(run):
                 backbone = self._initial(cell)
                 bridges = build_bridges(cell.method, backbone, cell.plan.seed)
                 data = [backbone.encode_example(e) for e in cell.method.transform(self.train_set.examples, cell.plan.seed)]
                 start = "recipe" if cell.is_start else self.start
-                trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, start, self._inherited(cell))
-                _check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
+                trained = Trained(backbone, cell.method, bridges, cell.spec)
+                watcher = Candidates(run, cell.selection, trained, self.request("validation"))
+                trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, start, self._inherited(cell), watcher)
+                check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
             run.write_environment(environment(gpu=gpu_info(self.device)) | {"torch_threads": torch.get_num_threads()})
             reset_peak(self.device)
             outcome = trainer.run(lambda p: reporter.training(cell.label, p))
-            trained = Trained(backbone, cell.method, bridges.eval(), cell.spec)
-            summary = self._training_summary(cell, trained, outcome)
-            run.finish(trained.save, summary)
+            bridges.eval()
+            summary = self._training_summary(cell, trained, outcome, watcher)
+            run.finish(watcher.write, summary)
             run.remove_checkpoints()
+            watcher.clean()
             reporter.finished(cell.label)
+            if cell.selection.record() is not None and (chosen := watcher.chosen) is not None:
+                what = f"the checkpoint of step {chosen['step']:,} of {outcome.steps:,} (stage {chosen['stage']!r})"
+                reporter.note(f"{cell.label}: {what}, {100 * chosen['accuracy']:.1f} % on validation (n = {chosen['n']}), the best")
         return run
+
+    def _winner(self, cell: Cell) -> Run | None:
+        """The trial that this cell would only repeat: the winner of its method, of the same seed, budget and all else."""
+        if cell.role != "arm" or cell.method.name not in self.choices:
+            return None
+        winner = self.choices[cell.method.name].winner.run
+        trial = next(t for t in self.trials if spec_id(t.spec) == winner)
+        return self._run(trial) if same_training(cell.spec, trial.spec) else None
+
+    def _tuning(self, cell: Cell, adopted: str | None = None) -> dict[str, Any]:
+        """What train.json says of the learning rate's choice."""
+        told: dict[str, Any] = {"tuning_trials": self._trials(cell)}
+        if cell.role == "arm" and cell.method.name in self.choices:
+            told["tuning"] = self.choices[cell.method.name].record(adopted)
+        return told
 
     def _inherited(self, cell: Cell) -> int:
         """Training FLOPs of the weights that a cell starts from; its parent is trained."""
@@ -374,9 +425,12 @@ class Study:
         config = json.loads((locate(self.backbone_spec) / "config.json").read_text("utf-8"))
         return matched_backbone(self.backbone_spec, Shape.of(config), method)
 
-    def _training_summary(self, cell: Cell, trained: Trained, outcome: Outcome) -> dict[str, Any]:
-        peak = peak_memory(self.device)  # before validation
-        accuracy, n = validation_accuracy(trained, self.request("validation"))
+    def _training_summary(self, cell: Cell, trained: Trained, outcome: Outcome, watcher: Candidates) -> dict[str, Any]:
+        peak = max(watcher.peak, peak_memory(self.device))  # before validation
+        if (validation := watcher.validation) is None:
+            accuracy, n = validation_accuracy(trained, self.request("validation"))
+            validation = {"n": n, "accuracy": accuracy}
+        looked = watcher.record()
         inherited, plan = self._inherited(cell), cell.plan
         inherited_examples = 0 if cell.parent is None else cell.parent.plan.steps * cell.parent.plan.batch_size
         if plan.flops:
@@ -393,13 +447,14 @@ class Study:
             "flops_executed": outcome.flops_executed,
             "flops_padding": outcome.flops_padding,
             "budget": budget,
-            "tuning_trials": self._trials(cell),
+            **self._tuning(cell),
             "tokens": outcome.tokens,
             "executed_tokens": outcome.executed,
             "seconds": round(outcome.seconds, 3),
             "examples_per_s": round(outcome.examples / outcome.seconds, 3),
             "final_loss": outcome.final_loss,
-            "validation": {"n": n, "accuracy": accuracy},
+            "validation": validation,
+            **({} if looked is None else {"selection": looked}),
             "parameters": trained.backbone.count(),
             "parameters_trained": trained.backbone.count(training_only=True),
             "peak_memory_bytes": peak,
@@ -418,70 +473,17 @@ class Study:
             )
 
     def _evaluate(self, cell: Cell, run: Run, reporter: Reporter) -> None:
-        request = self.request()
+        request, by_splits = self.request(), cell.selection.rule == SPLITS
+
+        def show(done: int, total: int) -> None:
+            reporter.evaluating(cell.label, done, total)
+
         with run.lock():
-            if evaluated(run, request) is not None:
+            if (answered if by_splits else evaluated)(run, request) is not None:
                 reporter.note(f"{cell.label}: evaluated already")
                 return
-            trained = load_trained(run, device=self.device)
-            evaluate_run(run, trained, request, lambda done, total: reporter.evaluating(cell.label, done, total))
+            if by_splits:
+                evaluate_candidates(run, request, self.device, show)
+            else:
+                evaluate_run(run, load_trained(run, device=self.device), request, show)
             reporter.finished(cell.label)
-
-
-def _budget(plan: Plan, parent: Cell | None) -> dict[str, int]:
-    """The budget as a specification has it: what is inherited counts into one in FLOPs, and beside one in examples."""
-    if plan.flops:
-        return {"train_flops": plan.flops}
-    inherited = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
-    return {"examples": plan.steps * plan.batch_size, "inherited_examples": inherited}
-
-
-@contextmanager
-def _nothing_left_of(run: Run) -> Iterator[None]:
-    """Removes the folder of a run that is refused before it ever began; one that has begun stays."""
-    try:
-        yield
-    except UsageError:
-        if not (run.path / "environment.json").exists():
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
-
-
-def training_text(example: Example) -> str:
-    """An example as the text it trains on."""
-    return "\n".join([example.question, *example.steps, f"#### {example.answer}"])
-
-
-def _check_rows(backbone: Backbone, data: Sequence[Encoded], method: Method, stages: Sequence[Stage]) -> None:
-    """Refuse, before training, rows that the method cannot lay out or that the model has no positions for.
-
-    Rows of equal lengths are tried once; a stage is tried as it begins, when nothing of an example is left out yet.
-    """
-    shapes = {(len(e.question), tuple(map(len, e.steps)), len(e.answer)): e for e in reversed(data)}
-    for stage in stages:
-        for example in shapes.values():
-            need = method.lay_train(example, stage, 0.0, random.Random(0)).depth
-            if need > backbone.max_positions:
-                raise UsageError(
-                    f"training row {example.id!r} needs {need} positions with {method.name} (stage {stage.name!r}), the model has "
-                    f"{backbone.max_positions}: use a model with more (for from-scratch ones: --backbone max_positions=N)"
-                )
-
-
-def _price(backbone: Backbone, cell: Cell) -> Callable[[Layout], int]:
-    """Training FLOPs of a layout for a cell's method, whose markers and bridges the backbone does not have yet."""
-    width, markers = backbone.width, cell.method.markers()
-    plain = Workspace(backbone, cell.method.bridges(width)).shape()
-    shape = dataclasses.replace(plain, vocabulary=max(plain.vocabulary, backbone.vocabulary + len(markers)))
-    shape = matched_shape(shape, cell.method)
-    trains = ROWS if cell.method.trains == "markers" else backbone.trains()
-    trains = dataclasses.replace(trains, inputs=trains.inputs or bool(markers))
-    return lambda layout: training_cost(shape, trains, layout)
-
-
-def gpu_info(device: torch.device) -> dict[str, Any] | None:
-    """The GPU that is used, as data; None without one."""
-    if device.type != "cuda":
-        return None
-    properties = torch.cuda.get_device_properties(device)
-    return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rim_bench.errors import UsageError, unknown
+from rim_bench.selection import LAST, Grid, Selection
 from rim_bench.sources import Steps
 
 
@@ -86,8 +87,19 @@ class Options:
     device: str | None = None
     quick: bool = False
     allow_changed_data: bool = False  # take rows whose hash is not the registered one: results then say so
+    checkpoint: str = LAST  # the rule by which a run's checkpoint is chosen
+    checkpoint_points: int | None = None  # None: as many as the rule has by default
+    tune: Grid | None = None  # learning rates to try for every method
+
+    @property
+    def selection(self) -> Selection:
+        """The checkpoint rule of the arms; a shared start keeps the end of its training."""
+        return Selection(self.checkpoint, self.checkpoint_points)
 
     def __post_init__(self) -> None:
+        _ = self.selection  # refuses what does not fit
+        if self.tune is not None and self.lr is not None:
+            raise UsageError("--lr gives one learning rate for all methods and --tune looks for each method's own: leave one out")
         if self.examples is not None and self.train_flops is not None:
             raise UsageError("a run has one budget: give it in examples or in training FLOPs, not in both")
         for name in ("limit", "examples", "train_flops", "cot_examples", "batch_size", "max_tokens", "eval_batch_size"):

@@ -14,9 +14,10 @@ from rim_bench.data import load_task
 from rim_bench.evaluate import Request, evaluate_run, evaluated
 from rim_bench.generate import Sampling
 from rim_bench.run_options import QUICK_ROWS, Options, Reporter
+from rim_bench.selection import kept_apart
 from rim_bench.store import Run
 from rim_bench.trained import Trained, load_trained, pick_device
-from rim_bench.unseen import about
+from rim_bench.unseen import CannotBeAsked, about
 from rim_bench.votes import votes_record
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ def evaluate_stored(
 
     `subject` is the run once loaded, where several evaluations share it.
     """
+    if split != "validation" and (reason := kept_apart(run.spec)):
+        raise CannotBeAsked(f"run {run.id} is not evaluated on {split}: {reason}; `rim-bench run` makes runs that are")
     began = time.perf_counter()
     request = stored_request(run, options, split)
     usual = int(request.task.recipe.get("max_tokens", 128))

@@ -6,6 +6,8 @@
     budgets = ["examples=38400", "train-flops=4.7e12"]
     sweep = ["train-flops=4.7e12"]                      # inference curves: of these budgets' runs; true = of all
 
+    tune = "lr=1e-4..3e-3"                              # and trials = 5: learning rates, for every method at every budget
+
 Other keys are the options of `rim-bench run`; `[set]` holds methods' fields (`"rim.K" = 4`), `[backbone]` the backbone's numbers.
 Where data lie and what computes is not part of it: that is given on the command line.
 """
@@ -20,16 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 from rim_bench.errors import UsageError, unknown
 from rim_bench.run_options import Options, Reporter, parse_budget
+from rim_bench.selection import parse_tune
 
 if TYPE_CHECKING:
     from rim_bench.store import Run
 
 PLAIN: dict[str, type | tuple[type, ...]] = {
     "task": str, "model": str, "steps": str, "start": str, "tuning": str, "limit": int, "cot_examples": int, "batch_size": int,
-    "lr": float, "max_tokens": int, "eval_batch_size": int, "quick": bool,
+    "lr": float, "max_tokens": int, "eval_batch_size": int, "quick": bool, "checkpoint": str, "checkpoint_points": int,
 }  # fmt: skip
+TUNE: dict[str, type | tuple[type, ...]] = {"tune": str, "trials": int, "tune_share": float}  # together they are one option
 LISTS: dict[str, type] = {"methods": str, "seeds": int, "budgets": str}
-KEYS = (*LISTS, *PLAIN, "sweep", "set", "backbone")
+KEYS = (*LISTS, *PLAIN, *TUNE, "sweep", "set", "backbone")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def read_study(path: Path, *, data: Path | None = None, device: str | None = Non
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"study {str(path)!r} is no TOML file: {error}") from None
     problems = [str(unknown("key of a study", key, KEYS)) for key in given if key not in KEYS]
-    wrong = [(key, kind) for key, kind in PLAIN.items() if key in given and not _is(given[key], kind)]
+    wrong = [(key, kind) for key, kind in (PLAIN | TUNE).items() if key in given and not _is(given[key], kind)]
     problems += [f"{key} = {given[key]!r} is not {_called(kind)}" for key, kind in wrong]
     for key, kind in LISTS.items():
         value = given.get(key, [])
@@ -77,6 +81,7 @@ def read_study(path: Path, *, data: Path | None = None, device: str | None = Non
     same: dict[str, Any] = {key: given[key] for key in PLAIN if key in given}
     same |= {"methods": tuple(given["methods"]), "seeds": tuple(given.get("seeds", [0])), "settings": _settings(path, given.get("set", {}))}
     same |= {"backbone": given.get("backbone", {}), "out": path.parent, "data": data, "device": device}
+    same["tune"] = parse_tune(*(given.get(key) for key in TUNE))
     budgets: list[dict[str, Any]] = [dict(parse_budget(b)) for b in given.get("budgets", [])] or [{}]
     swept = [sweep] * len(budgets) if isinstance(sweep, bool) else [name in sweep for name in asked]
     return StudyFile(path, tuple(Options(**same, **budget) for budget in budgets), tuple(swept))
@@ -102,6 +107,7 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
     from rim_bench.leaderboard import leaderboard
     from rim_bench.plot import accuracy_plot
     from rim_bench.plot_curves import curve_plots
+    from rim_bench.plot_selection import selection_plot, tuning_plot
     from rim_bench.tables import comparison
 
     table = comparison(runs, split="test")
@@ -113,6 +119,11 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
     for suffix in ("svg", "png"):
         accuracy_plot(runs, out / f"accuracy.{suffix}", split="test")
         written.append(out / f"accuracy.{suffix}")
+    told = [run.training() or {} for run in runs]
+    for kind, draw in (("selection", selection_plot), ("tuning", tuning_plot)):
+        if any(kind in t for t in told):
+            draw(runs, out / f"{kind}.svg")
+            written.append(out / f"{kind}.svg")
     return written + curve_plots(board.contests, out, ("svg",))[0]
 
 

@@ -16,6 +16,7 @@ from rim_bench.evaluate import Request, evaluate_run, evaluated
 from rim_bench.files import Record, canonical
 from rim_bench.method import Method
 from rim_bench.run_options import Options, Reporter
+from rim_bench.selection import kept_apart
 from rim_bench.stats import mean
 from rim_bench.store import Run
 from rim_bench.stored import stored_request, told_of
@@ -64,7 +65,7 @@ def sweep(
         UsageError: a knob that no run has, values that make no sense, or no trained run.
     """
     sampling_of(2, temperature, sample_seed)  # refuses what does not fit before anything is done
-    arms = [run for run in runs if run.spec.get("role") != "start"]
+    arms = [run for run in runs if run.spec.get("role") != "start" and kept_apart(run.spec) is None]
     trained = [run for run in arms if run.trained]
     if not trained:
         raise UsageError("none of these runs is trained, so there is nothing to sweep: `rim-bench run` trains")

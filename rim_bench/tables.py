@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rim_bench import cells, matching
+from rim_bench import cells, chosen, matching, splits
 from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, collect, headings
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
@@ -18,6 +18,7 @@ from rim_bench.omitted import omitted_lines
 from rim_bench.overview import lm_eval_section, overview, trained_elsewhere, transfer_notes
 from rim_bench.pairing import Pair, pairs, rule_notes
 from rim_bench.render import Grid, Section, Table
+from rim_bench.selection import ON_TEST
 from rim_bench.stats import mean, wilson
 from rim_bench.store import Damaged, Run
 
@@ -192,6 +193,7 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     notes += [f"First {cut:,} rows only: not the full set." for cut in cuts]
     notes += [f"{r.label}: {r.first.summary['prompt_note']}." for r in group.rows if r.first.summary.get("prompt_note")]
     notes += [*(rule_notes(group.rows) if found else ()), *_pair_notes(found)]
+    notes += chosen.notes(group.rows)
     if group.quick:
         notes.append(f"{QUICK}.")
     return tuple(notes)
@@ -243,7 +245,7 @@ def _records(group: Group) -> list[Record]:
             "eval_examples_per_s": row.part_mean(lambda e: e.summary.get("examples_per_s")),
             "limit": first.summary.get("limit"),
         }  # fmt: skip
-        base |= _run_measures(row)
+        base |= _run_measures(row) | chosen.measures(row)
         for scope in group.scopes:
             record = base | _measures(row.accuracy(scope.ids)) | {"set": scope.name, "ood": scope.ood}
             record |= {"floor": group.floor(scope)[1], "at_floor": group.at_floor(row, scope)}
@@ -305,9 +307,11 @@ def comparison(
     """
     runs = list(runs)
     groups, left_out = collect(runs, split)
+    by_splits, missing = splits.scored_runs(runs, split)
+    left_out = [line for line in left_out if not line.endswith(ON_TEST)]  # they have a section of their own
     left_out += omitted_lines(runs)
-    left_out += [f"{d.path.name}: {d.reason}" for d in damaged]
-    if not groups:
+    left_out += missing + [f"{d.path.name}: {d.reason}" for d in damaged]
+    if not groups and not by_splits:
         raise UsageError("there is nothing to compare: " + ("; ".join(left_out) or "no run is stored there; `rim-bench run` makes some"))
     sections = overview(groups)
     whole = not sections  # else the terminal shows other tasks' sets in the overview alone
@@ -317,9 +321,12 @@ def comparison(
         lines = tuple((r.label, *(text(r) for text in texts)) for r in group.rows)
         costs = Grid("Cost (means per question; latency at batch 1, median)", ("method", *names), lines)
         blocks = _block_grid(group)
-        grids = [*_accuracy_grids(group), costs, *([blocks] if blocks else []), *_pair_grids(group, found)]
+        tuned = chosen.tuning_grid(group.rows)
+        grids = [*_accuracy_grids(group), costs, *(g for g in (blocks, tuned) if g), *_pair_grids(group, found)]
         brief = not whole and all(trained_elsewhere(p) for r in group.rows for p in r.parts)
         sections.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(grids), _notes(group, found), brief))
-    sections += lm_eval_section(runs)
-    records = [record for group in groups for record in _records(group)]
-    return Table(title, any(g.quick for g in groups), tuple(sections), tuple(records), CSV_COLUMNS, tuple(left_out))
+    sections += splits.split_sections(by_splits) + lm_eval_section(runs)
+    records = [record for group in groups for record in _records(group)] + splits.split_records(by_splits)
+    columns = (*CSV_COLUMNS, *chosen.extra_columns(records, (*chosen.COLUMNS, *splits.COLUMNS)))
+    quick = any(g.quick for g in groups) or any(s.quick for s in by_splits)
+    return Table(title, quick, tuple(sections), tuple(records), columns, tuple(left_out))

@@ -36,6 +36,20 @@ class Journal(Protocol):
     def latest_checkpoint(self) -> tuple[int, Path] | None: ...
 
 
+class Watcher(Protocol):
+    """Looks at the weights in the course of training and leaves everything as it was: `rim_bench.candidates.Candidates` in practice."""
+
+    @property
+    def points(self) -> int: ...  # evenly spaced ones, the last at the end of training
+    def resume(self, step: int) -> None: ...  # training goes on behind that step: what was seen later is void
+    def look(self, step: int, stage: str, *, candidate: bool, ends: bool) -> None: ...  # at a point, at the end of a stage, or both
+    def settled(self, step: int) -> None: ...  # a checkpoint of that step is stored: training never goes back behind it
+
+
+class Diverged(UsageError):
+    """Training ended because the loss or a gradient was not finite."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What training did. Counts cover the whole run; seconds too, also those before a resume."""
@@ -59,6 +73,7 @@ class Trainer:
     Args:
         start: the weights that the backbone comes with, which may spare a stage.
         inherited: FLOPs that these weights cost; they are part of a budget in FLOPs.
+        watcher: is shown the weights at its points and at the end of every stage.
 
     Raises:
         UsageError: a budget that is too small for the stages, or for what is inherited.
@@ -74,8 +89,10 @@ class Trainer:
         journal: Journal,
         start: str = "recipe",
         inherited: int = 0,
+        watcher: Watcher | None = None,
     ) -> None:
         self.backbone, self.method, self.data, self.plan, self.journal = backbone, method, data, plan, journal
+        self.watcher = watcher
         self.bridges = bridges if bridges is not None else nn.ModuleDict()
         auxiliary = method.auxiliary(backbone.width)
         if auxiliary is not None:
@@ -107,12 +124,14 @@ class Trainer:
         """Train to the end of the budget.
 
         Raises:
-            UsageError: the loss is not finite; the last good checkpoint stays.
+            Diverged: the loss is not finite; the last good checkpoint stays.
         """
         plan, total = self.plan, self.schedule.total
         torch.manual_seed(plan.seed)
         first = done = self._resume()
         self.journal.truncate_metrics(first)
+        if self.watcher is not None:
+            self.watcher.resume(first)
         every = max(1, total // max(1, plan.checkpoints))
         rate = _Rate()
         self.backbone.model.train()
@@ -130,8 +149,11 @@ class Trainer:
             done = step + 1
             self.spent += record["flops"] if plan.flops else 1
             self.journal.append_metrics({**record, "seconds": round(took, 4)})
+            self._watch(span, before, done)
             if self.spent // every > before // every and self.spent < total:
                 self._save(done)
+                if self.watcher is not None:
+                    self.watcher.settled(done)
             if show is not None:
                 steps = max(done, round(done * total / self.spent))  # exact for a budget in examples
                 speed = rate.add(plan.batch_size, took)
@@ -139,6 +161,16 @@ class Trainer:
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
         return self._outcome(done, first)
+
+    def _watch(self, span: Span, before: int, step: int) -> None:
+        """Show the weights to who watches, behind a step of `span` that began at `before`, where that is due."""
+        if self.watcher is None or not (points := self.watcher.points):
+            return
+        total = self.schedule.total
+        candidate = points * self.spent // total > points * before // total  # a last step may overshoot a budget in FLOPs
+        ends = self.spent >= total or self.schedule.span(self.spent, self.entered) is not span
+        if candidate or ends:
+            self.watcher.look(step, span.stage.name, candidate=candidate, ends=ends)
 
     def _outcome(self, steps: int, first: int) -> Outcome:
         counters = self.counters
@@ -213,10 +245,10 @@ class Trainer:
             "flops_executed": executed,
         }
 
-    def _diverged(self, span: Span, step: int) -> UsageError:
+    def _diverged(self, span: Span, step: int) -> Diverged:
         kept = self.journal.latest_checkpoint()
         last = f"the last good checkpoint (step {kept[0]}) is kept at {kept[1]}" if kept else "no checkpoint had been written yet"
-        return UsageError(
+        return Diverged(
             f"the loss or gradient of {self.method.name} is not finite at step {step + 1} (stage {span.stage.name!r}, "
             f"learning rate {self.plan.lr:g}): {last}; a lower learning rate usually helps"
         )

@@ -85,13 +85,13 @@ def method_of(spec: dict[str, Any]) -> Method:
     return method
 
 
-def load_trained(run: Run, *, device: str | torch.device = "cpu", attention: str = "sdpa") -> Trained:
-    """A finished run's model, its weights verified.
+def load_trained(run: Run, *, device: str | torch.device = "cpu", attention: str = "sdpa", folder: Path | None = None) -> Trained:
+    """A finished run's model, its weights verified; or the one in `folder`, a candidate of the run that the caller has verified.
 
     Raises:
         UsageError: the run is not trained, or its model folder is damaged.
     """
-    folder = run.model_path()
+    folder = run.model_path() if folder is None else folder
     method = method_of(run.spec)
     backbone = Backbone.load(folder, device=device, attention=attention)
     bridges = build_bridges(method, backbone, 0)

@@ -20,10 +20,12 @@ GROUND = {
     "errors", "layout", "flops", "train_flops", "store", "steps", "stats", "cells", "matching", "pairing", "compare", "tables", "render",
     "naming", "plot", "curves", "equal_cost", "contests", "leaderboard", "leaderboard_sheet", "leaderboard_text", "plot_curves",
     "baseline", "gate", "gate_report", "retraining", "evidence_stats", "power", "versus", "versus_text", "omitted", "overview",
+    "selection", "splits", "chosen", "plot_selection",
 }  # know no method, no model and no data  # fmt: skip
 MIDDLE = {
     "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",
     "evaluate", "trained", "cost", "controls", "suites", "leakage", "listing", "unseen", "lm_eval_tasks",
+    "candidates", "tune", "run_parts",
 }  # fmt: skip
 TOP = {
     "run", "warm", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__", "sets",

@@ -1,0 +1,251 @@
+"""RiM's published protocol: checkpoints chosen on one part of the test questions and scored on the other, over 16 random splits.
+
+A pure function of stored answers. It selects on test items, so what it gives never stands beside an ordinary row: it has a section of its
+own. The mean's standard error over splits ("split SE") says how much the split matters; it is no sampling error, for every split has the
+same questions.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rim_bench import cells
+from rim_bench.compare import QUICK
+from rim_bench.errors import UsageError
+from rim_bench.files import Record, canonical
+from rim_bench.naming import backbone_label, backbone_short
+from rim_bench.render import Grid, Section
+from rim_bench.selection import SPLIT, SPLITS, best, selects_on_test
+from rim_bench.stats import mean, spread
+from rim_bench.store import Run
+
+FOLDER = "candidates"  # of a run: its candidates' weights, and their answers
+COLUMNS = ("split_se", "held_out", "scored")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One random split: which candidate its held-out questions chose, and what the others say of it."""
+
+    held: tuple[str, ...]
+    scored: tuple[str, ...]
+    chosen: int
+    accuracy: float  # of the chosen candidate on the scored questions
+    last: float  # of the last candidate on them: what no choice at all would have given
+
+
+@dataclass(frozen=True)
+class Result:
+    """All splits of one set of questions."""
+
+    splits: tuple[Split, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over splits."""
+        return mean([s.accuracy for s in self.splits])
+
+    @property
+    def last(self) -> float:
+        """The same of the last candidate on the same scored questions."""
+        return mean([s.last for s in self.splits])
+
+    @property
+    def split_se(self) -> float:
+        """Standard deviation over splits, divided by the root of their number."""
+        return spread([s.accuracy for s in self.splits]) / math.sqrt(len(self.splits))
+
+
+def held_out(n: int, share: float = SPLIT["share"]) -> int:
+    """How many of n questions choose: 264 of 1,319.
+
+    Raises:
+        UsageError: so few questions that none chooses or none is scored.
+    """
+    held = round(share * n)
+    if not 1 <= held < n:
+        raise UsageError(f"{n} test questions are too few for the 16-split protocol: a share of {share:g} of them chooses, the rest scores")
+    return held
+
+
+def run_splits(items: Sequence[Record], *, splits: int = 16, share: float = SPLIT["share"], seed: int = 0) -> Result:
+    """The protocol on items with an `id` and `correct`, a text with a 1 or 0 for each candidate in the order of training.
+
+    The splits follow from the ids, the share and the seed alone: runs with the same questions have the same splits. Of candidates with
+    equal accuracy on the held-out questions the latest is chosen.
+
+    Raises:
+        UsageError: too few questions, an id twice, or items with different numbers of candidates.
+    """
+    marks = {str(i["id"]): str(i["correct"]) for i in items}
+    widths = {len(m) for m in marks.values()}
+    if len(marks) < len(items) or len(widths) != 1 or not all(set(m) <= {"0", "1"} for m in marks.values()) or widths == {0}:
+        raise UsageError("the candidates' answers do not fit together: every question once, with a 1 or 0 for each candidate")
+    ids, (candidates,) = sorted(marks), widths
+    held_number = held_out(len(ids), share)
+    out = []
+    for k in range(splits):
+        held = frozenset(random.Random(f"16-split {seed} {k}").sample(ids, held_number))
+        rest = [i for i in ids if i not in held]
+        chosen = best([_accuracy(marks, sorted(held), c) for c in range(candidates)])
+        scores = _accuracy(marks, rest, chosen), _accuracy(marks, rest, candidates - 1)
+        out.append(Split(tuple(sorted(held)), tuple(rest), chosen, *scores))
+    return Result(tuple(out))
+
+
+def _accuracy(marks: dict[str, str], ids: Sequence[str], candidate: int) -> float:
+    return sum(marks[i][candidate] == "1" for i in ids) / len(ids)
+
+
+# From stored runs to a section -------------------------------------------------------------------------------------------------------
+
+
+def answers(run: Run) -> Run:
+    """Where the candidates' answers of a run lie: stored and verified like evaluations, but where nothing takes them for one."""
+    return Run(run.path / FOLDER)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run's candidates on one set of test questions."""
+
+    run: Run
+    summary: Record
+    items: tuple[Record, ...]
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What runs must share to stand in one section."""
+        names = ("task_title", "task_version", "evaluator_version", "data_sha256", "split", "limit")
+        return (*(str(self.summary.get(k)) for k in names), canonical(self.run.spec["backbone"]))
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is a plumbing check."""
+        return bool(self.summary.get("quick") or self.run.spec.get("quick"))
+
+    @property
+    def label(self) -> str:
+        """Method and start."""
+        spec = self.run.spec
+        text, start = str(spec["method"].get("label") or spec["method"]["name"]), spec.get("start")
+        return f"{text} (from {start})" if start not in (None, "recipe") else text
+
+    @property
+    def training(self) -> Record:
+        """The training summary."""
+        return self.run.training() or {}
+
+    @property
+    def tuned(self) -> str:
+        """The learning rate that trials gave, their number and training FLOPs; "-" without trials."""
+        if (told := self.training.get("tuning")) is None:
+            return "-"
+        return f"{told['chosen']:g} ({len(told['trials'])}, {cells.flops(told['flops'])})"
+
+    def sets(self) -> dict[str, list[Record]]:
+        """The questions by headline set, as in the other tables: OOD apart where both are there."""
+        ood, inside = [i for i in self.items if i.get("ood")], [i for i in self.items if not i.get("ood")]
+        return {"in distribution": inside, "OOD": ood} if ood and inside else {"all": list(self.items)}
+
+    def result(self, items: Sequence[Record]) -> Result:
+        """The protocol as this run's specification has it."""
+        told = self.run.spec["selection"]
+        return run_splits(items, splits=int(told["splits"]), share=float(told["share"]), seed=int(told["seed"]))
+
+
+def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Scored], list[str]]:
+    """The stored answers of the runs that select on test items, and a line for each that has none or damaged ones."""
+    found, left_out = [], []
+    for run in sorted(runs, key=lambda r: r.id):
+        try:
+            if not selects_on_test(run.spec) or run.spec.get("role") == "trial":
+                continue
+        except UsageError:
+            continue  # a specification that cannot be read: said by who reads the ordinary evaluations
+        try:
+            stored = answers(run)
+            keys = [k for k, s in stored.evaluations().items() if split in (None, s.get("split"))]
+            found += [Scored(run, stored.evaluation(k) or {}, tuple(stored.read_items(k))) for k in keys]
+            if not keys:
+                left_out.append(f"{run.id}: its candidates have not answered the test questions yet")
+        except UsageError as error:
+            left_out.append(f"{run.id}: {error}")
+    return found, left_out
+
+
+def split_sections(found: Sequence[Scored]) -> list[Section]:
+    """A section for each set of comparable runs: no ranks, no pairs, nothing of the ordinary tables."""
+    groups: dict[tuple[str, ...], list[Scored]] = {}
+    for one in found:
+        groups.setdefault(one.facts, []).append(one)
+    return [_section(groups[facts]) for facts in sorted(groups)]
+
+
+def _section(found: Sequence[Scored]) -> Section:
+    first, tuned = found[0], any(one.tuned != "-" for one in found)
+    grids = []
+    for name in first.sets():
+        rows = []
+        for one in found:
+            items = one.sets()[name]
+            result = one.result(items)
+            steps = [c["step"] for c in one.summary["candidates"]]
+            counts = Counter(steps[s.chosen] for s in result.splits)
+            chosen = ", ".join(f"{step:,} ({n})" for step, n in sorted(counts.items()))
+            size = (f"{len(result.splits[0].held):,}", f"{len(result.splits[0].scored):,}")
+            main = f"{cells.pct(result.accuracy)} ± {num_se(result)} split SE"
+            told = (str(one.run.spec["seed"]), *size, chosen, *([one.tuned] if tuned else []))
+            rows.append((one.label, main, cells.pct(result.last), *told))
+        names: tuple[str, ...] = ("method", "accuracy % on the scored", "last candidate %", "seed", "chosen on", "scored on", "step chosen (splits)")
+        names += ("learning rate (trials, tuning FLOPs)",) if tuned else ()
+        grids.append(Grid(f"Mean over 16 random splits, {name}: selects on test items, never ranked", names, tuple(rows)))
+    summary, spec = first.summary, first.run.spec
+    told, where = spec["selection"], f"{summary['task_title']}, {summary['split']}, {backbone_short(spec['backbone'])}"
+    stamp = f" ({QUICK})" if any(s.quick for s in found) else ""
+    notes = (
+        f"{summary['task_title']}, version {summary['task_version']}; split {summary['split']}; n = {summary['n']:,} questions; data "
+        f"sha256 {str(summary['data_sha256'])[:12]}; evaluator version {summary['evaluator_version']}; backbone "
+        f"{backbone_label(spec['backbone'])}.",
+        f"RiM's published protocol: in each of {told['splits']} seeded random splits {100 * told['share']:g} % of the test questions "
+        f"choose the checkpoint with the best greedy accuracy (of equal ones {told['ties']}), and only the others score it. It selects on "
+        "test items, so these numbers compare with no row of another section. Last candidate: no choice at all, on the same questions.",
+        "split SE: standard deviation over splits divided by the root of their number. All splits share the same questions, so it says how "
+        "much the split matters, and is no sampling error.",
+    )
+    return Section(f"{where}: {SPLITS} protocol, selects on test items{stamp}", tuple(grids), notes)
+
+
+def num_se(result: Result) -> str:
+    """The split SE in points: two digits where it is small."""
+    return cells.num(result.split_se, 2, 100)
+
+
+def split_records(found: Sequence[Scored]) -> list[Record]:
+    """The same numbers for the CSV: a line for each run and set, which says in its name that it is never ranked."""
+    out: list[Record] = []
+    for one in found:
+        summary, spec = one.summary, one.run.spec
+        base: dict[str, Any] = {
+            "stamp": QUICK if one.quick else "", "task": summary["task_title"],
+            "task_version": summary["task_version"], "evaluator_version": summary["evaluator_version"],
+            "data_sha256": summary["data_sha256"], "split": summary["split"], "backbone": backbone_label(spec["backbone"]),
+            "method": spec["method"]["name"], "label": one.label, "start": spec.get("start"), "seeds": str(spec["seed"]),
+            "run_ids": one.run.id, "parent_ids": str(spec.get("parent") or ""), "limit": summary.get("limit"), "checkpoint": SPLITS,
+        }  # fmt: skip
+        trained, tuning = one.training, one.training.get("tuning")
+        base |= {"train_flops": trained.get("flops"), "inherited_flops": trained.get("inherited_flops")}
+        base |= {"train_examples": trained.get("examples"), "tuning_trials": trained.get("tuning_trials")}
+        base |= {} if tuning is None else {"tuning_flops": tuning["flops"], "tuning_rate": f"{tuning['chosen']:g}"}
+        for name, items in one.sets().items():
+            result = one.result(items)
+            first = result.splits[0]
+            told = {"set": f"{SPLITS}, selects on test items, never ranked ({name})", "ood": name == "OOD", "n": len(items)}
+            sizes = {"split_se": result.split_se, "held_out": len(first.held), "scored": len(first.scored)}
+            out.append(base | told | sizes | {"accuracy": result.accuracy})
+    return out
