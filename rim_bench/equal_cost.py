@@ -63,7 +63,7 @@ class Field:
     @property
     def resampler(self) -> Resampler:
         """The one of its questions."""
-        return Resampler.of(len(self.scope.ids))
+        return Resampler.of(len(self.scope.ids), self.group.clusters(self.scope))
 
     def readings(self, cost: float) -> list[Reading]:
         """What reaches a cost, in the order of the curves; the same answers only once."""
@@ -95,7 +95,7 @@ def differences(fields: Sequence[Field]) -> list[Difference]:
     drafts: list[tuple[Field, Cost, Contrast[Reading]]] = []
     for field in fields:
         for cost in default_costs(field.tracks):
-            drafts += [(field, cost, c) for c in contrasts(field.readings(cost.value), field.resampler)]
+            drafts += [(field, cost, c) for c in contrasts(field.readings(cost.value), field.group.clusters(field.scope))]
     out = []
     for (field, cost, c), adjusted in zip(drafts, stats.holm([c.p for _, _, c in drafts]), strict=True):
         verdict, higher = c.judged(adjusted, field.group.floor(field.scope)[1])

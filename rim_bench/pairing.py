@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from rim_bench import stats
-from rim_bench.compare import Group, Row, Scope, budget_of
+from rim_bench import cluster_stats, stats
+from rim_bench.compare import Group, Row, Scope, budget_of, lowest
 from rim_bench.stats import Interval, Resampler
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Contrast(Generic[S]):
     first: S
     second: S
     interval: Interval  # two-level bootstrap of the difference
+    clusters: tuple[int, ...] | None = None  # the items' sources by number, where items share one
 
     @cached_property
     def difference(self) -> NDArray[np.float64]:
@@ -72,42 +73,57 @@ class Contrast(Generic[S]):
 
     @cached_property
     def p(self) -> float:
-        """Two-sided p over the questions: exact McNemar between two settings with one seed each, otherwise z = Σd/√Σd²."""
+        """Two-sided p over the questions: exact McNemar between two settings with one seed each, otherwise z = Σd/√Σd². Where questions
+        share a source, the same over sums by source: the exact sign-flip test, and z.
+        """
         exact = all(side.measured and len(side.solved) == 1 for side in (self.first, self.second))
+        if self.clusters is not None:
+            return (cluster_stats.sign_flip if exact else cluster_stats.normal_sign_flip)(self.difference, self.clusters)
         return stats.mcnemar(*self.counts) if exact else stats.normal_test(self.difference)
 
     @cached_property
     def detectable(self) -> float | None:
         """Smallest detectable difference at the discordance observed. None where no question is discordant: the discordance's upper bound
-        is no way out, for no n is a difference within that bound detectable.
+        is no way out, for no n is a difference within that bound detectable. Where questions share a source, on n / design effect of them.
         """
+        if self.clusters is not None:
+            return cluster_stats.detectable(self.difference, self.clusters)
         squares = float((self.difference * self.difference).mean())
         return stats.detectable_difference(len(self.difference), min(1.0, squares)) if squares > 1e-12 else None
+
+    def retraining(self, level: float = 0.95) -> float | None:
+        """`stats.retraining_bound` of the difference."""
+        return stats.retraining_bound(self.first.solved, self.second.solved, level, self.clusters)
 
     def judged(self, holm: float, floor: float) -> tuple[str, S | None]:
         """The verdict, and the side that is clearly better; `holm` is the adjusted p, `floor` the best constant answer's accuracy.
 
         Clear is: adjusted p < 0.05, at least the smallest detectable difference, and, where a side has several seeds, more than
-        `stats.retraining_bound`. Nothing is where both sides' Wilson intervals reach the floor.
+        `stats.retraining_bound`. Nothing is where both sides' intervals reach the floor.
         """
         size, least = abs(self.value), self.detectable
         clear = holm < 0.05 and least is not None and size >= least - TINY
-        if clear and (bound := stats.retraining_bound(self.first.solved, self.second.solved)) is not None:
+        if clear and (bound := self.retraining()) is not None:
             clear = size > bound + TINY
         higher = (self.first if self.value > 0 else self.second) if clear else None
         verdict = f"{higher.label} higher" if higher is not None else "tied"
-        n = len(self.difference)
-        if all(stats.wilson(min(n, float(s.solved.mean()) * n), n).low <= floor + TINY for s in (self.first, self.second)):
+        if all(lowest(s.solved, self.clusters) <= floor + TINY for s in (self.first, self.second)):
             higher, verdict = None, "tied (both at the floor)"
         return verdict + "".join(f" ({text})" for text in differing(self.first.row, self.second.row)), higher
 
 
-def contrasts(sides: Sequence[S], resampler: Resampler) -> Iterator[Contrast[S]]:
-    """Every pair of sides in order, but those of the same trained model, which is not ranked against itself."""
+def contrasts(sides: Sequence[S], clusters: tuple[int, ...] | None = None, *, ablations: bool = False) -> Iterator[Contrast[S]]:
+    """Every pair of sides in order. Two settings of the same trained model are not ranked against each other: with `ablations` they are
+    contrasted, too, and the caller must not say that the one is better.
+    """
+    if len(sides) < 2:
+        return
+    resampler = Resampler.of(sides[0].solved.shape[1], clusters)
+    alone = clusters is not None and len(set(clusters)) < 2  # a single source shows no spread, and says nothing of another
     draws = [resampler.means(s.solved, s.row.runs_text) for s in sides]
     for (first, a), (second, b) in itertools.combinations(list(zip(sides, draws, strict=True)), 2):
-        if not set(first.row.runs) & set(second.row.runs):
-            yield Contrast(first, second, resampler.interval(a - b))
+        if ablations or not set(first.row.runs) & set(second.row.runs):
+            yield Contrast(first, second, Interval(-1.0, 1.0) if alone else resampler.interval(a - b), clusters)
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class _Whole:
+class Whole:
     """A row as a side."""
 
     row: Row
@@ -143,11 +159,10 @@ class _Whole:
 
 def pairs(group: Group) -> list[Pair]:
     """Every pair of rows of different runs on the headline set and on the OOD set; Holm over all of them."""
-    drafts: list[tuple[Scope, Contrast[_Whole]]] = []
+    drafts: list[tuple[Scope, Contrast[Whole]]] = []
     for scope in (s for s in group.scopes if not s.level):
-        if len(group.rows) > 1:
-            sides = [_Whole(r, r.solved(scope.ids)) for r in group.rows]
-            drafts += [(scope, c) for c in contrasts(sides, Resampler.of(len(scope.ids)))]
+        sides = [Whole(r, r.solved(scope.ids)) for r in group.rows]
+        drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope))]
     out = []
     for (scope, c), adjusted in zip(drafts, stats.holm([c.p for _, c in drafts]), strict=True):
         verdict, higher = c.judged(adjusted, group.floor(scope)[1])

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rim_bench import cells, matching
+from rim_bench import cells, claim_grid, cluster_grid, flags, matching
 from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, collect, headings
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
@@ -183,7 +183,7 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     cuts = sorted({p.cut for p in parts if p.cut is not None})
     notes += [f"First {cut:,} rows only: not the full set." for cut in cuts]
     notes += [f"{r.label}: {r.first.summary['prompt_note']}." for r in group.rows if r.first.summary.get("prompt_note")]
-    notes += [*(rule_notes(group.rows) if found else ()), *_pair_notes(found)]
+    notes += [*(rule_notes(group.rows) if found else ()), *_pair_notes(found), *cluster_grid.notes(group), *claim_grid.notes(group, found)]
     if group.quick:
         notes.append(f"{QUICK}.")
     return tuple(notes)
@@ -215,11 +215,11 @@ CSV_COLUMNS = (
     "throughput_batch", "throughput_ttft_ms", "throughput_ttft_ms_p95", "throughput_full_ms", "throughput_full_ms_p95",
     "throughput_examples_per_s", "peak_memory_bytes", "eval_examples_per_s", "train_examples", "inherited_examples", "train_flops",
     "inherited_flops", "train_flops_executed", "train_flops_padding", "budget_kind", "budget_asked", "budget_used", "budget_last_step",
-    "tuning_trials", "train_examples_per_s", "train_seconds", "limit",
+    "tuning_trials", "train_examples_per_s", "train_seconds", "limit", *cluster_grid.COLUMNS, "flags",
 )  # fmt: skip
 
 
-def _records(group: Group) -> list[Record]:
+def _records(group: Group, flagged: Sequence[flags.Flag]) -> list[Record]:
     out: list[Record] = []
     facts = group.facts
     for row in group.rows:
@@ -239,6 +239,7 @@ def _records(group: Group) -> list[Record]:
         for scope in group.scopes:
             record = base | _measures(row.accuracy(scope.ids)) | {"set": scope.name, "ood": scope.ood}
             record |= {"floor": group.floor(scope)[1], "at_floor": group.at_floor(row, scope)}
+            record |= cluster_grid.record(group, row, scope) | {"flags": flags.text(flagged, row, scope)}
             record["flexible"] = row.accuracy(scope.ids, lambda item: bool(item.get("flexible"))).value
             whole = len(scope.ids) == len(first.items)
             record |= {f"lm_eval_{k}": lm_eval_score(row, k, None if whole else scope.ids) for k in ("strict", "flexible")}
@@ -299,14 +300,16 @@ def comparison(
     left_out += [f"{d.path.name}: {d.reason}" for d in damaged]
     if not groups:
         raise UsageError("there is nothing to compare: " + ("; ".join(left_out) or "no run is stored there; `rim-bench run` makes some"))
-    sections = []
+    sections, records = [], []
     for group, heading in zip(groups, headings(groups), strict=True):
         found = pairs(group)
+        flagged = flags.flags(group, found)
         names, texts = zip(*_COSTS, strict=True)
         lines = tuple((r.label, *(text(r) for text in texts)) for r in group.rows)
         costs = Grid("Cost (means per question; latency at batch 1, median)", ("method", *names), lines)
         blocks = _block_grid(group)
-        grids = [*_accuracy_grids(group), costs, *([blocks] if blocks else []), *_pair_grids(group, found)]
+        grids = [*_accuracy_grids(group), *flags.grids(flagged), *cluster_grid.grids(group), costs, *([blocks] if blocks else [])]
+        grids += [*_pair_grids(group, found), *claim_grid.grids(group, found)]
+        records += _records(group, flagged)
         sections.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(grids), _notes(group, found)))
-    records = [record for group in groups for record in _records(group)]
     return Table(title, any(g.quick for g in groups), tuple(sections), tuple(records), CSV_COLUMNS, tuple(left_out))

@@ -296,14 +296,17 @@ def test_sources_give_a_clustered_error(store: Store) -> None:
     runs = []
     for name, p in (("rim", 0.7), ("cot", 0.5)):
         run = arm(store, name, p)
-        items = [{**item, "source": k // 5} for k, item in enumerate(run.read_items("toy-test"))]
-        summary = json.loads((run.path / "eval/toy-test/summary.json").read_text())
-        run.write_evaluation("toy-test", items, {k: v for k, v in summary.items() if k != "items"})
+        evaluate(run, coin(p, N, 1), change=lambda k: {"cluster": f"template {k // 5}"})
         runs.append(run.id)
     made = versus(store, *runs)
     clustered = made.readings[0].clustered
     assert clustered is not None and clustered.clusters == N // 5
-    assert clustered.mean == pytest.approx(made.readings[0].contrast.value) and "200 sources" in versus_text.to_markdown(made)
+    text = versus_text.to_markdown(made)
+    assert clustered.mean == pytest.approx(made.readings[0].contrast.value) and "200 sources" in text
+    assert "exact sign-flip over sources" in text and "the wider of Tango score and t over sources" in text
+    assert any("by source" in note for note in made.notes)
+    data = versus_text.to_data(made)["readings"][0]
+    assert data["clusters"] == 200 and data["clustered_se"] == pytest.approx(clustered.se)
 
 
 def test_evidence_needs_no_torch() -> None:
