@@ -190,6 +190,9 @@ def table(
     split: Split = "test",
     format_: Annotated[str, typer.Option("--format", "-f", help="terminal, markdown, csv or latex.")] = "terminal",
     write: Annotated[bool, typer.Option("--write", help="Also write table.md and table.csv into the results folder.")] = False,
+    references: Annotated[
+        bool, typer.Option("--references", help="Also published values of the same tasks, in a grid of their own.")
+    ] = False,
 ) -> None:
     """The comparison table of stored runs; a pure function of what lies in their folders."""
     formats = ("terminal", "markdown", "csv", "latex")
@@ -197,9 +200,12 @@ def table(
         raise unknown("format", format_, formats)
     _check_split(split)
     chosen, damaged = _chosen(runs, out)
+    from rim_bench.references import shipped
     from rim_bench.tables import comparison
 
-    made = comparison(chosen, split=split, damaged=damaged)
+    if references and format_ == "csv":
+        raise UsageError("--references has no place in --format csv, which holds measured numbers only: use markdown, latex or terminal")
+    made = comparison(chosen, split=split, damaged=damaged, published=shipped() if references else None)
     if format_ == "terminal":
         from rich.console import Console
 
@@ -256,9 +262,9 @@ def show(
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="methods, tasks or models.")]) -> None:
+def list_(what: Annotated[str, typer.Argument(help="methods, tasks, models or references.")]) -> None:
     """What there is, one line each."""
-    kinds = ("methods", "tasks", "models")
+    kinds = ("methods", "tasks", "models", "references")
     if what not in kinds:
         raise unknown("list", what, kinds)
     if what == "methods":
@@ -269,6 +275,10 @@ def list_(what: Annotated[str, typer.Argument(help="methods, tasks or models.")]
         from rim_bench.data import load_task, task_names
 
         lines = {name: load_task(name).summary for name in task_names()}
+    elif what == "references":
+        from rim_bench.references import listing, shipped
+
+        lines = listing(shipped())
     else:
         from rim_bench.catalog import backbone_names
 

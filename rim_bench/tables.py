@@ -9,12 +9,13 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rim_bench import cells, claim_grid, cluster_grid, flags, matching
+from rim_bench import cells, claim_grid, cluster_grid, flags, matching, references
 from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, collect, headings
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
 from rim_bench.naming import backbone_label, leaves
 from rim_bench.pairing import Pair, pairs, rule_notes
+from rim_bench.references import References
 from rim_bench.render import Grid, Section, Table
 from rim_bench.stats import mean, wilson
 from rim_bench.store import Damaged, Run
@@ -287,11 +288,17 @@ def _measures(a: Accuracy) -> Record:
 
 
 def comparison(
-    runs: Iterable[Run], *, title: str = "Comparison of reasoning methods", split: str | None = None, damaged: Iterable[Damaged] = ()
+    runs: Iterable[Run],
+    *,
+    title: str = "Comparison of reasoning methods",
+    split: str | None = None,
+    damaged: Iterable[Damaged] = (),
+    published: References | None = None,
 ) -> Table:
     """The comparison table of stored runs, a pure function of what lies in their folders.
 
-    `split` keeps the evaluations on one split; `damaged` (from `Store.runs`) are named under the table.
+    `split` keeps the evaluations on one split; `damaged` (from `Store.runs`) are named under the table; `published` numbers of the same
+    task get a grid of their own, and are in no ranking and no CSV.
 
     Raises:
         UsageError: none of the runs has an evaluation that can be read.
@@ -311,5 +318,7 @@ def comparison(
         grids = [*_accuracy_grids(group), *flags.grids(flagged), *cluster_grid.grids(group), costs, *([blocks] if blocks else [])]
         grids += [*_pair_grids(group, found), *claim_grid.grids(group, found)]
         records += _records(group, flagged)
-        sections.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(grids), _notes(group, found)))
+        beside, told = ([], []) if published is None else references.section(group, published)
+        title_ = f"{heading} ({QUICK})" if group.quick else heading
+        sections.append(Section(title_, (*grids, *beside), (*_notes(group, found), *told)))
     return Table(title, any(g.quick for g in groups), tuple(sections), tuple(records), CSV_COLUMNS, tuple(left_out))
