@@ -180,3 +180,15 @@ def test_two_sets_of_questions_have_a_verdict_each(store: Store) -> None:
 
 def test_tables_without_a_compared_method_have_no_grid(store: Store) -> None:
     assert says([arm(store, "direct", 0.5)]) == {} and says([arm(store, "rim-no-grounding", 0.5), arm(store, "direct", 0.4)]) == {}
+
+
+def test_oracle_numbers_decide_nothing(store: Store) -> None:
+    """The best block of each question would solve all of them: no pair, claim or ranking knows of it."""
+    rim, direct = arm(store, "rim", 0.5), arm(store, "direct", 0.5)
+    without = tables.comparison([rim, direct]).sections[0]
+    evaluate(rim, right(0.5), change=lambda k: {"blocks": [{"answer": "1", "correct": True}, {"answer": "2", "correct": False}]})
+    section = tables.comparison([rim, direct]).sections[0]
+    (oracle,) = [g for g in section.grids if "never ranked" in g.caption]
+    assert oracle.rows[0][2].startswith("100.0") and "oracle" in oracle.columns[2]
+    assert [g for g in section.grids if g is not oracle] == list(without.grids)
+    assert says([rim, direct])["direct", "rim"]["the claim is"] == "not shown: tied"

@@ -318,3 +318,25 @@ for name in {names}:
 print(*[m for m in ("torch", "transformers", "lm_eval", "scipy", "numpy", "pandas") if m in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_the_baseline_of_an_ablation_is_trained_alike(store: Store) -> None:
+    """A direct from scratch, of another budget or on another backbone says nothing of what a warm-started rim gained."""
+    rim = arm(store, "rim", 0.7)
+    evaluate(rim, coin(0.3, N, 1), knob="K", value=0)
+    gpt2 = {"name": "gpt2", "layers": 12}
+    for spec, flops, text in (
+        ({"start": "recipe"}, 3.1e12, "other start"),
+        ({}, 9e12, "other budget"),
+        ({"backbone": gpt2}, 3.1e12, "other backbone"),
+    ):
+        direct = train(store, "direct", spec=spec, flops=flops)
+        evaluate(direct, coin(0.1, N, 2))
+        with pytest.raises(UsageError, match=text):
+            versus(store, rim.id, f"{rim.id}@K=0", direct.id)
+        cot = arm(store, "cot", 0.2)
+        assert versus(store, rim.id, cot.id, direct.id).allowed  # beside two trained systems it may stand
+    capped = train(store, "direct", seed=7)
+    evaluate(capped, coin(0.1, N, 2), knob="max_tokens", value=1, key="capped")
+    with pytest.raises(UsageError, match="not at its default setting"):
+        versus(store, rim.id, f"{rim.id}@K=0", f"{capped.id}@capped")
