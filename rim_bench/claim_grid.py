@@ -1,10 +1,10 @@
 """What the controls in a table say: for each of them the method it controls, the claim it tests, and the verdict on that claim.
 
 The verdict is that of the table's own paired comparison. A claim is supported only where the method is called higher than its control
-(significant after Holm, at least the smallest detectable difference, more than other seeds would make of it), nothing but the control
-differs between the two, and the control would still be behind had all its unreadable outputs been right. Tied is "not shown"; where the
-control is higher the claim is contradicted. A method's difference to itself with its blocks taken away is an ablation: it shows what the
-trained model depends on, and its size is withheld unless the whole model beats a separately trained direct.
+(significant after Holm, at least the smallest detectable difference, and more than other seeds would make of it, Holm over the claims
+included), nothing but the control differs between the two, and the control would be behind even had all its unreadable outputs been right.
+Tied is "not shown"; where the control is higher the claim is contradicted. A method's difference to itself with its blocks taken away is an
+ablation: it shows what the trained model depends on, and its size is withheld unless the whole model beats a separately trained direct.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rim_bench import cells, flags, stats
 from rim_bench.claims import ANY, CONTROLS, OWN_STARTS, Control, warm_controls
 from rim_bench.compare import Group, Row, Scope, budget_of
-from rim_bench.pairing import Contrast, Pair, Whole, contrasts
+from rim_bench.pairing import Contrast, Pair, Whole, adjusted, contrasts
 from rim_bench.render import Grid
 
 DIRECT = "direct"
@@ -43,13 +43,34 @@ _SPECIFIC = {c.method for c in CONTROLS if c.method != c.of}
 _GENERAL = {c.method for c in ANY}
 
 
+class _Link(NamedTuple):
+    """A compared row and a control of it: the row of that control and the pairs by set of questions, or why there is none."""
+
+    row: Row
+    control: Control
+    other: Row | None
+    pairs: Mapping[str, Pair]
+    missing: str = ""
+
+
 def findings(group: Group, found: Sequence[Pair]) -> list[Finding]:
-    """Every control of the methods that this table compares, in order. `found`: the group's pairs."""
+    """Every control of the methods that this table compares, in order. `found`: the group's pairs.
+
+    The claims are a family of their own, smaller than that of all pairs: the seeds' p values are adjusted (Holm) over them.
+    """
     index = {(p.scope.name, id(p.first), id(p.second)): p for p in found}
+    links = [k for row in group.rows if row.first.default for c in _controls(row) for k in _links(group, row, c, index)]
+    tested = {id(p): p.p_seeds for link in links for p in link.pairs.values() if p.p_seeds is not None}
+    holm = dict(zip(tested, stats.holm(list(tested.values())), strict=True))
     out = []
-    for row in (r for r in group.rows if r.first.default):
-        for control in _controls(row):
-            out += list(_trained(group, row, control, index))
+    for link in links:
+        if link.other is None:
+            start = link.control.start or link.row.first.spec.get("start")
+            name = link.control.method if start == "recipe" else f"{link.control.method} (from {start})"
+            out.append(Finding(name, link.row.label, link.control.claim, {"": Says("", link.missing)}))
+        else:
+            says = {scope: _verdict(p, link.row, link.other, link.control, holm.get(id(p))) for scope, p in link.pairs.items()}
+            out.append(Finding(link.other.label, link.row.label, link.control.claim, says))
     ablations = [(c, row, one) for c in CONTROLS if c.evaluation for row, one in _evaluated(group, c)]
     return out + _ablated(group, ablations, index)
 
@@ -65,36 +86,38 @@ def _controls(row: Row) -> list[Control]:
     return [*general, *warm, *(c for c in CONTROLS if c.of == row.method and not c.evaluation)]
 
 
-def _trained(group: Group, row: Row, control: Control, index: Mapping[tuple[str, int, int], Pair]) -> Iterator[Finding]:
+def _links(group: Group, row: Row, control: Control, index: Mapping[tuple[str, int, int], Pair]) -> Iterator[_Link]:
     start = control.start or row.first.spec.get("start")
     rows = [r for r in group.rows if r.method == control.method and r.first.default and r.first.spec.get("start") == start]
     alike = [r for r in rows if budget_of(r.first.spec) == budget_of(row.first.spec)]
     for other in alike or rows:
-        says = {}
+        pairs = {}
         for scope in (s for s in group.scopes if not s.level):
             pair = index.get((scope.name, id(row), id(other))) or index.get((scope.name, id(other), id(row)))
             if pair is not None:
-                says[scope.name] = _verdict(pair, row, other, control)
-        if says:
-            yield Finding(other.label, row.label, control.claim, says)
+                pairs[scope.name] = pair
+        if pairs:
+            yield _Link(row, control, other, pairs)
     if not rows and control.method in _GENERAL:
-        warm = start != "recipe"
-        text = f"{NO_ROW}: the gain may be the start's" if warm else f"{NO_ROW}: not tested"
-        yield Finding(f"{control.method} (from {start})" if warm else control.method, row.label, control.claim, {"": Says("", text)})
+        yield _Link(row, control, None, {}, f"{NO_ROW}: " + ("not tested" if start == "recipe" else "the gain may be the start's"))
 
 
-def _verdict(pair: Pair, row: Row, other: Row, control: Control) -> Says:
+def _verdict(pair: Pair, row: Row, other: Row, control: Control, holm_seeds: float | None) -> Says:
     points = cells.points(pair.difference if pair.first is row else -pair.difference)
     apart = _apart(row, other, control)
-    if pair.higher is row:
-        failed = flags.unreadable(other, pair.scope)
-        if not apart and abs(pair.difference) <= failed:  # had they been right, the control would be as good
-            apart = f"{cells.pct(failed)} % of the control's outputs are empty, unparseable or capped"
-        return Says(points, SUPPORTED if not apart else f"{NOT_SHOWN}: higher, but {apart}")
+    if pair.higher is None:
+        floor = " (both at the floor)" if "at the floor" in pair.verdict else ""
+        return Says(points, f"{NOT_SHOWN}: tied{floor}" + (f" ({apart})" if apart else ""))
+    if holm_seeds is not None and pair.p_seeds is not None and holm_seeds >= 0.05:  # of many claims some pass by chance
+        word = "higher" if pair.higher is row else "lower"
+        told = f"by itself (seeds p = {cells.p_value(pair.p_seeds)}), not after Holm over the claims ({cells.p_value(holm_seeds)})"
+        return Says(points, f"{NOT_SHOWN}: {word} {told}")
     if pair.higher is other:
         return Says(points, f"{CONTRADICTED}: the control is higher" + (f" ({apart})" if apart else ""))
-    floor = " (both at the floor)" if "at the floor" in pair.verdict else ""
-    return Says(points, f"{NOT_SHOWN}: tied{floor}" + (f" ({apart})" if apart else ""))
+    failed = flags.unreadable(other, pair.scope)
+    if not apart and abs(pair.difference) <= failed:  # had they been right, the control would be as good
+        apart = f"{cells.pct(failed)} % of the control's outputs are empty, unparseable or capped"
+    return Says(points, SUPPORTED if not apart else f"{NOT_SHOWN}: higher, but {apart}")
 
 
 def _apart(row: Row, other: Row, control: Control) -> str:
@@ -136,8 +159,8 @@ def _ablated(group: Group, asked: Sequence[tuple[Control, Row, Row]], index: Map
                 sides = [Whole(r, r.solved(scope.ids)) for r in (row, one)]
                 drafts += [(k, scope, c) for c in contrasts(sides, group.clusters(scope), ablations=True)]
     says: list[dict[str, Says]] = [{"": _same_answers(row, one)} if c.split_passes else {} for c, row, one in asked]
-    for (k, scope, c), holm in zip(drafts, stats.holm([c.p for _, _, c in drafts]), strict=True):
-        says[k][scope.name] = _dependence(group, scope, c, holm, index)
+    for (k, scope, c), family in zip(drafts, adjusted([c for _, _, c in drafts]), strict=True):
+        says[k][scope.name] = _dependence(group, scope, c, family, index)
     out = []
     for (control, row, one), told in zip(asked, says, strict=True):
         of = control.of if control.of != row.method else row.label
@@ -145,8 +168,12 @@ def _ablated(group: Group, asked: Sequence[tuple[Control, Row, Row]], index: Map
     return out
 
 
-def _dependence(group: Group, scope: Scope, c: Contrast[Whole], holm: float, index: Mapping[tuple[str, int, int], Pair]) -> Says:
-    _, higher = c.judged(holm, group.floor(scope)[1])
+def _dependence(
+    group: Group, scope: Scope, c: Contrast[Whole], family: tuple[float, float | None], index: Mapping[tuple[str, int, int], Pair]
+) -> Says:
+    _, higher = c.judged(family[0], group.floor(scope)[1])
+    if family[1] is not None and family[1] >= 0.05:
+        higher = None
     word = NOT_SHOWN if higher is None else SUPPORTED if higher is c.first else CONTRADICTED
     reason = beaten_direct(group, scope, c.first.row, index)
     if reason is None:
@@ -211,7 +238,8 @@ def notes(group: Group, found: Sequence[Pair]) -> list[str]:
         return []
     out = [
         f'Controls: "{SUPPORTED}" only where the method is called higher than its control, nothing else differs, and the control would be '
-        f'behind even if all its empty, unparseable and capped outputs had been right; tied is "{NOT_SHOWN}".'
+        f'behind even if all its empty, unparseable and capped outputs had been right; tied is "{NOT_SHOWN}". With several seeds the '
+        "seeds' p must also stay under 0.05 after Holm over the claims of this grid."
     ]
     rows = [r for r in group.rows if r.first.default]
     missing: dict[str, list[str]] = {}

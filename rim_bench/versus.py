@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rim_bench import cluster_stats, evidence_stats, stats
+from rim_bench import cluster_stats, evidence_stats
 from rim_bench.baseline import choose, measured, setting_of
 from rim_bench.compare import Accuracy, Evaluated, Group, Row, Scope, grouped
 from rim_bench.errors import UsageError
 from rim_bench.evidence_stats import Clustered
 from rim_bench.files import Record, canonical
-from rim_bench.pairing import Contrast, contrasts, differing
+from rim_bench.pairing import ALONE, Contrast, adjusted, contrasts, differing
 from rim_bench.stats import Interval
 from rim_bench.store import Run, Store
 
@@ -228,11 +228,11 @@ def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> Versus:
         sides = [Side(r, r.label, r.solved(scope.ids)) for r in rows]
         found = contrasts(sides, group.clusters(scope), ablations=True)
         drafts += [(scope, pair, c) for pair, c in zip(pairs, found, strict=True)]
-    holm = stats.holm([c.p for _, _, c in drafts])
+    family = adjusted([c for _, _, c in drafts])
     readings: dict[tuple[int, int], list[Reading]] = {}
-    for (scope, pair, contrast), adjusted in zip(drafts, holm, strict=True):
-        verdict, higher = contrast.judged(adjusted, _floor(group, scope))
-        made = Reading(scope, contrast, adjusted, verdict, higher, _as_good(contrast, margin), _clustered(contrast))
+    for (scope, pair, contrast), (holm, holm_seeds) in zip(drafts, family, strict=True):
+        verdict, higher = contrast.judged(holm, _floor(group, scope), holm_seeds)
+        made = Reading(scope, contrast, holm, verdict, higher, _as_good(contrast, margin), _clustered(contrast))
         readings.setdefault(pair, []).append(made)
     main = readings[0, 1]
     against = [r for pair in pairs[1:] for r in readings[pair]]
@@ -309,6 +309,7 @@ def _sentence(reading: Reading) -> str:
     if reading.higher is not None:
         other = second if reading.higher is first else first
         text = f"{reading.higher.label} is more accurate than {other.label} by {abs(size):.1f} points{where}"
+        text += f" ({ALONE}: not after Holm over the seeds' p)" if ALONE in reading.verdict else ""
     else:
         text = f"{first.label} and {second.label} are {reading.verdict}{where}: {size:+.1f} points"
     if m.equivalent:
