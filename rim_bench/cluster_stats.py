@@ -110,6 +110,16 @@ def system(values: Sequence[float], clusters: Sequence[int]) -> Clustered | None
     return found._replace(interval=stats.wilson(found.mean * found.clusters, found.clusters))
 
 
+def lowest(solved: NDArray[np.float64], clusters: Sequence[int] | None) -> float:
+    """Lower 95 % bound of the mean accuracy of [seeds, items]: Wilson's, and no more than the clustered one where items share a source."""
+    n, values = solved.shape[1], solved.mean(0)
+    low = stats.wilson(min(n, float(solved.mean()) * n), n).low
+    if clusters is None:
+        return low
+    found = system(values.tolist(), clusters)
+    return 0.0 if found is None else min(low, found.interval.low)
+
+
 def as_good(
     difference: NDArray[np.float64], clusters: Sequence[int], margin: float, interval: stats.Interval, worse: float, differ: float
 ) -> tuple[stats.Interval, float, float]:

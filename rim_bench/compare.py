@@ -247,17 +247,7 @@ class Group:
 
     def at_floor(self, row: Row, scope: Scope) -> bool:
         """Whether the row's interval includes the best constant answer's accuracy, or lies under it."""
-        return lowest(row.solved(scope.ids), self.clusters(scope)) <= self.floor(scope)[1] + 1e-9
-
-
-def lowest(solved: NDArray[np.float64], clusters: Sequence[int] | None) -> float:
-    """Lower 95 % bound of the mean accuracy of [seeds, items]: Wilson's, and no more than the clustered one where items share a source."""
-    n, values = solved.shape[1], solved.mean(0)
-    low = stats.wilson(min(n, float(solved.mean()) * n), n).low
-    if clusters is None:
-        return low
-    found = cluster_stats.system(values.tolist(), clusters)
-    return 0.0 if found is None else min(low, found.interval.low)
+        return cluster_stats.lowest(row.solved(scope.ids), self.clusters(scope)) <= self.floor(scope)[1] + 1e-9
 
 
 def _natural(key: tuple[bool, str]) -> tuple[bool, list[tuple[int, int, str]]]:

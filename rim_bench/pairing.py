@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from rim_bench import cluster_stats, stats
-from rim_bench.compare import Group, Row, Scope, budget_of, lowest
+from rim_bench.compare import Group, Row, Scope, budget_of
 from rim_bench.stats import Interval, Resampler
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Contrast(Generic[S]):
         verdict = f"{higher.label} higher" if higher is not None else "tied"
         if higher is not None and holm_seeds is not None and holm_seeds >= 0.05:
             verdict += f" ({ALONE})"
-        if all(lowest(s.solved, self.clusters) <= floor + TINY for s in (self.first, self.second)):
+        if all(cluster_stats.lowest(s.solved, self.clusters) <= floor + TINY for s in (self.first, self.second)):
             higher, verdict = None, "tied (both at the floor)"
         return verdict + "".join(f" ({text})" for text in differing(self.first.row, self.second.row)), higher
 
@@ -209,6 +209,7 @@ def rule_notes(rows: Iterable[Row]) -> Iterator[str]:
     )
     text = "Higher: Holm p < 0.05 and at least the smallest detectable difference (80 % power)"
     if several:
+        yield "p (seeds): the error of the seeds and the questions together, from the t of this pair by itself, unadjusted."
         text += (
             "; with several seeds also more than t·se, se² = s₁²/S₁ + s₂²/S₂ + var(d)/n with s over the S seeds, t of Welch and "
             "Satterthwaite, each comparison by itself. With 3 seeds only large differences pass. Among many pairs of equally good systems "

@@ -125,12 +125,13 @@ def block_accuracy(row: Row, ids: Sequence[str], block: int) -> Accuracy | None:
 def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
     if not found:
         return []
-    several = len({p.scope.name for p in found}) > 1
+    several, retrained = len({p.scope.name for p in found}) > 1, any(p.p_seeds is not None for p in found)
     long: list[tuple[str, ...]] = []
     short: list[tuple[str, ...]] = []
     for p in found:
         scope, bounds, least = p.scope.name, f"[{cells.points(p.interval.low)}, {cells.points(p.interval.high)}]", cells.pct(p.detectable)
-        numbers = (cells.points(p.difference), f"{p.b} / {p.c}", cells.p_value(p.p), cells.p_value(p.holm), bounds, least)
+        seeds = ("-" if p.p_seeds is None else cells.p_value(p.p_seeds),) if retrained else ()
+        numbers = (cells.points(p.difference), f"{p.b} / {p.c}", cells.p_value(p.p), cells.p_value(p.holm), bounds, least, *seeds)
         long.append((p.first.label, p.second.label, scope, *numbers, p.verdict))
         if p.first is group.rows[0]:
             verdict = p.verdict
@@ -141,7 +142,7 @@ def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
             short.append((p.second.label, cells.points(-p.difference), verdict, *where, cells.p_value(p.holm), least))
     caption = "Paired comparisons: difference in points, first minus second; Holm over all of them"
     names = ("first", "second", "questions", "difference", "only first / only second", "p (questions)", "Holm p")
-    names_end = ("bootstrap 95 %", "smallest detectable", "verdict")
+    names_end = ("bootstrap 95 %", "smallest detectable", *(("p (seeds)",) if retrained else ()), "verdict")
     small = ("method", "points", "verdict", *(("questions",) if several else ()), "Holm p", "detectable")
     against = f"Paired with {group.rows[0].label}: method minus it, in points (every pair: table.md)"
     return [Grid(caption, (*names, *names_end), tuple(long), False), Grid(against, small, tuple(short), True)]

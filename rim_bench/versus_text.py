@@ -90,6 +90,7 @@ def _lines(reading: Reading) -> list[tuple[str, str]]:
     out.append(("smallest detectable difference", "-" if c.detectable is None else f"{100 * c.detectable:.1f} points"))
     if reading.retraining is not None:
         out.append(("retraining bound (t, 95 %)", f"{100 * reading.retraining:.1f} points"))
+        out.append(("p over seeds and items (t)", "-" if c.p_seeds is None else p_value(c.p_seeds)))
     if reading.clustered is not None:
         s = reading.clustered
         text = f"{100 * s.se:.2f} points over {s.clusters:,} sources {_bounds(s.interval)} (95 %)"
@@ -127,6 +128,7 @@ def _data(reading: Reading) -> Record:
         "discordant": list(c.counts),
         "p": c.p,
         "holm": reading.holm,
+        "p_seeds": c.p_seeds,
         "detectable": c.detectable,
         "retraining_bound": reading.retraining if reading.retraining is None or math.isfinite(reading.retraining) else None,
         "clustered_se": None if clusters is None else clusters.se,
