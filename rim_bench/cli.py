@@ -230,6 +230,9 @@ def table(
     split: Split = "test",
     format_: Annotated[str, typer.Option("--format", "-f", help="terminal, markdown, csv or latex.")] = "terminal",
     write: Annotated[bool, typer.Option("--write", help="Also write table.md and table.csv into the results folder.")] = False,
+    references: Annotated[
+        bool, typer.Option("--references", help="Also published values of the same tasks, in a grid of their own.")
+    ] = False,
 ) -> None:
     """The comparison table of stored runs; a pure function of what lies in their folders."""
     formats = ("terminal", "markdown", "csv", "latex")
@@ -237,9 +240,12 @@ def table(
         raise unknown("format", format_, formats)
     _check_split(split)
     chosen, damaged = _chosen(runs, out)
+    from rim_bench.references import shipped
     from rim_bench.tables import comparison
 
-    made = comparison(chosen, split=split, damaged=damaged)
+    if references and format_ == "csv":
+        raise UsageError("--references has no place in --format csv, which holds measured numbers only: use markdown, latex or terminal")
+    made = comparison(chosen, split=split, damaged=damaged, published=shipped() if references else None)
     if format_ == "terminal":
         from rich.console import Console
 

@@ -36,12 +36,12 @@ def wanted_sets(suite: list[str] | None, eval_tasks: list[str] | None, include_p
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, tasks, suites or models.")],
+    what: Annotated[str, typer.Argument(help="methods, tasks, suites, models or references.")],
     name: Annotated[str | None, typer.Argument(help="One task or suite, in full.")] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="Tasks and suites in full.")] = False,
 ) -> None:
     """What there is, one line each; a task's source, licence, size and traps with --long or its name."""
-    kinds = ("methods", "tasks", "suites", "models")
+    kinds = ("methods", "tasks", "suites", "models", "references")
     if what not in kinds:
         raise unknown("list", what, kinds)
     if name is not None and what not in ("tasks", "suites"):
@@ -58,6 +58,10 @@ def list_(
         from rim_bench.method import all_methods
 
         lines = {name: cls.summary for name, cls in sorted(all_methods().items())}
+    elif what == "references":
+        from rim_bench.references import listing, shipped
+
+        lines = listing(shipped())
     else:
         from rim_bench.catalog import backbone_names
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rim_bench import cells, stats
+from rim_bench import cells, cluster_stats, stats
 from rim_bench.errors import UsageError
 from rim_bench.files import Record, canonical
 from rim_bench.naming import backbone_short, leaves, short
@@ -239,9 +239,16 @@ class Group:
         answer, count = min(answers.items(), key=lambda a: (-a[1], a[0]))
         return answer, count / len(scope.ids)
 
+    def clusters(self, scope: Scope) -> tuple[int, ...] | None:
+        """The number of each question's source (template, seed question), from 0; None where no two of them share one."""
+        items = self.rows[0].first.items
+        names = [("cluster", str(items[i]["cluster"])) if items[i].get("cluster") else ("item", i) for i in scope.ids]
+        numbers = {name: k for k, name in enumerate(dict.fromkeys(names))}
+        return tuple(numbers[name] for name in names) if len(numbers) < len(names) else None
+
     def at_floor(self, row: Row, scope: Scope) -> bool:
         """Whether the row's interval includes the best constant answer's accuracy, or lies under it."""
-        return row.accuracy(scope.ids).interval.low <= self.floor(scope)[1] + 1e-9
+        return cluster_stats.lowest(row.solved(scope.ids), self.clusters(scope)) <= self.floor(scope)[1] + 1e-9
 
 
 def _natural(key: tuple[bool, str]) -> tuple[bool, list[tuple[int, int, str]]]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rim_bench import stats
 from rim_bench.compare import Group, Row, Scope
 from rim_bench.curves import Reading, Track, same
-from rim_bench.pairing import Contrast, contrasts
+from rim_bench.pairing import Contrast, adjusted, contrasts
 from rim_bench.stats import Interval, Resampler
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Field:
     @property
     def resampler(self) -> Resampler:
         """The one of its questions."""
-        return Resampler.of(len(self.scope.ids))
+        return Resampler.of(len(self.scope.ids), self.group.clusters(self.scope))
 
     def readings(self, cost: float) -> list[Reading]:
         """What reaches a cost, in the order of the curves; the same answers only once."""
@@ -95,9 +94,9 @@ def differences(fields: Sequence[Field]) -> list[Difference]:
     drafts: list[tuple[Field, Cost, Contrast[Reading]]] = []
     for field in fields:
         for cost in default_costs(field.tracks):
-            drafts += [(field, cost, c) for c in contrasts(field.readings(cost.value), field.resampler)]
+            drafts += [(field, cost, c) for c in contrasts(field.readings(cost.value), field.group.clusters(field.scope))]
     out = []
-    for (field, cost, c), adjusted in zip(drafts, stats.holm([c.p for _, _, c in drafts]), strict=True):
-        verdict, higher = c.judged(adjusted, field.group.floor(field.scope)[1])
-        out.append(Difference(field.scope, cost, c.first, c.second, c.value, c.p, adjusted, c.interval, c.detectable, verdict, higher))
+    for (field, cost, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, _, c in drafts]), strict=True):
+        verdict, higher = c.judged(holm, field.group.floor(field.scope)[1], holm_seeds)
+        out.append(Difference(field.scope, cost, c.first, c.second, c.value, c.p, holm, c.interval, c.detectable, verdict, higher))
     return out

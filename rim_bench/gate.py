@@ -235,7 +235,7 @@ def check(run: Run, name: str, entries: Sequence[Measured], gate: Gate, repeats:
     noise = noise_of(mine, run, levels, repeats_only=True)
     if repeats and not given:
         raise UsageError(f"no repeat holds the weights of run {run.id!r} evaluated on the same items at the same setting")
-    notes = _notes(mine, base)
+    notes = (*_notes(mine, base), *_shared_sources(run, key))
     of = (mine.setting, mine.questions, decision, mine.origin, base.origin)
     return Check(name, decision.verdict, decision.reason, *of, notes, (*noise, *given))
 
@@ -291,6 +291,14 @@ def _closest(mine: Measured, entries: Sequence[Measured]) -> Measured:
         seeds = ", ".join(str(e.origin.get("seed")) for e in entries)
         raise NotComparable(f"the baseline holds {mine.setting} with seeds {seeds}, and the run has seed {mine.origin.get('seed')}")
     return entries[0]
+
+
+def _shared_sources(run: Run, key: str) -> tuple[str, ...]:
+    """What must be said where items come from sources that they share."""
+    found = [str(i["cluster"]) for i in run.read_items(key) if i.get("cluster")]
+    if len(set(found)) == len(found):
+        return ()
+    return (f"{len(found):,} items share {len(set(found)):,} sources and count as independent here: p and bound are too confident",)
 
 
 def _notes(mine: Measured, base: Measured) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from rim_bench import cells, chosen, matching
+from rim_bench import cells, chosen, cluster_grid, matching
 from rim_bench.compare import QUICK, Scope
 from rim_bench.curves import COSTS, SAME, TIMED, WIDE, Need
 from rim_bench.equal_cost import Cost, Difference, default_costs
@@ -158,6 +158,7 @@ def _notes(sheet: Sheet) -> Iterator[str]:
     yield from matching.evaluation_notes(contest.evaluations)
     yield "Rank: 1 + the rows clearly higher, to the number of rows − those clearly lower; Holm over the section's pairs."
     yield from rule_notes(group.rows)
+    yield from cluster_grid.notes(group)
     yield (
         "±: standard deviation over training seeds. [..]: Wilson 95 % on the questions in rankings, points and pictures; two-level "
         f"bootstrap 95 % over seeds and questions ({RESAMPLES:,} resamples) at equal cost, for differences and for areas."

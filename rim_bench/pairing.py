@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from rim_bench import stats
+from rim_bench import cluster_stats, stats
 from rim_bench.compare import Group, Row, Scope, budget_of
 from rim_bench.stats import Interval, Resampler
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+ALONE = "this pair alone"
 TINY = 1e-9  # what differs by less is equal: sums of fractions are not exact
 
 
@@ -52,6 +53,7 @@ class Contrast(Generic[S]):
     first: S
     second: S
     interval: Interval  # two-level bootstrap of the difference
+    clusters: tuple[int, ...] | None = None  # the items' sources by number, where items share one
 
     @cached_property
     def difference(self) -> NDArray[np.float64]:
@@ -72,42 +74,74 @@ class Contrast(Generic[S]):
 
     @cached_property
     def p(self) -> float:
-        """Two-sided p over the questions: exact McNemar between two settings with one seed each, otherwise z = Σd/√Σd²."""
+        """Two-sided p over the questions: exact McNemar between two settings with one seed each, otherwise z = Σd/√Σd². Where questions
+        share a source, the same over sums by source: the exact sign-flip test, and z.
+        """
         exact = all(side.measured and len(side.solved) == 1 for side in (self.first, self.second))
+        if self.clusters is not None:
+            return (cluster_stats.sign_flip if exact else cluster_stats.normal_sign_flip)(self.difference, self.clusters)
         return stats.mcnemar(*self.counts) if exact else stats.normal_test(self.difference)
 
     @cached_property
     def detectable(self) -> float | None:
         """Smallest detectable difference at the discordance observed. None where no question is discordant: the discordance's upper bound
-        is no way out, for no n is a difference within that bound detectable.
+        is no way out, for no n is a difference within that bound detectable. Where questions share a source, on n / design effect of them.
         """
+        if self.clusters is not None:
+            return cluster_stats.detectable(self.difference, self.clusters)
         squares = float((self.difference * self.difference).mean())
         return stats.detectable_difference(len(self.difference), min(1.0, squares)) if squares > 1e-12 else None
 
-    def judged(self, holm: float, floor: float) -> tuple[str, S | None]:
-        """The verdict, and the side that is clearly better; `holm` is the adjusted p, `floor` the best constant answer's accuracy.
+    def retraining(self, level: float = 0.95) -> float | None:
+        """`stats.retraining_bound` of the difference."""
+        return stats.retraining_bound(self.first.solved, self.second.solved, level, self.clusters)
+
+    @cached_property
+    def p_seeds(self) -> float | None:
+        """Two-sided p over training seeds and questions; None with one seed on each side."""
+        found = stats.retraining(self.first.solved, self.second.solved, self.clusters)
+        return None if found is None else found.p
+
+    def judged(self, holm: float, floor: float, holm_seeds: float | None = None) -> tuple[str, S | None]:
+        """The verdict, and the side that is clearly better; `holm` and `holm_seeds` are the adjusted `p` and `p_seeds`, `floor` is the best
+        constant answer's accuracy.
 
         Clear is: adjusted p < 0.05, at least the smallest detectable difference, and, where a side has several seeds, more than
-        `stats.retraining_bound`. Nothing is where both sides' Wilson intervals reach the floor.
+        `stats.retraining_bound`; that holds for this pair by itself, and the verdict says so where it does not after Holm over the seeds'
+        p of the family, too. Nothing is clear where both sides' intervals reach the floor.
         """
         size, least = abs(self.value), self.detectable
         clear = holm < 0.05 and least is not None and size >= least - TINY
-        if clear and (bound := stats.retraining_bound(self.first.solved, self.second.solved)) is not None:
+        if clear and (bound := self.retraining()) is not None:
             clear = size > bound + TINY
         higher = (self.first if self.value > 0 else self.second) if clear else None
         verdict = f"{higher.label} higher" if higher is not None else "tied"
-        n = len(self.difference)
-        if all(stats.wilson(min(n, float(s.solved.mean()) * n), n).low <= floor + TINY for s in (self.first, self.second)):
+        if higher is not None and holm_seeds is not None and holm_seeds >= 0.05:
+            verdict += f" ({ALONE})"
+        if all(cluster_stats.lowest(s.solved, self.clusters) <= floor + TINY for s in (self.first, self.second)):
             higher, verdict = None, "tied (both at the floor)"
         return verdict + "".join(f" ({text})" for text in differing(self.first.row, self.second.row)), higher
 
 
-def contrasts(sides: Sequence[S], resampler: Resampler) -> Iterator[Contrast[S]]:
-    """Every pair of sides in order, but those of the same trained model, which is not ranked against itself."""
+def contrasts(sides: Sequence[S], clusters: tuple[int, ...] | None = None, *, ablations: bool = False) -> Iterator[Contrast[S]]:
+    """Every pair of sides in order. Two settings of the same trained model are not ranked against each other: with `ablations` they are
+    contrasted, too, and the caller must not say that the one is better.
+    """
+    if len(sides) < 2:
+        return
+    resampler = Resampler.of(sides[0].solved.shape[1], clusters)
+    alone = clusters is not None and len(set(clusters)) < 2  # a single source shows no spread, and says nothing of another
     draws = [resampler.means(s.solved, s.row.runs_text) for s in sides]
     for (first, a), (second, b) in itertools.combinations(list(zip(sides, draws, strict=True)), 2):
-        if not set(first.row.runs) & set(second.row.runs):
-            yield Contrast(first, second, resampler.interval(a - b))
+        if ablations or not set(first.row.runs) & set(second.row.runs):
+            yield Contrast(first, second, Interval(-1.0, 1.0) if alone else resampler.interval(a - b), clusters)
+
+
+def adjusted(found: Sequence[Contrast[S]]) -> list[tuple[float, float | None]]:
+    """Holm's adjusted p of a family of contrasts: over the questions, and over the seeds of those that have several."""
+    seeds = iter(stats.holm([c.p_seeds for c in found if c.p_seeds is not None]))
+    over_seeds = [None if c.p_seeds is None else next(seeds) for c in found]
+    return list(zip(stats.holm([c.p for c in found]), over_seeds, strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,10 +160,11 @@ class Pair:
     detectable: float | None
     verdict: str
     higher: Row | None  # the row that is clearly better; None where they are tied
+    p_seeds: float | None = None  # over training seeds and questions, for this pair by itself
 
 
 @dataclass(frozen=True)
-class _Whole:
+class Whole:
     """A row as a side."""
 
     row: Row
@@ -143,17 +178,16 @@ class _Whole:
 
 def pairs(group: Group) -> list[Pair]:
     """Every pair of rows of different runs on the headline set and on the OOD set; Holm over all of them."""
-    drafts: list[tuple[Scope, Contrast[_Whole]]] = []
+    drafts: list[tuple[Scope, Contrast[Whole]]] = []
     for scope in (s for s in group.scopes if not s.level):
-        if len(group.rows) > 1:
-            sides = [_Whole(r, r.solved(scope.ids)) for r in group.rows]
-            drafts += [(scope, c) for c in contrasts(sides, Resampler.of(len(scope.ids)))]
+        sides = [Whole(r, r.solved(scope.ids)) for r in group.rows]
+        drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope))]
     out = []
-    for (scope, c), adjusted in zip(drafts, stats.holm([c.p for _, c in drafts]), strict=True):
-        verdict, higher = c.judged(adjusted, group.floor(scope)[1])
+    for (scope, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, c in drafts]), strict=True):
+        verdict, higher = c.judged(holm, group.floor(scope)[1], holm_seeds)
         best = None if higher is None else higher.row
         (b, k), rows = c.counts, (c.first.row, c.second.row)
-        out.append(Pair(scope, *rows, c.value, b, k, c.p, adjusted, c.interval, c.detectable, verdict, best))
+        out.append(Pair(scope, *rows, c.value, b, k, c.p, holm, c.interval, c.detectable, verdict, best, c.p_seeds))
     return out
 
 
@@ -175,9 +209,11 @@ def rule_notes(rows: Iterable[Row]) -> Iterator[str]:
     )
     text = "Higher: Holm p < 0.05 and at least the smallest detectable difference (80 % power)"
     if several:
+        yield "p (seeds): the error of the seeds and the questions together, from the t of this pair by itself, unadjusted."
         text += (
             "; with several seeds also more than t·se, se² = s₁²/S₁ + s₂²/S₂ + var(d)/n with s over the S seeds, t of Welch and "
-            "Satterthwaite, each comparison by itself. With 3 seeds only large differences pass"
+            "Satterthwaite, each comparison by itself. With 3 seeds only large differences pass. Among many pairs of equally good systems "
+            f'some pass so: "{ALONE}" where the seeds\' p does not stay under 0.05 after Holm over all pairs'
         )
     yield f"{text}. Everything else is tied."
     if one and several:

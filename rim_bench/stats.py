@@ -69,12 +69,39 @@ def normal_test(difference: NDArray[np.float64]) -> float:
     return math.erfc(abs(float(difference.sum())) / math.sqrt(2 * squares)) if squares > 1e-12 else 1.0
 
 
-def retraining_bound(first: NDArray[np.float64], second: NDArray[np.float64], level: float = 0.95) -> float | None:
-    """What a difference of mean accuracies must exceed to be more than other training seeds and other items would make of it.
+class Retraining(NamedTuple):
+    """How far a difference of mean accuracies would move with other training seeds and other items: its standard error, and t's degrees of
+    freedom. `se` is infinite where nothing is known."""
 
-    Arguments are [training seeds, items]. t·se with se² = s₁²/S₁ + s₂²/S₂ + var(d)/n: s is the standard deviation over the S seeds of the
-    accuracy, d the items' differences of seed means; t has Welch and Satterthwaite's degrees of freedom. Where one side has one seed, the
-    other's s stands for both. With few seeds t is large: three on each side show large differences only.
+    difference: float
+    se: float
+    freedom: float
+
+    def bound(self, level: float = 0.95) -> float:
+        """What the difference must exceed to be more than that."""
+        if self.se == 0 or math.isinf(self.se):
+            return self.se
+        from scipy.stats import t as student
+
+        return float(student.ppf((1 + level) / 2, self.freedom)) * self.se
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of "retraining would not show it"."""
+        if self.se == 0 or math.isinf(self.se):
+            return 1.0 if self.se or self.difference == 0 else 0.0
+        from scipy.stats import t as student
+
+        return float(2 * student.sf(abs(self.difference) / self.se, self.freedom))
+
+
+def retraining(first: NDArray[np.float64], second: NDArray[np.float64], clusters: Sequence[int] | None = None) -> Retraining | None:
+    """The error of the difference of two mean accuracies over training seeds and items.
+
+    Arguments are [training seeds, items]. se² = s₁²/S₁ + s₂²/S₂ + var(d)/n: s is the standard deviation over the S seeds of the accuracy,
+    d the items' differences of seed means; Welch and Satterthwaite's degrees of freedom. Where one side has one seed, the other's s stands
+    for both. With few seeds t is large: three on each side show large differences only. Where items share a source (`clusters`: its number,
+    per item), the clustered variance on (clusters − 1) degrees of freedom stands for var(d)/n.
 
     Returns:
         None with one seed on each side: nothing is known of retraining.
@@ -91,28 +118,48 @@ def retraining_bound(first: NDArray[np.float64], second: NDArray[np.float64], le
     else:
         terms = [(v / n, n - 1) for v, n in zip(variances, seeds, strict=True) if v is not None]
     difference = first.mean(0) - second.mean(0)
-    n = len(difference)
-    if n < 2:
-        return math.inf
-    terms.append((float(np.var(difference, ddof=1)) / n, n - 1))
+    n, value = len(difference), float(difference.mean())
+    if n < 2 or (clusters is not None and len(set(clusters)) < 2):
+        return Retraining(value, math.inf, 1)
+    if clusters is None:
+        terms.append((float(np.var(difference, ddof=1)) / n, n - 1))
+    else:
+        from rim_bench.evidence_stats import clustered
+
+        found = clustered(difference.tolist(), clusters)
+        terms.append((found.se**2, found.clusters - 1))
     square = math.fsum(t for t, _ in terms)
     if square <= 1e-18:
-        return 0.0
-    from scipy.stats import t as student
+        return Retraining(value, 0.0, 1)
+    return Retraining(value, math.sqrt(square), square**2 / math.fsum(t * t / f for t, f in terms))
 
-    freedom = square**2 / math.fsum(t * t / f for t, f in terms)
-    return float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(square)
+
+def retraining_bound(
+    first: NDArray[np.float64], second: NDArray[np.float64], level: float = 0.95, clusters: Sequence[int] | None = None
+) -> float | None:
+    """What a difference of mean accuracies must exceed to be more than other training seeds and other items would make of it: t·se of
+    `retraining`. None with one seed on each side."""
+    found = retraining(first, second, clusters)
+    return None if found is None else found.bound(level)
 
 
 class Resampler:
     """Two-level percentile bootstrap of accuracies on the same items: training seeds within each system, then items, which are common to
     all. The draws of the items are made once for all that is compared on them, so that a hundred differences cost hardly more than one.
+
+    Where items share a source (`clusters`: its number from 0, per item), whole clusters are drawn: items of one template are not new
+    evidence each.
     """
 
-    def __init__(self, items: int, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
+    def __init__(self, items: int, *, resamples: int = RESAMPLES, seed: int = 0, clusters: Sequence[int] | None = None) -> None:
         import numpy as np
 
         self.items, self.resamples, self.seed = items, resamples, seed
+        self._clusters = None if clusters is None else np.asarray(clusters)
+        if self._clusters is not None and len(self._clusters) != items:
+            raise ValueError(f"{items} items have {len(self._clusters)} clusters")
+        if self._clusters is not None:
+            items = int(self._clusters.max()) + 1  # what is drawn
         rng = np.random.default_rng(seed)
         size = max(1, 2_000_000 // max(1, items))  # resamples at a time: 16 MB as doubles
         starts = range(0, resamples, size)
@@ -122,15 +169,21 @@ class Resampler:
 
     @staticmethod
     @lru_cache(maxsize=4)
-    def of(items: int) -> Resampler:
+    def of(items: int, clusters: tuple[int, ...] | None = None) -> Resampler:
         """The one for so many items: the same comparison has the same interval wherever it is made."""
-        return Resampler(items)
+        return Resampler(items, clusters=clusters)
 
     def means(self, solved: NDArray[np.float64], system: str) -> NDArray[np.float64]:
         """[resamples]: accuracies of [seeds, items]. Equal names draw equal seeds, as all settings of one trained system must."""
         import numpy as np
 
-        by_seed = np.concatenate([solved @ counts.T.astype(np.float64) for counts in self._counts], axis=1) / self.items
+        chunks = (counts.T.astype(np.float64) for counts in self._counts)  # [items or clusters, resamples at a time]
+        if self._clusters is None:
+            by_seed = np.concatenate([solved @ counts for counts in chunks], axis=1) / self.items
+        else:
+            sizes = np.bincount(self._clusters).astype(np.float64)
+            solved = np.array([np.bincount(self._clusters, weights=row) for row in solved])
+            by_seed = np.concatenate([solved @ counts / (sizes @ counts) for counts in chunks], axis=1)
         seeds = len(solved)
         if seeds == 1:
             return np.asarray(by_seed[0])

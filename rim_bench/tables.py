@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rim_bench import cells, chosen, matching, splits
+from rim_bench import cells, chosen, claim_grid, cluster_grid, flags, matching, references, splits
 from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, collect, headings
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
@@ -17,6 +17,7 @@ from rim_bench.naming import backbone_label, leaves
 from rim_bench.omitted import omitted_lines
 from rim_bench.overview import lm_eval_section, overview, trained_elsewhere, transfer_notes
 from rim_bench.pairing import Pair, pairs, rule_notes
+from rim_bench.references import References
 from rim_bench.render import Grid, Section, Table
 from rim_bench.selection import ON_TEST
 from rim_bench.stats import mean, wilson
@@ -127,12 +128,13 @@ def block_accuracy(row: Row, ids: Sequence[str], block: int) -> Accuracy | None:
 def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
     if not found:
         return []
-    several = len({p.scope.name for p in found}) > 1
+    several, retrained = len({p.scope.name for p in found}) > 1, any(p.p_seeds is not None for p in found)
     long: list[tuple[str, ...]] = []
     short: list[tuple[str, ...]] = []
     for p in found:
         scope, bounds, least = p.scope.name, f"[{cells.points(p.interval.low)}, {cells.points(p.interval.high)}]", cells.pct(p.detectable)
-        numbers = (cells.points(p.difference), f"{p.b} / {p.c}", cells.p_value(p.p), cells.p_value(p.holm), bounds, least)
+        seeds = ("-" if p.p_seeds is None else cells.p_value(p.p_seeds),) if retrained else ()
+        numbers = (cells.points(p.difference), f"{p.b} / {p.c}", cells.p_value(p.p), cells.p_value(p.holm), bounds, least, *seeds)
         long.append((p.first.label, p.second.label, scope, *numbers, p.verdict))
         if p.first is group.rows[0]:
             verdict = p.verdict
@@ -143,7 +145,7 @@ def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
             short.append((p.second.label, cells.points(-p.difference), verdict, *where, cells.p_value(p.holm), least))
     caption = "Paired comparisons: difference in points, first minus second; Holm over all of them"
     names = ("first", "second", "questions", "difference", "only first / only second", "p (questions)", "Holm p")
-    names_end = ("bootstrap 95 %", "smallest detectable", "verdict")
+    names_end = ("bootstrap 95 %", "smallest detectable", *(("p (seeds)",) if retrained else ()), "verdict")
     small = ("method", "points", "verdict", *(("questions",) if several else ()), "Holm p", "detectable")
     against = f"Paired with {group.rows[0].label}: method minus it, in points (every pair: table.md)"
     return [Grid(caption, (*names, *names_end), tuple(long), False), Grid(against, small, tuple(short), True)]
@@ -192,7 +194,7 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     cuts = sorted({p.cut for p in parts if p.cut is not None})
     notes += [f"First {cut:,} rows only: not the full set." for cut in cuts]
     notes += [f"{r.label}: {r.first.summary['prompt_note']}." for r in group.rows if r.first.summary.get("prompt_note")]
-    notes += [*(rule_notes(group.rows) if found else ()), *_pair_notes(found)]
+    notes += [*(rule_notes(group.rows) if found else ()), *_pair_notes(found), *cluster_grid.notes(group), *claim_grid.notes(group, found)]
     notes += chosen.notes(group.rows)
     if group.quick:
         notes.append(f"{QUICK}.")
@@ -225,11 +227,11 @@ CSV_COLUMNS = (
     "throughput_batch", "throughput_ttft_ms", "throughput_ttft_ms_p95", "throughput_full_ms", "throughput_full_ms_p95",
     "throughput_examples_per_s", "peak_memory_bytes", "eval_examples_per_s", "train_examples", "inherited_examples", "train_flops",
     "inherited_flops", "train_flops_executed", "train_flops_padding", "budget_kind", "budget_asked", "budget_used", "budget_last_step",
-    "tuning_trials", "train_examples_per_s", "train_seconds", "limit",
+    "tuning_trials", "train_examples_per_s", "train_seconds", "limit", *cluster_grid.COLUMNS, "flags",
 )  # fmt: skip
 
 
-def _records(group: Group) -> list[Record]:
+def _records(group: Group, flagged: Sequence[flags.Flag]) -> list[Record]:
     out: list[Record] = []
     facts = group.facts
     for row in group.rows:
@@ -249,6 +251,7 @@ def _records(group: Group) -> list[Record]:
         for scope in group.scopes:
             record = base | _measures(row.accuracy(scope.ids)) | {"set": scope.name, "ood": scope.ood}
             record |= {"floor": group.floor(scope)[1], "at_floor": group.at_floor(row, scope)}
+            record |= cluster_grid.record(group, row, scope) | {"flags": flags.text(flagged, row, scope)}
             record["flexible"] = row.accuracy(scope.ids, lambda item: bool(item.get("flexible"))).value
             whole = len(scope.ids) == len(first.items)
             record |= {f"lm_eval_{k}": lm_eval_score(row, k, None if whole else scope.ids) for k in ("strict", "flexible")}
@@ -296,11 +299,17 @@ def _measures(a: Accuracy) -> Record:
 
 
 def comparison(
-    runs: Iterable[Run], *, title: str = "Comparison of reasoning methods", split: str | None = None, damaged: Iterable[Damaged] = ()
+    runs: Iterable[Run],
+    *,
+    title: str = "Comparison of reasoning methods",
+    split: str | None = None,
+    damaged: Iterable[Damaged] = (),
+    published: References | None = None,
 ) -> Table:
     """The comparison table of stored runs, a pure function of what lies in their folders.
 
-    `split` keeps the evaluations on one split; `damaged` (from `Store.runs`) are named under the table.
+    `split` keeps the evaluations on one split; `damaged` (from `Store.runs`) are named under the table; `published` numbers of the same
+    task get a grid of their own, and are in no ranking and no CSV.
 
     Raises:
         UsageError: none of the runs has an evaluation that can be read.
@@ -315,18 +324,24 @@ def comparison(
         raise UsageError("there is nothing to compare: " + ("; ".join(left_out) or "no run is stored there; `rim-bench run` makes some"))
     sections = overview(groups)
     whole = not sections  # else the terminal shows other tasks' sets in the overview alone
+    records: list[Record] = []
     for group, heading in zip(groups, headings(groups), strict=True):
         found = pairs(group)
+        flagged = flags.flags(group, found)
         names, texts = zip(*_COSTS, strict=True)
         lines = tuple((r.label, *(text(r) for text in texts)) for r in group.rows)
         costs = Grid("Cost (means per question; latency at batch 1, median)", ("method", *names), lines)
         blocks = _block_grid(group)
         tuned = chosen.tuning_grid(group.rows)
-        grids = [*_accuracy_grids(group), costs, *(g for g in (blocks, tuned) if g), *_pair_grids(group, found)]
+        grids = [*_accuracy_grids(group), *flags.grids(flagged), *cluster_grid.grids(group), costs, *(g for g in (blocks, tuned) if g)]
+        grids += [*_pair_grids(group, found), *claim_grid.grids(group, found)]
+        records += _records(group, flagged)
+        beside, told = ([], []) if published is None else references.section(group, published)
         brief = not whole and all(trained_elsewhere(p) for r in group.rows for p in r.parts)
-        sections.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(grids), _notes(group, found), brief))
+        title_ = f"{heading} ({QUICK})" if group.quick else heading
+        sections.append(Section(title_, (*grids, *beside), (*_notes(group, found), *told), brief))
     sections += splits.split_sections(by_splits) + lm_eval_section(runs)
-    records = [record for group in groups for record in _records(group)] + splits.split_records(by_splits)
+    records += splits.split_records(by_splits)
     columns = (*CSV_COLUMNS, *chosen.extra_columns(records, (*chosen.COLUMNS, *splits.COLUMNS)))
     quick = any(g.quick for g in groups) or any(s.quick for s in by_splits)
     return Table(title, quick, tuple(sections), tuple(records), columns, tuple(left_out))

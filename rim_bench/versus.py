@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rim_bench import evidence_stats, stats
+from rim_bench import cluster_stats, evidence_stats
 from rim_bench.baseline import choose, measured, setting_of
 from rim_bench.compare import Accuracy, Evaluated, Group, Row, Scope, grouped
 from rim_bench.errors import UsageError
 from rim_bench.evidence_stats import Clustered
 from rim_bench.files import Record, canonical
-from rim_bench.pairing import Contrast
-from rim_bench.stats import Interval, Resampler
+from rim_bench.pairing import ALONE, Contrast, adjusted, contrasts, differing
+from rim_bench.stats import Interval
 from rim_bench.store import Run, Store
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Reading:
     verdict: str
     higher: Side | None
     margin: Margin
-    clustered: Clustered | None  # of the difference, where every item names its source
+    clustered: Clustered | None  # of the difference, where items share a source
 
     @property
     def accuracies(self) -> tuple[Accuracy, Accuracy]:
@@ -73,7 +73,7 @@ class Reading:
     @cached_property
     def retraining(self) -> float | None:
         """What the difference must exceed to be more than other training seeds would make of it; None with one seed each."""
-        return stats.retraining_bound(self.contrast.first.solved, self.contrast.second.solved)
+        return self.contrast.retraining()
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def versus(
         raise UsageError(f"{first!r} and {second!r} are the same evaluation of {one.first.run!r}: there is nothing to compare")
     direct = rows.get("--baseline")
     if direct is not None:
-        _check_direct(direct, (one, two))
+        _check_direct(direct, (one, two), bool(shared))
     elif shared:
         raise UsageError(
             f"{first!r} and {second!r} are one trained model at two settings; their difference shows that it depends on what was taken "
@@ -188,11 +188,19 @@ def _cut(value: str) -> str:
     return repr(value[:12] if len(value) == 64 else value)
 
 
-def _check_direct(direct: Row, arms: Sequence[Row]) -> None:
+def _check_direct(direct: Row, arms: Sequence[Row], ablation: bool) -> None:
+    name = direct.first.run
     if not direct.method.startswith(DIRECT):
-        raise UsageError(f"--baseline {direct.first.run!r} is {direct.method!r}: it must be a separately trained {DIRECT}")
+        raise UsageError(f"--baseline {name!r} is {direct.method!r}: it must be a separately trained {DIRECT}")
     if any(set(direct.runs) & set(arm.runs) for arm in arms):
-        raise UsageError(f"--baseline {direct.first.run!r} is one of the compared runs: it must be a separately trained one")
+        raise UsageError(f"--baseline {name!r} is one of the compared runs: it must be a separately trained one")
+    if not direct.first.default:
+        raise UsageError(f"--baseline {name!r} is not at its default setting: give its default evaluation")
+    one, two = direct.first.spec, arms[0].first.spec
+    same = canonical(one.get("backbone")) == canonical(two.get("backbone"))
+    apart = [*([] if same else ["other backbone"]), *differing(direct, arms[0])]
+    if ablation and apart:
+        raise UsageError(f"--baseline {name!r} does not tell what the ablated model gained ({', '.join(apart)}): train {DIRECT} alike")
 
 
 def _labels(rows: Sequence[Row]) -> list[Row]:
@@ -218,14 +226,13 @@ def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> Versus:
     drafts: list[tuple[Scope, tuple[int, int], Contrast[Side]]] = []
     for scope in (s for s in group.scopes if not s.level):
         sides = [Side(r, r.label, r.solved(scope.ids)) for r in rows]
-        resampler = Resampler.of(len(scope.ids))
-        draws = [resampler.means(s.solved, s.row.runs_text) for s in sides]
-        drafts += [(scope, (i, k), Contrast(sides[i], sides[k], resampler.interval(draws[i] - draws[k]))) for i, k in pairs]
-    holm = stats.holm([c.p for _, _, c in drafts])
+        found = contrasts(sides, group.clusters(scope), ablations=True)
+        drafts += [(scope, pair, c) for pair, c in zip(pairs, found, strict=True)]
+    family = adjusted([c for _, _, c in drafts])
     readings: dict[tuple[int, int], list[Reading]] = {}
-    for (scope, pair, contrast), adjusted in zip(drafts, holm, strict=True):
-        verdict, higher = contrast.judged(adjusted, _floor(group, scope))
-        made = Reading(scope, contrast, adjusted, verdict, higher, _as_good(contrast, margin), _clustered(contrast, scope))
+    for (scope, pair, contrast), (holm, holm_seeds) in zip(drafts, family, strict=True):
+        verdict, higher = contrast.judged(holm, _floor(group, scope), holm_seeds)
+        made = Reading(scope, contrast, holm, verdict, higher, _as_good(contrast, margin), _clustered(contrast))
         readings.setdefault(pair, []).append(made)
     main = readings[0, 1]
     against = [r for pair in pairs[1:] for r in readings[pair]]
@@ -247,20 +254,21 @@ def _as_good(contrast: Contrast[Side], margin: float) -> Margin:
     if len(contrast.first.solved) == len(contrast.second.solved) == 1:
         b, c = contrast.counts
         worse, differ = evidence_stats.noninferiority(b, c, n, margin), evidence_stats.equivalence(b, c, n, margin)
-        return Margin(margin, evidence_stats.score_interval(b, c, n, 0.9), worse < 0.05, differ < 0.05, worse, differ)
-    bound = stats.retraining_bound(contrast.first.solved, contrast.second.solved, 0.9)
+        interval = evidence_stats.score_interval(b, c, n, 0.9)
+        if contrast.clusters is not None:  # Tango's test takes items as independent: nothing is concluded that it alone would allow
+            interval, worse, differ = cluster_stats.as_good(contrast.difference, contrast.clusters, margin, interval, worse, differ)
+        return Margin(margin, interval, worse < 0.05, differ < 0.05, worse, differ)
+    bound = contrast.retraining(0.9)
     half = math.inf if bound is None else bound
     interval = Interval(max(-1.0, contrast.value - half), min(1.0, contrast.value + half))
     return Margin(margin, interval, interval.low > -margin, -margin < interval.low and interval.high < margin, None, None)
 
 
-def _clustered(contrast: Contrast[Side], scope: Scope) -> Clustered | None:
-    """Of the difference, where every item has a `source` that it may share with others."""
-    items: Mapping[str, Record] = contrast.first.row.first.items
-    sources = [str(s) for i in scope.ids if (s := items[i].get("source")) is not None]
-    if len(sources) != len(scope.ids) or not 1 < len(set(sources)) < len(sources):
+def _clustered(contrast: Contrast[Side]) -> Clustered | None:
+    """Of the difference, where items share a source."""
+    if contrast.clusters is None or len(set(contrast.clusters)) < 2:
         return None
-    return evidence_stats.clustered([float(v) for v in contrast.difference], sources)
+    return evidence_stats.clustered(contrast.difference.tolist(), contrast.clusters)
 
 
 def _headline(main: Reading, ablation: bool, against: Mapping[int, Reading]) -> tuple[bool, str]:
@@ -301,6 +309,7 @@ def _sentence(reading: Reading) -> str:
     if reading.higher is not None:
         other = second if reading.higher is first else first
         text = f"{reading.higher.label} is more accurate than {other.label} by {abs(size):.1f} points{where}"
+        text += f" ({ALONE}: not after Holm over the seeds' p)" if ALONE in reading.verdict else ""
     else:
         text = f"{first.label} and {second.label} are {reading.verdict}{where}: {size:+.1f} points"
     if m.equivalent:
@@ -323,7 +332,11 @@ def _notes(rows: Sequence[Row], main: Reading, tests: int) -> list[str]:
         notes.append("One training seed each: it says nothing of retraining, only of these trained models.")
     else:
         notes.append(f"Seeds: {seeds[0]} and {seeds[1]}; p is over questions, the retraining bound and the margin over seeds, too.")
-    notes.append(f"Intervals are 95 %; Holm over {tests} tests; the bootstrap resamples seeds and items; detectable is at 80 % power.")
+    drawn, clusters = "items", main.contrast.clusters
+    if clusters is not None:
+        drawn = "sources"
+        notes.append(cluster_stats.note(len(main.scope.ids), len(set(clusters))))
+    notes.append(f"Intervals are 95 %; Holm over {tests} tests; the bootstrap resamples seeds and {drawn}; detectable is at 80 % power.")
     if main.contrast.detectable is None:
         notes.append("No item is discordant: nothing can be said of how small a difference would have been found.")
     return notes

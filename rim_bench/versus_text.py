@@ -84,16 +84,18 @@ def _lines(reading: Reading) -> list[tuple[str, str]]:
     exact = len(c.first.solved) == len(c.second.solved) == 1
     b, k = c.counts
     out.append(("only the first / only the second" + ("" if exact else " (more often)"), f"{b} / {k}"))
-    test = "exact McNemar" if exact else "z over questions"
+    unit = "questions" if c.clusters is None else "sources"
+    test = ("exact McNemar" if c.clusters is None else "exact sign-flip over sources") if exact else f"z over {unit}"
     out.append((f"p ({test})", f"{p_value(c.p)}, Holm {p_value(reading.holm)}"))
     out.append(("smallest detectable difference", "-" if c.detectable is None else f"{100 * c.detectable:.1f} points"))
     if reading.retraining is not None:
         out.append(("retraining bound (t, 95 %)", f"{100 * reading.retraining:.1f} points"))
+        out.append(("p over seeds and items (t)", "-" if c.p_seeds is None else p_value(c.p_seeds)))
     if reading.clustered is not None:
         s = reading.clustered
         text = f"{100 * s.se:.2f} points over {s.clusters:,} sources {_bounds(s.interval)} (95 %)"
         out.append(("clustered standard error", text))
-    how = "Tango score" if exact else "t over seeds and items"
+    how = ("Tango score" if c.clusters is None else "the wider of Tango score and t over sources") if exact else "t over seeds and items"
     out.append((f"90 % interval for the margin ({how})", _bounds(m.interval)))
     for name, good, p in (("not inferior", m.noninferior, m.p_noninferior), ("equivalent", m.equivalent, m.p_equivalent)):
         text = ("yes" if good else "not shown") + ("" if p is None else f" (p {_p(p)})")
@@ -126,9 +128,11 @@ def _data(reading: Reading) -> Record:
         "discordant": list(c.counts),
         "p": c.p,
         "holm": reading.holm,
+        "p_seeds": c.p_seeds,
         "detectable": c.detectable,
         "retraining_bound": reading.retraining if reading.retraining is None or math.isfinite(reading.retraining) else None,
         "clustered_se": None if clusters is None else clusters.se,
+        "clusters": None if clusters is None else clusters.clusters,
         "margin": {
             "value": m.value,
             "interval_90": list(m.interval),

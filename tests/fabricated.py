@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rim_bench.store import Run, Store
@@ -19,10 +19,10 @@ def coin(p: float, n: int, seed: int) -> list[bool]:
 
 def item(k: int, correct: bool, ood: bool, flops: float, passes: float, *, slim: bool = False, overlong: bool = False) -> dict[str, Any]:
     record: dict[str, Any] = {
-        "id": f"toy/test/{k}", "level": "T=4" if ood else "T=1", "ood": ood, "answer": "1", "correct": correct, "flexible": correct,
-        "unparseable": False, "empty": False, "capped": False, "overlong": overlong, "prompt_tokens": 23, "generated_tokens": 2,
-        "latent_positions": 0, "passes": passes, "passes_to_answer": 1, "flops_prefill": flops * 0.75, "flops_decode": flops * 0.25,
-        "kv_bytes": 4096, "latency_s": 0.01,
+        "id": f"toy/test/{k}", "level": "T=4" if ood else "T=1", "ood": ood, "answer": str((k + (not correct)) % 10), "correct": correct,
+        "flexible": correct, "unparseable": False, "empty": False, "capped": False, "overlong": overlong, "prompt_tokens": 23,
+        "generated_tokens": 2, "latent_positions": 0, "passes": passes, "passes_to_answer": 1, "flops_prefill": flops * 0.75,
+        "flops_decode": flops * 0.25, "kv_bytes": 4096, "latency_s": 0.01,
     }  # fmt: skip
     if overlong:
         record |= dict.fromkeys(("generated_tokens", "passes", "passes_to_answer", "flops_prefill", "flops_decode", "kv_bytes"), 0)
@@ -45,13 +45,15 @@ def evaluate(
     key: str | None = None,
     ood: int = 0,
     overlong: int = 0,
+    change: Callable[[int], Mapping[str, Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
     **summary: Any,
 ) -> None:
     """Stores an evaluation; the last `ood` items are OOD, the first `overlong` too long for the model. With a knob it is a point of a
-    curve, as `rim-bench sweep` leaves it."""
+    curve, as `rim-bench sweep` leaves it. `change` overrides fields of item k."""
     n = len(correct)
     items = [item(k, good, k >= n - ood, flops, passes, slim=knob is not None, overlong=k < overlong) for k, good in enumerate(correct)]
+    items = [i | dict(change(k)) for k, i in enumerate(items)] if change is not None else items
     given: dict[str, Any] = {"max_tokens": 40, "batch_size": 64, "dtype": "float32", "device": "cpu"}
     if knob == "max_tokens":
         given["max_tokens"] = value

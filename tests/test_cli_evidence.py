@@ -296,14 +296,17 @@ def test_sources_give_a_clustered_error(store: Store) -> None:
     runs = []
     for name, p in (("rim", 0.7), ("cot", 0.5)):
         run = arm(store, name, p)
-        items = [{**item, "source": k // 5} for k, item in enumerate(run.read_items("toy-test"))]
-        summary = json.loads((run.path / "eval/toy-test/summary.json").read_text())
-        run.write_evaluation("toy-test", items, {k: v for k, v in summary.items() if k != "items"})
+        evaluate(run, coin(p, N, 1), change=lambda k: {"cluster": f"template {k // 5}"})
         runs.append(run.id)
     made = versus(store, *runs)
     clustered = made.readings[0].clustered
     assert clustered is not None and clustered.clusters == N // 5
-    assert clustered.mean == pytest.approx(made.readings[0].contrast.value) and "200 sources" in versus_text.to_markdown(made)
+    text = versus_text.to_markdown(made)
+    assert clustered.mean == pytest.approx(made.readings[0].contrast.value) and "200 sources" in text
+    assert "exact sign-flip over sources" in text and "the wider of Tango score and t over sources" in text
+    assert any("by source" in note for note in made.notes)
+    data = versus_text.to_data(made)["readings"][0]
+    assert data["clusters"] == 200 and data["clustered_se"] == pytest.approx(clustered.se)
 
 
 def test_evidence_needs_no_torch() -> None:
@@ -315,3 +318,25 @@ for name in {names}:
 print(*[m for m in ("torch", "transformers", "lm_eval", "scipy", "numpy", "pandas") if m in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_the_baseline_of_an_ablation_is_trained_alike(store: Store) -> None:
+    """A direct from scratch, of another budget or on another backbone says nothing of what a warm-started rim gained."""
+    rim = arm(store, "rim", 0.7)
+    evaluate(rim, coin(0.3, N, 1), knob="K", value=0)
+    gpt2 = {"name": "gpt2", "layers": 12}
+    for spec, flops, text in (
+        ({"start": "recipe"}, 3.1e12, "other start"),
+        ({}, 9e12, "other budget"),
+        ({"backbone": gpt2}, 3.1e12, "other backbone"),
+    ):
+        direct = train(store, "direct", spec=spec, flops=flops)
+        evaluate(direct, coin(0.1, N, 2))
+        with pytest.raises(UsageError, match=text):
+            versus(store, rim.id, f"{rim.id}@K=0", direct.id)
+        cot = arm(store, "cot", 0.2)
+        assert versus(store, rim.id, cot.id, direct.id).allowed  # beside two trained systems it may stand
+    capped = train(store, "direct", seed=7)
+    evaluate(capped, coin(0.1, N, 2), knob="max_tokens", value=1, key="capped")
+    with pytest.raises(UsageError, match="not at its default setting"):
+        versus(store, rim.id, f"{rim.id}@K=0", f"{capped.id}@capped")

@@ -467,3 +467,14 @@ def test_reports(store: Store, tmp_path: Path) -> None:
     console.print(report.to_rich(checks, gate))
     text = console.export_text()
     assert "rim" in text and "regressed" in text and "3,000" in text and "Tango" in text
+
+
+def test_items_that_share_a_source_are_told(store: Store, tmp_path: Path) -> None:
+    run = train(store, "rim")
+    good = [k % 2 == 0 for k in range(1000)]
+    evaluate(run, good, change=lambda k: {"cluster": f"template {k // 10}"})
+    write_baseline(tmp_path / "b.toml", [measured(run, *choose(run, "test", None))])
+    entries = read_baseline(tmp_path / "b.toml")
+    assert any("share 100 sources" in note for note in check(run, run.id, entries, Gate(2.0)).notes)
+    evaluate(run, good)
+    assert not any("sources" in note for note in check(run, run.id, entries, Gate(2.0)).notes)

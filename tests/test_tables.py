@@ -26,7 +26,8 @@ PASSES = {"direct": 2, "pause": 2, "cot": 9, "coconut": 5, "rim": 2}
 def item(name: str, k: int, correct: bool, *, level: str = "", ood: bool = False, reference: str | None = None) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": f"toy/test/{k}", "task": "toy", "level": level, "ood": ood, "prompt_hash": f"{k:x}", "output": "#### 1",
-        "reference": str(k % 10) if reference is None else reference, "answer": "1", "correct": correct, "strict": correct,
+        "reference": str(k % 10) if reference is None else reference, "answer": str((k + (not correct)) % 10),
+        "correct": correct, "strict": correct,
         "flexible": correct or k % 20 == 0, "unparseable": k % 10 == 9, "empty": False, "capped": False, "overlong": False,
         "prompt_tokens": 23, "generated_tokens": 2, "latent_positions": 8 if name == "rim" else 0, "passes": PASSES.get(name, 3),
         "passes_to_answer": 1, "flops_prefill": 2_000_000, "flops_decode": 500_000, "latency_s": 0.01, "batch_size": 64,
@@ -464,7 +465,7 @@ def test_latex_is_escaped(store: Store) -> None:
     run = add(store, "direct", coin(0.5, 30, 1), spec={"method": {"name": "direct", "settings": {}, "label": "a_b & 50% {x} ~^\\"}})
     text = tables.comparison([run]).to_latex()
     assert r"a\_b \& 50\% \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} (from cot)" in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 3
+    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 4  # accuracy, flags, scores, cost
 
 
 def test_plots(store: Store, tmp_path: Path) -> None:
