@@ -13,7 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -22,7 +22,7 @@ import yaml
 
 from rim_bench.errors import UsageError, unknown
 from rim_bench.method import Example
-from rim_bench.sources import Fields, Hub, Row, Steps, read_file, read_hub, to_example
+from rim_bench.sources import Fields, Hub, Row, Steps, read_file, read_hub, read_text, to_example
 from rim_bench.tasks.answers import Kind
 
 DATA_VARIABLE: Final = "RIM_BENCH_DATA"
@@ -35,6 +35,7 @@ Split = Literal["train", "validation", "test"]
 _SPLITS: Final = ("train", "validation", "test")
 _SOURCES: Final = ("annotated", "rows", "generator")
 _KINDS: Final = ("number", "text", "auto")
+_FORMS: Final = ("generate", "choice")
 _KEYS: Final = {
     "title": str,
     "summary": str,
@@ -46,6 +47,9 @@ _KEYS: Final = {
     "hub": dict,
     "fields": dict,
     "generator": str,
+    "reader": str,
+    "form": str,
+    "size": dict,
     "sizes": dict,
     "levels": dict,
     "ood": list,
@@ -90,6 +94,11 @@ class Task:
         """How answers compare (`rim_bench.tasks.answers.score`)."""
         kind: Kind = self.metadata.get("kind", "number")
         return kind
+
+    @property
+    def form(self) -> str:
+        """How an item is asked: "generate" an answer, or "choice", the more likely of the item's choices."""
+        return str(self.metadata.get("form", "generate"))
 
     @property
     def tolerance(self) -> float:
@@ -193,7 +202,9 @@ def _check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
         problems.append(str(unknown("source", str(block["source"]), _SOURCES)))
     if "kind" in block and block["kind"] not in _KINDS:
         problems.append(str(unknown("kind", str(block["kind"]), _KINDS)))
-    nested = {"files": _SPLITS, "fields": tuple(Fields.__dataclass_fields__), "hub": ("path", "config", *_SPLITS)}
+    if "form" in block and block["form"] not in _FORMS:
+        problems.append(str(unknown("form", str(block["form"]), _FORMS)))
+    nested = {"files": _SPLITS, "size": _SPLITS, "fields": tuple(Fields.__dataclass_fields__), "hub": ("path", "config", *_SPLITS)}
     for key, allowed in (nested | {"sizes": _SPLITS, "levels": _SPLITS}).items():
         inner = block.get(key)
         problems += [str(unknown(f"key of {key}", str(k), allowed)) for k in inner if k not in allowed] if isinstance(inner, dict) else []
@@ -203,7 +214,7 @@ def _check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
         names = value if isinstance(value, list) and key == "question" else [value]
         if not names or not all(isinstance(name, str) for name in names):
             problems.append(f"fields.{key} must name a field" + (", or a list of fields" if key == "question" else ""))
-    if block.get("source") == "generator":
+    if block.get("source") == "generator" or "generator" in block:
         problems += [f"{key} is missing" for key in ("generator", "levels", "sizes") if key not in block]
     if problems:
         raise UsageError(f"task file {path}, metadata.rim_bench: {'; '.join(problems)}")
@@ -247,6 +258,8 @@ def training_data(
         return _generated(task, "train", seed, limit), _generated(task, "validation", 0, limit)
     places = _Places(task, data, files)
     _refuse_test_file(places)
+    if "generator" in task.metadata and places.find("train") is None:
+        return _generated_beside_files(task, places, steps, seed, limit)
     examples, source, notes = places.load("train", steps)
     try:
         held, held_source, held_notes = places.load("validation", steps)
@@ -259,6 +272,14 @@ def training_data(
         raise UsageError(f"task {task.name}: {len(examples)} training rows are too few: at least 2 are needed (one is held out)")
     notes = (*notes, *_notes(kept, task, steps))
     return make_dataset(kept, source, "train", notes), make_dataset(held, held_source, "validation", held_notes)
+
+
+def _generated_beside_files(task: Task, places: _Places, steps: Steps, seed: int, limit: int | None) -> tuple[Dataset, Dataset]:
+    """Generated training examples where no file has any; what is evaluated comes from files all the same."""
+    held, source, notes = places.load("validation", steps)
+    made = _generated(task, "train", seed, limit)
+    note = f"no training file was given: {len(made.examples)} training examples are generated, validation and test are the published files"
+    return replace(made, notes=(note,)), make_dataset(held[:limit], source, "validation", notes)
 
 
 def evaluation_data(
@@ -336,12 +357,13 @@ def _notes(examples: tuple[Example, ...], task: Task, steps: str) -> tuple[str, 
     return tuple(notes)
 
 
-def _generator(task: Task) -> Any:
-    name = task.metadata["generator"]
+def _generator(task: Task, role: str = "generator") -> Any:
+    """The module that a task names as its generator, or as the reader of its files."""
+    name = task.metadata[role]
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UsageError(f"task {task.name}: its generator {name!r} cannot be imported: {error}") from None
+        raise UsageError(f"task {task.name}: its {role} {name!r} cannot be imported: {error}") from None
 
 
 def _generated(task: Task, split: Split, seed: int, limit: int | None) -> Dataset:
@@ -415,7 +437,7 @@ class _Places:
         """The examples of one split, where they came from, and notes. Opens nothing that belongs to another split."""
         path = self.find(split)
         if path is not None:
-            rows, source = read_file(path), str(path)
+            rows, source = self._read(path), str(path)
         elif self.folder is None and not self.given and self.hub is not None and (split != "validation" or split in self.hub.splits):
             rows = read_hub(self.hub, split, f"give the folder of the published files with --data DIR ({self._example_file()} in it)")
             source = f"hub {self.hub.path}" + (f" ({self.hub.config})" if self.hub.config else "")
@@ -423,10 +445,32 @@ class _Places:
             raise self._missing(split)
         return self._examples(rows, split, steps), source, ()
 
+    def _read(self, path: Path) -> list[Row]:
+        """The rows of a file: JSON, or what the task's reader makes of its text (`parse`)."""
+        parse = getattr(_generator(self.task, "reader"), "parse", None) if "reader" in self.task.metadata else None
+        if parse is None:
+            return read_file(path)
+        try:
+            rows = [Row(f"{path}, {where}", fields) for where, fields in parse(read_text(path))]
+        except ValueError as error:
+            raise UsageError(f"{path}, {error}") from None
+        if not rows:
+            raise UsageError(f"data file {str(path)!r} is empty")
+        return rows
+
+    def _completed(self, example: Example, place: str) -> Example:
+        """An example with what the task's reader adds to it (`complete`): choices, levels."""
+        complete = getattr(_generator(self.task, "reader"), "complete", None) if "reader" in self.task.metadata else None
+        try:
+            return example if complete is None else complete(example)
+        except ValueError as error:
+            raise UsageError(f"{place}: {error}") from None
+
     def _examples(self, rows: list[Row], split: str, steps: Steps) -> tuple[Example, ...]:
         name, source = self.task.name, self.task.metadata["source"]
         examples = tuple(
-            to_example(row, self.fields, source, steps, f"{name}/{split}/{index}", self.task.kind) for index, row in enumerate(rows)
+            self._completed(to_example(row, self.fields, source, steps, f"{name}/{split}/{index}", self.task.kind), row.place)
+            for index, row in enumerate(rows)
         )
         if self.fields.id is not None:
             twice = [i for i, n in Counter(example.id for example in examples).items() if n > 1]
