@@ -96,6 +96,11 @@ class Task:
         return kind
 
     @property
+    def generated_training(self) -> bool:
+        """Whether training examples are generated beside published files, where no file has any."""
+        return "generator" in self.metadata and self.metadata["source"] != "generator"
+
+    @property
     def form(self) -> str:
         """How an item is asked: "generate" an answer, or "choice", the more likely of the item's choices."""
         return str(self.metadata.get("form", "generate"))
@@ -258,7 +263,7 @@ def training_data(
         return _generated(task, "train", seed, limit), _generated(task, "validation", 0, limit)
     places = _Places(task, data, files)
     _refuse_test_file(places)
-    if "generator" in task.metadata and places.find("train") is None:
+    if task.generated_training and places.find("train") is None:
         return _generated_beside_files(task, places, steps, seed, limit)
     examples, source, notes = places.load("train", steps)
     try:
@@ -276,10 +281,15 @@ def training_data(
 
 def _generated_beside_files(task: Task, places: _Places, steps: Steps, seed: int, limit: int | None) -> tuple[Dataset, Dataset]:
     """Generated training examples where no file has any; what is evaluated comes from files all the same."""
-    held, source, notes = places.load("validation", steps)
+    held = _validation_file(places, steps, limit)
     made = _generated(task, "train", seed, limit)
     note = f"no training file was given: {len(made.examples)} training examples are generated, validation and test are the published files"
-    return replace(made, notes=(note,)), make_dataset(held[:limit], source, "validation", notes)
+    return replace(made, notes=(note,)), held
+
+
+def _validation_file(places: _Places, steps: Steps, limit: int | None) -> Dataset:
+    examples, source, notes = places.load("validation", steps)
+    return make_dataset(examples[:limit], source, "validation", notes)
 
 
 def evaluation_data(
@@ -293,6 +303,9 @@ def evaluation_data(
 ) -> Dataset:
     """The test set, or the validation set that `training_data` holds out; arguments and errors as there."""
     if split == "validation":
+        if task.generated_training and (places := _Places(task, data, files)).find("train") is None:
+            _check_request(task, steps, limit)
+            return _validation_file(places, steps, limit)
         return training_data(task, data=data, steps=steps, limit=limit, files=files)[1]
     if split != "test":
         raise unknown("split", split, ("validation", "test"))

@@ -32,14 +32,16 @@ from typing import Any, Final
 
 from rim_bench.method import Example
 
-PEOPLE: Final = "Alex Bob Carol Davis Eva Fae Gabriel Jack Max Oliver Polly Rex Sally Sam Stella Tom Wren".split()
-CLASSES: Final = [
-    stem + "pus"
-    for stem in (
-        "bom boom brim chor dum fel fom ger gor grim gwom hil im jel jom ker lem lor num quim rem rom ror scrom shum ster stor ter tim tum "
-        "vum wor wum yer yim yum zhor zum"
-    ).split()
-]
+PEOPLE: Final = [
+    "Alex", "Bob", "Carol", "Davis", "Eva", "Fae", "Gabriel", "Jack", "Max", "Oliver", "Polly", "Rex", "Sally", "Sam", "Stella",
+    "Tom", "Wren",
+]  # fmt: skip
+_STEMS: Final = [
+    "bom", "boom", "brim", "chor", "dum", "fel", "fom", "ger", "gor", "grim", "gwom", "hil", "im", "jel", "jom", "ker", "lem",
+    "lor", "num", "quim", "rem", "rom", "ror", "scrom", "shum", "ster", "stor", "ter", "tim", "tum", "vum", "wor", "wum", "yer",
+    "yim", "yum", "zhor", "zum",
+]  # fmt: skip
+CLASSES: Final = [stem + "pus" for stem in _STEMS]
 LEVELS: Final = ("hops=3-6", "hops=7", "hops=8", "dense", "dag")
 TOKEN_PATTERN: Final = r"#### |\. Every | is a | a | or |Every |Is |\. |[A-Za-z]+|\n|[\s\S]"
 """Pieces for a tokenizer from scratch: a name is the same token wherever it stands, what stands between names is one token."""
