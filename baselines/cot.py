@@ -16,6 +16,7 @@ class ChainOfThought(Method):
 
     name: ClassVar[str] = "cot"
     summary: ClassVar[str] = "chain of thought as text, then the answer (SFT with chain of thought)"
+    writes_steps: ClassVar[bool] = True
 
     def lay_train(self, example: Encoded, stage: Stage, progress: float, rng: random.Random) -> Layout:
         layout = self.lay_prompt(example.question)

@@ -26,6 +26,7 @@ class Answered:
     text: str
     cost: dict[str, Any] = field(default_factory=dict)
     blocks: list[str] = field(default_factory=list)  # texts behind every probe place, where they were asked for
+    logprobs: list[float] = field(default_factory=list)  # of the choices, where it was one
 
 
 @dataclass(frozen=True)

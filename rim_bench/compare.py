@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ORDER = ("direct", "pause", "cot", "coconut", "rim")
 QUICK = "quick: not a result"
+GUESS = "a guess among the choices"
 
 
 class Facts(NamedTuple):
@@ -237,7 +238,8 @@ class Group:
             return str(stored.get("answer")), float(stored["accuracy"])
         answers = Counter(str(first.items[i].get("reference")) for i in scope.ids)
         answer, count = min(answers.items(), key=lambda a: (-a[1], a[0]))
-        return answer, count / len(scope.ids)
+        chance = sum(float(first.items[i].get("chance") or 0.0) for i in scope.ids)
+        return (GUESS, chance / len(scope.ids)) if chance > count else (answer, count / len(scope.ids))
 
     def clusters(self, scope: Scope) -> tuple[int, ...] | None:
         """The number of each question's source (template, seed question), from 0; None where no two of them share one."""

@@ -11,14 +11,14 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from rim_bench.errors import UsageError, unknown
 from rim_bench.method import Example
-from rim_bench.places import DATA_VARIABLE, ChangedData, Files, NoSplit, Places, Split, refuse_test_file
+from rim_bench.places import DATA_VARIABLE, ChangedData, Files, NoSplit, Places, Split, module_of, refuse_test_file
 from rim_bench.sources import Steps
 from rim_bench.task_file import check, load_yaml
 from rim_bench.tasks.answers import Kind, parse_number
@@ -67,6 +67,16 @@ class Task:
         """How answers compare (`rim_bench.tasks.answers.score`)."""
         kind: Kind = self.metadata.get("kind", "number")
         return kind
+
+    @property
+    def generated_training(self) -> bool:
+        """Whether training examples are generated beside published files, where no file has any."""
+        return "generator" in self.metadata and self.metadata["source"] != "generator"
+
+    @property
+    def form(self) -> str:
+        """How an item is asked: "generate" an answer, or "choice", the more likely of the item's choices."""
+        return str(self.metadata.get("form", "generate"))
 
     @property
     def tolerance(self) -> float:
@@ -182,6 +192,8 @@ def training_data(
     if task.metadata["source"] == "generator":
         return _generated(task, "train", seed, limit), _generated(task, "validation", 0, limit)
     places = _places(task, data, files, allow_changed)
+    if task.generated_training and places.find("train") is None:
+        return _generated_beside_files(task, places, steps, seed, limit)
     if places.evaluation_only and "train" not in places.given:
         raise NoSplit(
             f"task {task.name} is for evaluation only, it has no training rows: train on another task, such as gsm8k, and evaluate "
@@ -203,6 +215,19 @@ def training_data(
     return train, make_dataset(rest, held_source, "validation", held_notes, held_registered)
 
 
+def _generated_beside_files(task: Task, places: Places, steps: Steps, seed: int, limit: int | None) -> tuple[Dataset, Dataset]:
+    """Generated training examples where no file has any; what is evaluated comes from files all the same."""
+    held = _validation_file(places, steps, limit)
+    made = _generated(task, "train", seed, limit)
+    note = f"no training file was given: {len(made.examples)} training examples are generated, validation and test are the published files"
+    return replace(made, notes=(note,)), held
+
+
+def _validation_file(places: Places, steps: Steps, limit: int | None) -> Dataset:
+    rows = places.load("validation", steps)
+    return make_dataset(rows.examples[:limit], rows.source, "validation", rows.notes, rows.registered)
+
+
 def evaluation_data(
     task: Task,
     *,
@@ -215,6 +240,9 @@ def evaluation_data(
 ) -> Dataset:
     """The test set, or the validation set that `training_data` holds out; arguments and errors as there."""
     if split == "validation":
+        if task.generated_training and (places := _places(task, data, files, allow_changed)).find("train") is None:
+            _check_request(task, steps, limit)
+            return _validation_file(places, steps, limit)
         return training_data(task, data=data, steps=steps, limit=limit, files=files, allow_changed=allow_changed)[1]
     if split != "test":
         raise unknown("split", split, ("validation", "test"))
@@ -288,11 +316,7 @@ def _notes(examples: tuple[Example, ...], task: Task, steps: str) -> tuple[str, 
 
 
 def _generator(task: Task) -> Any:
-    name = task.metadata["generator"]
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(f"task {task.name}: its generator {name!r} cannot be imported: {error}") from None
+    return module_of(task.metadata["generator"], task.name, "generator")
 
 
 def _generated(task: Task, split: Split, seed: int, limit: int | None) -> Dataset:

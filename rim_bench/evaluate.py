@@ -13,6 +13,8 @@ from typing import Any
 
 from rim_bench.answering import Answered
 from rim_bench.backbone import RECORD
+from rim_bench.choosing import Chooser
+from rim_bench.compare import GUESS
 from rim_bench.data import Dataset, Task, evaluation_data
 from rim_bench.errors import UsageError
 from rim_bench.files import canonical, read_json
@@ -150,6 +152,7 @@ def evaluate(
             on_items(done, len(dataset.examples))
 
     lm = _model(trained, request, probe=not request.curve, on_batch=count)
+    _offer(lm, dataset, request.task)
     began = time.perf_counter()
     if by_lm_eval := request.split == "test" and not (request.curve or request.repeat):
         metadata = request.task.lm_eval_metadata(request.data, request.steps, request.limit, request.files, request.allow_changed)
@@ -171,6 +174,12 @@ def _model(trained: Trained, request: Request, **others: Any) -> RimLM:
     return RimLM(trained=trained, split_passes=request.split_passes, **settings, **drawn, **others)
 
 
+def _offer(lm: RimLM, dataset: Dataset, task: Task) -> None:
+    """In the choice form the run chooses where it would otherwise generate."""
+    if task.form == "choice":
+        lm.answerer = Chooser(lm.answerer, {lm.question(e.question): e.choices for e in dataset.examples})
+
+
 def validation_accuracy(trained: Trained, request: Request) -> tuple[float, int]:
     """Share of right answers among the questions, and their number: scores only, no item records, probes or timings."""
     items = marked(trained, request, request.dataset())
@@ -190,6 +199,7 @@ def marked(
             on_items(done, len(dataset.examples))
 
     lm = _model(trained, request, on_batch=count)
+    _offer(lm, dataset, request.task)
     answered = _directly(lm, dataset, request)
     return [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
 
@@ -203,7 +213,10 @@ def _by_example(lm: RimLM, task: Task, dataset: Dataset, results: dict[str, Any]
     for example in dataset.examples:
         sample = samples[example.id]
         answered = lm.records[task.lm_eval_name, int(sample["doc_id"])]
-        if sample["resps"][0][0] != answered.text:
+        if task.form == "choice":
+            if answered.logprobs and [r[0][0] for r in sample["resps"]] != answered.logprobs:
+                raise RuntimeError(f"lm-eval's likelihoods of {example.id} are not those that were recorded")
+        elif sample["resps"][0][0] != answered.text:
             raise RuntimeError(f"lm-eval's response to {example.id} is not the one that was generated")
         out.append(answered)
     return out
@@ -238,6 +251,7 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
         "prompt_hash": sha256(example.question.encode()).hexdigest()[:8],
         "reference": example.answer,
         **({"cluster": example.cluster} if example.cluster else {}),
+        **({"chance": 1 / len(example.choices)} if example.choices else {}),
         "output": answered.text,
         "answer": mark.answer,
         "correct": mark.correct,
@@ -249,6 +263,9 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
         "empty": mark.empty,
         **answered.cost,
     }
+    if task.form == "choice":
+        item["logprobs"] = answered.logprobs  # of the choices, in the question's order; in nats
+        item["margin"] = answers.margin(answered.logprobs, example.choices.index(example.answer))
     if answered.blocks:
         marks = [answers.score(text, example.answer, tolerance, task.kind) for text in answered.blocks]
         item["blocks"] = [{"answer": m.answer, "correct": m.correct} for m in marks]
@@ -263,15 +280,23 @@ def _slim(item: dict[str, Any]) -> dict[str, Any]:
 def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task) -> None:
     """lm-eval's aggregate and our records must say the same, or neither can be trusted."""
     metrics = results["results"][task.lm_eval_name]
-    for name, field in (("accuracy", "correct"), ("strict_match", "lm_eval_strict"), ("flexible_extract", "lm_eval_flexible")):
+    pairs = (("accuracy", "correct"), ("strict_match", "lm_eval_strict"), ("flexible_extract", "lm_eval_flexible"))
+    for name, field in pairs[:1] if task.form == "choice" else pairs:
         (theirs,) = [float(v) for k, v in metrics.items() if k.split(",")[0] == name]
         ours = sum(bool(i[field]) for i in items) / len(items)
         if abs(ours - theirs) > 1e-9:
             raise RuntimeError(f"lm-eval's {name} is {theirs}, the item records say {ours}")
 
 
-def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def _floor(dataset: Dataset) -> dict[str, Any]:
+    """What an answer that looks at nothing gets: the most frequent one, or a guess among the choices where that is better."""
     common, count = Counter(e.answer for e in dataset.examples).most_common(1)[0]
+    n = len(dataset.examples)
+    guess = sum(1 / len(e.choices) for e in dataset.examples if e.choices) / n
+    return {"answer": GUESS, "accuracy": guess} if guess > count / n else {"answer": common, "accuracy": count / n}
+
+
+def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
     timed = (lm.answerer, {e.id: lm.question(e.question) for e in dataset.examples}, request.max_tokens, UNTIL)
     device, n = lm.backbone.device, len(items)
     alone = latency(*timed)
@@ -310,6 +335,6 @@ def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict
         "throughput": together,
         "peak_memory_bytes": peak_memory(device),
         "runtime": runtime(device),
-        "floor": {"answer": common, "accuracy": count / n},
+        "floor": _floor(dataset),
         "prompt_note": PROMPT_DIFFERS if lm.differs else None,
     }

@@ -23,7 +23,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from rim_bench.answering import ANSWER, Answered, Answerer
+from rim_bench.answering import Answered, Answerer
+from rim_bench.choosing import Chooser, branches
 from rim_bench.data import Task
 from rim_bench.errors import UsageError, unknown
 from rim_bench.generate import score
@@ -254,10 +255,39 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         self._forget(requests)
         for request in requests:
             self._note_prompt(request, request.args[0])
+        if requests and all(isinstance(r.doc, dict) and r.doc.get("form") == "choice" for r in requests):
+            return self._chosen(requests)
         out = self._likelihoods([request.args for request in requests])
         for request, (logprob, _) in zip(requests, out, strict=True):
             self.counts[request.task_name]["overlong"] += logprob == float("-inf")
         self._warn()
+        return out
+
+    def _chosen(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Our own choice form (`rim_bench.choosing`): as above, but cot writes its steps first; one record a document."""
+        documents: dict[tuple[str, int], tuple[tuple[int, ...], list[str]]] = {}
+        for request in requests:
+            documents[request.task_name, int(request.doc_id)] = (self.question(request.args[0]), list(request.doc["choices"]))
+        chooser = Chooser(self.answerer, dict(documents.values()))
+        asked = [(key, question, chooser.prompt(question)) for key, (question, _) in documents.items()]
+        for key, question, layout in asked:
+            if not chooser.fits(layout):
+                self.records[key] = chooser.unanswered(layout, question)
+        fitting = sorted((a for a in asked if chooser.fits(a[2])), key=lambda a: a[2].size)
+        for at in range(0, len(fitting), self.batch_size):
+            batch = fitting[at : at + self.batch_size]
+            done = chooser.answer([b[2] for b in batch], self.max_gen_toks, (), [b[1] for b in batch])
+            self.records.update((b[0], one) for b, one in zip(batch, done, strict=True))
+            if self.on_batch is not None:
+                self.on_batch(len(batch))
+        for name, number in documents:
+            self.counts[name]["overlong"] += bool(self.records[name, number].cost["overlong"])
+        self._warn()
+        out = []
+        for request in requests:
+            key = (request.task_name, int(request.doc_id))
+            text, logprobs = str(request.args[1]).lstrip(" "), self.records[key].logprobs
+            out.append((logprobs[documents[key][1].index(text)], False) if logprobs else (float("-inf"), False))
         return out
 
     def _loglikelihood_tokens(
@@ -273,7 +303,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         out: list[tuple[float, bool]] = [(float("-inf"), False)] * len(asked)
         pending: list[tuple[list[int], Layout, list[tuple[int, ...]]]] = []
         for context, where in places.items():
-            layout, choices = self._choices(context, [asked[i][1] for i in where])
+            layout, choices = branches(self.backbone, self.answerer.prompt(self.question(context)), [asked[i][1] for i in where])
             if max(layout.position) + 1 + max(map(len, choices)) <= self.backbone.max_positions:
                 pending.append((where, layout, choices))
         pending.sort(key=lambda p: p[1].size)
@@ -284,21 +314,6 @@ class RimLM(TemplateLM):  # type: ignore[misc]
                 for i, one in zip(where, scores, strict=True):
                     out[i] = (one.logprob, one.greedy)
         return out
-
-    def _choices(self, context: str, continuations: Sequence[str]) -> tuple[Layout, list[tuple[int, ...]]]:
-        """The prompt with `#### ` behind it, and each choice's tokens as they were trained: encoded together with what precedes.
-
-        Some tokenizers join the space and the answer, so that only `####` is shared; where even that is joined, nothing is.
-        """
-        texts = [text.lstrip(" ") for text in continuations]
-        choices = [self.backbone.encode(f"{ANSWER} {text}") + (() if text else (self.backbone.end,)) for text in texts]
-        base = self.answerer.prompt(self.question(context))
-        for mark in (f"{ANSWER} ", ANSWER):
-            prefix = self.backbone.encode(mark)
-            if all(c[: len(prefix)] == prefix and len(c) > len(prefix) for c in choices):
-                given = base.continuation("answer prefix", base.resume[0], prefix)
-                return Layout((*base.segments, given), (given.name,), base.blind), [c[len(prefix) :] for c in choices]
-        return base, choices
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of plain text under the backbone, without the method's positions, in disjoint windows."""
@@ -376,7 +391,8 @@ def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[st
             raise UsageError(f"lm-eval finds no task {task.lm_eval_name!r} in {task.path.parent}")
         loaded = manager.load([task.lm_eval_name])
         one = loaded["tasks"][task.lm_eval_name]
-        one.set_config(key="generation_kwargs", value={"max_gen_toks": max_tokens}, update=True)
+        if task.form == "generate":
+            one.set_config(key="generation_kwargs", value={"max_gen_toks": max_tokens}, update=True)
         one.set_config(key="num_fewshot", value=0)
         results = evaluate(lm=lm, task_dict=loaded, bootstrap_iters=0, log_samples=True)
     assert results is not None

@@ -104,6 +104,7 @@ class Method:
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     effort_field: ClassVar[str | None] = None  # the field that `effort` overrides at inference: blocks, thoughts, pauses
+    writes_steps: ClassVar[bool] = False  # whether it generates its steps as text before the answer
     trains: ClassVar[Literal["all", "markers"]] = "all"  # "markers": only the new rows; the rest stays as the run starts
     adapter_of: ClassVar[str | None] = None  # the method whose number of trained parameters its LoRA rank is raised to
 

@@ -5,6 +5,7 @@ Imports no torch, transformers, lm_eval or datasets.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal
 from rim_bench.errors import UsageError, unknown
 from rim_bench.method import Example
 from rim_bench.question_ids import Placed, by_answer, by_field, numbered, registered_hash, selected
-from rim_bench.sources import Hub, Row, Steps, fields_of, fitting, read_file, read_hub, to_example
+from rim_bench.sources import Fields, Hub, Row, Steps, fields_of, fitting, read_file, read_hub, read_text, to_example
 from rim_bench.step_text import read_step_text
 from rim_bench.task_file import SPLITS, forms
 from rim_bench.tasks.answers import Kind
@@ -122,7 +123,7 @@ class Places:
         """
         path = self.find(split)
         if path is not None:
-            rows, source = read_step_text(path) if path.suffix == ".txt" else read_file(path), str(path)
+            rows, source = self._read(path), str(path)
         elif self.folder is None and not self.given and self.hub is not None and (split != "validation" or split in self.hub.splits):
             rows = read_hub(self.hub, split, f"give the folder of the published files with --data DIR ({self._example_file()} in it)")
             source = f"hub {self.hub.path}" + (f" ({self.hub.config})" if self.hub.config else "")
@@ -144,6 +145,28 @@ class Places:
             notes.append(told)
         return Loaded(examples, source, tuple(notes), found == wanted)
 
+    def _read(self, path: Path) -> list[Row]:
+        """The rows of a file: what the task's reader makes of its text (`parse`), else those of JSON or of step text."""
+        parse = getattr(reader_of(self.block, self.name), "parse", None)
+        if parse is None:
+            return read_step_text(path) if path.suffix == ".txt" else read_file(path)
+        try:
+            rows = [Row(f"{path}, {where}", fields) for where, fields in parse(read_text(path))]
+        except ValueError as error:
+            raise UsageError(f"{path}, {error}") from None
+        if not rows:
+            raise UsageError(f"data file {str(path)!r} is empty")
+        return rows
+
+    def _example(self, row: Row, fields: Fields, steps: Steps, name: str) -> Example:
+        """A row as an example, with what the task's reader adds to it (`complete`): choices, levels."""
+        example = to_example(row, fields, self.block["source"], steps, name, self.kind)
+        complete = getattr(reader_of(self.block, self.name), "complete", None)
+        try:
+            return example if complete is None else complete(example)
+        except ValueError as error:
+            raise UsageError(f"{row.place}: {error}") from None
+
     def _examples(self, rows: list[Row], split: str, steps: Steps, source: str) -> tuple[tuple[Example, ...], list[str]]:
         """Examples with their ids, and what a subset left out."""
         subset, notes = self.block.get("subset") or {}, []
@@ -151,10 +174,8 @@ class Places:
             rows, note = by_field(rows, subset["field"], subset["keep"], subset["drop"])
             notes.append(note)
         fields = fitting(rows[0], self.forms) if rows else self.forms[0]
-        form = self.block["source"]
-        placed: Sequence[Placed] = [
-            (row.place, to_example(row, fields, form, steps, f"{self.name}/{split}/{i}", self.kind)) for i, row in enumerate(rows)
-        ]
+        named = ((row, f"{self.name}/{split}/{i}") for i, row in enumerate(rows))
+        placed: Sequence[Placed] = [(row.place, self._example(row, fields, steps, name)) for row, name in named]
         if "questions" in subset:
             placed, note = selected(placed, self.path.parent / subset["questions"], source)
             notes.append(note)
@@ -191,3 +212,24 @@ def refuse_test_file(places: Places) -> None:
         path = places.find(split)
         if path is not None and test is not None and path.samefile(test):
             raise UsageError(f"task {places.name}: the {split} file {str(path)!r} is also the test file: a test split is never trained on")
+
+
+def reader_of(block: Mapping[str, Any], name: str) -> Any:
+    """The module that reads a task's files; None where they are read as they are.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    return module_of(block["reader"], name, "reader") if "reader" in block else None
+
+
+def module_of(module: str, name: str, role: str) -> Any:
+    """A module that a task's YAML names.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"task {name}: its {role} {module!r} cannot be imported: {error}") from None

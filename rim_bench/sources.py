@@ -115,6 +115,20 @@ def read_file(path: Path) -> list[Row]:
     return rows
 
 
+def read_text(path: Path) -> str:
+    """A text file whole.
+
+    Raises:
+        UsageError: no such file, or not UTF-8.
+    """
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
 def _read_array(path: Path, raw: bytes) -> list[Row]:
     items = _parse(raw, str(path), "an array of JSON objects")
     if not items:

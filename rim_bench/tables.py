@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rim_bench import cells, chosen, claim_grid, cluster_grid, flags, matching, references, splits
-from rim_bench.compare import QUICK, Accuracy, Evaluated, Group, Row, collect, headings
+from rim_bench.compare import GUESS, QUICK, Accuracy, Evaluated, Group, Row, collect, headings
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
 from rim_bench.naming import backbone_label, leaves
@@ -172,7 +172,8 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     if settings:
         notes.append("Evaluation: " + "; ".join(f"{k} {', '.join(sorted(v))}" for k, v in sorted(settings.items())) + ".")
     answer, share = group.floor(head)
-    notes.append(f"Floor: the best constant answer ({answer!r}) scores {cells.pct(share)} % ({head.title}).")
+    what = answer if answer == GUESS else f"the best constant answer ({answer!r})"
+    notes.append(f"Floor: {what} scores {cells.pct(share)} % ({head.title}).")
     if all(group.at_floor(r, head) for r in group.rows):
         notes.append("All accuracies are at the floor and cannot be ranked.")
     if any(len(r.parts) > 1 for r in group.rows):

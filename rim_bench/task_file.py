@@ -14,6 +14,7 @@ from rim_bench.sources import FIELDS
 SPLITS: Final = ("train", "validation", "test")
 _SOURCES: Final = ("annotated", "rows", "generator")
 _KINDS: Final = ("number", "text", "auto")
+_FORMS: Final = ("generate", "choice")
 _IDS: Final = ("place", "question")
 _ANSWER_RULES: Final = ("number", "whole")
 _SUBSET: Final = ("questions", "answer", "field", "keep", "drop")
@@ -33,6 +34,8 @@ _KEYS: Final = {
     "registered": dict,  # split -> sha256 of the rows as published, steps aside
     "test_of": str,  # the task whose test split this one is evaluated on
     "generator": str,
+    "reader": str,  # the module that reads the files (`parse`) or completes their examples (`complete`)
+    "form": str,
     "sizes": dict,
     "levels": dict,
     "ood": list,
@@ -84,7 +87,7 @@ def check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
     problems += [f"{key} is missing" for key in ("summary", "source") if key not in block]
     if not isinstance(metadata.get("version"), int):
         problems.append("metadata.version must be a whole number")
-    for key, names in (("source", _SOURCES), ("kind", _KINDS), ("ids", _IDS)):
+    for key, names in (("source", _SOURCES), ("kind", _KINDS), ("ids", _IDS), ("form", _FORMS)):
         if key in block and block[key] not in names:
             problems.append(str(unknown(key, str(block[key]), names)))
     nested = {"files": SPLITS, "hub": ("path", "config", *SPLITS), "subset": _SUBSET, "size": SPLITS, "registered": SPLITS}
@@ -98,7 +101,7 @@ def check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
     for split, digest in block["registered"].items() if isinstance(block.get("registered"), dict) else ():
         if not re.fullmatch("[0-9a-f]{64}", str(digest)):
             problems.append(f"registered.{split} must be a sha256 of 64 digits")
-    if block.get("source") == "generator":
+    if block.get("source") == "generator" or "generator" in block:
         problems += [f"{key} is missing" for key in ("generator", "levels", "sizes") if key not in block]
     if problems:
         raise UsageError(f"task file {path}, metadata.rim_bench: {'; '.join(problems)}")

@@ -13,6 +13,7 @@ columns; they mark `18.00` against `18` wrong and take `...` for a number. Stand
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal
@@ -175,6 +176,12 @@ def _parse(text: str | None) -> Fraction | None:
 
 def _equal(a: Fraction | None, b: Fraction | None, tolerance: float) -> bool:
     return a is not None and b is not None and abs(a - b) <= Fraction(tolerance)
+
+
+def margin(logprobs: Sequence[float], right: int) -> float | None:
+    """By how much, in nats, the right choice is more likely than the likeliest other; negative: it loses. None without likelihoods."""
+    others = [value for i, value in enumerate(logprobs) if i != right]
+    return logprobs[right] - max(others) if others else None
 
 
 def lm_eval_strict(output: str, reference: str) -> bool:

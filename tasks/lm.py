@@ -14,6 +14,7 @@ metadata given to lm-eval's TaskManager (`Task.lm_eval_metadata`, or `--metadata
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,11 @@ from typing import Any
 
 from rim_bench.data import Dataset, NoSplit, Task, evaluation_data, load_task, training_data
 from rim_bench.errors import UsageError
+from rim_bench.method import Example
 from rim_bench.tasks import answers
+
+FEW = 200
+"""Generated training examples that are made for few-shot prompts, where a set's training is generated."""
 
 
 def load(**metadata: Any) -> dict[str, Any]:
@@ -48,11 +53,17 @@ def load(**metadata: Any) -> dict[str, Any]:
     }
     test = evaluation_data(task, **options)
     try:
-        train, validation = training_data(task, **options)
+        if task.generated_training:  # enough to draw few-shot examples from: the first do not depend on how many there are
+            few = min(options["limit"] or FEW, FEW)
+            train, validation = training_data(task, **{**options, "limit": few})[0], evaluation_data(task, split="validation", **options)
+        else:
+            train, validation = training_data(task, **options)
         splits = {"train": train, "validation": validation, "test": test}
     except NoSplit:
         splits = {"test": test}
     features = datasets.Features({name: datasets.Value(kind) for name, kind in _COLUMNS.items()})
+    if task.form == "choice":
+        features |= {"form": datasets.Value("string"), "choices": [datasets.Value("string")], "gold": datasets.Value("int64")}
     documents = {name: _documents(task, split) for name, split in splits.items()}
     return {
         name: datasets.Dataset.from_list(documents.get(name, []), features=features) if documents.get(name) else _empty(features)
@@ -94,9 +105,26 @@ def _documents(task: Task, split: Dataset) -> list[dict[str, Any]]:
             "solution": "\n".join([*example.steps, f"#### {example.answer}"]),
             "kind": task.kind,
             "tolerance": task.tolerance_at(example.answer),
+            **({"form": task.form, "choices": list(example.choices), "gold": _gold(task, example)} if task.form == "choice" else {}),
         }
         for example in split.examples
     ]
+
+
+def _gold(task: Task, example: Example) -> int:
+    """Which choice is right."""
+    if example.answer not in example.choices:
+        raise UsageError(f"task {task.name}: example {example.id} offers no choice that is its answer, {example.answer!r}")
+    return example.choices.index(example.answer)
+
+
+def choose(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """One document's metrics in the choice form: whether the right choice is the likeliest, and by how many nats."""
+    logprobs = [logprob for logprob, _ in results]
+    found = answers.margin(logprobs, int(doc["gold"]))
+    if found is None or not math.isfinite(found):  # a question that the model has no positions for
+        return {"accuracy": 0.0, "margin": 0.0}
+    return {"accuracy": float(found > 0), "margin": found}
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
