@@ -202,9 +202,8 @@ def _section(found: Sequence[Scored]) -> Section:
             main = f"{cells.pct(result.accuracy)} ± {num_se(result)} split SE"
             told = (str(one.run.spec["seed"]), *size, chosen, *([one.tuned] if tuned else []))
             rows.append((one.label, main, cells.pct(result.last), *told))
-        names: tuple[str, ...] = ("method", "accuracy % on the scored", "last candidate %", "seed", "chosen on", "scored on")
-        names += ("step chosen (splits)",)
-        names += ("learning rate (trials, tuning FLOPs)",) if tuned else ()
+        columns = ("method", "accuracy % on the scored", "last candidate %", "seed", "chosen on", "scored on", "step chosen (splits)")
+        names = (*columns, "learning rate (trials, tuning FLOPs)") if tuned else columns
         grids.append(Grid(f"Mean over 16 random splits, {name}: selects on test items, never ranked", names, tuple(rows)))
     summary, spec = first.summary, first.run.spec
     told, where = spec["selection"], f"{summary['task_title']}, {summary['split']}, {backbone_short(spec['backbone'])}"
