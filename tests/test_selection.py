@@ -217,7 +217,7 @@ def test_trials_and_runs_that_select_on_test_items_are_no_rows(tmp_path: Path) -
     board = leaderboard(runs).table.to_markdown()
     assert "rim" in board and runs[1].id in board.split("Left out")[1] and runs[2].id in board.split("Left out")[1]
     text = comparison(runs).to_markdown()
-    assert "| rim (from cot) |" in text and "| direct (from cot) |" not in text and "| coconut (from cot) |" not in text
+    assert "| rim (from cot) | 1 |" in text and "| direct (from cot) | 1 |" not in text and "| coconut (from cot) | 1 |" not in text
     assert text.split("Left out")[1].count(runs[2].id) == 1 and "have not answered the test questions yet" in text
 
 
