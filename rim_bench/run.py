@@ -466,7 +466,7 @@ class Study:
         training = run.training() or {}
         accuracy, needed = training["validation"]["accuracy"], self.recipe.get("start_accuracy")
         reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {training['validation']['n']})")
-        if needed is not None and accuracy < needed and not self.options.quick:
+        if needed is not None and accuracy < needed and not (self.options.quick or self.options.any_start):
             raise UsageError(
                 f"the shared CoT start {run.id} reached {100 * accuracy:.1f} % on validation, under the {100 * needed:.0f} % without which "
                 "what starts from it means nothing: give it more examples (--cot-examples) or another seed (--seed)"
