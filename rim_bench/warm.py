@@ -34,8 +34,8 @@ def warm_options(study: Study, runs: Sequence[Run], controls: Sequence[Control])
             continue  # the budget was so small that the stage had no step of its own
         methods = tuple(dict.fromkeys(c.method for c in controls if c.start == start))
         settings = {k: v for k, v in study.options.settings.items() if k in methods}
-        changes = {"methods": methods, "start": start, "settings": settings, "cot_examples": steps * batch, "any_start": True}
-        request = dataclasses.replace(study.options, **changes)
+        same = dataclasses.replace(study.options, methods=methods, start=start, settings=settings, any_start=True)
+        request = dataclasses.replace(same, cot_examples=steps * batch)
         if study.options.train_flops is None:
             request = dataclasses.replace(request, examples=study.cells[-1].plan.examples - steps * batch)
         out.append(request)
