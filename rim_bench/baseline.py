@@ -12,8 +12,9 @@ import hashlib
 import json
 import re
 import tomllib
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +63,9 @@ class Measured:
 
     questions: Questions
     setting: Setting
-    origin: Record  # seed, run, key, weights_sha256, recipe_sha256, dtype, device, batch_size: what is known of them
+    origin: Record  # seed, run, key, weights_sha256, recipe_sha256, dtype, device, batch_size ...: what is known of them
     answers: Mapping[str, tuple[bool, ...]]
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the items in the same places, "" = its own; not in the file
 
     @property
     def correct(self) -> int:
@@ -79,6 +81,13 @@ class Measured:
         if missing := [v for v in levels if v not in self.answers]:
             raise UsageError(f"no item has level {missing[0]!r}: there are {', '.join(map(repr, self.answers))}")
         return [a for level, answers in self.answers.items() if not levels or level in levels for a in answers]
+
+    def clusters(self, levels: Sequence[str] = ()) -> tuple[int, ...] | None:
+        """The number of each item's source, in the order of `flat`; None where no two of them share one, or sources are not known."""
+        given = [s for level, sources in self.sources.items() if not levels or level in levels for s in sources]
+        names = [("source", s) if s else ("item", str(k)) for k, s in enumerate(given)]
+        numbers = {name: k for k, name in enumerate(dict.fromkeys(names))}
+        return tuple(numbers[name] for name in names) if len(numbers) < len(names) else None
 
 
 # From a stored evaluation ------------------------------------------------------------------------------------------------------------
@@ -121,29 +130,32 @@ def measured(run: Run, key: str, summary: Record) -> Measured:
         raise UsageError(f"{where} was made of weights that were replaced since: evaluate the run again")
     try:
         items = run.read_items(key)
-        found = [(_natural(str(i.get("level") or "")), _natural(str(i["id"])), i["correct"]) for i in items]
-    except (ValueError, EOFError, gzip.BadGzipFile, KeyError, TypeError, AttributeError) as error:
+        found = [(_natural(str(i.get("level") or "")), _natural(str(i["id"])), i["correct"], str(i.get("cluster") or "")) for i in items]
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{where} is damaged: its items cannot be read ({type(error).__name__}: {error})") from None
     if not found:
         raise UsageError(f"{where} has no items")
     if len(found) != summary.get("n"):
         raise UsageError(f"{where} is damaged: its summary speaks of {summary.get('n')} items, but there are {len(found)}")
-    names = [_plain(name) for _, name, _ in found]
+    names = [_plain(name) for _, name, _, _ in found]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"{where} has the item id {twice!r} more than once")
     found.sort(key=lambda f: f[:2])
     answers: dict[str, list[bool]] = {}
-    for level, name, correct in found:
+    sources: dict[str, list[str]] = {}
+    for level, name, correct, source in found:
         if not isinstance(correct, bool):
             raise UsageError(f"{where}: item {_plain(name)!r} is neither right nor wrong but {correct!r}")
         answers.setdefault(_plain(level), []).append(correct)
-    ids = hashlib.sha256(canonical([[_plain(level), _plain(name)] for level, name, _ in found]).encode()).hexdigest()
+        sources.setdefault(_plain(level), []).append(source)
+    ids = hashlib.sha256(canonical([[_plain(level), _plain(name)] for level, name, _, _ in found]).encode()).hexdigest()
     return Measured(
         questions_of(summary)._replace(ids_sha256=ids),
         setting_of(run.spec, summary),
         _origin(run, key, summary),
         {k: tuple(v) for k, v in answers.items()},
+        {k: tuple(v) for k, v in sources.items()},
     )
 
 
@@ -156,6 +168,7 @@ def _origin(run: Run, key: str, summary: Record) -> Record:
         "key": key,
         "weights_sha256": summary.get("weights_sha256"),
         "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
+        "items_sha256": (summary.get("items") or {}).get("sha256"),
         **{k: (summary.get("settings") or {}).get(k) for k in ("dtype", "device", "batch_size", "order")},
     }
     return {k: v for k, v in known.items() if v is not None}
@@ -309,9 +322,9 @@ def difference(first: Questions, second: Questions) -> str | None:
     Ids count only where both are known.
     """
     order = ("task", "split", "evaluator_version", "task_version", "data_sha256", "n", "ids_sha256")
-    for field in order:
-        one, two = getattr(first, field), getattr(second, field)
-        if one != two and not (field == "ids_sha256" and "" in (one, two)):
-            short = [str(v)[:12] if field.endswith("sha256") else repr(v) for v in (one, two)]
-            return f"{_WORDS[field]}: {short[0]}, not {short[1]}"
+    for name in order:
+        one, two = getattr(first, name), getattr(second, name)
+        if one != two and not (name == "ids_sha256" and "" in (one, two)):
+            short = [str(v)[:12] if name.endswith("sha256") else repr(v) for v in (one, two)]
+            return f"{_WORDS[name]}: {short[0]}, not {short[1]}"
     return None

@@ -72,7 +72,7 @@ def findings(group: Group, found: Sequence[Pair]) -> list[Finding]:
             says = {scope: _verdict(p, link.row, link.other, link.control, holm.get(id(p))) for scope, p in link.pairs.items()}
             out.append(Finding(link.other.label, link.row.label, link.control.claim, says))
     ablations = [(c, row, one) for c in CONTROLS if c.evaluation for row, one in _evaluated(group, c)]
-    return out + _ablated(group, ablations, index)
+    return out + _ablated(group, ablations, index, holm)
 
 
 def _controls(row: Row) -> list[Control]:
@@ -149,8 +149,10 @@ def _evaluated(group: Group, control: Control) -> Iterator[tuple[Row, Row]]:
             yield from ((r, one) for r in group.rows if r.first.default and r.runs == one.runs)
 
 
-def _ablated(group: Group, asked: Sequence[tuple[Control, Row, Row]], index: Mapping[tuple[str, int, int], Pair]) -> list[Finding]:
-    """Findings of evaluations: Holm over the ablations of this group, which are in no other family."""
+def _ablated(
+    group: Group, asked: Sequence[tuple[Control, Row, Row]], index: Mapping[tuple[str, int, int], Pair], claims: Mapping[int, float]
+) -> list[Finding]:
+    """Findings of evaluations: Holm over the ablations of this group, which are in no other family. `claims`: see `beaten_direct`."""
     scopes = [s for s in group.scopes if not s.level]
     drafts: list[tuple[int, Scope, Contrast[Whole]]] = []
     for k, (control, row, one) in enumerate(asked):
@@ -160,7 +162,7 @@ def _ablated(group: Group, asked: Sequence[tuple[Control, Row, Row]], index: Map
                 drafts += [(k, scope, c) for c in contrasts(sides, group.clusters(scope), ablations=True)]
     says: list[dict[str, Says]] = [{"": _same_answers(row, one)} if c.split_passes else {} for c, row, one in asked]
     for (k, scope, c), family in zip(drafts, adjusted([c for _, _, c in drafts]), strict=True):
-        says[k][scope.name] = _dependence(group, scope, c, family, index)
+        says[k][scope.name] = _dependence(c, family, group.floor(scope)[1], beaten_direct(group, scope, c.first.row, index, claims))
     out = []
     for (control, row, one), told in zip(asked, says, strict=True):
         of = control.of if control.of != row.method else row.label
@@ -168,22 +170,23 @@ def _ablated(group: Group, asked: Sequence[tuple[Control, Row, Row]], index: Map
     return out
 
 
-def _dependence(
-    group: Group, scope: Scope, c: Contrast[Whole], family: tuple[float, float | None], index: Mapping[tuple[str, int, int], Pair]
-) -> Says:
-    _, higher = c.judged(family[0], group.floor(scope)[1])
+def _dependence(c: Contrast[Whole], family: tuple[float, float | None], floor: float, reason: str | None) -> Says:
+    """`reason`: why the size is withheld."""
+    _, higher = c.judged(family[0], floor)
     if family[1] is not None and family[1] >= 0.05:
         higher = None
     word = NOT_SHOWN if higher is None else SUPPORTED if higher is c.first else CONTRADICTED
-    reason = beaten_direct(group, scope, c.first.row, index)
     if reason is None:
         return Says(cells.points(c.value), word)
     return Says("withheld", f"{word}; an ablation, refused as a headline: {reason}")
 
 
-def beaten_direct(group: Group, scope: Scope, row: Row, index: Mapping[tuple[str, int, int], Pair]) -> str | None:
+def beaten_direct(
+    group: Group, scope: Scope, row: Row, index: Mapping[tuple[str, int, int], Pair], claims: Mapping[int, float]
+) -> str | None:
     """None where the row is called higher than every separately trained direct of its start and budget; else why an ablation of it is no
-    headline."""
+    headline. `claims`: the seeds' p of pairs (by id), adjusted over the claims of this grid, which it must pass as the claim itself must.
+    """
     wanted = (row.first.spec.get("start"), budget_of(row.first.spec))
     directs = [r for r in group.rows if r.method == DIRECT and r.first.default]
     directs = [r for r in directs if (r.first.spec.get("start"), budget_of(r.first.spec)) == wanted]
@@ -191,18 +194,22 @@ def beaten_direct(group: Group, scope: Scope, row: Row, index: Mapping[tuple[str
         return "there is no separately trained direct of its start and budget"
     for direct in directs:
         pair = index.get((scope.name, id(row), id(direct))) or index.get((scope.name, id(direct), id(row)))
-        if pair is None or pair.higher is not row:
+        alone = pair is not None and (claims[id(pair)] >= 0.05 if id(pair) in claims else pair.alone)
+        if pair is None or pair.higher is not row or alone:
             return f"{row.label} is not shown to beat {direct.label}"
     return None
 
 
 def _same_answers(row: Row, one: Row) -> Says:
-    total = apart = 0
+    total = apart = answered = 0
     for first, second in zip(row.parts, one.parts, strict=True):
         for i, item in first.items.items():
             other = second.items[i]
             field = "output" if "output" in item and "output" in other else "answer"
             total, apart = total + 1, apart + (item.get(field) != other.get(field))
+            answered += item.get(field) not in (None, "")
+    if not answered:
+        return Says("", f"{NOT_SHOWN}: every output is empty")
     if apart:
         return Says("", f"{CONTRADICTED}: other answers to {apart:,} of {total:,} questions")
     return Says("", f"{SUPPORTED}: the same answers to all {total:,} questions; only times may differ")

@@ -108,8 +108,7 @@ def run(
     wanted = cli_data.wanted_sets(suite, eval_tasks, include_path, strict_sets)
     from rim_bench.run import Study
     from rim_bench.sets import evaluate_sets, plan_sets
-    from rim_bench.stored import evaluate_stored
-    from rim_bench.warm import warm_options
+    from rim_bench.warm import evaluate_controls, warm_options
 
     study = Study(options)
     needed, left = study.controls() if controls else ((), ())
@@ -118,14 +117,12 @@ def run(
     with _reporter() as reporter:
         sets = plan_sets(wanted, options, reporter)
         runs = study.run(reporter)
-        evaluate_sets(runs, sets, options, reporter)
-        for control in (c for c in needed if c.evaluation):
-            for one in (r for r in runs if r.spec["method"]["name"] == control.method):
-                evaluate_stored(one, options, control.effort, "test", reporter, split_passes=control.split_passes)
-        for item in left:
-            reporter.note(f"control {item.control.label} was not run: {item.reason}")
+        evaluate_controls(runs, needed, options, reporter)
         for request in warm_options(study, runs, needed):
             runs += Study(request).run(reporter)
+        evaluate_sets(runs, sets, options, reporter)
+        for item in left:
+            reporter.note(f"control {item.control.label} was not run: {item.reason}")
     _write_tables(runs, [], options.out, print_it=True)
     typer.echo(f"runs: {study.store.folder}/   tables: {options.out / 'table.md'}, {options.out / 'table.csv'}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rim_bench import stats
 from rim_bench.evidence_stats import Clustered, clustered
@@ -39,12 +39,14 @@ def sums(difference: NDArray[np.float64], clusters: Sequence[int]) -> NDArray[np
     return np.asarray(np.bincount(np.asarray(clusters), weights=difference), dtype=np.float64)
 
 
-def sign_flip(difference: NDArray[np.float64], clusters: Sequence[int]) -> float:
-    """Exact two-sided p of "neither system is better", for differences −1, 0, 1 of paired items that come in clusters.
+def sign_flip(
+    difference: NDArray[np.float64], clusters: Sequence[int], alternative: Literal["two-sided", "greater"] = "two-sided"
+) -> float:
+    """Exact p of "neither system is better", for differences −1, 0, 1 of paired items that come in clusters. `greater`: the first is.
 
     Under it the two systems may be exchanged in any cluster, so the cluster's sum D changes its sign with probability 1/2: p is the share
-    of all 2^G sign patterns whose |ΣD| is at least the one seen, by convolution, without drawing any. With one item in each cluster it is
-    the exact McNemar test; its normal approximation, ΣD/√ΣD², is Durkalski's clustered McNemar test for clusters of one size
+    of all 2^G sign patterns whose |ΣD| (`greater`: ΣD) is at least the one seen, by convolution, without drawing any. With one item in each
+    cluster it is the exact McNemar test; its normal approximation, ΣD/√ΣD², is Durkalski's clustered McNemar test for clusters of one size
     (Durkalski et al. 2003, Stat. Med. 22:2417), and what `normal_sign_flip` gives.
 
     Raises:
@@ -57,7 +59,8 @@ def sign_flip(difference: NDArray[np.float64], clusters: Sequence[int]) -> float
     if np.abs(found - whole).max(initial=0.0) > 1e-6:
         raise ValueError("the exact test takes differences of one seed each: -1, 0 or 1")
     steps = np.abs(whole[whole != 0])
-    total, seen = int(steps.sum()), abs(int(whole.sum()))
+    total, value = int(steps.sum()), int(whole.sum())
+    seen = abs(value)
     p = np.zeros(2 * total + 1)
     p[total] = 1.0  # index = total + sum
     for step in steps:
@@ -65,6 +68,8 @@ def sign_flip(difference: NDArray[np.float64], clusters: Sequence[int]) -> float
         moved[step:] += p[: len(p) - step] / 2
         moved[: len(p) - step] += p[step:] / 2
         p = moved
+    if alternative == "greater":
+        return float(min(1.0, p[total + value :].sum()))
     outside = p[: total - seen + 1].sum() + p[total + seen :].sum() if seen else 1.0
     return float(min(1.0, outside))
 

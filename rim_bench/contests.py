@@ -92,12 +92,15 @@ class Place:
 
 
 def ranking(contest: Contest, scope: Scope, found: Sequence[Pair]) -> list[Place]:
-    """The rows of a contest on one set of questions, best first; tied rows keep their fixed order. `found` are the contest's pairs."""
+    """The rows of a contest on one set of questions, best first; tied rows keep their fixed order. `found` are the contest's pairs.
+
+    A pair that is clear only by itself ranks nobody: among many pairs of equally good systems some are.
+    """
     rows = contest.group.rows
     here = [p for p in found if p.scope.name == scope.name]
     places = []
     for row in rows:
-        mine = [p.higher for p in here if p.higher is not None and (p.first is row or p.second is row)]
+        mine = [p.winner for p in here if p.winner is not None and (p.first is row or p.second is row)]
         worse = sum(higher is row for higher in mine)
         places.append(Place(row, 1 + len(mine) - worse, len(rows) - worse))
     return sorted(places, key=lambda p: (p.low, p.high))

@@ -6,6 +6,7 @@ are too long for a model are told elsewhere and do not count here.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -135,11 +136,15 @@ def _start(row: Row) -> object:
 
 
 def grids(found: Sequence[Flag]) -> list[Grid]:
-    """A grid of them, if there are any."""
+    """A grid of them, if there are any; for the terminal one for each set of questions, without the bounds."""
     if not found:
         return []
-    lines = tuple((f.row.label, f.text, f.scope.name) for f in found)
-    return [Grid("Flags: look at these rows' outputs before comparing them", ("method", "flag", "questions"), lines)]
+    caption, names = "Flags: look at these rows' outputs before comparing them", ("method", "flag", "questions")
+    out = [Grid(caption, names, tuple((f.row.label, f.text, f.scope.name) for f in found), False)]
+    for scope in dict.fromkeys(f.scope.name for f in found):
+        lines = tuple((f.row.label, re.sub(r" \((at or )?above [^()]*\)$", "", f.text)) for f in found if f.scope.name == scope)
+        out.append(Grid(f"Flags, {scope}: look at these rows' outputs before comparing them", names[:2], lines, True))
+    return out
 
 
 def text(found: Sequence[Flag], row: Row, scope: Scope) -> str:

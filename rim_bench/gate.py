@@ -11,6 +11,9 @@ Wald's bound has no width there, and a bootstrap is no better and moves with its
 where the margin is wide for n. A true loss of exactly the margin comes out as regressed in about half of the cases, for d ≥ margin asks for
 that, and as holding in about 5 % (at most 5.5 % where the bound decides; more where n is so small that d ≤ 0 happens by chance, which the
 reason then says). A gate that retrains has another null: see `Check.same_weights`.
+
+Where items share sources (templates, seed questions), p is the larger of McNemar's and the exact sign-flip test over sources, and the bound
+the larger of Tango's and t's over sources: nothing is concluded that independent items alone would allow.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rim_bench import evidence_stats, stats
+from rim_bench import cluster_stats, evidence_stats, stats
 from rim_bench.baseline import Measured, Questions, Setting, difference, measured, questions_of, read_baseline, setting_of
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
@@ -55,6 +58,7 @@ class Decision:
     upper: float  # one-sided 95 % bound
     p: float  # exact one-sided McNemar
     smallest_margin: float | None  # that this n holds or breaks with 80 % power at this discordance; None where nothing differs
+    sources: int | None = None  # that the items share; None where they share none
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,12 @@ class Check:
         one, two = self.run.get("weights_sha256"), self.baseline.get("weights_sha256")
         return None if one is None or two is None else one == two
 
+    @property
+    def same_evaluation(self) -> bool:
+        """Whether the baseline was written from this very evaluation, so that nothing was measured anew."""
+        one, two = self.run.get("items_sha256"), self.baseline.get("items_sha256")
+        return one is not None and one == two
+
 
 def exit_code(checks: Sequence[Check]) -> int:
     """The worst verdict's: 2, then 3, then 1, then 4, then 0. Nothing checked is bad input."""
@@ -113,8 +123,10 @@ def check_margin(margin: float, min_n: int) -> None:
 # The decision ------------------------------------------------------------------------------------------------------------------------
 
 
-def decide(baseline: Sequence[bool], run: Sequence[bool], margin: float, min_n: int = MIN_N) -> Decision:
-    """The rule on answers to the same items in the same order; `margin` is a fraction.
+def decide(
+    baseline: Sequence[bool], run: Sequence[bool], margin: float, min_n: int = MIN_N, clusters: Sequence[int] | None = None
+) -> Decision:
+    """The rule on answers to the same items in the same order; `margin` is a fraction, `clusters` the number of each item's source.
 
     Raises:
         ValueError: no items, or not equally many.
@@ -125,11 +137,27 @@ def decide(baseline: Sequence[bool], run: Sequence[bool], margin: float, min_n: 
     lost = sum(a and not b for a, b in zip(baseline, run, strict=True))
     won = sum(b and not a for a, b in zip(baseline, run, strict=True))
     p, upper = stats.mcnemar(lost, won, "greater"), evidence_stats.upper_bound(lost, won, n, 1 - ALPHA)
+    psi, d, effective = (lost + won) / n, (lost - won) / n, n
+    if clusters is not None:
+        p, upper, effective = _by_source(baseline, run, clusters, p, upper)
     verdict = _verdict(lost, won, n, margin, p, upper, min_n)
-    psi, d = (lost + won) / n, (lost - won) / n
-    smallest = stats.detectable_difference(n, psi, POWER, 2 * ALPHA) if psi else None
-    reason = _reason(verdict, n, d, upper, p, margin, psi, min_n)
-    return Decision(verdict, reason, n, sum(baseline) / n, sum(run) / n, lost, won, d, upper, p, smallest)
+    smallest = stats.detectable_difference(effective, psi, POWER, 2 * ALPHA) if psi else None
+    reason = _reason(verdict, n, d, upper, p, margin, psi, min_n, n / effective)
+    sources = None if clusters is None else len(set(clusters))
+    return Decision(verdict, reason, n, sum(baseline) / n, sum(run) / n, lost, won, d, upper, p, smallest, sources)
+
+
+def _by_source(
+    baseline: Sequence[bool], run: Sequence[bool], clusters: Sequence[int], p: float, upper: float
+) -> tuple[float, float, int]:
+    """p and bound where items share sources, never less than those of independent items, and n / design effect."""
+    import numpy as np
+
+    difference = np.asarray(baseline, dtype=np.float64) - np.asarray(run, dtype=np.float64)
+    p = max(p, cluster_stats.sign_flip(difference, clusters, "greater"))
+    upper = cluster_stats.as_good(difference, clusters, 0.0, stats.Interval(-1.0, upper), 1.0, 1.0)[0].high
+    effect = cluster_stats.design_effect(difference, clusters)
+    return p, upper, 1 if effect is None else max(1, math.floor(len(difference) / effect + 1e-9))
 
 
 def _verdict(lost: int, won: int, n: int, margin: float, p: float, upper: float, min_n: int) -> Verdict:
@@ -140,7 +168,7 @@ def _verdict(lost: int, won: int, n: int, margin: float, p: float, upper: float,
     return "holds" if lost <= won or upper < margin else "underpowered"
 
 
-def _reason(verdict: Verdict, n: int, d: float, upper: float, p: float, margin: float, psi: float, min_n: int) -> str:
+def _reason(verdict: Verdict, n: int, d: float, upper: float, p: float, margin: float, psi: float, min_n: int, effect: float) -> str:
     size, most, limit = (f"{100 * v:.2f}".rstrip("0").rstrip(".") for v in (abs(d), upper, margin))
     if n < min_n:
         return f"{n:,} items are too few: the minimum is {min_n:,}"
@@ -151,7 +179,7 @@ def _reason(verdict: Verdict, n: int, d: float, upper: float, p: float, margin: 
         return text + (f"; a loss of up to {most} is not excluded (95 %)" if upper >= margin else "")
     if verdict == "holds":
         return f"{size} points lower, and with 95 % confidence by less than {most}: under the margin of {limit}"
-    needed = evidence_stats.items_needed(max(psi, margin), margin, POWER, 2 * ALPHA)
+    needed = math.ceil(effect * evidence_stats.items_needed(max(psi, margin), margin, POWER, 2 * ALPHA))
     more = f"at this discordance a margin of {limit} needs about {needed:,} items for 80 % power"
     if d >= margin - 1e-12:
         return f"{size} points lower, which is the margin of {limit} or more, but {_p(p)}: {more}"
@@ -165,8 +193,8 @@ def _p(p: float) -> str:
 def operating(n: int, discordance: float, difference: float, margin: float) -> dict[Verdict, float]:
     """Probability of every verdict at a true difference baseline − run: exact, by adding up all outcomes on n items.
 
-    All arguments but n are fractions; n is taken to be enough. At difference 0 "regressed" is the false-positive rate of a gate that
-    evaluates anew; at difference = margin "holds" is the rate at which it lets such a loss pass.
+    All arguments but n are fractions; n is taken to be enough, and no two items to share a source. At difference 0 "regressed" is the
+    false-positive rate of a gate that evaluates anew; at difference = margin "holds" is the rate at which it lets such a loss pass.
     """
     from scipy.stats import binom
 
@@ -230,12 +258,12 @@ def check(run: Run, name: str, entries: Sequence[Measured], gate: Gate, repeats:
         raise NotComparable(f"run {run.id!r} and the baseline do not fit: {difference(mine.questions, fitting[0].questions)}")
     base = _closest(mine, same_items)
     levels = tuple(gate.levels)
-    decision = decide(base.flat(levels), mine.flat(levels), gate.margin / 100, gate.min_n)
+    decision = decide(base.flat(levels), mine.flat(levels), gate.margin / 100, gate.min_n, mine.clusters(levels))
     given = tuple(n for other in repeats for n in noise_of(mine, other, levels))
     noise = noise_of(mine, run, levels, repeats_only=True)
     if repeats and not given:
         raise UsageError(f"no repeat holds the weights of run {run.id!r} evaluated on the same items at the same setting")
-    notes = (*_notes(mine, base), *_shared_sources(run, key))
+    notes = (*_notes(mine, base), *_shared_sources(decision))
     of = (mine.setting, mine.questions, decision, mine.origin, base.origin)
     return Check(name, decision.verdict, decision.reason, *of, notes, (*noise, *given))
 
@@ -247,6 +275,8 @@ def _match(run: Run, entries: Sequence[Measured], key: str | None) -> tuple[str,
         raise UsageError(f"run {run.id!r} is not evaluated: `rim-bench eval` does it")
     if key is not None and key not in stored:
         raise UsageError(f"run {run.id!r} has no evaluation {key!r}: it has {', '.join(stored)}")
+    if key is not None and stored[key].get("repeat"):
+        raise UsageError(f"evaluation {key!r} of run {run.id!r} is a repeat, which gives the noise floor and is not gated: leave out --key")
     found: dict[str, list[Measured]] = {}
     misfits: list[tuple[int, str]] = []
     for name, summary in stored.items():
@@ -293,12 +323,12 @@ def _closest(mine: Measured, entries: Sequence[Measured]) -> Measured:
     return entries[0]
 
 
-def _shared_sources(run: Run, key: str) -> tuple[str, ...]:
-    """What must be said where items come from sources that they share."""
-    found = [str(i["cluster"]) for i in run.read_items(key) if i.get("cluster")]
-    if len(set(found)) == len(found):
+def _shared_sources(decision: Decision) -> tuple[str, ...]:
+    """What is done where items come from sources that they share."""
+    if decision.sources is None:
         return ()
-    return (f"{len(found):,} items share {len(set(found)):,} sources and count as independent here: p and bound are too confident",)
+    text = f"{decision.n:,} items share {decision.sources:,} sources: p and bound are the larger ones of items and of sources"
+    return (text + (f", and with fewer than {cluster_stats.FEW} sources still too small" if decision.sources < cluster_stats.FEW else ""),)
 
 
 def _notes(mine: Measured, base: Measured) -> tuple[str, ...]:

@@ -32,13 +32,16 @@ def rule(gate: Gate) -> str:
         f"Margin {gate.margin:g} points, at least {gate.min_n:,} items. d = baseline - run on the same items: regressed where d >= margin "
         "and the exact one-sided McNemar p < 0.05; holds where d <= 0 or the one-sided 95 % bound of d (Tango's score bound) is under the "
         "margin; otherwise underpowered. An improvement never fails. Margin at 80 %: the smallest for which so many "
-        "items show with 80 % power that nothing changed, at the discordance seen."
+        "items show with 80 % power that nothing changed, at the discordance seen. Items that share sources are tested by source, too."
     )
 
 
 def system(check: Check) -> str:
-    """What was checked, as short as it can be told."""
-    return check.name if check.setting is None else str(check.setting._replace(max_tokens=""))
+    """What was checked, as short as it can be told: the first training seed is not named."""
+    if check.setting is None:
+        return check.name
+    seed = check.run.get("seed")
+    return str(check.setting._replace(max_tokens="")) + (f", seed {seed}" if seed else "")
 
 
 def cells(check: Check) -> tuple[str, ...]:
@@ -58,8 +61,11 @@ def _change(d: Decision) -> str:
 
 def sentences(check: Check) -> list[str]:
     """The reason, what else differs, and the noise floor; one line each."""
-    out = [f"{system(check)}: {check.verdict}: {check.reason}."]
-    if check.same_weights is True:
+    where = "" if check.questions is None else f" on {check.questions.task}, {check.questions.split} split"
+    out = [f"{system(check)}{where}: {check.verdict}: {check.reason}."]
+    if check.same_evaluation:
+        out.append("The baseline was written from this very evaluation: nothing was evaluated again, and no change can show.")
+    elif check.same_weights is True:
         out.append("The baseline's weights, evaluated again.")
     out += [f"Differs: {note}." for note in check.notes]
     for noise in check.noise:

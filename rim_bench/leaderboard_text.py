@@ -11,7 +11,7 @@ from rim_bench.curves import COSTS, SAME, TIMED, WIDE, Need
 from rim_bench.equal_cost import Cost, Difference, default_costs
 from rim_bench.leaderboard_sheet import TARGETS, Sheet
 from rim_bench.naming import backbone_label, leaves
-from rim_bench.pairing import rule_notes
+from rim_bench.pairing import ALONE, rule_notes
 from rim_bench.render import Grid, Section
 from rim_bench.stats import RESAMPLES
 
@@ -156,7 +156,10 @@ def _notes(sheet: Sheet) -> Iterator[str]:
     if len(group.rows) == 1:
         yield "One row only: there is nothing to rank it against."
     yield from matching.evaluation_notes(contest.evaluations)
-    yield "Rank: 1 + the rows clearly higher, to the number of rows − those clearly lower; Holm over the section's pairs."
+    yield (
+        "Rank: 1 + the rows clearly higher, to the number of rows − those clearly lower; Holm over the section's pairs, of the questions' "
+        f'p and of the seeds\': what is higher in "{ALONE}" ranks nobody.'
+    )
     yield from rule_notes(group.rows)
     yield from cluster_grid.notes(group)
     yield (

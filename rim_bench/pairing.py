@@ -159,8 +159,14 @@ class Pair:
     interval: Interval
     detectable: float | None
     verdict: str
-    higher: Row | None  # the row that is clearly better; None where they are tied
+    higher: Row | None  # the row that is clearly better, this pair taken by itself; None where they are tied
     p_seeds: float | None = None  # over training seeds and questions, for this pair by itself
+    alone: bool = False  # it is not after Holm over the seeds' p of all pairs: nothing is ranked or headlined by that
+
+    @property
+    def winner(self) -> Row | None:
+        """The row that is clearly better also after Holm over the seeds' p: what may rank."""
+        return None if self.alone else self.higher
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,8 @@ def pairs(group: Group) -> list[Pair]:
         verdict, higher = c.judged(holm, group.floor(scope)[1], holm_seeds)
         best = None if higher is None else higher.row
         (b, k), rows = c.counts, (c.first.row, c.second.row)
-        out.append(Pair(scope, *rows, c.value, b, k, c.p, holm, c.interval, c.detectable, verdict, best, c.p_seeds))
+        alone = best is not None and holm_seeds is not None and holm_seeds >= 0.05
+        out.append(Pair(scope, *rows, c.value, b, k, c.p, holm, c.interval, c.detectable, verdict, best, c.p_seeds, alone))
     return out
 
 

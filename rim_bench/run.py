@@ -27,6 +27,7 @@ from rim_bench.run_options import QUICK_ROWS, Options, Reporter
 from rim_bench.run_parts import Cell, budget_record, check_rows, gpu_info, nothing_left_of, price_of, training_text
 from rim_bench.schedule import Plan, flops_spans, planned_flops, spans
 from rim_bench.selection import SPLITS
+from rim_bench.splits import held_out
 from rim_bench.store import Run, Store, spec_id
 from rim_bench.train import Outcome, Trainer
 from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
@@ -298,7 +299,10 @@ class Study:
         if not evaluation:  # training alone never opens the test split
             return
         request = self.request()
-        if shared := overlap(self.train_set.examples, request.dataset().examples):
+        examples = request.dataset().examples
+        if self.options.checkpoint == SPLITS:
+            held_out(len(examples))  # refuses too few questions before anything trains
+        if shared := overlap(self.train_set.examples, examples):
             reporter.note(f"{shared} test questions stand in the training set word for word")
 
     def check_budget(self) -> None:
@@ -466,7 +470,7 @@ class Study:
         training = run.training() or {}
         accuracy, needed = training["validation"]["accuracy"], self.recipe.get("start_accuracy")
         reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {training['validation']['n']})")
-        if needed is not None and accuracy < needed and not self.options.quick:
+        if needed is not None and accuracy < needed and not (self.options.quick or self.options.any_start):
             raise UsageError(
                 f"the shared CoT start {run.id} reached {100 * accuracy:.1f} % on validation, under the {100 * needed:.0f} % without which "
                 "what starts from it means nothing: give it more examples (--cot-examples) or another seed (--seed)"

@@ -90,6 +90,7 @@ class Options:
     checkpoint: str = LAST  # the rule by which a run's checkpoint is chosen
     checkpoint_points: int | None = None  # None: as many as the rule has by default
     tune: Grid | None = None  # learning rates to try for every method
+    any_start: bool = False  # the shared start need not have converged: it is as good as another arm's own first stage
 
     @property
     def selection(self) -> Selection:

@@ -67,10 +67,14 @@ def held_out(n: int, share: float = SPLIT["share"]) -> int:
     Raises:
         UsageError: so few questions that none chooses or none is scored.
     """
-    held = round(share * n)
-    if not 1 <= held < n:
+    if not enough(n, share):
         raise UsageError(f"{n} test questions are too few for the 16-split protocol: a share of {share:g} of them chooses, the rest scores")
-    return held
+    return round(share * n)
+
+
+def enough(n: int, share: float = SPLIT["share"]) -> bool:
+    """Whether some of n questions choose, and some score."""
+    return 1 <= round(share * n) < n
 
 
 def run_splits(items: Sequence[Record], *, splits: int = 16, share: float = SPLIT["share"], seed: int = 0) -> Result:
@@ -149,9 +153,15 @@ class Scored:
         return f"{told['chosen']:g} ({len(told['trials'])}, {cells.flops(told['flops'])})"
 
     def sets(self) -> dict[str, list[Record]]:
-        """The questions by headline set, as in the other tables: OOD apart where both are there."""
+        """The questions by headline set, as in the other tables: OOD apart where both are there. Without those that are too few."""
         ood, inside = [i for i in self.items if i.get("ood")], [i for i in self.items if not i.get("ood")]
-        return {"in distribution": inside, "OOD": ood} if ood and inside else {"all": list(self.items)}
+        found = {"in distribution": inside, "OOD": ood} if ood and inside else {"all": list(self.items)}
+        return {name: items for name, items in found.items() if enough(len(items), float(self.run.spec["selection"]["share"]))}
+
+    @property
+    def too_few(self) -> bool:
+        """Whether any of its questions are in a set that is too small to choose on and to score."""
+        return sum(map(len, self.sets().values())) < len(self.items)
 
     def result(self, items: Sequence[Record]) -> Result:
         """The protocol as this run's specification has it."""
@@ -208,6 +218,7 @@ def _section(found: Sequence[Scored]) -> Section:
     summary, spec = first.summary, first.run.spec
     told, where = spec["selection"], f"{summary['task_title']}, {summary['split']}, {backbone_short(spec['backbone'])}"
     stamp = f" ({QUICK})" if any(s.quick for s in found) else ""
+    small = ("Sets of questions that are too few for the protocol are left out.",) if any(one.too_few for one in found) else ()
     notes = (
         f"{summary['task_title']}, version {summary['task_version']}; split {summary['split']}; n = {summary['n']:,} questions; data "
         f"sha256 {str(summary['data_sha256'])[:12]}; evaluator version {summary['evaluator_version']}; backbone "
@@ -217,6 +228,7 @@ def _section(found: Sequence[Scored]) -> Section:
         "test items, so these numbers compare with no row of another section. Last candidate: no choice at all, on the same questions.",
         "split SE: standard deviation over splits divided by the root of their number. All splits share the same questions, so it says how "
         "much the split matters, and is no sampling error.",
+        *small,
     )
     return Section(f"{where}: {SPLITS} protocol, selects on test items{stamp}", tuple(grids), notes)
 

@@ -128,9 +128,9 @@ def block_accuracy(row: Row, ids: Sequence[str], block: int) -> Accuracy | None:
 def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
     if not found:
         return []
-    several, retrained = len({p.scope.name for p in found}) > 1, any(p.p_seeds is not None for p in found)
+    retrained = any(p.p_seeds is not None for p in found)
     long: list[tuple[str, ...]] = []
-    short: list[tuple[str, ...]] = []
+    short: dict[str, list[tuple[str, ...]]] = {}  # by set of questions: a terminal that is too narrow must not leave out which it is
     for p in found:
         scope, bounds, least = p.scope.name, f"[{cells.points(p.interval.low)}, {cells.points(p.interval.high)}]", cells.pct(p.detectable)
         seeds = ("-" if p.p_seeds is None else cells.p_value(p.p_seeds),) if retrained else ()
@@ -141,14 +141,18 @@ def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Grid]:
             for label, word in ((p.first.label, "lower"), (p.second.label, "higher")):
                 if verdict.startswith(f"{label} higher"):
                     verdict = word + verdict.removeprefix(f"{label} higher")
-            where = (scope,) if several else ()
-            short.append((p.second.label, cells.points(-p.difference), verdict, *where, cells.p_value(p.holm), least))
+            line = (p.second.label, verdict, cells.points(-p.difference), cells.p_value(p.holm), least)
+            short.setdefault(scope, []).append(line)
     caption = "Paired comparisons: difference in points, first minus second; Holm over all of them"
     names = ("first", "second", "questions", "difference", "only first / only second", "p (questions)", "Holm p")
     names_end = ("bootstrap 95 %", "smallest detectable", *(("p (seeds)",) if retrained else ()), "verdict")
-    small = ("method", "points", "verdict", *(("questions",) if several else ()), "Holm p", "detectable")
-    against = f"Paired with {group.rows[0].label}: method minus it, in points (every pair: table.md)"
-    return [Grid(caption, (*names, *names_end), tuple(long), False), Grid(against, small, tuple(short), True)]
+    small = ("method", "verdict", "points", "Holm p", "detectable")  # the verdict first: points never stand without it
+    out = [Grid(caption, (*names, *names_end), tuple(long), False)]
+    for scope, lines in short.items():
+        where = f", {scope}" if len(short) > 1 else ""
+        against = f"Paired with {group.rows[0].label}{where}: method minus it, in points (every pair: table.md)"
+        out.append(Grid(against, small, tuple(lines), True))
+    return out
 
 
 def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:

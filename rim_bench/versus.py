@@ -122,15 +122,22 @@ def versus(
         raise UsageError(f"{first!r} and {second!r} share {len(shared)} runs but not all: give the same seeds at both settings")
     if shared and one.first.key == two.first.key:
         raise UsageError(f"{first!r} and {second!r} are the same evaluation of {one.first.run!r}: there is nothing to compare")
-    direct = rows.get("--baseline")
+    direct, ablation = rows.get("--baseline"), bool(shared) or _same_model(one, two)
     if direct is not None:
-        _check_direct(direct, (one, two), bool(shared))
-    elif shared:
+        _check_direct(direct, (one, two), ablation)
+    elif ablation:
         raise UsageError(
-            f"{first!r} and {second!r} are one trained model at two settings; their difference shows that it depends on what was taken "
+            f"{first!r} and {second!r} are one model at two settings; their difference shows that it depends on what was taken "
             "out, not that this helps; it is refused unless --baseline RUN names a separately trained direct that the arm with it beats"
         )
-    return _compared(_labels(list(rows.values())), margin / 100, bool(shared))
+    return _compared(_labels(list(rows.values())), margin / 100, ablation)
+
+
+def _same_model(one: Row, two: Row) -> bool:
+    """Whether they are trainings of one recipe, at two settings: an ablation, whichever seeds are given on the two sides."""
+    first, second = ({k: v for k, v in r.first.spec.items() if k not in ("seed", "parent")} for r in (one, two))
+    knobs = [canonical([r.first.summary.get("effort"), r.first.summary.get("knob")]) for r in (one, two)]
+    return canonical(first) == canonical(second) and knobs[0] != knobs[1]
 
 
 def _row(store: Store, text: str, split: str, task: str | None) -> Row:
@@ -282,7 +289,7 @@ def _headline(main: Reading, ablation: bool, against: Mapping[int, Reading]) -> 
     with_arm, reading = (first, second)[whole], against[whole]
     direct = reading.contrast.second.label
     gain = f"{100 * reading.contrast.value:+.1f} points, {reading.verdict}"
-    if reading.higher is None or reading.higher.row is not with_arm.row:
+    if reading.higher is None or reading.higher.row is not with_arm.row or ALONE in reading.verdict:
         return False, (
             f"Refused as a headline: an ablation of one trained model, whose arm {with_arm.label} does not beat the separately trained "
             f"{direct} ({gain}). It shows that the model depends on what was taken away, not that this helps."

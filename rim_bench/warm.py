@@ -1,7 +1,10 @@
-"""Warm-start controls: `direct` and `pause` from the weights that another arm's first stage makes, at the whole budget of that arm.
+"""Controls that need trained runs: further evaluations of them, and warm starts.
+
+Warm-start controls are `direct` and `pause` from the weights that another arm's first stage makes, at the whole budget of that arm.
 
 An arm like Coconut begins with a stage of CoT inside its own budget. What it then gains over a direct model that never saw a chain may be
-that stage's. So the controls train a CoT model for as many steps as the stage took, and continue from it with what is left.
+that stage's. So the controls train a CoT model for as many steps as the stage took, and continue from it with what is left. How good that
+model is does not matter: the arm had no better one.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from collections.abc import Sequence
 
 from rim_bench.controls import Control
 from rim_bench.run import Study
-from rim_bench.run_options import Options
+from rim_bench.run_options import Options, Reporter
 from rim_bench.store import Run
+from rim_bench.stored import evaluate_stored
+from rim_bench.unseen import CannotBeAsked
 
 
 def warm_options(study: Study, runs: Sequence[Run], controls: Sequence[Control]) -> list[Options]:
@@ -29,11 +34,22 @@ def warm_options(study: Study, runs: Sequence[Run], controls: Sequence[Control])
             continue  # the budget was so small that the stage had no step of its own
         methods = tuple(dict.fromkeys(c.method for c in controls if c.start == start))
         settings = {k: v for k, v in study.options.settings.items() if k in methods}
-        request = dataclasses.replace(study.options, methods=methods, start=start, settings=settings, cot_examples=steps * batch)
+        same = dataclasses.replace(study.options, methods=methods, start=start, settings=settings, any_start=True)
+        request = dataclasses.replace(same, cot_examples=steps * batch)
         if study.options.train_flops is None:
             request = dataclasses.replace(request, examples=study.cells[-1].plan.examples - steps * batch)
         out.append(request)
     return out
+
+
+def evaluate_controls(runs: Sequence[Run], controls: Sequence[Control], options: Options, reporter: Reporter) -> None:
+    """The controls that are one more evaluation of a run. A run that is never asked the test questions is named, and passed over."""
+    for control in (c for c in controls if c.evaluation):
+        for run in (r for r in runs if r.spec["method"]["name"] == control.method):
+            try:
+                evaluate_stored(run, options, control.effort, "test", reporter, split_passes=control.split_passes)
+            except CannotBeAsked as error:
+                reporter.note(f"control {control.label} was not run: {error}")
 
 
 def _steps_in(study: Study, run: Run, start: str) -> int:

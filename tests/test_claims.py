@@ -219,3 +219,31 @@ def test_over_seeds_a_claim_must_pass_the_family_of_claims(store: Store) -> None
     verdicts = {(r[0].split()[0], r[1].split()[0]): r[-1] for r in paired.rows}
     assert verdicts["direct", "rim"] == "rim (from cot) higher (this pair alone)"
     assert any("this pair alone" in note for note in section.notes)
+
+
+def test_an_ablation_is_no_headline_where_beating_direct_is_shown_by_that_pair_alone(store: Store) -> None:
+    shares = {"rim": (0.6, 0.65, 0.7), "direct": (0.48, 0.51, 0.54)}
+    others = {"pause": (0.6, 0.65, 0.68), "pause-curriculum": (0.6, 0.66, 0.7), "pause-distinct": (0.62, 0.66, 0.69)}
+    runs, beside = retrained(store, shares), retrained(store, others)
+    for run in runs[:3]:
+        evaluate(run, right(0.2), key="toy-test-0", effort=0)
+
+    def removed(runs: Sequence[Run]) -> str:
+        (section,) = tables.comparison(runs).sections
+        grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+        (line,) = [dict(zip(grid.columns, r, strict=True)) for r in grid.rows if "effort 0" in r[0] and r[1].startswith("rim")]
+        return line["method − control"]
+
+    assert removed(runs) == "+45.0" and removed([*runs, *beside]) == "withheld"
+
+
+def test_split_passes_of_a_run_that_answers_nothing_show_nothing(store: Store) -> None:
+    run = arm(store, "pause-curriculum", 0.0)
+    for key in ("toy-test", "toy-test-split"):
+        evaluate(run, right(0.0), key=key, change=lambda k: {"output": "", "answer": "", "empty": True})
+    stored = run.evaluation("toy-test-split") or {}
+    run.write_evaluation("toy-test-split", run.read_items("toy-test-split"), stored | {"knob": {"name": "passes", "value": "split"}})
+    coconut = arm(store, "coconut", 0.5)
+    (section,) = tables.comparison([run, coconut]).sections
+    grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+    assert [row[4] for row in grid.rows if "split" in row[0]] == ["not shown: every output is empty"]

@@ -278,6 +278,35 @@ def test_an_ablation_is_no_headline_unless_the_whole_arm_beats_direct(rim_bench:
     assert not versus(store, rim.id, f"{rim.id}@K=0", tied.id).allowed
 
 
+def test_other_seeds_do_not_make_an_ablation_a_comparison(store: Store) -> None:
+    """"With minus without" of one recipe is refused as a headline whichever seeds stand on the two sides."""
+    one, two = arm(store, "rim", 0.7), arm(store, "rim", 0.68, seed=1)
+    evaluate(two, coin(0.3, N, 1), knob="K", value=0, key="removed")
+    with pytest.raises(UsageError, match="one model at two settings"):
+        versus(store, one.id, f"{two.id}@removed")
+    made = versus(store, one.id, f"{two.id}@removed", arm(store, "direct", 0.8).id)
+    assert made.ablation and not made.allowed
+    assert not versus(store, one.id, two.id).ablation  # two trainings at one setting
+
+
+def test_an_ablation_needs_a_direct_that_is_beaten_among_all_pairs(store: Store) -> None:
+    """rim beats direct with p = 0.02 over the seeds, but not after Holm over the three pairs: no headline."""
+
+    def three(name: str, shares: Sequence[float], **point: Any) -> str:
+        runs = []
+        for seed, share in enumerate(shares):
+            run = train(store, name, seed=seed)
+            evaluate(run, [k < share * N for k in range(N)], **point)
+            runs.append(run.id)
+        return ",".join(runs)
+
+    rim = three("rim", (0.6, 0.65, 0.7))
+    weaker = ",".join(f"{run}@removed" for run in three("rim", (0.58, 0.63, 0.68), knob="K", value=1, key="removed").split(","))
+    made = versus(store, rim, weaker, three("direct", (0.48, 0.51, 0.54)))
+    assert "higher (this pair alone)" in made.against[0].verdict and made.against[0].higher is not None
+    assert not made.allowed and "this pair alone" in made.headline
+
+
 def test_the_baseline_of_an_ablation_is_a_separately_trained_direct(store: Store) -> None:
     rim, cot, direct = arm(store, "rim", 0.7), arm(store, "cot", 0.2), arm(store, "direct", 0.3)
     evaluate(rim, coin(0.3, N, 1), knob="K", value=1)

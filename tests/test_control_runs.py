@@ -7,20 +7,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import pytest
 import torch
 
-from rim_bench import timing
+from rim_bench import cli, timing
+from rim_bench import controls as control_rules
 from rim_bench.baselines.rim_shuffled_steps import RimShuffledSteps
 from rim_bench.compare import read
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
 from rim_bench.run import Study
 from rim_bench.run_options import Options
-from rim_bench.store import Run
+from rim_bench.store import Run, Store
 from rim_bench.stored import evaluate_stored
 from rim_bench.train import Trainer
-from rim_bench.warm import warm_options
+from rim_bench.warm import evaluate_controls, warm_options
 
 SMALL: dict[str, Any] = {"task": "chain", "backbone": {"width": 32, "layers": 1, "max_positions": 96}, "limit": 24, "quick": True,
                          "examples": 160, "cot_examples": 32, "device": "cpu", "eval_batch_size": 24}  # fmt: skip
@@ -165,3 +167,42 @@ def test_direct_and_pause_start_from_what_coconuts_own_first_stage_makes(tmp_pat
         assert told["budget"]["asked"] == arm["budget"]["asked"] and told["inherited_examples"] == 32 * first
         assert abs(told["budget"]["used"] - arm["budget"]["used"]) < told["budget"]["last_step"] + arm["budget"]["last_step"]
     assert not warm_options(study, runs, [c for c in study.controls()[0] if c.start is None])
+
+
+def test_a_stage_that_has_not_converged_is_a_start_for_its_controls(tmp_path: Path) -> None:
+    """A shared start under the task's bar is refused, for it would be everybody's; here it is no worse than what the arm itself had."""
+    study = Study(asked(tmp_path, "coconut", start="recipe", cot_examples=None, quick=False, examples=320))
+    runs = study.run(Silent(), evaluation=False)
+    (request,) = warm_options(study, runs, study.controls()[0])
+    with pytest.raises(UsageError, match="what starts from it means nothing"):
+        Study(dataclasses.replace(request, any_start=False)).run(Silent(), evaluation=False)
+    assert sorted(named(Study(request).run(Silent(), evaluation=False))) == ["direct", "pause"]
+
+
+def test_every_row_is_asked_the_further_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run --controls --eval-tasks`: the runs of warm starts, too, and the tables are written behind all of them."""
+    monkeypatch.setattr(control_rules, "CONTROLS", ())
+    text = (Path(__file__).parent.parent / "tasks" / "chain.yaml").read_text()
+    (tmp_path / "other.yaml").write_text(text.replace("rimbench_chain", "rimbench_other").replace("title: chain", "title: other"))
+    given = "run --methods coconut --start recipe --controls --quick --limit 12 --examples 320 --device cpu --backbone layers=1"
+    more = ["--backbone", "width=32", "--backbone", "max_positions=96"]
+    more += ["--eval-tasks", str(tmp_path / "other.yaml"), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["rim-bench", *given.split(), *more])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    arms = [r for r in Store(tmp_path).runs()[0] if r.spec["role"] == "arm"]
+    assert stopped.value.code == 0 and len(arms) == 5 and {r.spec["start"] for r in arms} == {"recipe", "cot"}
+    assert all({s["task_title"] for s in run.evaluations().values()} == {"chain", "other"} for run in arms)
+    table = (tmp_path / "table.md").read_text()
+    assert "direct (from cot)" in table and "its gain is not that of the cot weights that its own first stage makes" in table
+
+
+def test_runs_that_select_on_test_items_have_no_evaluated_controls(tmp_path: Path) -> None:
+    """16-split runs answer the test questions in their own way only: that is said, and nothing is stopped by it."""
+    run = fabricated.train(Store(tmp_path), "rim", spec={"selection": {"rule": "16-split", "splits": 16, "share": 0.2, "seed": 0}})
+    heard: list[str] = []
+    reporter = Silent()
+    reporter.note = heard.append  # type: ignore[method-assign]
+    removed = [c for c in control_rules.CONTROLS if c.label == "rim-blocks-removed"]
+    evaluate_controls([run], removed, asked(tmp_path, "rim"), reporter)
+    assert len(heard) == 1 and heard[0].startswith("control rim-blocks-removed was not run: ") and "16-split" in heard[0]

@@ -159,7 +159,7 @@ def test_baseline_file_round_trip(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "base.toml"
     write_baseline(path, [stored(r) for r in runs])
     entries = read_baseline(path)
-    assert list(entries) == [stored(r) for r in runs]
+    assert list(entries) == [replace(stored(r), sources={}) for r in runs]
     assert entries[0].correct == sum(coin(0.6, 600, 1)) and list(entries[0].answers) == ["T=1", "T=4"]
     assert len(entries[0].flat(["T=4"])) == 200 and entries[0].flat() == coin(0.6, 600, 1)
     text = path.read_text()
@@ -182,7 +182,8 @@ def test_items_stand_in_one_order_however_they_were_stored(store: Store, tmp_pat
     items = run.read_items(KEY)
     random.Random(0).shuffle(items)
     forge(run, items)
-    assert stored(run) == before
+    made = stored(run)
+    assert (made.questions, made.answers) == (before.questions, before.answers)
 
 
 @pytest.mark.parametrize(
@@ -469,12 +470,55 @@ def test_reports(store: Store, tmp_path: Path) -> None:
     assert "rim" in text and "regressed" in text and "3,000" in text and "Tango" in text
 
 
-def test_items_that_share_a_source_are_told(store: Store, tmp_path: Path) -> None:
+def test_items_that_share_a_source_are_not_taken_as_independent(store: Store, tmp_path: Path) -> None:
+    """All losses in one template of ten: for independent items that is proof, and for ten sources it is one."""
     run = train(store, "rim")
-    good = [k % 2 == 0 for k in range(1000)]
-    evaluate(run, good, change=lambda k: {"cluster": f"template {k // 10}"})
+    good = [k % 2 == 0 for k in range(3000)]
+    worse = [g and k >= 300 for k, g in enumerate(good)]  # one template lost as a whole, and nothing else
+    by_source = {"change": lambda k: {"cluster": f"template {k // 300}"}}
+    evaluate(run, good, **by_source)
     write_baseline(tmp_path / "b.toml", [measured(run, *choose(run, "test", None))])
     entries = read_baseline(tmp_path / "b.toml")
-    assert any("share 100 sources" in note for note in check(run, run.id, entries, Gate(2.0)).notes)
-    evaluate(run, good)
-    assert not any("sources" in note for note in check(run, run.id, entries, Gate(2.0)).notes)
+
+    def checked(correct: Sequence[bool], **how: Any) -> Check:
+        evaluate(run, correct, **how)
+        return check(run, run.id, entries, Gate(2.0))
+
+    assert checked(worse).verdict == "regressed"
+    made = checked(worse, **by_source)
+    assert made.verdict == "underpowered" and made.decision is not None
+    assert made.decision.p == 0.5 and made.decision.upper > 0.1 and made.decision.sources == 10  # 1 of 2 signs of the only sum
+    assert any("share 10 sources" in note and "too small" in note for note in made.notes)
+    lower = [g and not k < 80 for k, g in enumerate(good)]  # 40 items lost in one template: 1.33 points
+    assert checked(lower).verdict == "holds" and checked(lower, **by_source).verdict == "underpowered"
+    same = checked(good, **by_source)
+    assert same.verdict == "holds" and same.decision is not None and same.decision.upper < 0.002
+
+
+def test_clusters_stand_in_the_order_of_the_answers(store: Store) -> None:
+    run = train(store, "rim")
+    evaluate(run, coin(0.5, 24, 1), ood=12, change=lambda k: {"cluster": "ab"[k % 2] if k < 12 else ""})
+    one = stored(run)
+    assert one.clusters(["T=1"]) == tuple(0 if str(k) in {"0", "2", "4", "6", "8", "10"} else 1 for k in range(12))
+    assert one.clusters(["T=4"]) is None and one.clusters() is not None and len(set(one.clusters() or ())) == 2 + 12
+
+
+def test_a_repeat_is_not_gated(store: Store, tmp_path: Path) -> None:
+    run = trained(store)
+    path = against(store, tmp_path, run)
+    evaluate(run, coin(0.6, 600, 1), ood=200, key="toy-test-repeat", repeat=True)
+    (made,) = check_all([run.id], store, path, Gate(2.0, key="toy-test-repeat"))
+    assert made.verdict == "bad input" and "is a repeat" in made.reason
+
+
+def test_the_report_says_which_questions_and_whether_anything_was_measured(store: Store, tmp_path: Path) -> None:
+    """A baseline of the validation split, or of the very evaluation, holds: a reader must see that it is no more than that."""
+    run, twin = trained(store, split="validation"), trained(store, split="validation", seed=1)
+    write_baseline(tmp_path / "b.toml", [measured(run, *choose(run, "validation")), measured(twin, *choose(twin, "validation"))])
+    first, second = check_all([run.id, twin.id], store, tmp_path / "b.toml", Gate(2.0))
+    assert first.same_evaluation and "on toy, validation split: holds" in report.sentences(first)[0]
+    assert "nothing was evaluated again" in "\n".join(report.sentences(first))
+    assert report.system(first) != report.system(second) and report.system(second).endswith("seed 1")
+    evaluate(run, coin(0.6, 600, 1), ood=200, ms=9.0, split="validation", weights_sha256=first.run["weights_sha256"], flops=2e6)
+    (again,) = check_all([run.id], store, tmp_path / "b.toml", Gate(2.0))
+    assert not again.same_evaluation and "The baseline's weights, evaluated again." in report.sentences(again)

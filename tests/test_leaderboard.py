@@ -155,6 +155,22 @@ def test_seeds_must_agree_for_a_rank(store: Store) -> None:
     assert {p.text for p in ranking(contest, contest.scopes[0], pairs(contest.group))} == {"1-2"}
 
 
+def test_a_pair_that_is_clear_only_by_itself_ranks_nobody(store: Store) -> None:
+    """Among many pairs of equally good systems some are clear: direct against rim has p = 0.02 over the seeds, and 10 pairs are tested."""
+    shares = {"direct": (240, 255, 270), "rim": (300, 325, 350), "pause": (300, 325, 340), "cot": (305, 330, 345)}
+    shares["coconut"] = (300, 328, 342)
+    runs = [made(store, name, k, seed=s) for name, three in shares.items() for s, k in enumerate(three)]
+    (contest,), _ = contests(runs)
+    found = pairs(contest.group)
+    (pair,) = [p for p in found if {p.first.method, p.second.method} == {"direct", "rim"}]
+    assert pair.higher is not None and pair.higher.method == "rim" and pair.alone and pair.winner is None
+    assert {p.text for p in ranking(contest, contest.scopes[0], found)} == {"1-5"}
+    (alone,), _ = contests([r for r in runs if r.spec["method"]["name"] in ("direct", "rim")])
+    assert [p.text for p in ranking(alone, alone.scopes[0], pairs(alone.group))] == ["1", "2"]
+    (section,) = leaderboard(runs).table.sections
+    assert any('"this pair alone" ranks nobody' in note for note in section.notes)
+
+
 def test_ood_is_ranked_by_itself(store: Store) -> None:
     runs = [train(store, name) for name in ("direct", "rim")]
     evaluate(runs[0], [True] * 200 + [False] * 200, ood=200)

@@ -41,6 +41,8 @@ def test_the_margin_keeps_the_rate_by_the_gates_own_rule(tmp_path: Path) -> None
 
     assert made.red(margin) == pytest.approx(red(margin)) and red(margin) <= 0.05 < red(margin - retraining.STEP)
     assert made.red(2) == pytest.approx(red(2)) and made.red(2) > 0.2  # a margin for re-evaluation would cry wolf
+    shares = [sum(decide(answers[a], answers[b], margin / 100).verdict == "regressed" for b in range(20) if b != a) / 19 for a in range(20)]
+    assert made.worst(margin) == pytest.approx(max(shares)) and max(shares) > 0.05  # one lucky baseline is red more often than pairs are
     assert made.by_spread() == pytest.approx(margin, abs=4)
     assert made.margin(0.01) > margin > made.margin(0.3)
     assert 0.03 < made.held_out() < 0.2  # of margins chosen on ten seeds each

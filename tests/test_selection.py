@@ -18,6 +18,7 @@ from fabricated import train as fabricate_run
 from small_runs import Heard, model, options, steps, train
 
 from rim_bench import candidates as candidates_module
+from rim_bench import splits
 from rim_bench.candidates import Candidates
 from rim_bench.compare import read
 from rim_bench.errors import UsageError
@@ -392,3 +393,23 @@ def test_looking_changes_nothing_under_lora(plain: Run, tmp_path: Path) -> None:
     assert one.spec["backbone"]["tuning"] == "lora" and steps(one) == steps(other)
     told = selection(other)
     assert (told["chosen"]["step"] == 4) == (model(one) == model(other)) and [r["step"] for r in told["seen"] if r["candidate"]] == [2, 4]
+
+
+def test_a_set_that_is_too_small_is_left_out_and_said(tmp_path: Path) -> None:
+    """Two OOD questions among forty: the table of everything else is not to fail for them."""
+    run = fabricate_run(Store(tmp_path), "rim", spec={"selection": Selection("16-split").record()})
+    rows = [{"id": f"q{k}", "level": "", "ood": k < 2, "reference": "1", "correct": "01", "answers": ["0", "1"]} for k in range(40)]
+    summary = {"task_title": "Toy", "task_version": 1, "evaluator_version": "1", "split": "test", "n": 40, "data_sha256": "c" * 64}
+    splits.answers(run).write_evaluation("toy", rows, summary | {"candidates": [{"step": 4}, {"step": 8}]})
+    found, left_out = splits.scored_runs([run], "test")
+    (section,) = splits.split_sections(found)
+    assert not left_out and [g.caption.split(", ")[1].split(":")[0] for g in section.grids] == ["in distribution"]
+    assert any("too few for the protocol" in note for note in section.notes)
+    assert [r["set"] for r in splits.split_records(found)] == ["16-split, selects on test items, never ranked (in distribution)"]
+
+
+def test_too_few_test_questions_are_refused_before_anything_trains(tmp_path: Path) -> None:
+    given = options(tmp_path / "results", "direct", checkpoint="16-split", limit=2)
+    with pytest.raises(UsageError, match="2 test questions are too few for the 16-split protocol"):
+        Study(given).run(Heard())
+    assert not list((tmp_path / "results").glob("runs/*"))

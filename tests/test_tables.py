@@ -461,6 +461,19 @@ def test_terminal_is_readable(store: Store, width: int) -> None:
         assert any(row["method"] in line and row["accuracy % (in distribution)"].removesuffix(" at the floor") in line for line in lines)
 
 
+def test_points_never_stand_without_their_verdict_and_questions(store: Store) -> None:
+    """However narrow the terminal: a difference without its verdict says more than the data."""
+    long = {"method": {"name": "rim", "settings": {}, "label": "rim-of-a-long-name-indeed"}}
+    given = {"levels": ("T=1", "T=5")}
+    runs = [add(store, "direct", coin(0.1, 60, 1), **given), add(store, "rim", coin(0.1, 60, 2), spec=long, **given)]
+    (section,) = tables.comparison(runs).sections
+    paired = [g for g in section.grids if g.caption.startswith("Paired with")]
+    assert len(paired) == len([s for s in ("in distribution", "OOD") if any(s in g.caption for g in section.grids)]) == 2
+    assert all(g.columns[:3] == ("method", "verdict", "points") for g in paired)
+    text = shown(tables.comparison(runs), 60)
+    assert sum("rim-of-a-long-name" in line and "tied (" in line for line in text.splitlines()) == 2
+
+
 def test_latex_is_escaped(store: Store) -> None:
     run = add(store, "direct", coin(0.5, 30, 1), spec={"method": {"name": "direct", "settings": {}, "label": "a_b & 50% {x} ~^\\"}})
     text = tables.comparison([run]).to_latex()
