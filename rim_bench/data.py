@@ -217,6 +217,7 @@ def training_data(
 
 def _generated_beside_files(task: Task, places: Places, steps: Steps, seed: int, limit: int | None) -> tuple[Dataset, Dataset]:
     """Generated training examples where no file has any; what is evaluated comes from files all the same."""
+    refuse_test_file(places)
     held = _validation_file(places, steps, limit)
     made = _generated(task, "train", seed, limit)
     note = f"no training file was given: {len(made.examples)} training examples are generated, validation and test are the published files"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import unregistered
 from test_lm_task import Silent, _light  # noqa: F401 - the fixture is used by being there
 
 from rim_bench import timing
 from rim_bench.answering import ANSWER, Answerer
 from rim_bench.choosing import Chooser
-from rim_bench.data import evaluation_data, load_task
+from rim_bench.data import evaluation_data
 from rim_bench.errors import UsageError
 from rim_bench.evaluate import Request, evaluate
 from rim_bench.layout import Layout, Segment
@@ -26,7 +27,7 @@ from rim_bench.tasks.answers import margin
 from rim_bench.trained import Trained, load_trained
 
 METHODS = ("direct", "cot", "coconut", "rim")
-TASK = load_task("prosqa_choice")
+TASK = unregistered("prosqa_choice")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
         out=tmp_path_factory.mktemp("choice") / "results",
         model="tiny",
         backbone={"width": 16, "layers": 1, "max_positions": 320},
+        allow_changed_data=True,
         limit=24,
         examples=64,
         batch_size=8,
@@ -130,7 +132,7 @@ def test_the_validation_split_is_chosen_without_lm_eval(
     trained: dict[str, Trained], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "TIMED", 2)
-    request = Request(TASK, folder, split="validation", max_tokens=12)
+    request = Request(TASK, folder, allow_changed=True, split="validation", max_tokens=12)
     items, summary = evaluate(trained["rim"], request)
     assert summary["n"] == 6 and all(len(i["logprobs"]) == 2 for i in items)
     assert summary["latency"]["full_ms"]["median"] > 0
@@ -150,7 +152,7 @@ def test_cot_is_asked_behind_its_steps_and_nobody_else_writes_any(trained: dict[
 
 def test_what_cannot_choose_is_refused(trained: dict[str, Trained], folder: Path) -> None:
     with pytest.raises(UsageError, match="a choice by likelihood is not sampled"):
-        evaluate(trained["direct"], Request(TASK, folder, votes=3, max_tokens=12))
+        evaluate(trained["direct"], Request(TASK, folder, allow_changed=True, votes=3, max_tokens=12))
 
 
 def test_a_question_without_room_is_answered_with_nothing(trained: dict[str, Trained], folder: Path) -> None:
@@ -172,7 +174,7 @@ def test_margins() -> None:
 def test_lm_evals_command_line_sees_the_choice_form(trained: dict[str, Trained], folder: Path) -> None:
     """Without an evaluation of ours around it: the documents bring their choices."""
     lm = RimLM(trained=trained["cot"], max_gen_toks=12)
-    found = through_lm_eval(lm, TASK, max_tokens=12, metadata=TASK.lm_eval_metadata(folder))
+    found = through_lm_eval(lm, TASK, max_tokens=12, metadata=TASK.lm_eval_metadata(folder, allow_changed=True))
     (accuracy,) = [v for k, v in found["results"][TASK.lm_eval_name].items() if k == "accuracy,none"]
     records = [lm.records[TASK.lm_eval_name, i] for i in range(6)]
     gold = [e.answer for e in evaluation_data(TASK, data=folder).examples]

@@ -13,8 +13,9 @@ from statistics import mean, pstdev
 from typing import Any
 
 import pytest
+from conftest import unregistered
 
-from rim_bench.data import evaluation_data, load_task, make_dataset, training_data
+from rim_bench.data import ChangedData, evaluation_data, load_task, make_dataset, training_data
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
 from rim_bench.tasks import multiplication, prontoqa, prosqa
@@ -204,6 +205,7 @@ def test_the_published_prosqa_rows_hold_what_they_promise() -> None:
     assert len(train.examples) == 50 and "generated" in train.notes[0]
     choice = evaluation_data(load_task("prosqa_choice"), data=Path(REAL_DATA))
     assert [e.question for e in choice.examples] == [e.question for e in test.examples]
+    assert validation.registered and test.registered and choice.registered
     shown = {" ".join(sorted(e.question.split())) for e in training_data(task, data=Path(REAL_DATA), limit=500)[0].examples}
     assert not shown & {" ".join(sorted(e.question.split())) for e in test.examples}
 
@@ -220,16 +222,33 @@ def prosqa_files(folder: Path, *, train: bool = False) -> Path:
 
 
 def test_training_graphs_are_generated_where_no_file_has_any(tmp_path: Path) -> None:
-    task = load_task("prosqa")
+    task = unregistered("prosqa")
     folder = prosqa_files(tmp_path)
     train, validation = training_data(task, data=folder, limit=30)
     assert (len(train.examples), len(validation.examples)) == (30, 6)
     assert "generated" in train.source and "generated" in train.notes[0] and validation.source.endswith("valid.json")
-    assert train.examples == training_data(load_task("prosqa_choice"), data=folder, limit=30)[0].examples
+    assert train.examples == training_data(unregistered("prosqa_choice"), data=folder, limit=30)[0].examples
     assert evaluation_data(task, data=folder).source.endswith("test.json")
     (folder / "prosqa" / "train.json").write_text((folder / "prosqa" / "valid.json").read_text())
     own, _ = training_data(task, data=folder)
     assert own.source.endswith("train.json") and len(own.examples) == 6 and not own.notes
+
+
+def test_validation_is_not_the_test_file_where_training_is_generated(tmp_path: Path) -> None:
+    test = prosqa_files(tmp_path) / "prosqa" / "test.json"
+    for name in ("prosqa", "prosqa_choice"):
+        with pytest.raises(UsageError, match="the validation file .* is also the test file: a test split is never trained on"):
+            training_data(unregistered(name), files={"validation": test, "test": test}, limit=3)
+
+
+def test_other_rows_under_the_names_of_the_published_files_are_refused(tmp_path: Path) -> None:
+    folder = prosqa_files(tmp_path)
+    for name in ("prosqa", "prosqa_choice"):
+        with pytest.raises(ChangedData, match=r"6 questions \(registered: 500\)"):
+            evaluation_data(load_task(name), data=folder)
+        with pytest.raises(ChangedData, match=r"6 questions \(registered: 300\)"):
+            training_data(load_task(name), data=folder, limit=3)
+        assert evaluation_data(load_task(name), data=folder, allow_changed=True).registered is False
 
 
 def test_without_published_files_prosqa_is_refused(tmp_path: Path) -> None:
