@@ -7,6 +7,7 @@ lm_eval or datasets.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -241,9 +242,12 @@ def evaluation_data(
 ) -> Dataset:
     """The test set, or the validation set that `training_data` holds out; arguments and errors as there."""
     if split == "validation":
-        if task.generated_training and (places := _places(task, data, files, allow_changed)).find("train") is None:
+        if task.metadata["source"] != "generator":
             _check_request(task, steps, limit)
-            return _validation_file(places, steps, limit)
+            places = _places(task, data, files, allow_changed)
+            refuse_test_file(places)
+            with contextlib.suppress(NoSplit):
+                return _validation_file(places, steps, limit)
         return training_data(task, data=data, steps=steps, limit=limit, files=files, allow_changed=allow_changed)[1]
     if split != "test":
         raise unknown("split", split, ("validation", "test"))

@@ -308,6 +308,20 @@ def test_its_test_set_is_that_of_gsm8k(tmp_path: Path) -> None:
     assert len(given.examples) == 4
 
 
+def test_a_validation_file_is_read_without_training_rows(tmp_path: Path) -> None:
+    """The published repository has valid.txt as text and train.txt as a Git LFS pointer."""
+    folder = tmp_path / "gsm8k_aug"
+    folder.mkdir()
+    (folder / "valid.txt").write_text(AUG)
+    task = unregistered("gsm8k_aug")
+    alone = evaluation_data(task, data=tmp_path, split="validation", limit=3)
+    (folder / "train.txt").write_text("Di has 4. How many?||<<2+2=4>> #### 4\n")
+    assert alone == evaluation_data(task, data=tmp_path, split="validation", limit=3) == training_data(task, data=tmp_path, limit=3)[1]
+    assert len(alone.examples) == 3
+    with pytest.raises(UsageError, match="is also the test file"):
+        evaluation_data(task, files={"validation": folder / "valid.txt", "test": folder / "valid.txt"}, split="validation")
+
+
 def _text(folder: Path, text: str | bytes) -> Path:
     path = folder / "rows.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
