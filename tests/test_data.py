@@ -199,7 +199,7 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path, line: bytes, 
 @pytest.mark.parametrize("task", [GSM8K, load_task("prosqa"), load_task("multiplication_icot")], ids=lambda task: task.name)
 def test_a_pointer_of_git_lfs_is_told_from_data(tmp_path: Path, task: Task) -> None:
     (tmp_path / "rows.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
-    with pytest.raises(UsageError, match="rows.json' is a Git LFS pointer, not the data: fetch it with `git lfs pull`"):
+    with pytest.raises(UsageError, match=r"rows\.json' is a Git LFS pointer, not the data: fetch it with `git lfs pull`"):
         evaluation_data(task, files={"test": tmp_path / "rows.json"})
 
 

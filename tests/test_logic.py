@@ -237,7 +237,7 @@ def test_training_graphs_are_generated_where_no_file_has_any(tmp_path: Path) -> 
 def test_validation_is_not_the_test_file_where_training_is_generated(tmp_path: Path) -> None:
     test = prosqa_files(tmp_path) / "prosqa" / "test.json"
     for name in ("prosqa", "prosqa_choice"):
-        with pytest.raises(UsageError, match="the validation file .* is also the test file: a test split is never trained on"):
+        with pytest.raises(UsageError, match=r"the validation file .* is also the test file: a test split is never trained on"):
             training_data(unregistered(name), files={"validation": test, "test": test}, limit=3)
 
 
