@@ -10,6 +10,7 @@ from rim_bench.compare import QUICK, Evaluated, Group, Row
 from rim_bench.files import Record, canonical
 from rim_bench.naming import backbone_short
 from rim_bench.render import Grid, Section
+from rim_bench.stamps import CHANGED, changed_questions
 from rim_bench.store import Run
 
 LM_EVAL = "lm_eval"  # the folder in a run's own that `rim_bench.lm_eval_tasks` writes
@@ -69,8 +70,7 @@ def marks(group: Group) -> list[str]:
     """What sets a set apart from the one that its name promises."""
     parts = [p for r in group.rows for p in r.parts]
     cuts = sorted({p.cut for p in parts if p.cut is not None})
-    changed = any(p.summary.get("data_registered") is False for p in parts)
-    return [f"first {cut:,} rows" for cut in cuts] + (["changed data"] if changed else [])
+    return [f"first {cut:,} rows" for cut in cuts] + ([CHANGED] if changed_questions(group.rows) else [])
 
 
 def _section(groups: Sequence[Group]) -> Section | None:

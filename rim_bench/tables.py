@@ -20,6 +20,7 @@ from rim_bench.pairing import Pair, pairs, rule_notes
 from rim_bench.references import References
 from rim_bench.render import Grid, Section, Table
 from rim_bench.selection import ON_TEST
+from rim_bench.stamps import changed_notes, stamp
 from rim_bench.stats import mean, wilson
 from rim_bench.store import Damaged, Run
 
@@ -187,11 +188,7 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
         notes.append(f"Throughput latencies: medians of questions answered {' or '.join(f'{b:,}' for b in batches)} at a time.")
     notes += [*matching.evaluation_notes(parts), *transfer_notes(parts)]
     notes += dict.fromkeys(f"Questions: {note}." for p in parts for note in p.summary.get("data_notes") or ())
-    if any(p.summary.get("data_registered") is False for p in parts):
-        notes.append("CHANGED DATA: the questions are not the set that the task registers (--allow-changed-data).")
-    trained = sorted({r.label for r in group.rows for p in r.parts if (p.spec.get("task") or {}).get("registered") is False})
-    if trained:
-        notes.append(f"CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): {', '.join(trained)}.")
+    notes += changed_notes(group.rows)
     cuts = sorted({p.cut for p in parts if p.cut is not None})
     notes += [f"First {cut:,} rows only: not the full set." for cut in cuts]
     notes += [f"{r.label}: {r.first.summary['prompt_note']}." for r in group.rows if r.first.summary.get("prompt_note")]
@@ -238,7 +235,7 @@ def _records(group: Group, flagged: Sequence[flags.Flag]) -> list[Record]:
     for row in group.rows:
         first = row.first
         base: Record = {
-            "stamp": QUICK if row.quick else "", "task": facts.task, "task_version": facts.task_version,
+            "stamp": stamp([row]), "task": facts.task, "task_version": facts.task_version,
             "evaluator_version": facts.evaluator_version, "data_sha256": facts.data, "split": facts.split,
             "backbone": backbone_label(first.spec.get("backbone")), "method": row.method,
             "label": row.label, "start": first.spec.get("start"), "effort": first.summary.get("effort"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import random
@@ -18,11 +20,14 @@ from fabricated import evaluate, train
 from rim_bench import sources
 from rim_bench.data import Task, evaluation_data, load_task, overlap, task_names, training_data
 from rim_bench.errors import UsageError
+from rim_bench.leaderboard import leaderboard
 from rim_bench.places import NoSplit
 from rim_bench.question_ids import question_hash, read_selection, registered_hash
 from rim_bench.store import Store
 from rim_bench.tables import comparison
 from rim_bench.tasks.answers import parse_number, score
+from rim_bench.versus import versus
+from rim_bench.versus_text import to_markdown
 
 WORDS = (
     "gsm8k", "gsm8k_aug", "gsm8k_platinum", "gsm_plus", "gsm_symbolic", "gsm_symbolic_p1", "gsm_symbolic_p2", "gsm_hard", "gsm_hard_int",
@@ -407,13 +412,21 @@ def test_tables_mark_changed_data_and_repeat_what_was_left_out(tmp_path: Path) -
     task = {"name": "toy", "version": 1, "train_sha256": "a" * 64, "steps": "equations"}
     left_out = {"data_notes": ["3 of 8 rows are left out by rule"]}
     for name, registered, spec in (("published", True, {}), ("changed", False, {"task": task | {"registered": False}})):
-        store = Store(tmp_path / name)
+        store, ids = Store(tmp_path / name), []
         for method in ("direct", "cot"):
-            evaluate(train(store, method, spec=spec if method == "cot" else {}), [True, False] * 20, data_registered=registered, **left_out)
-        text = comparison(store.runs()[0]).to_markdown()
+            run = train(store, method, spec=spec if method == "cot" else {})
+            evaluate(run, [True, False] * 20, data_registered=registered, **left_out)
+            ids.append(run.id)
+        table, board = comparison(store.runs()[0]), leaderboard(store.runs()[0])
+        text = table.to_markdown()
         assert text.count("- Questions: 3 of 8 rows are left out by rule.\n") == 1
         assert ("CHANGED DATA: the questions are not the set that the task registers" in text) == (not registered)
         assert ("CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): cot" in text) == (not registered)
+        for other in (board.table.to_markdown(), board.to_json(), to_markdown(versus(store, *ids))):
+            assert ("CHANGED DATA" in other) == (not registered)
+        for csv_text in (table.to_csv(), board.to_csv()):
+            stamps = {row["stamp"] for row in csv.DictReader(io.StringIO(csv_text))}
+            assert stamps == ({""} if registered else {"changed data"})
 
 
 @pytest.mark.parametrize(
