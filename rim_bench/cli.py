@@ -107,7 +107,7 @@ def run(
     options = _options(locals())
     wanted = cli_data.wanted_sets(suite, eval_tasks, include_path, strict_sets)
     from rim_bench.run import Study
-    from rim_bench.sets import evaluate_sets, plan_sets
+    from rim_bench.sets import How, evaluate_sets, plan_sets
     from rim_bench.stored import evaluate_stored
     from rim_bench.warm import warm_options
 
@@ -118,7 +118,6 @@ def run(
     with _reporter() as reporter:
         sets = plan_sets(wanted, options, reporter)
         runs = study.run(reporter)
-        evaluate_sets(runs, sets, options, reporter)
         for control in (c for c in needed if c.evaluation):
             for one in (r for r in runs if r.spec["method"]["name"] == control.method):
                 evaluate_stored(one, options, control.effort, "test", reporter, split_passes=control.split_passes)
@@ -126,6 +125,7 @@ def run(
             reporter.note(f"control {item.control.label} was not run: {item.reason}")
         for request in warm_options(study, runs, needed):
             runs += Study(request).run(reporter)
+        evaluate_sets(runs, sets, options, reporter, How(turned=False))
     _write_tables(runs, [], options.out, print_it=True)
     typer.echo(f"runs: {study.store.folder}/   tables: {options.out / 'table.md'}, {options.out / 'table.csv'}")
 

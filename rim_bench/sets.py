@@ -90,6 +90,7 @@ class How:
     effort: int | None = None
     sampling: Sampling | None = None
     split_passes: bool = False
+    turned: bool = True  # whether a cap of tokens is a knob that was turned; else it is the setting of all runs
 
 
 def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: Reporter, how: How | None = None) -> list[str]:
@@ -127,8 +128,9 @@ def _ours(run: Run, task: Task, options: Options, reporter: Reporter, how: How, 
     shipped = task.name in task_names() and load_task(task.name).path == task.path
     asked_of = dataclasses.replace(options, task=task.name if shipped else str(task.path), files=None, steps=steps)
     summary = evaluate_stored(
-        run, asked_of, how.effort, how.split, reporter, sampling=how.sampling, split_passes=how.split_passes, subject=subject
-    )
+        run, asked_of, how.effort, how.split, reporter, sampling=how.sampling, split_passes=how.split_passes, subject=subject,
+        turned=how.turned,
+    )  # fmt: skip
     items = run.read_items(next(key for key, stored in run.evaluations().items() if stored == summary))
     correct = sum(bool(i["correct"]) for i in items)
     return f"{100 * correct / len(items):.2f} % of {len(items)} ({task.title}, {how.split})"

@@ -15,7 +15,7 @@ from rim_bench.errors import UsageError
 from rim_bench.files import Record
 from rim_bench.naming import backbone_label, leaves
 from rim_bench.omitted import omitted_lines
-from rim_bench.overview import lm_eval_section, overview, trained_elsewhere, transfer_notes
+from rim_bench.overview import LM_EVAL_COLUMNS, lm_eval_records, lm_eval_section, overview, trained_elsewhere, transfer_notes
 from rim_bench.pairing import Pair, pairs, rule_notes
 from rim_bench.references import References
 from rim_bench.render import Grid, Section, Table
@@ -339,7 +339,7 @@ def comparison(
         title_ = f"{heading} ({QUICK})" if group.quick else heading
         sections.append(Section(title_, (*grids, *beside), (*_notes(group, found), *told), brief))
     sections += splits.split_sections(by_splits) + lm_eval_section(runs)
-    records += splits.split_records(by_splits)
-    columns = (*CSV_COLUMNS, *chosen.extra_columns(records, (*chosen.COLUMNS, *splits.COLUMNS)))
+    records += splits.split_records(by_splits) + lm_eval_records(runs)
+    columns = (*CSV_COLUMNS, *chosen.extra_columns(records, (*chosen.COLUMNS, *splits.COLUMNS, *LM_EVAL_COLUMNS)))
     quick = any(g.quick for g in groups) or any(s.quick for s in by_splits)
     return Table(title, quick, tuple(sections), tuple(records), columns, tuple(left_out))
