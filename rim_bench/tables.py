@@ -175,6 +175,7 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     answer, share = group.floor(head)
     what = answer if answer == GUESS else f"the best constant answer ({answer!r})"
     notes.append(f"Floor: {what} scores {cells.pct(share)} % ({head.title}).")
+    notes += _choice_note(group)
     if all(group.at_floor(r, head) for r in group.rows):
         notes.append("All accuracies are at the floor and cannot be ranked.")
     if any(len(r.parts) > 1 for r in group.rows):
@@ -197,6 +198,16 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     if group.quick:
         notes.append(f"{QUICK}.")
     return tuple(notes)
+
+
+def _choice_note(group: Group) -> list[str]:
+    """By what an item's choice was made, and what it would be for the choices' lengths; nothing of answers that were generated."""
+    rules = sorted({str(rule) for r in group.rows for p in r.parts if (rule := p.summary.get("choice")) is not None})
+    if not rules:
+        return []
+    title = group.scopes[0].title
+    rates = ", ".join(f"{r.label} {cells.pct(r.item_mean('correct_norm', group.scopes[0].ids))} %" for r in group.rows)
+    return [f"Chosen by the {' or '.join(rules)}; by that over the choice's characters (lm-eval's acc_norm), {title}: {rates}."]
 
 
 def _pair_notes(found: Sequence[Pair]) -> list[str]:

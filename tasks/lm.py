@@ -119,12 +119,13 @@ def _gold(task: Task, example: Example) -> int:
 
 
 def choose(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
-    """One document's metrics in the choice form: whether the right choice is the likeliest, and by how many nats."""
+    """One document's metrics in the choice form: whether the right choice is the likeliest, also for its length, and by how many nats."""
     logprobs = [logprob for logprob, _ in results]
     found = answers.margin(logprobs, int(doc["gold"]))
     if found is None or not math.isfinite(found):  # a question that the model has no positions for
-        return {"accuracy": 0.0, "margin": 0.0}
-    return {"accuracy": float(found > 0), "margin": found}
+        return {"accuracy": 0.0, "accuracy_norm": 0.0, "margin": 0.0}
+    norm = answers.likelier_a_character(logprobs, doc["choices"]) == int(doc["gold"])
+    return {"accuracy": float(found > 0), "accuracy_norm": float(norm), "margin": found}
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
