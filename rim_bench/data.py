@@ -80,6 +80,11 @@ class Task:
         return str(self.metadata.get("form", "generate"))
 
     @property
+    def asked(self) -> str:
+        """The task whose test questions this one asks: itself, or the one that its YAML names."""
+        return str(self.metadata.get("test_of", self.name))
+
+    @property
     def tolerance(self) -> float:
         """Largest absolute difference of equal numbers."""
         return float(self.metadata.get("tolerance", 0))
@@ -254,8 +259,8 @@ def evaluation_data(
     _check_request(task, steps, limit)
     if task.metadata["source"] == "generator":
         return _generated(task, "test", 0, limit)
-    of = task.metadata.get("test_of")
-    rows = _places(task if of is None or (files or {}).get("test") else load_task(of), data, files, allow_changed).load("test", steps)
+    source = task if task.asked == task.name or (files or {}).get("test") else load_task(task.asked)
+    rows = _places(source, data, files, allow_changed).load("test", steps)
     return make_dataset(rows.examples[:limit], rows.source, "test", rows.notes, rows.registered)
 
 

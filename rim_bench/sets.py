@@ -103,9 +103,9 @@ def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: R
     for run in runs:
         subject = Subject(run, options.device, options.data)
         missing, evaluated = dict(sets.missing), []
-        own = run.spec["task"]["name"]
-        missing.pop(own, None)
-        asked_of: list[tuple[str, Task | LmEvalTask]] = [(t.name, t) for t in sets.ours if t.name != own]
+        own = _asked_anyway(run, how.split)
+        missing = {name: reason for name, reason in missing.items() if name not in own}
+        asked_of: list[tuple[str, Task | LmEvalTask]] = [(t.name, t) for t in sets.ours if not {t.name, _asked(t, how.split)} & own]
         asked_of += [(PREFIX + t.name, t) for t in sets.theirs]
         for name, one in asked_of:
             try:
@@ -120,6 +120,16 @@ def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: R
                 reporter.note(str(error))
         record_omitted(run, missing, evaluated)
     return lines
+
+
+def _asked_anyway(run: Run, split: str) -> set[str]:
+    """A run's own task, and the one whose questions that asks."""
+    name = run.spec["task"]["name"]
+    return {name} | ({_asked(load_task(name), split)} if name in task_names() else set())
+
+
+def _asked(task: Task, split: str) -> str:
+    return task.asked if split == "test" else task.name
 
 
 def _ours(run: Run, task: Task, options: Options, reporter: Reporter, how: How, subject: Subject) -> str:

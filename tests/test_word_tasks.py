@@ -9,6 +9,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,12 @@ def test_asdiv_takes_the_number_in_front_of_the_unit_and_counts_what_it_leaves_o
     assert {e.question: e.answer for e in found.examples} == {
         f"Case {i}. How many?": a for i, a in ((0, "9"), (1, "1080"), (5, "0.5"), (6, "12"), (7, "5"))
     }
-    assert found.notes == ("3 of 8 rows are left out by rule: their answer is not one number",)
+    rule = "3 of 8 rows are left out by rule: their answer is not one number"
+    assert found.notes == (rule,)
+    published = load_task("asdiv")  # its size is that before the rule
+    known = replace(published, metadata=published.metadata | {"size": {"test": 8}})
+    assert evaluation_data(known).notes == (rule,)
+    assert "has 2,305, and no hash" in evaluation_data(published).notes[1]
 
 
 def test_platinum_leaves_rejected_rows_out_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
