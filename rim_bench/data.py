@@ -246,19 +246,17 @@ def evaluation_data(
     allow_changed: bool = False,
 ) -> Dataset:
     """The test set, or the validation set that `training_data` holds out; arguments and errors as there."""
-    if split == "validation":
-        if task.metadata["source"] != "generator":
-            _check_request(task, steps, limit)
-            places = _places(task, data, files, allow_changed)
-            refuse_test_file(places)
-            with contextlib.suppress(NoSplit):
-                return _validation_file(places, steps, limit)
-        return training_data(task, data=data, steps=steps, limit=limit, files=files, allow_changed=allow_changed)[1]
-    if split != "test":
+    if split not in ("validation", "test"):
         raise unknown("split", split, ("validation", "test"))
     _check_request(task, steps, limit)
     if task.metadata["source"] == "generator":
-        return _generated(task, "test", 0, limit)
+        return _generated(task, split, 0, limit)
+    if split == "validation":
+        places = _places(task, data, files, allow_changed)
+        refuse_test_file(places)
+        with contextlib.suppress(NoSplit):
+            return _validation_file(places, steps, limit)
+        return training_data(task, data=data, steps=steps, limit=limit, files=files, allow_changed=allow_changed)[1]
     source = task if task.asked == task.name or (files or {}).get("test") else load_task(task.asked)
     rows = _places(source, data, files, allow_changed).load("test", steps)
     return make_dataset(rows.examples[:limit], rows.source, "test", rows.notes, rows.registered)

@@ -53,7 +53,7 @@ def load(**metadata: Any) -> dict[str, Any]:
     }
     test = evaluation_data(task, **options)
     try:
-        if task.generated_training:  # enough to draw few-shot examples from: the first do not depend on how many there are
+        if "generator" in task.metadata:  # enough to draw few-shot examples from: the first do not depend on how many there are
             few = min(options["limit"] or FEW, FEW)
             train, validation = training_data(task, **{**options, "limit": few})[0], evaluation_data(task, split="validation", **options)
         else:
