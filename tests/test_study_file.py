@@ -132,7 +132,8 @@ def test_a_study_that_cannot_be_is_refused_before_anything_is_made(call: Callabl
         path = study(tmp_path, RECIPE.replace("train-flops=5e10", f"train-flops={budget}"))
         code, _, err = call("study", path)
         assert code == 2 and says in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
-    for key, says in (('suite = ["gsm-odd"]', "unknown suite 'gsm-odd'.*'gsm-ood'"), ('eval_tasks = ["svampp"]', "unknown task 'svampp'.*'svamp'")):
+    mistyped = {'suite = ["gsm-odd"]': "unknown suite 'gsm-odd'.*'gsm-ood'", 'eval_tasks = ["svampp"]': "unknown task 'svampp'.*'svamp'"}
+    for key, says in mistyped.items():
         code, _, err = call("study", study(tmp_path, RECIPE.replace('eval_tasks = ["chain_gate"]', key)))
         assert code == 2 and re.search(says, err), err
     assert not (tmp_path / "runs").exists()
