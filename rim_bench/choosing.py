@@ -1,5 +1,9 @@
 """The choice form of a task: which of a question's own answers a trained run finds more likely. Knows nothing of lm-eval.
 
+A choice's likelihood is the sum of its tokens' log-probabilities, nothing divided by its length and no end of text behind it. Where choices
+differ in length that favours the short ones, so that records also say what the likelihood over characters would choose (`correct_norm`, as
+lm-eval's `acc_norm`). From-scratch tokenizers give every name one token: there ProsQA's two options are equally long.
+
 The choices are sibling branches behind the method's prompt and `#### `, as they were trained, in one forward pass. A method that
 writes its steps (`Method.writes_steps`: cot) writes them first, greedily, up to the mark; its choices stand behind what it wrote,
 also where that ran into the cap (`capped` in the record). No method is asked without what it was trained to have in front of an answer.

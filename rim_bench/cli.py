@@ -107,7 +107,7 @@ def run(
     options = _options(locals())
     wanted = cli_data.wanted_sets(suite, eval_tasks, include_path, strict_sets)
     from rim_bench.run import Study
-    from rim_bench.sets import evaluate_sets, plan_sets
+    from rim_bench.sets import How, evaluate_sets, plan_sets
     from rim_bench.warm import evaluate_controls, warm_options
 
     study = Study(options)
@@ -120,7 +120,7 @@ def run(
         evaluate_controls(runs, needed, options, reporter)
         for request in warm_options(study, runs, needed):
             runs += Study(request).run(reporter)
-        evaluate_sets(runs, sets, options, reporter)
+        evaluate_sets(runs, sets, options, reporter, How(turned=False))
         for item in left:
             reporter.note(f"control {item.control.label} was not run: {item.reason}")
     _write_tables(runs, [], options.out, print_it=True)

@@ -7,6 +7,7 @@ lm_eval or datasets.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -77,6 +78,11 @@ class Task:
     def form(self) -> str:
         """How an item is asked: "generate" an answer, or "choice", the more likely of the item's choices."""
         return str(self.metadata.get("form", "generate"))
+
+    @property
+    def asked(self) -> str:
+        """The task whose test questions this one asks: itself, or the one that its YAML names."""
+        return str(self.metadata.get("test_of", self.name))
 
     @property
     def tolerance(self) -> float:
@@ -217,6 +223,7 @@ def training_data(
 
 def _generated_beside_files(task: Task, places: Places, steps: Steps, seed: int, limit: int | None) -> tuple[Dataset, Dataset]:
     """Generated training examples where no file has any; what is evaluated comes from files all the same."""
+    refuse_test_file(places)
     held = _validation_file(places, steps, limit)
     made = _generated(task, "train", seed, limit)
     note = f"no training file was given: {len(made.examples)} training examples are generated, validation and test are the published files"
@@ -239,18 +246,19 @@ def evaluation_data(
     allow_changed: bool = False,
 ) -> Dataset:
     """The test set, or the validation set that `training_data` holds out; arguments and errors as there."""
-    if split == "validation":
-        if task.generated_training and (places := _places(task, data, files, allow_changed)).find("train") is None:
-            _check_request(task, steps, limit)
-            return _validation_file(places, steps, limit)
-        return training_data(task, data=data, steps=steps, limit=limit, files=files, allow_changed=allow_changed)[1]
-    if split != "test":
+    if split not in ("validation", "test"):
         raise unknown("split", split, ("validation", "test"))
     _check_request(task, steps, limit)
     if task.metadata["source"] == "generator":
-        return _generated(task, "test", 0, limit)
-    of = task.metadata.get("test_of")
-    rows = _places(task if of is None or (files or {}).get("test") else load_task(of), data, files, allow_changed).load("test", steps)
+        return _generated(task, split, 0, limit)
+    if split == "validation":
+        places = _places(task, data, files, allow_changed)
+        refuse_test_file(places)
+        with contextlib.suppress(NoSplit):
+            return _validation_file(places, steps, limit)
+        return training_data(task, data=data, steps=steps, limit=limit, files=files, allow_changed=allow_changed)[1]
+    source = task if task.asked == task.name or (files or {}).get("test") else load_task(task.asked)
+    rows = _places(source, data, files, allow_changed).load("test", steps)
     return make_dataset(rows.examples[:limit], rows.source, "test", rows.notes, rows.registered)
 
 

@@ -32,6 +32,7 @@ from rim_bench.votes import TEMPERATURE, sampling_of, votes_record
 _LEFT_OUT = {
     "prompt_hash", "reference", "output", "task", "strict", "lm_eval_strict", "lm_eval_flexible", "latency_s", "batch_s", "batch_size"
 }  # of a curve point's items: what its run's default evaluation says, and times inside a batch  # fmt: skip
+CHOICE_RULE = "sum of token log-probabilities"
 REPEAT_ORDER = "rim-bench repeat 1"  # what the order of a repeat is drawn from
 UNTIL = ("\n\n",)  # as in the tasks' YAMLs: what is trained has single newlines
 
@@ -265,7 +266,9 @@ def _item(request: Request, example: Example, answered: Answered, decode_tokens:
     }
     if task.form == "choice":
         item["logprobs"] = answered.logprobs  # of the choices, in the question's order; in nats
-        item["margin"] = answers.margin(answered.logprobs, example.choices.index(example.answer))
+        right = example.choices.index(example.answer)
+        item["margin"] = answers.margin(answered.logprobs, right)
+        item["correct_norm"] = bool(answered.logprobs) and answers.likelier_a_character(answered.logprobs, example.choices) == right
     if answered.blocks:
         marks = [answers.score(text, example.answer, tolerance, task.kind) for text in answered.blocks]
         item["blocks"] = [{"answer": m.answer, "correct": m.correct} for m in marks]
@@ -280,8 +283,8 @@ def _slim(item: dict[str, Any]) -> dict[str, Any]:
 def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task) -> None:
     """lm-eval's aggregate and our records must say the same, or neither can be trusted."""
     metrics = results["results"][task.lm_eval_name]
-    pairs = (("accuracy", "correct"), ("strict_match", "lm_eval_strict"), ("flexible_extract", "lm_eval_flexible"))
-    for name, field in pairs[:1] if task.form == "choice" else pairs:
+    pairs = [("accuracy", "correct"), ("strict_match", "lm_eval_strict"), ("flexible_extract", "lm_eval_flexible")]
+    for name, field in [pairs[0], ("accuracy_norm", "correct_norm")] if task.form == "choice" else pairs:
         (theirs,) = [float(v) for k, v in metrics.items() if k.split(",")[0] == name]
         ours = sum(bool(i[field]) for i in items) / len(items)
         if abs(ours - theirs) > 1e-9:
@@ -320,6 +323,7 @@ def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict
         "curve": request.curve,
         "knob": request.knob(lm.trained.method),
         **({"repeat": True} if request.repeat else {}),
+        **({"choice": CHOICE_RULE} if request.task.form == "choice" else {}),
         "settings": {
             "max_tokens": request.max_tokens,
             "batch_size": request.batch_size,

@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from rim_bench import chosen, matching
-from rim_bench.compare import QUICK, Accuracy, Row, Scope
+from rim_bench.compare import Accuracy, Row, Scope
 from rim_bench.contests import Contest, Place, ranking
 from rim_bench.curves import COSTS, Need, Point, Track, cheapest, front, joined, shared_span
 from rim_bench.equal_cost import Difference, Field, default_costs, differences
 from rim_bench.files import Record
 from rim_bench.naming import backbone_label
 from rim_bench.pairing import Pair, pairs
+from rim_bench.stamps import stamp
 from rim_bench.stats import Interval
 
 TARGETS = (0.25, 0.5, 0.75, 0.9)  # accuracies whose FLOPs are looked up
@@ -144,7 +145,7 @@ class Sheet:
         group, contest = self.contest.group, self.contest
         facts = group.facts
         base: Record = {
-            "stamp": QUICK if group.quick else "", "task": facts.task, "split": facts.split, "division": contest.division,
+            "stamp": stamp(group.rows), "task": facts.task, "split": facts.split, "division": contest.division,
             "budget_kind": contest.kind, "budget_asked": contest.asked,
         }  # fmt: skip
         whole = {

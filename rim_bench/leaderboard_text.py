@@ -13,6 +13,7 @@ from rim_bench.leaderboard_sheet import TARGETS, Sheet
 from rim_bench.naming import backbone_label, leaves
 from rim_bench.pairing import ALONE, rule_notes
 from rim_bench.render import Grid, Section
+from rim_bench.stamps import changed_notes
 from rim_bench.stats import RESAMPLES
 
 NAMES = {"flops": "FLOPs per item", "passes": "sequential passes", "latency": "latency"}
@@ -174,6 +175,7 @@ def _notes(sheet: Sheet) -> Iterator[str]:
         text = " All accuracies are at the floor and cannot be ranked." if low else ""
         yield f"Floor ({scope.name}): the best constant answer ({answer!r}) scores {cells.pct(share)} %.{text}"
     yield from chosen.notes(group.rows)
+    yield from changed_notes(group.rows)
     if group.quick:
         yield f"{QUICK}."
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rim_bench.data import Task, load_task, task_names
 from rim_bench.suites import Suite, load_suite, suites
+from rim_bench.task_file import forms
 
 _SPLITS = ("train", "validation", "test")
 
@@ -63,8 +64,8 @@ def _full(task: Task) -> list[str]:
         "size": ", ".join(f"{s} {n:,}" for s, n in sizes(task).items()) or ("not stated" if places else "as many rows as your files have"),
         "source": _source(task),
         "licence": given.get("licence", "not stated"),
-        "answers": given.get("kind", "number") + (f", equal within {task.tolerance:g}" if task.tolerance else ""),
-        "levels": ", ".join(given["levels"].get("test", ())) if given["source"] == "generator" else given.get("fields", {}).get("level"),
+        "answers": _answers(task),
+        "levels": _levels(task),
         "OOD levels": ", ".join(task.ood_levels),
         "traps": given.get("note"),
     }
@@ -73,6 +74,23 @@ def _full(task: Task) -> list[str]:
         if value:
             lines += textwrap.wrap(f"{key}: {value}", 110, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
     return lines
+
+
+def _answers(task: Task) -> str:
+    given = task.metadata
+    if task.form == "choice":
+        return "the likelier of an item's choices (the sum of its tokens' log-probabilities)"
+    relative = given.get("relative_tolerance")
+    beside = f", and within {float(relative):g} of its size" if relative is not None else ""
+    return str(given.get("kind", "number")) + (f", equal within {task.tolerance:g}{beside}" if task.tolerance else "")
+
+
+def _levels(task: Task) -> str:
+    """The levels of generated items, or the fields of a row that hold them."""
+    given = task.metadata
+    if given["source"] == "generator":
+        return ", ".join(given["levels"].get("test", ()))
+    return ", ".join(dict.fromkeys(form["level"] for form in forms(given) if form.get("level")))
 
 
 def _source(task: Task) -> str:

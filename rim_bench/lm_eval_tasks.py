@@ -26,6 +26,7 @@ from lm_eval.tasks import TaskManager
 
 from rim_bench.answering import Answered
 from rim_bench.backbone import RECORD
+from rim_bench.data import task_names
 from rim_bench.errors import UsageError
 from rim_bench.files import canonical, read_json
 from rim_bench.lm_task import PROMPT_DIFFERS, RimLM, _apart
@@ -103,7 +104,7 @@ def load_lm_eval_tasks(names: Sequence[str], include_path: Path | None = None) -
             manager = TaskManager(include_path=None if include_path is None else str(include_path))
     for name in names:
         if name not in manager.all_tasks:
-            near = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.6)
+            near = difflib.get_close_matches(name, [*task_names(), *manager.all_tasks], n=3, cutoff=0.6)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             where = "" if include_path is None else f" (lm-eval drops a YAML in {str(include_path)!r} whose `include:` is not found)"
             raise UsageError(f"unknown task {name!r}: it is neither in `rim-bench list tasks` nor among lm-eval's{where}{hint}")

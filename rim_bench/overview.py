@@ -8,8 +8,9 @@ from typing import Any
 from rim_bench import cells
 from rim_bench.compare import QUICK, Evaluated, Group, Row
 from rim_bench.files import Record, canonical
-from rim_bench.naming import backbone_short
+from rim_bench.naming import backbone_label, backbone_short
 from rim_bench.render import Grid, Section
+from rim_bench.stamps import CHANGED, changed_questions
 from rim_bench.store import Run
 
 LM_EVAL = "lm_eval"  # the folder in a run's own that `rim_bench.lm_eval_tasks` writes
@@ -69,8 +70,7 @@ def marks(group: Group) -> list[str]:
     """What sets a set apart from the one that its name promises."""
     parts = [p for r in group.rows for p in r.parts]
     cuts = sorted({p.cut for p in parts if p.cut is not None})
-    changed = any(p.summary.get("data_registered") is False for p in parts)
-    return [f"first {cut:,} rows" for cut in cuts] + (["changed data"] if changed else [])
+    return [f"first {cut:,} rows" for cut in cuts] + ([CHANGED] if changed_questions(group.rows) else [])
 
 
 def _section(groups: Sequence[Group]) -> Section | None:
@@ -86,8 +86,9 @@ def _section(groups: Sequence[Group]) -> Section | None:
     kept = [at for at in found.values() if len(at) > 1 or next(iter(at.values())).first.default]
     labels = _labels(kept)
     heads, sets = [], []
-    for group in ordered:
-        scope, facts = group.scopes[0], group.facts
+    columns = [(k, g, scope) for k, g in enumerate(ordered) for scope in g.scopes if not scope.level]
+    for _, group, scope in columns:
+        facts = group.facts
         title = facts.task if len(group.scopes) == 1 else f"{facts.task}, {scope.title}"
         told = (facts.split, f"n={len(scope.ids):,}", f"data {facts.data[:8]}", *marks(group))
         heads.append(f"{title} % ({', '.join(told)})")
@@ -95,8 +96,8 @@ def _section(groups: Sequence[Group]) -> Section | None:
         sets.append((f"{title}{mark}", f"{len(scope.ids):,}", facts.data[:8], facts.split))
     lines, values = [], []
     for label, at in zip(labels, kept, strict=True):
-        accuracies = [at[k].accuracy(g.scopes[0].ids) if k in at else None for k, g in enumerate(ordered)]
-        floors = [k in at and g.at_floor(at[k], g.scopes[0]) for k, g in enumerate(ordered)]
+        accuracies = [at[k].accuracy(scope.ids) if k in at else None for k, _, scope in columns]
+        floors = [k in at and g.at_floor(at[k], scope) for k, g, scope in columns]
         lines.append((label, *("-" if a is None else cells.accuracy(a, f) for a, f in zip(accuracies, floors, strict=True))))
         values.append(["-" if a is None else cells.pct(a.value) + "°" * f for a, f in zip(accuracies, floors, strict=True)])
     caption = "Accuracy %, Wilson 95 % intervals; each set is a measurement of its own, and none is averaged with another"
@@ -127,10 +128,7 @@ def _labels(kept: Sequence[Mapping[int, Row]]) -> list[str]:
 
 def lm_eval_section(runs: Iterable[Run]) -> list[Section]:
     """A section of what lm-eval's own scorers said of lm-eval's own tasks; none without any. Nothing in it is ranked or paired."""
-    found: list[tuple[Run, Record]] = []
-    for run in sorted(runs, key=lambda r: r.id):
-        found += [(run, summary) for summary in Run(run.path / LM_EVAL).evaluations().values()]
-    if not found:
+    if not (found := _stored(runs)):
         return []
     columns: dict[str, tuple[str, str]] = {}  # what makes a column one, as text -> its task and metric
     rows: dict[str, dict[str, str]] = {}
@@ -152,6 +150,33 @@ def lm_eval_section(runs: Iterable[Run]) -> list[Section]:
         "What differs in version, number of shots, limit or documents stands in columns of its own."
     )
     return [Section("lm-eval tasks", (grid,), (first, *notes))]
+
+
+LM_EVAL_COLUMNS = ("metric", "metric_value", "metric_stderr")
+
+
+def lm_eval_records(runs: Iterable[Run]) -> list[Record]:
+    """A CSV line for each of lm-eval's metrics: its value stands in columns of its own, for it is no accuracy of ours."""
+    out: list[Record] = []
+    for run, s in _stored(runs):
+        method = run.spec["method"]
+        base: Record = {
+            "stamp": QUICK if s.get("quick") or run.spec.get("quick") else "", "task": f"lm-eval:{s['task']}",
+            "task_version": s["task_version"],
+            "evaluator_version": f"lm-eval {s['lm_eval_version']}", "data_sha256": s["evaluated_sha256"], "split": s["split"],
+            "train_sha256": run.spec["task"].get("train_sha256"), "backbone": backbone_label(run.spec.get("backbone")),
+            "method": method["name"], "label": _row(run, s), "start": run.spec.get("start"), "effort": s.get("effort"),
+            "seeds": str(run.spec.get("seed", 0)), "run_ids": run.id, "set": f"all, {s['num_fewshot']}-shot", "n": s["documents"],
+            "limit": s.get("limit"),
+        }  # fmt: skip
+        out += [base | dict(zip(LM_EVAL_COLUMNS, (m, value, s["stderr"].get(m)), strict=True)) for m, value in s["metrics"].items()]
+    return out
+
+
+def _stored(runs: Iterable[Run]) -> list[tuple[Run, Record]]:
+    """Every evaluation by lm-eval's own scorers, by run."""
+    ordered = sorted(runs, key=lambda r: r.id)
+    return [(run, summary) for run in ordered for summary in Run(run.path / LM_EVAL).evaluations().values()]
 
 
 def _head(summary: Record, metric: str) -> str:

@@ -12,6 +12,7 @@ from rim_bench.compare import ORDER, QUICK, Evaluated, Group, Row, Scope, budget
 from rim_bench.errors import UsageError
 from rim_bench.files import Record, write_bytes_atomic
 from rim_bench.matching import budget_text
+from rim_bench.stamps import stamp
 from rim_bench.store import Run
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _title(group: Group, heading: str) -> str:
     if starts and {r.first.spec.get("start") for r in group.rows} == set(starts):
         facts.insert(0, "all from " + ", ".join(starts))
     facts += [f"first {cut:,} rows only" for cut in sorted({p.cut for p in parts if p.cut is not None})]
-    return f"{heading}\n{'; '.join(facts)}" + (f"; {QUICK}" if group.quick else "")
+    return f"{heading}\n{'; '.join(facts)}" + (f"; {told}" if (told := stamp(group.rows)) else "")
 
 
 def _name(row: Row, group: Group) -> str:

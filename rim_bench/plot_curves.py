@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rim_bench import cells, matching
-from rim_bench.compare import QUICK, Scope
+from rim_bench.compare import Scope
 from rim_bench.contests import Contest
 from rim_bench.curves import COSTS, Track
 from rim_bench.errors import UsageError
 from rim_bench.plot import _STYLE, _check_suffix, _look, _save, _stamp
+from rim_bench.stamps import stamp
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +81,8 @@ def curve_plot(contests: Sequence[Contest], kind: str, path: Path) -> None:
 
 def _title(contest: Contest) -> str:
     seeds = sorted({p.seed for r in contest.group.rows for p in r.parts})
-    facts = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" + (f"; {QUICK}" if contest.group.quick else "")
+    told = f"; {marks}" if (marks := stamp(contest.group.rows)) else ""
+    facts = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" + told
     head, _, budget = contest.title.rpartition(": ")
     rows = contest.ending.strip(" ()")
     return f"{head}\n{budget}; {rows + '; ' if rows else ''}{facts}"

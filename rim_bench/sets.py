@@ -90,6 +90,7 @@ class How:
     effort: int | None = None
     sampling: Sampling | None = None
     split_passes: bool = False
+    turned: bool = True  # whether a cap of tokens is a knob that was turned; else it is the setting of all runs
 
 
 def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: Reporter, how: How | None = None) -> list[str]:
@@ -102,9 +103,9 @@ def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: R
     for run in runs:
         subject = Subject(run, options.device, options.data)
         missing, evaluated = dict(sets.missing), []
-        own = run.spec["task"]["name"]
-        missing.pop(own, None)
-        asked_of: list[tuple[str, Task | LmEvalTask]] = [(t.name, t) for t in sets.ours if t.name != own]
+        own = _asked_anyway(run, how.split)
+        missing = {name: reason for name, reason in missing.items() if name not in own}
+        asked_of: list[tuple[str, Task | LmEvalTask]] = [(t.name, t) for t in sets.ours if not {t.name, _asked(t, how.split)} & own]
         asked_of += [(PREFIX + t.name, t) for t in sets.theirs]
         for name, one in asked_of:
             try:
@@ -121,14 +122,25 @@ def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: R
     return lines
 
 
+def _asked_anyway(run: Run, split: str) -> set[str]:
+    """A run's own task, and the one whose questions that asks."""
+    name = run.spec["task"]["name"]
+    return {name} | ({_asked(load_task(name), split)} if name in task_names() else set())
+
+
+def _asked(task: Task, split: str) -> str:
+    return task.asked if split == "test" else task.name
+
+
 def _ours(run: Run, task: Task, options: Options, reporter: Reporter, how: How, subject: Subject) -> str:
     """One of our own sets; returns its accuracy in words."""
     steps: Any = options.steps if task.metadata["source"] == "annotated" else "equations"
     shipped = task.name in task_names() and load_task(task.name).path == task.path
     asked_of = dataclasses.replace(options, task=task.name if shipped else str(task.path), files=None, steps=steps)
     summary = evaluate_stored(
-        run, asked_of, how.effort, how.split, reporter, sampling=how.sampling, split_passes=how.split_passes, subject=subject
-    )
+        run, asked_of, how.effort, how.split, reporter, sampling=how.sampling, split_passes=how.split_passes, subject=subject,
+        turned=how.turned,
+    )  # fmt: skip
     items = run.read_items(next(key for key, stored in run.evaluations().items() if stored == summary))
     correct = sum(bool(i["correct"]) for i in items)
     return f"{100 * correct / len(items):.2f} % of {len(items)} ({task.title}, {how.split})"

@@ -98,11 +98,7 @@ def read_file(path: Path) -> list[Row]:
     Raises:
         UsageError: no such file, not UTF-8, not JSON, or rows that are not objects; with the line.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from None
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    raw = read_raw(path)
     if raw.lstrip()[:1] == b"[":
         return _read_array(path, raw)
     rows = []
@@ -115,6 +111,21 @@ def read_file(path: Path) -> list[Row]:
     return rows
 
 
+def read_raw(path: Path) -> bytes:
+    """A data file whole, without a byte order mark.
+
+    Raises:
+        UsageError: no such file, or a pointer to it where Git LFS has not fetched it.
+    """
+    try:
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise UsageError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from None
+    if raw.startswith(b"version https://git-lfs"):
+        raise UsageError(f"data file {str(path)!r} is a Git LFS pointer, not the data: fetch it with `git lfs pull`")
+    return raw
+
+
 def read_text(path: Path) -> str:
     """A text file whole.
 
@@ -122,9 +133,7 @@ def read_text(path: Path) -> str:
         UsageError: no such file, or not UTF-8.
     """
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from None
+        return read_raw(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from rim_bench.errors import UsageError
-from rim_bench.sources import Row
+from rim_bench.sources import Row, read_raw
 
 _STEPS: Final = re.compile(r"\s*(?:<<[^<>\n]*>>\s*)*")
 _STEP: Final = re.compile(r"<<[^<>\n]*>>")
@@ -25,12 +25,7 @@ def read_step_text(path: Path) -> list[Row]:
     Raises:
         UsageError: no such file, not UTF-8, no rows, or a line of another form.
     """
-    try:
-        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise UsageError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from None
-    if raw.startswith(b"version https://git-lfs"):
-        raise UsageError(f"data file {str(path)!r} is a Git LFS pointer, not the data: fetch it with `git lfs pull`")
+    raw = read_raw(path)
     rows = []
     for number, line in enumerate(raw.split(b"\n"), 1):
         if line.strip():

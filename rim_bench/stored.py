@@ -75,10 +75,12 @@ def evaluate_stored(
     split_passes: bool = False,
     repeat: bool = False,
     subject: Subject | None = None,
+    turned: bool = True,
 ) -> dict[str, Any]:
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named.
 
-    `subject` is the run once loaded, where several evaluations share it.
+    `subject` is the run once loaded, where several evaluations share it. Another cap than the task's recipe has is a knob that was turned,
+    or (`turned` False) the setting of a whole comparison, as in `rim-bench run --max-tokens`.
     """
     if split != "validation" and (reason := kept_apart(run.spec)):
         raise CannotBeAsked(f"run {run.id} is not evaluated on {split}: {reason}; `rim-bench run` makes runs that are")
@@ -86,7 +88,7 @@ def evaluate_stored(
     request = stored_request(run, options, split)
     usual = int(request.task.recipe.get("max_tokens", 128))
     drawn = {} if sampling is None else votes_record(sampling)
-    capped = request.max_tokens != usual
+    capped = turned and request.max_tokens != usual
     request = dataclasses.replace(request, effort=effort, capped=capped, split_passes=split_passes, repeat=repeat, **drawn)
     with run.lock():
         stored = evaluated(run, request)

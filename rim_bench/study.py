@@ -6,6 +6,7 @@
     budgets = ["examples=38400", "train-flops=4.7e12"]
     sweep = ["train-flops=4.7e12"]                      # inference curves: of these budgets' runs; true = of all
 
+    suite = ["gsm-ood"]                                 # further evaluation sets, as are eval_tasks = ["svamp", ...]
     tune = "lr=1e-4..3e-3"                              # and trials = 5: learning rates, for every method at every budget
 
 Other keys are the options of `rim-bench run`; `[set]` holds methods' fields (`"rim.K" = 4`), `[backbone]` the backbone's numbers.
@@ -32,7 +33,7 @@ PLAIN: dict[str, type | tuple[type, ...]] = {
     "lr": float, "max_tokens": int, "eval_batch_size": int, "quick": bool, "checkpoint": str, "checkpoint_points": int,
 }  # fmt: skip
 TUNE: dict[str, type | tuple[type, ...]] = {"tune": str, "trials": int, "tune_share": float}  # together they are one option
-LISTS: dict[str, type] = {"methods": str, "seeds": int, "budgets": str}
+LISTS: dict[str, type] = {"methods": str, "seeds": int, "budgets": str, "suite": str, "eval_tasks": str}
 KEYS = (*LISTS, *PLAIN, *TUNE, "sweep", "set", "backbone")
 
 
@@ -43,6 +44,8 @@ class StudyFile:
     path: Path
     requests: tuple[Options, ...]
     swept: tuple[bool, ...]  # by request: whether its runs get inference curves
+    suites: tuple[str, ...] = ()  # of further evaluation sets for every run
+    eval_tasks: tuple[str, ...] = ()  # such sets by themselves
 
     @property
     def out(self) -> Path:
@@ -84,18 +87,23 @@ def read_study(path: Path, *, data: Path | None = None, device: str | None = Non
     same["tune"] = parse_tune(*(given.get(key) for key in TUNE))
     budgets: list[dict[str, Any]] = [dict(parse_budget(b)) for b in given.get("budgets", [])] or [{}]
     swept = [sweep] * len(budgets) if isinstance(sweep, bool) else [name in sweep for name in asked]
-    return StudyFile(path, tuple(Options(**same, **budget) for budget in budgets), tuple(swept))
+    requests = tuple(Options(**same, **budget) for budget in budgets)
+    return StudyFile(path, requests, tuple(swept), tuple(given.get("suite", ())), tuple(given.get("eval_tasks", ())))
 
 
 def run_study(study: StudyFile, reporter: Reporter) -> list[Run]:
-    """Train and evaluate every run of a study that is not done yet, then its inference curves; returns the runs, by budget and seed."""
+    """Train and evaluate every run of a study that is not done yet, on all its sets, then its inference curves; returns the runs, by
+    budget and seed."""
     from rim_bench.run import Study
+    from rim_bench.sets import How, Wanted, evaluate_sets, plan_sets
     from rim_bench.sweep import sweep
 
     studies = [Study(request) for request in study.requests]
     for one in studies:  # all of them before the first trains
         one.check_budget()
+    sets = plan_sets(Wanted(study.suites, study.eval_tasks), study.requests[0], reporter)
     made = [one.run(reporter) for one in studies]
+    evaluate_sets([run for runs in made for run in runs], sets, study.requests[0], reporter, How(turned=False))
     if chosen := [run for runs, swept in zip(made, study.swept, strict=True) if swept for run in runs]:
         sweep(chosen, study.requests[0], reporter)
     return [run for runs in made for run in runs]

@@ -15,11 +15,12 @@ from rim_bench.errors import UsageError
 from rim_bench.files import Record
 from rim_bench.naming import backbone_label, leaves
 from rim_bench.omitted import omitted_lines
-from rim_bench.overview import lm_eval_section, overview, trained_elsewhere, transfer_notes
+from rim_bench.overview import LM_EVAL_COLUMNS, lm_eval_records, lm_eval_section, overview, trained_elsewhere, transfer_notes
 from rim_bench.pairing import Pair, pairs, rule_notes
 from rim_bench.references import References
 from rim_bench.render import Grid, Section, Table
 from rim_bench.selection import ON_TEST
+from rim_bench.stamps import changed_notes, stamp
 from rim_bench.stats import mean, wilson
 from rim_bench.store import Damaged, Run
 
@@ -178,6 +179,7 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     answer, share = group.floor(head)
     what = answer if answer == GUESS else f"the best constant answer ({answer!r})"
     notes.append(f"Floor: {what} scores {cells.pct(share)} % ({head.title}).")
+    notes += _choice_note(group)
     if all(group.at_floor(r, head) for r in group.rows):
         notes.append("All accuracies are at the floor and cannot be ranked.")
     if any(len(r.parts) > 1 for r in group.rows):
@@ -191,11 +193,7 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
         notes.append(f"Throughput latencies: medians of questions answered {' or '.join(f'{b:,}' for b in batches)} at a time.")
     notes += [*matching.evaluation_notes(parts), *transfer_notes(parts)]
     notes += dict.fromkeys(f"Questions: {note}." for p in parts for note in p.summary.get("data_notes") or ())
-    if any(p.summary.get("data_registered") is False for p in parts):
-        notes.append("CHANGED DATA: the questions are not the set that the task registers (--allow-changed-data).")
-    trained = sorted({r.label for r in group.rows for p in r.parts if (p.spec.get("task") or {}).get("registered") is False})
-    if trained:
-        notes.append(f"CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): {', '.join(trained)}.")
+    notes += changed_notes(group.rows)
     cuts = sorted({p.cut for p in parts if p.cut is not None})
     notes += [f"First {cut:,} rows only: not the full set." for cut in cuts]
     notes += [f"{r.label}: {r.first.summary['prompt_note']}." for r in group.rows if r.first.summary.get("prompt_note")]
@@ -204,6 +202,16 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
     if group.quick:
         notes.append(f"{QUICK}.")
     return tuple(notes)
+
+
+def _choice_note(group: Group) -> list[str]:
+    """By what an item's choice was made, and what it would be for the choices' lengths; nothing of answers that were generated."""
+    rules = sorted({str(rule) for r in group.rows for p in r.parts if (rule := p.summary.get("choice")) is not None})
+    if not rules:
+        return []
+    title = group.scopes[0].title
+    rates = ", ".join(f"{r.label} {cells.pct(r.item_mean('correct_norm', group.scopes[0].ids))} %" for r in group.rows)
+    return [f"Chosen by the {' or '.join(rules)}; by that over the choice's characters (lm-eval's acc_norm), {title}: {rates}."]
 
 
 def _pair_notes(found: Sequence[Pair]) -> list[str]:
@@ -242,7 +250,7 @@ def _records(group: Group, flagged: Sequence[flags.Flag]) -> list[Record]:
     for row in group.rows:
         first = row.first
         base: Record = {
-            "stamp": QUICK if row.quick else "", "task": facts.task, "task_version": facts.task_version,
+            "stamp": stamp([row]), "task": facts.task, "task_version": facts.task_version,
             "evaluator_version": facts.evaluator_version, "data_sha256": facts.data, "split": facts.split,
             "backbone": backbone_label(first.spec.get("backbone")), "method": row.method,
             "label": row.label, "start": first.spec.get("start"), "effort": first.summary.get("effort"),
@@ -346,7 +354,7 @@ def comparison(
         title_ = f"{heading} ({QUICK})" if group.quick else heading
         sections.append(Section(title_, (*grids, *beside), (*_notes(group, found), *told), brief))
     sections += splits.split_sections(by_splits) + lm_eval_section(runs)
-    records += splits.split_records(by_splits)
-    columns = (*CSV_COLUMNS, *chosen.extra_columns(records, (*chosen.COLUMNS, *splits.COLUMNS)))
+    records += splits.split_records(by_splits) + lm_eval_records(runs)
+    columns = (*CSV_COLUMNS, *chosen.extra_columns(records, (*chosen.COLUMNS, *splits.COLUMNS, *LM_EVAL_COLUMNS)))
     quick = any(g.quick for g in groups) or any(s.quick for s in by_splits)
     return Table(title, quick, tuple(sections), tuple(records), columns, tuple(left_out))

@@ -20,6 +20,7 @@ from rim_bench.errors import UsageError
 from rim_bench.evidence_stats import Clustered
 from rim_bench.files import Record, canonical
 from rim_bench.pairing import ALONE, Contrast, adjusted, contrasts, differing
+from rim_bench.stamps import changed_notes
 from rim_bench.stats import Interval
 from rim_bench.store import Run, Store
 
@@ -329,7 +330,7 @@ def _sentence(reading: Reading) -> str:
 
 
 def _notes(rows: Sequence[Row], main: Reading, tests: int) -> list[str]:
-    notes = [f"{QUICK_NOTE}: {r.label}" for r in rows if r.quick]
+    notes = [f"{QUICK_NOTE}: {r.label}" for r in rows if r.quick] + changed_notes(rows)
     if len({canonical(r.first.spec.get("backbone")) for r in rows}) > 1:
         notes.append("Other backbones: the difference is not that of the methods alone.")
     if len({r.first.settings.get("dtype") for r in rows} | {None}) > 2:

@@ -184,6 +184,15 @@ def margin(logprobs: Sequence[float], right: int) -> float | None:
     return logprobs[right] - max(others) if others else None
 
 
+def likelier_a_character(logprobs: Sequence[float], choices: Sequence[str]) -> int | None:
+    """The choice that is likeliest for its length: log-likelihood over characters, as lm-eval's `acc_norm` (0.4.13); None where two tie.
+
+    A choice of more tokens has more factors below 1, so that the plain sum favours short ones.
+    """
+    shares = [value / max(1, len(text)) for value, text in zip(logprobs, choices, strict=True)]
+    return shares.index(max(shares)) if shares and shares.count(max(shares)) == 1 else None
+
+
 def lm_eval_strict(output: str, reference: str) -> bool:
     """lm-eval 0.4.13's `gsm8k` exact_match under its `strict-match` filter: the first `#### NUMBER`, as a string."""
     match = _LM_EVAL_STRICT.search(output)

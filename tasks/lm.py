@@ -53,7 +53,7 @@ def load(**metadata: Any) -> dict[str, Any]:
     }
     test = evaluation_data(task, **options)
     try:
-        if task.generated_training:  # enough to draw few-shot examples from: the first do not depend on how many there are
+        if "generator" in task.metadata:  # enough to draw few-shot examples from: the first do not depend on how many there are
             few = min(options["limit"] or FEW, FEW)
             train, validation = training_data(task, **{**options, "limit": few})[0], evaluation_data(task, split="validation", **options)
         else:
@@ -119,12 +119,13 @@ def _gold(task: Task, example: Example) -> int:
 
 
 def choose(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
-    """One document's metrics in the choice form: whether the right choice is the likeliest, and by how many nats."""
+    """One document's metrics in the choice form: whether the right choice is the likeliest, also for its length, and by how many nats."""
     logprobs = [logprob for logprob, _ in results]
     found = answers.margin(logprobs, int(doc["gold"]))
     if found is None or not math.isfinite(found):  # a question that the model has no positions for
-        return {"accuracy": 0.0, "margin": 0.0}
-    return {"accuracy": float(found > 0), "margin": found}
+        return {"accuracy": 0.0, "accuracy_norm": 0.0, "margin": 0.0}
+    norm = answers.likelier_a_character(logprobs, doc["choices"]) == int(doc["gold"])
+    return {"accuracy": float(found > 0), "accuracy_norm": float(norm), "margin": found}
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

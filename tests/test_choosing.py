@@ -6,27 +6,36 @@ import json
 import math
 from pathlib import Path
 
+import engine
 import pytest
 import torch
+from conftest import unregistered
 from test_lm_task import Silent, _light  # noqa: F401 - the fixture is used by being there
 
 from rim_bench import timing
 from rim_bench.answering import ANSWER, Answerer
+from rim_bench.baselines.coconut import Coconut
+from rim_bench.baselines.cot import ChainOfThought
+from rim_bench.baselines.direct import Direct
 from rim_bench.choosing import Chooser
-from rim_bench.data import evaluation_data, load_task
+from rim_bench.data import evaluation_data
 from rim_bench.errors import UsageError
 from rim_bench.evaluate import Request, evaluate
 from rim_bench.layout import Layout, Segment
 from rim_bench.lm_task import RimLM, through_lm_eval
+from rim_bench.method import Method
+from rim_bench.models.rim import Rim
 from rim_bench.run import Study
 from rim_bench.run_options import Options
 from rim_bench.store import Run
+from rim_bench.tables import comparison
 from rim_bench.tasks import prosqa
-from rim_bench.tasks.answers import margin
+from rim_bench.tasks.answers import likelier_a_character, margin
+from rim_bench.tasks.lm import choose
 from rim_bench.trained import Trained, load_trained
 
 METHODS = ("direct", "cot", "coconut", "rim")
-TASK = load_task("prosqa_choice")
+TASK = unregistered("prosqa_choice")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +57,7 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
         out=tmp_path_factory.mktemp("choice") / "results",
         model="tiny",
         backbone={"width": 16, "layers": 1, "max_positions": 320},
+        allow_changed_data=True,
         limit=24,
         examples=64,
         batch_size=8,
@@ -111,6 +121,30 @@ def test_a_choice_is_the_likelier_answer_behind_the_methods_own_prompt(name: str
             assert answered.text == f"{ANSWER} {example.choices[wanted.index(max(wanted))]}"
 
 
+@pytest.mark.parametrize("family", ["tiny", "tiny-gpt2"])
+@pytest.mark.parametrize("method", [Direct(), ChainOfThought(), Coconut(c=2, latent_stages=2), Rim(K=3)], ids=lambda m: m.name)
+def test_likelihoods_are_those_of_a_plain_forward_pass(method: Method, family: str) -> None:
+    """Hugging Face's own forward of prompt and answer, one after the other, with nothing of the engine; options of other lengths too."""
+    backbone = engine.model(family)
+    one = Trained(backbone, method, torch.nn.ModuleDict(), {})
+    offered = {backbone.encode(q): c for q, c in (("some text 1 2 3", ("some 1.", "to count 2 3 text.")), ("count", ("a.", "zzz yy.")))}
+    chooser = Chooser(Answerer(one), offered)
+    prompts = [chooser.prompt(q) for q in offered]
+    with torch.inference_mode():
+        for prompt, answered, texts in zip(prompts, chooser.answer(prompts, 6, (), list(offered)), offered.values(), strict=True):
+            base, after = prompt, prompt.resume[0]
+            if method.writes_steps:
+                (written,) = Answerer(one).complete([prompt], 6, chooser.stop((ANSWER,)))[0]
+                assert written.tokens and ANSWER[0] not in backbone.decode(written.tokens)
+                base, after = prompt.grow(Segment("steps", after, written.tokens)), "steps"
+            whole = [backbone.encode(f"{ANSWER} {text}") for text in texts]
+            mark = next(m for m in (backbone.encode(f"{ANSWER} "), backbone.encode(ANSWER)) if all(w[: len(m)] == m for w in whole))
+            for tokens, found in zip(whole, answered.logprobs, strict=True):
+                logits = engine.reference(backbone, base.grow(Segment("answer", after, tokens)), "answer")[-len(tokens) - 1 : -1]
+                wanted = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[len(mark) :, 0].sum()
+                assert found == pytest.approx(float(wanted), abs=2e-4)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_lm_eval_and_the_records_say_the_same(name: str, runs: dict[str, Run], folder: Path) -> None:
     run = runs[name]
@@ -123,6 +157,8 @@ def test_lm_eval_and_the_records_say_the_same(name: str, runs: dict[str, Run], f
         right = by_id[item["id"]].choices.index(item["reference"])
         assert item["margin"] == pytest.approx(item["logprobs"][right] - item["logprobs"][1 - right])
         assert item["correct"] == (item["margin"] > 0) and item["chance"] == 0.5
+        mine, other = (item["logprobs"][k] / len(by_id[item["id"]].choices[k]) for k in (right, 1 - right))
+        assert item["correct_norm"] == (mine > other)
         assert item["output"].removeprefix("#### ") in by_id[item["id"]].choices and not item["unparseable"]
 
 
@@ -130,7 +166,7 @@ def test_the_validation_split_is_chosen_without_lm_eval(
     trained: dict[str, Trained], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "TIMED", 2)
-    request = Request(TASK, folder, split="validation", max_tokens=12)
+    request = Request(TASK, folder, allow_changed=True, split="validation", max_tokens=12)
     items, summary = evaluate(trained["rim"], request)
     assert summary["n"] == 6 and all(len(i["logprobs"]) == 2 for i in items)
     assert summary["latency"]["full_ms"]["median"] > 0
@@ -150,7 +186,7 @@ def test_cot_is_asked_behind_its_steps_and_nobody_else_writes_any(trained: dict[
 
 def test_what_cannot_choose_is_refused(trained: dict[str, Trained], folder: Path) -> None:
     with pytest.raises(UsageError, match="a choice by likelihood is not sampled"):
-        evaluate(trained["direct"], Request(TASK, folder, votes=3, max_tokens=12))
+        evaluate(trained["direct"], Request(TASK, folder, allow_changed=True, votes=3, max_tokens=12))
 
 
 def test_a_question_without_room_is_answered_with_nothing(trained: dict[str, Trained], folder: Path) -> None:
@@ -163,6 +199,26 @@ def test_a_question_without_room_is_answered_with_nothing(trained: dict[str, Tra
     assert answered.text == "" and answered.cost["overlong"] and answered.logprobs == []
 
 
+def test_the_table_says_how_was_chosen_and_what_length_does(runs: dict[str, Run]) -> None:
+    (note,) = [n for n in comparison(runs.values()).sections[0].notes if n.startswith("Chosen by")]
+    assert note.startswith("Chosen by the sum of token log-probabilities; by that over the choice's characters (lm-eval's acc_norm), all: ")
+    assert all(f"{name} " in note for name in METHODS)
+
+
+def test_names_are_single_tokens_from_scratch(trained: dict[str, Trained]) -> None:
+    """So the two options of a ProsQA question are equally long, and a sum favours neither."""
+    encode = trained["direct"].backbone.encode
+    assert {len(encode(f"#### {person} is a {name}.")) for person in prosqa.PEOPLE for name in prosqa.CLASSES} == {5}
+
+
+def test_length_decides_where_a_sum_would_not() -> None:
+    assert likelier_a_character([-4.0, -5.0], ["ab", "abcde"]) == 1 and likelier_a_character([-2.0, -4.0], ["a", "ab"]) is None
+    assert likelier_a_character([], []) is None and likelier_a_character([-1.0, -1.0], ["", "ab"]) == 1
+    assert choose({"gold": 1, "choices": ["ab", "abcde"]}, [(-4.0, False), (-5.0, False)]) == {
+        "accuracy": 0.0, "accuracy_norm": 1.0, "margin": -1.0,
+    }  # fmt: skip
+
+
 def test_margins() -> None:
     assert margin([-1.0, -3.0], 0) == 2.0 and margin([-1.0, -3.0, -0.5], 0) == -0.5
     assert margin([-1.0], 0) is None
@@ -172,7 +228,7 @@ def test_margins() -> None:
 def test_lm_evals_command_line_sees_the_choice_form(trained: dict[str, Trained], folder: Path) -> None:
     """Without an evaluation of ours around it: the documents bring their choices."""
     lm = RimLM(trained=trained["cot"], max_gen_toks=12)
-    found = through_lm_eval(lm, TASK, max_tokens=12, metadata=TASK.lm_eval_metadata(folder))
+    found = through_lm_eval(lm, TASK, max_tokens=12, metadata=TASK.lm_eval_metadata(folder, allow_changed=True))
     (accuracy,) = [v for k, v in found["results"][TASK.lm_eval_name].items() if k == "accuracy,none"]
     records = [lm.records[TASK.lm_eval_name, i] for i in range(6)]
     gold = [e.answer for e in evaluation_data(TASK, data=folder).examples]

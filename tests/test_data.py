@@ -15,7 +15,7 @@ import pytest
 from conftest import unregistered
 
 from rim_bench import data, sources
-from rim_bench.data import evaluation_data, load_task, overlap, task_names, training_data
+from rim_bench.data import Task, evaluation_data, load_task, overlap, task_names, training_data
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
 
@@ -194,6 +194,13 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path, line: bytes, 
     (tmp_path / "test.jsonl").write_bytes(good + b"\n" + line + b"\n" + good + b"\n")
     with pytest.raises(UsageError, match=message):
         evaluation_data(GSM8K, data=tmp_path)
+
+
+@pytest.mark.parametrize("task", [GSM8K, load_task("prosqa"), load_task("multiplication_icot")], ids=lambda task: task.name)
+def test_a_pointer_of_git_lfs_is_told_from_data(tmp_path: Path, task: Task) -> None:
+    (tmp_path / "rows.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+    with pytest.raises(UsageError, match=r"rows\.json' is a Git LFS pointer, not the data: fetch it with `git lfs pull`"):
+        evaluation_data(task, files={"test": tmp_path / "rows.json"})
 
 
 @pytest.mark.parametrize(("steps", "ok"), [(None, True), ([], True), ("", True), ([1], False), ({"a": 1}, False), (5, False)])

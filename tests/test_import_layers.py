@@ -21,6 +21,7 @@ GROUND = {
     "naming", "plot", "curves", "equal_cost", "contests", "leaderboard", "leaderboard_sheet", "leaderboard_text", "plot_curves",
     "baseline", "gate", "gate_report", "retraining", "evidence_stats", "power", "versus", "versus_text", "omitted", "overview",
     "selection", "splits", "chosen", "plot_selection", "claims", "claim_grid", "cluster_stats", "cluster_grid", "flags", "references",
+    "stamps",
 }  # know no method, no model and no data  # fmt: skip
 MIDDLE = {
     "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",

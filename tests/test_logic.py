@@ -13,8 +13,9 @@ from statistics import mean, pstdev
 from typing import Any
 
 import pytest
+from conftest import unregistered
 
-from rim_bench.data import evaluation_data, load_task, make_dataset, training_data
+from rim_bench.data import ChangedData, evaluation_data, load_task, make_dataset, training_data
 from rim_bench.errors import UsageError
 from rim_bench.method import Example
 from rim_bench.tasks import multiplication, prontoqa, prosqa
@@ -204,8 +205,36 @@ def test_the_published_prosqa_rows_hold_what_they_promise() -> None:
     assert len(train.examples) == 50 and "generated" in train.notes[0]
     choice = evaluation_data(load_task("prosqa_choice"), data=Path(REAL_DATA))
     assert [e.question for e in choice.examples] == [e.question for e in test.examples]
+    assert validation.registered and test.registered and choice.registered
     shown = {" ".join(sorted(e.question.split())) for e in training_data(task, data=Path(REAL_DATA), limit=500)[0].examples}
     assert not shown & {" ".join(sorted(e.question.split())) for e in test.examples}
+
+
+def unnamed(question: str) -> tuple[Any, ...]:
+    """What is left of a question without names and the order of its sentences: equal for isomorphic ones (colours of nodes, refined)."""
+    person, *options = re.findall(r"Is (\w+) an? (\w+) or (?:an? )?(\w+)", question)[0]
+    edges = re.findall(r"(?:Every )?(\w+) is an? (\w+)\.", question)
+    colour = {v: (v == person) + 2 * (v in options) for edge in edges for v in edge}
+    for _ in range(6):
+        above, below = ({v: sorted(colour[e[k]] for e in edges if e[1 - k] == v) for v in colour} for k in (0, 1))
+        colour = {v: hash(repr((colour[v], above[v], below[v]))) for v in colour}
+    return len(colour), len(edges), tuple(sorted(colour.values()))
+
+
+@REAL
+def test_no_generated_graph_is_a_published_one_under_other_names() -> None:
+    """Splits are disjoint by graph among generated rows only. All 17,886 of seed 0 were compared once: none is published."""
+    published = [e for s in ("validation", "test") for e in evaluation_data(load_task("prosqa"), data=Path(REAL_DATA), split=s).examples]
+    known = {unnamed(e.question) for e in published}
+    assert len(known) == 800
+    words = {old: new for names in (prosqa.PEOPLE, prosqa.CLASSES) for old, new in zip(names, [*names[1:], names[0]], strict=True)}
+    *facts, asked = published[3].question.split(". ")
+    facts[-1:] = []  # one sentence fewer is another graph
+    assert unnamed(". ".join([*facts, asked])) not in known
+    renamed = re.sub(r"\w+", lambda m: words.get(m[0], m[0]), ". ".join([*published[3].question.split(". ")[:-1][::-1], asked]))
+    assert renamed != published[3].question and unnamed(renamed) in known
+    made = [*prosqa.generate(300, ["hops=3-6"], 0, "train"), *prosqa.generate(100, ["dense", "dag"], 0, "test")]
+    assert not {unnamed(e.question) for e in made} & known
 
 
 # files
@@ -220,16 +249,33 @@ def prosqa_files(folder: Path, *, train: bool = False) -> Path:
 
 
 def test_training_graphs_are_generated_where_no_file_has_any(tmp_path: Path) -> None:
-    task = load_task("prosqa")
+    task = unregistered("prosqa")
     folder = prosqa_files(tmp_path)
     train, validation = training_data(task, data=folder, limit=30)
     assert (len(train.examples), len(validation.examples)) == (30, 6)
     assert "generated" in train.source and "generated" in train.notes[0] and validation.source.endswith("valid.json")
-    assert train.examples == training_data(load_task("prosqa_choice"), data=folder, limit=30)[0].examples
+    assert train.examples == training_data(unregistered("prosqa_choice"), data=folder, limit=30)[0].examples
     assert evaluation_data(task, data=folder).source.endswith("test.json")
     (folder / "prosqa" / "train.json").write_text((folder / "prosqa" / "valid.json").read_text())
     own, _ = training_data(task, data=folder)
     assert own.source.endswith("train.json") and len(own.examples) == 6 and "the set as published has 17,886" in own.notes[0]
+
+
+def test_validation_is_not_the_test_file_where_training_is_generated(tmp_path: Path) -> None:
+    test = prosqa_files(tmp_path) / "prosqa" / "test.json"
+    for name in ("prosqa", "prosqa_choice"):
+        with pytest.raises(UsageError, match=r"the validation file .* is also the test file: a test split is never trained on"):
+            training_data(unregistered(name), files={"validation": test, "test": test}, limit=3)
+
+
+def test_other_rows_under_the_names_of_the_published_files_are_refused(tmp_path: Path) -> None:
+    folder = prosqa_files(tmp_path)
+    for name in ("prosqa", "prosqa_choice"):
+        with pytest.raises(ChangedData, match=r"6 questions \(registered: 500\)"):
+            evaluation_data(load_task(name), data=folder)
+        with pytest.raises(ChangedData, match=r"6 questions \(registered: 300\)"):
+            training_data(load_task(name), data=folder, limit=3)
+        assert evaluation_data(load_task(name), data=folder, allow_changed=True).registered is False
 
 
 def test_without_published_files_prosqa_is_refused(tmp_path: Path) -> None:

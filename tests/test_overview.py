@@ -110,6 +110,18 @@ def test_limited_and_changed_sets_and_unseen_text_are_marked(tmp_path: Path) -> 
     assert "3 of 60 questions hold text its tokenizer never saw" in text and "unseen text could not be looked for" in text
 
 
+def test_ood_questions_of_a_mixed_set_have_a_column_of_their_own(tmp_path: Path) -> None:
+    run = train(Store(tmp_path), "direct")
+    evaluate(run, coin(0.5, 80, 1))
+    evaluate(run, [k < 30 or 40 <= k < 45 for k in range(60)], ood=20, task="set0", task_title="set0", data_sha256="d" * 64, key="s")
+    long, short = comparison([run]).sections[0].grids
+    assert [h.split(" (")[0] for h in long.columns[2:]] == ["set0, in distribution %", "set0, OOD %"]
+    assert "n=40" in long.columns[2] and "n=20" in long.columns[3]
+    (row,) = long.rows
+    assert row[2].startswith("75.0 ") and row[3].startswith("25.0 ")
+    assert [(r[0], r[1], r[2]) for r in short.rows[1:]] == [("set0, in distribution", "75.0", "40"), ("set0, OOD", "25.0", "20")]
+
+
 def test_one_set_or_separate_runs_have_no_overview(tmp_path: Path) -> None:
     one, other = train(Store(tmp_path), "direct"), train(Store(tmp_path), "rim")
     evaluate(one, coin(0.5, 80, 1))
@@ -153,7 +165,13 @@ def test_lm_evals_tasks_stand_apart(few: Sequence[Run]) -> None:
     for run, changed in zip(few, ({}, {"task_version": "2.0"}, {"evaluated_sha256": "cd" * 32}, {"num_fewshot": 0}), strict=False):
         Run(run.path / LM_EVAL).write_evaluation("arc-1", items, told | changed)
     made = comparison(few)
-    assert [s.title for s in made.sections[:-1]] == [s.title for s in before.sections] and made.records == before.records
+    assert [s.title for s in made.sections[:-1]] == [s.title for s in before.sections]
+    ours, theirs = made.records[: len(before.records)], made.records[len(before.records) :]
+    assert ours == before.records and "metric" not in before.columns and len(theirs) == 8, "a line for each metric of each run"
+    (one,) = [r for r in theirs if r["method"] == "direct" and r["metric"] == "acc,none"]
+    assert (one["task"], one["n"], one["metric_value"], one["metric_stderr"]) == ("lm-eval:arc", 2, 0.5, 0.25)
+    assert "accuracy" not in one and one["evaluator_version"] == "lm-eval 0.4.13" and one["data_sha256"] == "ab" * 32
+    assert "lm-eval:arc" in made.to_csv() and ",metric,metric_value,metric_stderr" in made.to_csv().splitlines()[0]
     (grid,) = made.sections[-1].grids
     assert made.sections[-1].title == "lm-eval tasks" and len(grid.rows) == 4 and len(grid.columns) == 1 + 8  # nothing shares a column
     head = "arc: acc (version 1.0, 5-shot, test, n=2, documents abababab, first 2 documents)"

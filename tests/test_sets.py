@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from fabricated import train
 from lm_eval.tasks import TaskManager
 
+from rim_bench.data import load_task
 from rim_bench.errors import UsageError
 from rim_bench.lm_eval_tasks import LmEvalRequest, load_lm_eval_tasks, results_of
 from rim_bench.omitted import omitted
 from rim_bench.run import Study
 from rim_bench.run_options import Options
-from rim_bench.sets import How, Wanted, evaluate_sets, plan_sets
-from rim_bench.store import Run
+from rim_bench.sets import How, Sets, Wanted, evaluate_sets, plan_sets
+from rim_bench.store import Run, Store
 from rim_bench.stored import Subject
 from rim_bench.suites import Suite
 from rim_bench.unseen import CannotBeAsked, check_text, shown, shown_in_training, training_examples
@@ -126,6 +128,16 @@ def test_what_was_interrupted_goes_on(runs: list[Run], options: Options, tmp_pat
 def test_a_suite_is_its_tasks(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rim_bench.suites.suites", lambda: {"gate": Suite("gate", "", ("chain_*",))})
     assert [t.name for t in plan_sets(Wanted(("gate",), ()), options, Heard()).ours] == ["chain_gate"]
+
+
+def test_questions_of_ones_own_test_set_are_not_asked_twice(tmp_path: Path, options: Options) -> None:
+    """gsm8k_aug is tested on gsm8k's test set; their validation sets are two."""
+    for name, other in (("gsm8k", "gsm8k_aug"), ("gsm8k_aug", "gsm8k")):
+        run = train(Store(tmp_path / name), "direct", spec={"task": {"name": name, "version": 1, "steps": "equations"}})
+        twin = Sets((load_task(other),), (), {other: "not there"}, False)
+        assert evaluate_sets([run], twin, options, Heard()) == []
+        with pytest.raises(UsageError):  # it is asked, and there is no model
+            evaluate_sets([run], twin, options, Heard(), How(split="validation"))
 
 
 def test_strict_refuses_before_anything_is_done(options: Options) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ methods = ["direct", "rim"]
 task = "chain"
 budgets = ["examples=320", "train-flops=5e10"]
 sweep = ["train-flops=5e10"]
+eval_tasks = ["chain_gate"]
 limit = 40
 max_tokens = 6
 quick = true
@@ -65,6 +67,8 @@ def test_a_study_is_read_as_one_request_a_budget(tmp_path: Path) -> None:
         ("methods = []", "is not a list of texts"),
         ('seeds = ["0"]', "seeds = .* is not a list of whole numbers"),
         ("seeds = [true]", "is not a list of whole numbers"),
+        ("suite = 'gsm-ood'", "suite = 'gsm-ood' is not a list of texts"),
+        ("eval_tasks = []", r"eval_tasks = \[\] is not a list of texts"),
         ("lr = \"fast\"", "lr = 'fast' is not a number"),
         ("limit = 2.5", "limit = 2.5 is not a whole number"),
         ("sweep = 1", "sweep = 1 is not true, false or a list of some of the budgets"),
@@ -108,11 +112,13 @@ def test_the_command_makes_everything_and_then_nothing(call: Callable[..., tuple
         names = {"table.md", "table.csv", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.json"}
         pictures = {f"{name}.svg" for name in ("accuracy", "curves-flops", "curves-passes", "curves-latency")} | {"accuracy.png"}
         assert names | pictures <= {p.name for p in tmp_path.iterdir()}
+        assert "All sets side by side" in (tmp_path / "table.md").read_text()
         board = (tmp_path / "leaderboard.md").read_text()
         assert "quick: not a result" in board and "closed" in board.lower() and "open" in board.lower()
         made = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
         for run, budget in zip(runs, budgets, strict=True):
-            assert (len(run.evaluations()) > 1) == (budget["kind"] == "train-flops")  # the sweep's points
+            assert {s["task"] for s in run.evaluations().values()} == {"chain", "chain_gate"}
+            assert (len(run.evaluations()) > 2) == (budget["kind"] == "train-flops")  # the sweep's points
         code, out, _ = call("study", path)
         assert code == 0 and {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == made
         code, out, _ = call("leaderboard", "--out", tmp_path)
@@ -126,4 +132,8 @@ def test_a_study_that_cannot_be_is_refused_before_anything_is_made(call: Callabl
         path = study(tmp_path, RECIPE.replace("train-flops=5e10", f"train-flops={budget}"))
         code, _, err = call("study", path)
         assert code == 2 and says in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+    mistyped = {'suite = ["gsm-odd"]': "unknown suite 'gsm-odd'.*'gsm-ood'", 'eval_tasks = ["svampp"]': "unknown task 'svampp'.*'svamp'"}
+    for key, says in mistyped.items():
+        code, _, err = call("study", study(tmp_path, RECIPE.replace('eval_tasks = ["chain_gate"]', key)))
+        assert code == 2 and re.search(says, err), err
     assert not (tmp_path / "runs").exists()

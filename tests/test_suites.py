@@ -22,7 +22,7 @@ def test_every_suite_names_tasks_that_exist() -> None:
         members = suite.members()
         assert members and set(members) <= set(task_names()) and len(set(members)) == len(members)
     everything = set(load_suite("all").members())
-    assert set(task_names()) - everything == {"json", "chain_gate"}
+    assert set(task_names()) - everything == {"json", "chain_gate", "gsm8k_aug"}
     assert {"gsm8k", "chain"} <= everything
 
 
@@ -65,6 +65,18 @@ def test_tasks_are_listed_in_a_line_and_in_full(tmp_path: Path) -> None:
     assert "OOD levels: T=4, T=5" in "\n".join(task_lines("chain", long=True))
     given = load_task("gsm8k")
     assert sizes(replace(given, metadata=given.metadata | {"size": {"test": 7}})) == {"test": 7}
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_task_is_listed_in_full(name: str) -> None:
+    told = "\n".join(task_lines(name, long=True))
+    assert told.startswith(f"{name}: ") and "licence: " in told and "source: " in told and "traps: " in told
+
+
+def test_what_counts_as_equal_is_told() -> None:
+    assert "  answers: number, equal within 0.001, and within 0.001 of its size" in task_lines("gsm_hard", long=True)
+    assert any("likelier" in line and "sum" in line for line in task_lines("prosqa_choice", long=True))
+    assert "  levels: perturbation_type" in task_lines("gsm_plus", long=True)
 
 
 def test_the_command_lists(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from test_data import user_task
 
+from rim_bench import data
 from rim_bench.data import Task, evaluation_data, load_task, task_names, training_data
 from rim_bench.errors import UsageError
 from rim_bench.tasks import lm
@@ -120,6 +121,22 @@ def test_chain_is_solved_by_its_own_targets_and_has_levels(tmp_path: Path) -> No
     got = metrics(found, task)
     assert got["accuracy"] == got["flexible"] == got["strict_match"] == 1 and got["unparseable"] == got["empty"] == 0
     assert {s["doc"]["level"] for s in found["samples"]["rimbench_chain"]} == {f"T={i}" for i in range(1, 6)}
+
+
+@pytest.mark.parametrize("name", ["chain", "prosqa_ood", "multiplication"])
+def test_only_few_training_examples_are_generated_for_an_evaluation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """17,886 graphs take half a minute, and few-shot prompts need two of them."""
+    task, made = load_task(name), data._generated
+    asked: list[tuple[str, int | None]] = []
+
+    def generated(task: Task, split: Any, seed: int, limit: int | None) -> data.Dataset:
+        asked.append((split, limit))
+        return made(task, split, seed, min(limit or 8, 8))
+
+    monkeypatch.setattr(data, "_generated", generated)
+    splits = lm.load(config_source=str(task.path))
+    assert set(asked) >= {("train", 200), ("test", None), ("validation", None)} and ("train", None) not in asked
+    assert {k: len(v) for k, v in splits.items()} == {"train": 8, "validation": 8, "test": 8}
 
 
 def test_an_evaluation_only_set_is_scored_by_its_stated_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,14 @@ from fabricated import evaluate, train
 from rim_bench import sources
 from rim_bench.data import Task, evaluation_data, load_task, overlap, task_names, training_data
 from rim_bench.errors import UsageError
+from rim_bench.leaderboard import leaderboard
 from rim_bench.places import NoSplit
 from rim_bench.question_ids import question_hash, read_selection, registered_hash
 from rim_bench.store import Store
 from rim_bench.tables import comparison
 from rim_bench.tasks.answers import parse_number, score
+from rim_bench.versus import versus
+from rim_bench.versus_text import to_markdown
 
 WORDS = (
     "gsm8k", "gsm8k_aug", "gsm8k_platinum", "gsm_plus", "gsm_symbolic", "gsm_symbolic_p1", "gsm_symbolic_p2", "gsm_hard", "gsm_hard_int",
@@ -181,7 +187,12 @@ def test_asdiv_takes_the_number_in_front_of_the_unit_and_counts_what_it_leaves_o
     assert {e.question: e.answer for e in found.examples} == {
         f"Case {i}. How many?": a for i, a in ((0, "9"), (1, "1080"), (5, "0.5"), (6, "12"), (7, "5"))
     }
-    assert found.notes == ("3 of 8 rows are left out by rule: their answer is not one number",)
+    rule = "3 of 8 rows are left out by rule: their answer is not one number"
+    assert found.notes == (rule,)
+    published = load_task("asdiv")  # its size is that before the rule
+    known = replace(published, metadata=published.metadata | {"size": {"test": 8}})
+    assert evaluation_data(known).notes == (rule,)
+    assert "has 2,305, and no hash" in evaluation_data(published).notes[1]
 
 
 def test_platinum_leaves_rejected_rows_out_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
@@ -308,6 +319,20 @@ def test_its_test_set_is_that_of_gsm8k(tmp_path: Path) -> None:
     assert len(given.examples) == 4
 
 
+def test_a_validation_file_is_read_without_training_rows(tmp_path: Path) -> None:
+    """The published repository has valid.txt as text and train.txt as a Git LFS pointer."""
+    folder = tmp_path / "gsm8k_aug"
+    folder.mkdir()
+    (folder / "valid.txt").write_text(AUG)
+    task = unregistered("gsm8k_aug")
+    alone = evaluation_data(task, data=tmp_path, split="validation", limit=3)
+    (folder / "train.txt").write_text("Di has 4. How many?||<<2+2=4>> #### 4\n")
+    assert alone == evaluation_data(task, data=tmp_path, split="validation", limit=3) == training_data(task, data=tmp_path, limit=3)[1]
+    assert len(alone.examples) == 3
+    with pytest.raises(UsageError, match="is also the test file"):
+        evaluation_data(task, files={"validation": folder / "valid.txt", "test": folder / "valid.txt"}, split="validation")
+
+
 def _text(folder: Path, text: str | bytes) -> Path:
     path = folder / "rows.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -393,13 +418,21 @@ def test_tables_mark_changed_data_and_repeat_what_was_left_out(tmp_path: Path) -
     task = {"name": "toy", "version": 1, "train_sha256": "a" * 64, "steps": "equations"}
     left_out = {"data_notes": ["3 of 8 rows are left out by rule"]}
     for name, registered, spec in (("published", True, {}), ("changed", False, {"task": task | {"registered": False}})):
-        store = Store(tmp_path / name)
+        store, ids = Store(tmp_path / name), []
         for method in ("direct", "cot"):
-            evaluate(train(store, method, spec=spec if method == "cot" else {}), [True, False] * 20, data_registered=registered, **left_out)
-        text = comparison(store.runs()[0]).to_markdown()
+            run = train(store, method, spec=spec if method == "cot" else {})
+            evaluate(run, [True, False] * 20, data_registered=registered, **left_out)
+            ids.append(run.id)
+        table, board = comparison(store.runs()[0]), leaderboard(store.runs()[0])
+        text = table.to_markdown()
         assert text.count("- Questions: 3 of 8 rows are left out by rule.\n") == 1
         assert ("CHANGED DATA: the questions are not the set that the task registers" in text) == (not registered)
         assert ("CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): cot" in text) == (not registered)
+        for other in (board.table.to_markdown(), board.to_json(), to_markdown(versus(store, *ids))):
+            assert ("CHANGED DATA" in other) == (not registered)
+        for csv_text in (table.to_csv(), board.to_csv()):
+            stamps = {row["stamp"] for row in csv.DictReader(io.StringIO(csv_text))}
+            assert stamps == ({""} if registered else {"changed data"})
 
 
 @pytest.mark.parametrize(
