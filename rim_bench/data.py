@@ -40,6 +40,7 @@ _KEYS: Final = {
     "summary": str,
     "licence": str,
     "note": str,
+    "prediction": str,
     "source": str,
     "folder": str,
     "files": dict,
