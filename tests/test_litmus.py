@@ -13,15 +13,18 @@ from scipy.optimize import minimize
 
 from rim_bench.data import evaluation_data, load_task, training_data
 from rim_bench.method import Example
-from rim_bench.tasks import lookups, permute
+from rim_bench.tasks import lookups, permute, vote
 from rim_bench.tasks.chain import split_of
 
 FAMILIES = {
     "permute": (permute, permute.LEVELS, "01234"),
     "permute-lookup": (permute, tuple(f"lookup {level}" for level in permute.LEVELS), "01234"),
-    "lookups": (lookups, lookups.LEVELS, "01"),
-    "lookups-first": (lookups, tuple(f"first {level}" for level in lookups.LEVELS), "01"),
-    "lookups-lookup": (lookups, tuple(f"lookup {level}" for level in lookups.LEVELS), "01"),
+    "lookups": (lookups, lookups.FAMILY.levels, "01"),
+    "lookups-first": (lookups, tuple(f"first {level}" for level in lookups.FAMILY.levels), "01"),
+    "lookups-lookup": (lookups, tuple(f"lookup {level}" for level in lookups.FAMILY.levels), "01"),
+    "vote": (vote, vote.FAMILY.levels, "01"),
+    "vote-first": (vote, tuple(f"first {level}" for level in vote.FAMILY.levels), "01"),
+    "vote-lookup": (vote, tuple(f"lookup {level}" for level in vote.FAMILY.levels), "01"),
 }
 TASKS = {
     "permute": "8dbbe8b408b50012",
@@ -29,6 +32,9 @@ TASKS = {
     "lookups": "444efcf7a31d1a4f",
     "lookups_first": "b2d8e8e46a998783",
     "lookups_lookup": "c247a71dc942d527",
+    "vote": "321f7c88b0961822",
+    "vote_first": "316e3df07e2f1395",
+    "vote_lookup": "442631b510c94548",
 }
 family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -50,11 +56,11 @@ def solve(module: ModuleType, example: Example) -> tuple[list[str], str]:
             point = str(permute.permutations()[move][int(point)])
             steps.append(move + point)
         return steps, question[0] if control else point
-    items, key, total = re.findall("[a-z]", question), re.findall("[A-Z]", question)[0], 0
-    for item in items:
-        total ^= lookups.table()[item, key]
-        steps.append(f"{item}{lookups.table()[item, key]}")
-    return steps, str((ord(items[0]) - ord("a")) % 2 if control else total)
+    items, key = re.findall("[a-z]", question), re.findall("[A-Z]", question)[0]
+    found = [lookups.table(module.FAMILY.size)[item, key] for item in items]
+    steps = [f"{item}{entry}" for item, entry in zip(items, found, strict=True)]
+    joined = found.count(1) % 2 if module is lookups else int(found.count(1) > found.count(0))
+    return steps, str((ord(items[0]) - ord("a")) % 2 if control else joined)
 
 
 @family
@@ -103,11 +109,11 @@ def test_the_tables_are_balanced() -> None:
     moves = permute.permutations()
     assert len(set(moves.values())) == 10 and all(sorted(row) == list(range(5)) for row in moves.values())
     assert set(Counter((i, row[i]) for row in moves.values() for i in range(5)).values()) == {2}
-    entries = lookups.table()
-    assert {sum(entries[item, key] for key in lookups.KEYS) for item in lookups.ITEMS} == {len(lookups.KEYS) // 2}
-    assert {sum(entries[item, key] for item in lookups.ITEMS) for key in lookups.KEYS} == {len(lookups.ITEMS) // 2}
-    rows = [tuple(entries[item, key] for key in lookups.KEYS) for item in lookups.ITEMS]
-    assert len(set(rows)) == len(rows)  # no two items alike
+    for family in (lookups.FAMILY, vote.FAMILY):
+        entries, items, keys = lookups.table(family.size), lookups.ITEMS[: family.size], lookups.KEYS[: family.size]
+        assert {sum(entries[item, key] for key in keys) for item in items} == {family.size // 2}
+        assert {sum(entries[item, key] for item in items) for key in keys} == {family.size // 2}
+        assert len({tuple(entries[item, key] for key in keys) for item in items}) == family.size  # no two items alike
 
 
 # Shortcuts
@@ -163,14 +169,14 @@ def shortcut(family: str, features: object, classifier: object) -> tuple[float, 
 
 @pytest.mark.parametrize("classifier", [naive_bayes, logistic])
 @pytest.mark.parametrize("features", [bag, positions])
-@pytest.mark.parametrize("family", ["permute", "lookups", "lookups-first"])
+@pytest.mark.parametrize("family", ["permute", "lookups", "lookups-first", "vote", "vote-first"])
 def test_single_tokens_are_no_shortcut(family: str, features: object, classifier: object) -> None:
     accuracy, still_chance = shortcut(family, features, classifier)
     assert accuracy < still_chance
 
 
 @pytest.mark.parametrize("classifier", [naive_bayes, logistic])
-@pytest.mark.parametrize("family", ["permute-lookup", "lookups-lookup"])
+@pytest.mark.parametrize("family", ["permute-lookup", "lookups-lookup", "vote-lookup"])
 def test_the_same_classifiers_solve_the_control(family: str, classifier: object) -> None:
     """What shows that the test above can fail."""
     assert shortcut(family, positions, classifier)[0] > 0.99
