@@ -3,7 +3,7 @@
     fbk.,:?D         the key is D; the answer is table[f][D] xor table[b][D] xor table[k][D] (fillers mean nothing)
 
 A step is an item and its entry (`f1`), in order. Entries are 0 or 1, and so are answers: the XOR of the entries here, their majority in
-`rim_bench.tasks.vote`. The table (12 items by 12 keys; `vote`: 20 by 20) is fixed and not shown: a method has to learn it. Levels say how
+`rim_bench.tasks.vote`. The table (12 items by 12 keys; `vote`: 16 by 16) is fixed and not shown: a method has to learn it. Levels say how
 many items and where the key stands:
 
 - `m=1` to `m=6`: the key is the last token of the question. A causal model knows it only there, so nothing can be looked up at the items'

@@ -15,7 +15,7 @@ from rim_bench.tasks.lookups import Family
 
 __all__ = ["FAMILY", "TOKEN_PATTERN", "generate"]
 
-FAMILY: Final = Family("vote", 20, (1, 3, 5, 7, 9), "vote")
+FAMILY: Final = Family("vote", 16, (1, 3, 5, 7, 9), "vote")
 
 
 def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Example]:

@@ -32,9 +32,9 @@ TASKS = {
     "lookups": "444efcf7a31d1a4f",
     "lookups_first": "b2d8e8e46a998783",
     "lookups_lookup": "c247a71dc942d527",
-    "vote": "321f7c88b0961822",
-    "vote_first": "316e3df07e2f1395",
-    "vote_lookup": "442631b510c94548",
+    "vote": "487bcb2b101ca5f5",
+    "vote_first": "458211c14f63b188",
+    "vote_lookup": "39660e56457e42cd",
 }
 family = pytest.mark.parametrize("family", FAMILIES)
 
