@@ -23,6 +23,7 @@ _KEYS: Final = {
     "summary": str,
     "licence": str,
     "note": str,
+    "prediction": str,  # what theory says of a generated family, written before it was measured
     "size": dict,  # split -> questions, as published
     "source": str,
     "folder": str,

@@ -70,8 +70,8 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
     if n < 0 or not levels or any(level not in LEVELS for level in levels):
         raise ValueError(f"cannot generate {n} examples of levels {list(levels)}: allowed are {', '.join(LEVELS)}")
     rng = random.Random(f"chain/{split}/{seed}")
-    turns = _shuffled_runs(len(levels), rng)
-    answers = {level: _shuffled_runs(10, rng) for level in levels}
+    turns = shuffled_runs(len(levels), rng)
+    answers = {level: shuffled_runs(10, rng) for level in levels}
     seen: set[str] = set()
     examples = []
     for index in range(n):
@@ -89,7 +89,7 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
     return examples
 
 
-def _shuffled_runs(size: int, rng: random.Random) -> Iterator[int]:
+def shuffled_runs(size: int, rng: random.Random) -> Iterator[int]:
     """0 .. size-1 in random order, again and again."""
     while True:
         order = list(range(size))
