@@ -68,6 +68,7 @@ def _full(task: Task) -> list[str]:
         "levels": _levels(task),
         "OOD levels": ", ".join(task.ood_levels),
         "traps": given.get("note"),
+        "prediction": given.get("prediction"),
     }
     lines = [f"{task.name}: {task.summary}"]
     for key, value in told.items():
