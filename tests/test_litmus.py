@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -186,3 +188,16 @@ def test_the_same_classifiers_solve_the_control(family: str, classifier: object)
 def test_bad_requests_are_refused(n: int, level: str, split: str) -> None:
     with pytest.raises(ValueError, match=re.escape(str(n) if n != 1 else level if split == "test" else split)):
         permute.generate(n, [level], 0, split)
+
+
+@pytest.mark.parametrize("study", ["litmus_serial", "litmus_parallel"])
+def test_the_outcome_text_shows_the_stored_table(study: str) -> None:
+    folder = Path(__file__).parent.parent / "results" / study
+    with (folder / "table.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["set"] != "OOD" and "block" not in row["set"]]
+    stored = {(r["method"], r["set"]): f"{100 * float(r['accuracy']):.1f} ± {100 * float(r['seed_sd']):.1f}" for r in rows}
+    text = (folder / "README.md").read_text("utf-8")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    head, methods = next(cells for cells in lines if cells[0] == "method"), {row["method"] for row in rows}
+    shown = {(cells[0], at): cell for cells in lines if cells[0] in methods for at, cell in zip(head[1:], cells[1:], strict=True)}
+    assert shown == stored
