@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,15 @@ def _save(figure: Figure, path: Path) -> None:
     }
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata=drop[kind])
-    write_bytes_atomic(path, _few_colors(buffer) if kind == "png" else buffer.getvalue())
+    made = buffer.getvalue()
+    write_bytes_atomic(path, _few_colors(buffer) if kind == "png" else _numbered(made) if kind == "svg" else made)
+
+
+def _numbered(svg: bytes) -> bytes:
+    """The picture with its clip paths numbered: their names are hashes of sizes, whose last digits the layout solver leaves open."""
+    found = dict.fromkeys(re.findall(rb'<clipPath id="(p[0-9a-f]{10})">', svg))
+    names = {name: b"clip%d" % number for number, name in enumerate(found)}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda m: names.get(m[0], m[0]), svg)
 
 
 def _few_colors(png: io.BytesIO) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ def test_same_runs_same_bytes(tmp_path: Path) -> None:
         curve_plot(again, "flops", tmp_path / f"again{path.suffix}")
         assert path.read_bytes() == (tmp_path / f"again{path.suffix}").read_bytes()
     text = one[0].read_text("utf-8")
+    # no name in it hangs on more digits than the picture shows
+    assert 'id="clip0"' in text and "url(#clip0)" in text and not re.search(r"#p[0-9a-f]{10}", text)
     for said in (
         "closed division, 3.1 T training FLOPs", "open division, 64,000 training examples", "rim, by K", "cot, by max_tokens",
         "default setting", "in distribution, n = 40", "OOD, n = 20", "best constant answer", "20 M",
