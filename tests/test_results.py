@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rim_bench import retraining
 from rim_bench.leaderboard import leaderboard
 from rim_bench.store import Run, Store
 from rim_bench.study import read_study
@@ -62,3 +63,11 @@ def test_its_leaderboard_is_rebuilt_from_its_runs(study: Path) -> None:
 def test_it_is_small(study: Path) -> None:
     files = [p for p in study.rglob("*") if p.is_file() and "model" not in p.parts and not p.name.startswith("lock")]
     assert sum(p.stat().st_size for p in files) <= 5_000_000
+
+
+def test_the_margins_of_retraining_are_those_of_the_stored_retrainings() -> None:
+    found = retraining.read(RESULTS / "gate" / "retraining.json")
+    assert {one.setting.label for one in found} == {"cot", "coconut", "rim"}
+    assert retraining.to_markdown(found) == (RESULTS / "gate" / "retraining.md").read_text("utf-8")
+    for one in found:
+        assert len(one.seeds) >= retraining.ENOUGH and one.red(one.margin()) <= retraining.RATE
