@@ -19,15 +19,13 @@ Standard library only.
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Final, Literal
+from typing import Final
 
 from rim_bench.method import Example
-
-Split = Literal["train", "validation", "test"]
+from rim_bench.tasks.streams import stream
 
 NAMES: Final = "abcdefghijklmnopqrst"
 OPERATIONS: Final = tuple(f"{sign}{n}" for sign, low in (("+", 1), ("-", 1), ("*", 2)) for n in range(low, 6))
@@ -37,19 +35,11 @@ BLANK: Final = "___"
 TOKEN_PATTERN: Final = r"#### |[+*-][0-9]|\n|[\s\S]"
 """What a tokenizer must keep whole, as alternatives for `re.findall`: the answer mark, an operation, else one character."""
 
-_BUCKETS: Final = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # of ten
-
 
 def apply(operation: str, value: int) -> int:
     """One operation (`+3`, `-2`, `*5`) on a digit, modulo 10."""
     sign, n = operation[0], int(operation[1])
     return (value + n if sign == "+" else value - n if sign == "-" else value * n) % 10
-
-
-def split_of(question: str) -> Split:
-    """The only split in which a question may occur."""
-    bucket = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") % 10
-    return "train" if bucket in _BUCKETS["train"] else "validation" if bucket in _BUCKETS["validation"] else "test"
 
 
 def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Example]:
@@ -65,36 +55,17 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
     Raises:
         ValueError: an unknown split or level, a negative n, or more distinct questions than a level has.
     """
-    if split not in _BUCKETS:
-        raise ValueError(f"unknown split {split!r}: allowed are {', '.join(_BUCKETS)}")
-    if n < 0 or not levels or any(level not in LEVELS for level in levels):
-        raise ValueError(f"cannot generate {n} examples of levels {list(levels)}: allowed are {', '.join(LEVELS)}")
-    rng = random.Random(f"chain/{split}/{seed}")
-    turns = shuffled_runs(len(levels), rng)
-    answers = {level: shuffled_runs(10, rng) for level in levels}
-    seen: set[str] = set()
-    examples = []
-    for index in range(n):
-        level = levels[next(turns)]
-        answer = next(answers[level])
-        for _ in range(5000):
-            question, steps = _draw(int(level[2:]), answer, rng)
-            if split_of(question) == split and question not in seen:
-                break
-        else:
-            raise ValueError(f"level {level} has too few {split} questions with answer {answer} for {n} distinct ones")
-        if split != "train":
-            seen.add(question)
-        examples.append(Example(f"chain/{split}/{index}", question, steps, str(answer), level))
-    return examples
-
-
-def shuffled_runs(size: int, rng: random.Random) -> Iterator[int]:
-    """0 .. size-1 in random order, again and again."""
-    while True:
-        order = list(range(size))
-        rng.shuffle(order)
-        yield from order
+    digits = [str(digit) for digit in range(10)]
+    return stream(
+        "chain",
+        n,
+        levels,
+        seed,
+        split,
+        allowed=LEVELS,
+        answers=digits,
+        draw=lambda level, answer, rng: _draw(int(level[2:]), int(answer), rng),
+    )
 
 
 @cache

@@ -25,7 +25,8 @@ from functools import cache
 from typing import Final, Literal
 
 from rim_bench.method import Example
-from rim_bench.tasks.litmus import TOKEN_PATTERN, fill, stream
+from rim_bench.tasks.litmus import TOKEN_PATTERN, fill
+from rim_bench.tasks.streams import stream
 
 __all__ = ["FAMILY", "TOKEN_PATTERN", "Family", "generate", "table"]
 

@@ -17,19 +17,18 @@ Answers need no balancing: no product is common, and the tests bound the most fr
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from rim_bench.method import Example
+from rim_bench.tasks.streams import check_request, shuffled_runs, split_of
 
 LEVELS: Final = tuple(f"{n}x{m}" for n in range(1, 10) for m in range(1, 10))
 TOKEN_PATTERN: Final = r"#### |[0-9] ?|[+*()] ?|\n|[\s\S]"
 """A digit with the space behind it is one token."""
 
-_BUCKETS: Final = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # of ten
 _DIGITS: Final = r"[0-9](?: [0-9])*"
 _QUESTION: Final = re.compile(rf"({_DIGITS}) \* ({_DIGITS})")
 _LINE: Final = "question||steps #### answer, as in '2 1 * 3||6 3 #### 6 3'"
@@ -55,24 +54,15 @@ def steps_of(a: int, n: int, b: int, m: int) -> tuple[str, ...]:
     return tuple(out)
 
 
-def split_of(question: str) -> str:
-    """The only split in which a generated question may occur."""
-    bucket = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") % 10
-    return next(split for split, buckets in _BUCKETS.items() if bucket in buckets)
-
-
 def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Example]:
     """`n` examples whose levels (`4x4`, up to `9x9`) take turns; the first k do not depend on n.
 
     Raises:
         ValueError: an unknown split or level, a negative n, or more distinct questions than a level has.
     """
-    if split not in _BUCKETS:
-        raise ValueError(f"unknown split {split!r}: allowed are {', '.join(_BUCKETS)}")
-    if n < 0 or not levels or any(level not in LEVELS for level in levels):
-        raise ValueError(f"cannot generate {n} examples of levels {list(levels)}: allowed are {LEVELS[0]} to {LEVELS[-1]}, such as 4x4")
+    check_request(n, levels, split, LEVELS, f"{LEVELS[0]} to {LEVELS[-1]}, such as 4x4")
     rng = random.Random(f"multiplication/{split}/{seed}")
-    turns = _shuffled_runs(len(levels), rng)
+    turns = shuffled_runs(len(levels), rng)
     seen: set[str] = set()
     out = []
     for index in range(n):
@@ -89,14 +79,6 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
         answer = digits(a * b, first + second)
         out.append(Example(f"multiplication/{split}/{index}", question, steps_of(a, first, b, second), answer, level))
     return out
-
-
-def _shuffled_runs(size: int, rng: random.Random) -> Iterator[int]:
-    """0 .. size-1 in random order, again and again."""
-    while True:
-        order = list(range(size))
-        rng.shuffle(order)
-        yield from order
 
 
 def line(example: Example) -> str:

@@ -21,7 +21,8 @@ from functools import cache
 from typing import Final
 
 from rim_bench.method import Example
-from rim_bench.tasks.litmus import TOKEN_PATTERN, fill, stream
+from rim_bench.tasks.litmus import TOKEN_PATTERN, fill
+from rim_bench.tasks.streams import stream
 
 __all__ = ["LEVELS", "POINTS", "TOKEN_PATTERN", "generate", "permutations"]
 

@@ -19,7 +19,6 @@ Of every four generated questions two are true, two are false, and in each case 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import random
@@ -28,6 +27,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from rim_bench.method import Example
+from rim_bench.tasks.streams import check_request, shuffled_runs, split_of
 
 PEOPLE: Final = [
     "Alex", "Fae", "Max", "Polly", "Rex", "Sally", "Sam", "Stella", "Wren",
@@ -45,14 +45,7 @@ LEVELS: Final = tuple(f"hops={hops}" for hops in range(2, 8))
 CHOICES: Final = ("True", "False")
 TOKEN_PATTERN: Final = r"#### |pus(?:es)?| (?:is|are)(?: not)?(?: an?)?|Every |Each |\. |[A-Za-z]+?(?=pus)|[A-Za-z]+| |\n|[\s\S]"
 
-_BUCKETS: Final = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # of ten
 _FIELDS: Final = ("question", "query", "chain_of_thought", "answer")
-
-
-def split_of(question: str) -> str:
-    """The only split in which a generated question may occur."""
-    bucket = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") % 10
-    return next(split for split, buckets in _BUCKETS.items() if bucket in buckets)
 
 
 def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Example]:
@@ -61,12 +54,9 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
     Raises:
         ValueError: an unknown split or level, or a negative n.
     """
-    if split not in _BUCKETS:
-        raise ValueError(f"unknown split {split!r}: allowed are {', '.join(_BUCKETS)}")
-    if n < 0 or not levels or any(level not in LEVELS for level in levels):
-        raise ValueError(f"cannot generate {n} examples of levels {list(levels)}: allowed are {', '.join(LEVELS)}")
+    check_request(n, levels, split, LEVELS)
     rng = random.Random(f"prontoqa/{split}/{seed}")
-    turns, cases = _shuffled_runs(len(levels), rng), {level: _shuffled_runs(4, rng) for level in levels}
+    turns, cases = shuffled_runs(len(levels), rng), {level: shuffled_runs(4, rng) for level in levels}
     seen: set[str] = set()
     out = []
     for index in range(n):
@@ -79,14 +69,6 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
         seen.add(question)
         out.append(Example(f"prontoqa/{split}/{index}", question, steps, answer, level, choices=CHOICES))
     return out
-
-
-def _shuffled_runs(size: int, rng: random.Random) -> Iterator[int]:
-    """0 .. size-1 in random order, again and again."""
-    while True:
-        order = list(range(size))
-        rng.shuffle(order)
-        yield from order
 
 
 def _draw(hops: int, true: bool, denies: bool, rng: random.Random) -> tuple[str, tuple[str, ...], str]:

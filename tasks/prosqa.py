@@ -22,7 +22,6 @@ Standard library only.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 import re
@@ -31,6 +30,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rim_bench.method import Example
+from rim_bench.tasks import streams
+from rim_bench.tasks.streams import check_request, shuffled_runs
 
 PEOPLE: Final = [
     "Alex", "Bob", "Carol", "Davis", "Eva", "Fae", "Gabriel", "Jack", "Max", "Oliver", "Polly", "Rex", "Sally", "Sam", "Stella",
@@ -46,7 +47,6 @@ LEVELS: Final = ("hops=3-6", "hops=7", "hops=8", "dense", "dag")
 TOKEN_PATTERN: Final = r"#### |\. Every | is a | a | or |Every |Is |\. |[A-Za-z]+|\n|[\s\S]"
 """Pieces for a tokenizer from scratch: a name is the same token wherever it stands, what stands between names is one token."""
 
-_BUCKETS: Final = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # of ten
 _ASKED: Final = re.compile(r"Is (\w+) an? (\w+) or (?:an? )?(\w+)\?$")
 
 
@@ -88,8 +88,7 @@ class Graph:
 def split_of(graph: Graph) -> str:
     """The only split in which a graph may occur; names and order of sentences have no part in it."""
     key = repr((graph.size, graph.edges, graph.root, graph.target, graph.neg_target))
-    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 10
-    return next(split for split, buckets in _BUCKETS.items() if bucket in buckets)
+    return streams.split_of(key)
 
 
 def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Example]:
@@ -103,12 +102,9 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
 
 def generate_rows(n: int, levels: Sequence[str], seed: int, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(level, row in the published form) of the same examples: question, answer, steps, idx_to_symbol, edges, root, target, neg_target."""
-    if split not in _BUCKETS:
-        raise ValueError(f"unknown split {split!r}: allowed are {', '.join(_BUCKETS)}")
-    if n < 0 or not levels or any(level not in _SHAPES for level in levels):
-        raise ValueError(f"cannot generate {n} examples of levels {list(levels)}: allowed are {', '.join(LEVELS)}")
+    check_request(n, levels, split, LEVELS)
     rng = random.Random(f"prosqa/{split}/{seed}")
-    turns, sides = _shuffled_runs(len(levels), rng), {level: _shuffled_runs(2, rng) for level in levels}
+    turns, sides = shuffled_runs(len(levels), rng), {level: shuffled_runs(2, rng) for level in levels}
     seen: set[Graph] = set()
     for _ in range(n):
         level = levels[next(turns)]
@@ -116,14 +112,6 @@ def generate_rows(n: int, levels: Sequence[str], seed: int, split: str) -> Itera
             pass
         seen.add(graph)
         yield level, _row(graph, next(sides[level]) == 0, rng)
-
-
-def _shuffled_runs(size: int, rng: random.Random) -> Iterator[int]:
-    """0 .. size-1 in random order, again and again."""
-    while True:
-        order = list(range(size))
-        rng.shuffle(order)
-        yield from order
 
 
 def draw_graph(shape: _Shape, rng: random.Random) -> Graph | None:

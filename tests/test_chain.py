@@ -9,6 +9,7 @@ import pytest
 
 from rim_bench.data import make_dataset
 from rim_bench.tasks import chain
+from rim_bench.tasks.streams import split_of
 
 
 def solve(question: str) -> tuple[list[str], str]:
@@ -77,7 +78,7 @@ def test_splits_are_disjoint_whatever_the_seeds(test_set: list[chain.Example]) -
     test = {e.question for e in test_set}
     assert len(validation) == len(test) == 1000  # and distinct
     assert not train & test and not train & validation and not validation & test
-    assert all(chain.split_of(q) == "test" for q in test) and all(chain.split_of(q) == "train" for q in train)
+    assert all(split_of(q) == "test" for q in test) and all(split_of(q) == "train" for q in train)
 
 
 def test_the_stream_is_deterministic_and_a_prefix_of_a_longer_one() -> None:

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from rim_bench.data import evaluation_data, load_task, training_data
 from rim_bench.method import Example
 from rim_bench.tasks import lookups, permute, vote
-from rim_bench.tasks.chain import split_of
+from rim_bench.tasks.streams import split_of
 
 FAMILIES = {
     "permute": (permute, permute.LEVELS, "01234"),
