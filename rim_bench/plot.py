@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,6 +240,31 @@ def training_plot(runs: Iterable[Run], path: Path) -> None:
             panels.setdefault(_panel_name(run), []).append((run, records))
     if not panels:
         raise UsageError("there is nothing to plot: no training records in the runs given")
+
+    def draw(ax: Axes, found: list[tuple[Run, list[Record]]], color: str, label: str) -> None:
+        _loss_panel(ax, found, color)
+        seeds = sorted({int(run.spec.get("seed", 0)) for run, _ in found})
+        ax.set_title(f"{label}; seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}", loc="left", pad=12)
+
+    panel_figure(panels, path, draw, axes=("optimizer step", "training loss"), heights=(0.4, 2.1))
+
+
+def panel_figure(
+    panels: Mapping[str, list[tuple[Run, Any]]],
+    path: Path,
+    draw: Callable[[Axes, Any, str, str], None],
+    *,
+    axes: tuple[str, str],
+    heights: tuple[float, float],
+) -> None:
+    """A panel for each label, in the order of the methods, two beside each other.
+
+    Args:
+        panels: label -> runs and what is drawn of them.
+        draw: fills a panel: (axes, the label's runs, colour of its method, label).
+        axes: what stands along x and along y.
+        heights: of the figure without panels, and of a row of them, in inches.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -249,17 +274,14 @@ def training_plot(runs: Iterable[Run], path: Path) -> None:
     columns = 1 if len(labels) == 1 else 2
     rows = math.ceil(len(labels) / columns)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 0.4 + 2.1 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for ax, label in _padded(list(axes.flat), labels):
+        figure = Figure(figsize=(7.6, heights[0] + heights[1] * rows), layout="constrained")
+        for ax, label in _padded(list(figure.subplots(rows, columns, squeeze=False).flat), labels):
             if label is None:
                 ax.set_axis_off()
                 continue
-            _loss_panel(ax, panels[label], _look(methods[label], list(methods.values()))[0])
-            seeds = sorted({int(run.spec.get("seed", 0)) for run, _ in panels[label]})
-            ax.set_title(f"{label}; seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}", loc="left", pad=12)
-        figure.supxlabel("optimizer step", fontsize=9)
-        figure.supylabel("training loss", fontsize=9)
+            draw(ax, panels[label], _look(methods[label], list(methods.values()))[0], label)
+        figure.supxlabel(axes[0], fontsize=9)
+        figure.supylabel(axes[1], fontsize=9)
         _stamp(figure, any(run.spec.get("quick") for found in panels.values() for run, _ in found))
         _save(figure, path)
 

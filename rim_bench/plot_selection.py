@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rim_bench.compare import ORDER
 from rim_bench.errors import UsageError
 from rim_bench.files import Record
-from rim_bench.plot import _STYLE, _check_suffix, _look, _padded, _panel_name, _save, _stamp
+from rim_bench.plot import _check_suffix, _panel_name, panel_figure
 from rim_bench.selection import SPLITS
 from rim_bench.stats import wilson
 from rim_bench.store import Run
@@ -60,29 +58,14 @@ def _by_panel(runs: Iterable[Run], field: str, otherwise: str) -> dict[str, list
 
 def _draw(panels: dict[str, list[tuple[Run, Record]]], path: Path, draw: Callable[[Axes, Panel, str], None], x: str) -> None:
     _check_suffix(path)
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
 
-    rank = {name: k for k, name in enumerate(ORDER)}
-    methods = {label: str(found[0][0].spec["method"]["name"]) for label, found in panels.items()}
-    labels = sorted(panels, key=lambda label: (rank.get(methods[label], len(ORDER)), label))
-    columns = 1 if len(labels) == 1 else 2
-    rows = math.ceil(len(labels) / columns)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 0.5 + 2.3 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for ax, label in _padded(list(axes.flat), labels):
-            if label is None:
-                ax.set_axis_off()
-                continue
-            draw(ax, panels[label], _look(methods[label], list(methods.values()))[0])
-            ax.set_title(label, loc="left", pad=20)
-            ax.grid(color="#E0E0E0", lw=0.5)
-            ax.set_ylim(0, 103)
-        figure.supxlabel(x, fontsize=9)
-        figure.supylabel("validation accuracy, % (Wilson 95 %)", fontsize=9)
-        _stamp(figure, any(run.spec.get("quick") for found in panels.values() for run, _ in found))
-        _save(figure, path)
+    def fill(ax: Axes, found: Panel, color: str, label: str) -> None:
+        draw(ax, found, color)
+        ax.set_title(label, loc="left", pad=20)
+        ax.grid(color="#E0E0E0", lw=0.5)
+        ax.set_ylim(0, 103)
+
+    panel_figure(panels, path, fill, axes=(x, "validation accuracy, % (Wilson 95 %)"), heights=(0.5, 2.3))
 
 
 def _errors(found: Sequence[Record]) -> list[list[float]]:
