@@ -144,15 +144,7 @@ def evaluate(
     make several times slower, through the same adapter and scorer.
     """
     dataset = request.dataset()
-    done = 0
-
-    def count(new: int) -> None:
-        nonlocal done
-        done += new
-        if on_items is not None:
-            on_items(done, len(dataset.examples))
-
-    lm = _model(trained, request, probe=not request.curve, on_batch=count)
+    lm = _model(trained, request, probe=not request.curve, on_batch=_counter(dataset, on_items))
     _offer(lm, dataset, request.task)
     began = time.perf_counter()
     if by_lm_eval := request.split == "test" and not (request.curve or request.repeat):
@@ -167,6 +159,19 @@ def evaluate(
         _agree(items, results, request.task)
     summary = _summary(lm, request, dataset, items, seconds)
     return [_slim(i) for i in items] if request.curve else items, summary
+
+
+def _counter(dataset: Dataset, on_items: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """Adds up what batches report, and passes on how many of all questions are done."""
+    done = 0
+
+    def count(new: int) -> None:
+        nonlocal done
+        done += new
+        if on_items is not None:
+            on_items(done, len(dataset.examples))
+
+    return count
 
 
 def _model(trained: Trained, request: Request, **others: Any) -> RimLM:
@@ -191,15 +196,7 @@ def marked(
     trained: Trained, request: Request, dataset: Dataset, on_items: Callable[[int, int], None] | None = None
 ) -> list[dict[str, Any]]:
     """Item records of the questions, in their order, through the adapter and scorer of every evaluation: no probes, timings or summary."""
-    done = 0
-
-    def count(new: int) -> None:
-        nonlocal done
-        done += new
-        if on_items is not None:
-            on_items(done, len(dataset.examples))
-
-    lm = _model(trained, request, on_batch=count)
+    lm = _model(trained, request, on_batch=_counter(dataset, on_items))
     _offer(lm, dataset, request.task)
     answered = _directly(lm, dataset, request)
     return [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -81,6 +82,15 @@ class Places:
         self.forms = [fields_of(form) for form in forms(dict(block))]
         self.kind: Kind = block.get("kind", "number")
 
+    @cached_property
+    def reader(self) -> Any:
+        """The module that reads the files; None where they are read as they are.
+
+        Raises:
+            UsageError: it cannot be imported.
+        """
+        return module_of(self.block["reader"], self.name, "reader") if "reader" in self.block else None
+
     @property
     def evaluation_only(self) -> bool:
         """Whether the set has no training rows: it declares files or hub splits, and none for training."""
@@ -148,7 +158,7 @@ class Places:
 
     def _read(self, path: Path) -> list[Row]:
         """The rows of a file: what the task's reader makes of its text (`parse`), else those of JSON or of step text."""
-        parse = getattr(reader_of(self.block, self.name), "parse", None)
+        parse = getattr(self.reader, "parse", None)
         if parse is None:
             return read_step_text(path) if path.suffix == ".txt" else read_file(path)
         try:
@@ -162,7 +172,7 @@ class Places:
     def _example(self, row: Row, fields: Fields, steps: Steps, name: str) -> Example:
         """A row as an example, with what the task's reader adds to it (`complete`): choices, levels."""
         example = to_example(row, fields, self.block["source"], steps, name, self.kind)
-        complete = getattr(reader_of(self.block, self.name), "complete", None)
+        complete = getattr(self.reader, "complete", None)
         try:
             return example if complete is None else complete(example)
         except ValueError as error:
@@ -213,15 +223,6 @@ def refuse_test_file(places: Places) -> None:
         path = places.find(split)
         if path is not None and test is not None and path.samefile(test):
             raise UsageError(f"task {places.name}: the {split} file {str(path)!r} is also the test file: a test split is never trained on")
-
-
-def reader_of(block: Mapping[str, Any], name: str) -> Any:
-    """The module that reads a task's files; None where they are read as they are.
-
-    Raises:
-        UsageError: it cannot be imported.
-    """
-    return module_of(block["reader"], name, "reader") if "reader" in block else None
 
 
 def module_of(module: str, name: str, role: str) -> Any:
