@@ -201,23 +201,18 @@ def eval_(
     options = _options(locals() | {"methods": "direct", "seeds": "0", "task": task or ""})
     from rim_bench.sets import How, evaluate_sets, plan_sets
     from rim_bench.store import Store
-    from rim_bench.stored import evaluate_stored
+    from rim_bench.stored import accuracy_text, evaluate_stored
     from rim_bench.votes import sampling_of
 
     sampling = sampling_of(votes, temperature, sample_seed)
     found = [Store(out).find(name) for name in runs]
     with _reporter() as reporter:
         sets = plan_sets(wanted, options, reporter, split)
-        for line in evaluate_sets(found, sets, options, reporter, How(split, effort, sampling, split_passes)):
+        for line in evaluate_sets(found, sets, options, reporter, How(split, effort, sampling, split_passes, repeat)):
             reporter.note(line)
         for one in found if task is not None or not wanted.any else ():
             summary = evaluate_stored(one, options, effort, split, reporter, sampling=sampling, split_passes=split_passes, repeat=repeat)
-            correct = sum(bool(i["correct"]) for i in one.read_items(_key_of(one, summary)))
-            reporter.note(f"{one.id}: {100 * correct / summary['n']:.2f} % of {summary['n']} ({summary['task_title']}, {split})")
-
-
-def _key_of(run: Run, summary: dict[str, Any]) -> str:
-    return next(key for key, stored in run.evaluations().items() if stored == summary)
+            reporter.note(f"{one.id}: {accuracy_text(one, summary)}")
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 A gate on the very weights of its baseline has the questions' error only. A gate that trains anew has another null: two sound trainings of
 the same recipe differ by more. So its margin comes from retrainings (SCIENCE, "A regression gate on accuracy"): every ordered pair of them
-is a baseline and a sound run, and the gate's own rule (`gate.decide`) says which pairs would go red at which margin.
+is a baseline and a sound run, and the gate's own rule (`gate.decide`) says which pairs would go red at which margin. Items that share
+sources count as independent ones here, which calls more pairs red than the gate would: margins are then too wide, never too narrow.
 """
 
 from __future__ import annotations

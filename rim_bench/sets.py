@@ -14,7 +14,7 @@ from rim_bench.generate import Sampling
 from rim_bench.omitted import record_omitted
 from rim_bench.run_options import QUICK_ROWS, Options, Reporter
 from rim_bench.store import Run
-from rim_bench.stored import Subject, evaluate_stored
+from rim_bench.stored import Subject, accuracy_text, evaluate_stored
 from rim_bench.suites import asked, readable
 from rim_bench.unseen import CannotBeAsked
 from rim_bench.votes import votes_record
@@ -90,6 +90,7 @@ class How:
     effort: int | None = None
     sampling: Sampling | None = None
     split_passes: bool = False
+    repeat: bool = False
     turned: bool = True  # whether a cap of tokens is a knob that was turned; else it is the setting of all runs
 
 
@@ -97,9 +98,11 @@ def evaluate_sets(runs: Iterable[Run], sets: Sets, options: Options, reporter: R
     """Every run on every set but its own task; a line about each stored evaluation.
 
     Raises:
-        UsageError: with `strict`, a set that a run cannot be asked.
+        UsageError: with `strict`, a set that a run cannot be asked; a repeat of one of lm-eval's own tasks, whose order is lm-eval's.
     """
     how, lines = how or How(), []
+    if how.repeat and sets.theirs:
+        raise UsageError(f"--repeat is for rim-bench's own tasks: lm-eval orders the documents of {sets.theirs[0].name!r} itself")
     for run in runs:
         subject = Subject(run, options.device, options.data)
         missing, evaluated = dict(sets.missing), []
@@ -139,11 +142,9 @@ def _ours(run: Run, task: Task, options: Options, reporter: Reporter, how: How, 
     asked_of = dataclasses.replace(options, task=task.name if shipped else str(task.path), files=None, steps=steps)
     summary = evaluate_stored(
         run, asked_of, how.effort, how.split, reporter, sampling=how.sampling, split_passes=how.split_passes, subject=subject,
-        turned=how.turned,
+        turned=how.turned, repeat=how.repeat,
     )  # fmt: skip
-    items = run.read_items(next(key for key, stored in run.evaluations().items() if stored == summary))
-    correct = sum(bool(i["correct"]) for i in items)
-    return f"{100 * correct / len(items):.2f} % of {len(items)} ({task.title}, {how.split})"
+    return accuracy_text(run, summary)
 
 
 def _theirs(run: Run, one: LmEvalTask, options: Options, reporter: Reporter, how: How, subject: Subject) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,3 +100,10 @@ def evaluate_stored(
             reporter.finished(label)
     logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
     return stored
+
+
+def accuracy_text(run: Run, summary: Mapping[str, Any]) -> str:
+    """A stored evaluation's accuracy in words."""
+    key = next(key for key, stored in run.evaluations().items() if stored == summary)
+    correct = sum(bool(item["correct"]) for item in run.read_items(key))
+    return f"{100 * correct / summary['n']:.2f} % of {summary['n']} ({summary['task_title']}, {summary['split']})"

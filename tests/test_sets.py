@@ -13,6 +13,7 @@ import torch
 from fabricated import train
 from lm_eval.tasks import TaskManager
 
+from rim_bench.compare import read
 from rim_bench.data import load_task
 from rim_bench.errors import UsageError
 from rim_bench.lm_eval_tasks import LmEvalRequest, load_lm_eval_tasks, results_of
@@ -112,6 +113,15 @@ def test_every_run_is_evaluated_on_every_set_but_its_own(runs: list[Run], option
     again = Heard()
     assert evaluate_sets(runs, sets, options, again) == lines and not again.evaluated
     assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_a_repeat_is_asked_of_the_sets_too_and_is_no_row(runs: list[Run], options: Options, tmp_path: Path) -> None:
+    sets = plan_sets(Wanted((), (str(yaml_of(tmp_path, "twice")),)), options, Heard())
+    lines = evaluate_sets(runs[:1], sets, options, Heard())
+    assert evaluate_sets(runs[:1], sets, options, Heard(), How(repeat=True)) == lines  # the same answers in another order
+    stored = [s for s in runs[0].evaluations().values() if s["task"] == "twice"]
+    assert [bool(s.get("repeat")) for s in stored].count(True) == 1 and len(stored) == 2
+    assert sum(e.summary["task"] == "twice" for e in read(runs[:1])[0]) == 1
 
 
 def test_what_was_interrupted_goes_on(runs: list[Run], options: Options, tmp_path: Path) -> None:
@@ -224,6 +234,11 @@ def theirs(tmp_path: Path) -> Path:
 
 def plan(options: Options, folder: Path, *names: str, heard: Heard | None = None) -> Any:
     return plan_sets(Wanted((), names, folder), options, heard or Heard())
+
+
+def test_a_repeat_of_lm_evals_own_tasks_is_refused(runs: list[Run], options: Options, theirs: Path) -> None:
+    with pytest.raises(UsageError, match="lm-eval orders the documents of 'own_choice' itself"):
+        evaluate_sets(runs, plan(options, theirs, "own_choice"), options, Heard(), How(repeat=True))
 
 
 def test_lm_evals_tasks_are_stored_with_their_metrics_and_hashes(runs: list[Run], options: Options, theirs: Path) -> None:
