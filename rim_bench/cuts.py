@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +15,12 @@ PASS = {"cpu": 48, "cuda": 4096}
 Fitted on CPU cores, seconds = a + b * columns: a / b is 34 columns at 6 layers of 256, 50 at 4 layers of 128, 75 at 2 layers of 64. A GPU
 waits for its launches: a batch that fits in memory is best taken whole there, unless its rows differ a great deal.
 """
+
+ENOUGH = {"cpu": 1024}
+"""Columns in one pass beyond which a CPU gains nothing (its matrix products are at their peak) while memory grows. A GPU is never full."""
+
+HELD = 8
+"""A further pass keeps a copy of all keys and values so far for its backward: an eighth of what their columns keep in a layer."""
 
 
 def micro_batches(layouts: Sequence[Layout], most: int, device: str) -> list[list[Layout]]:
@@ -28,13 +36,15 @@ def micro_batches(layouts: Sequence[Layout], most: int, device: str) -> list[lis
     """
     rows = sorted(layouts, key=lambda row: row.size)
     widths = [_widths(row) for row in rows]
-    price = PASS.get(device, PASS["cuda"])
-    best = [0.0] + [float("inf")] * len(rows)  # of the first n rows
+    price, enough = PASS.get(device, PASS["cuda"]), ENOUGH.get(device, math.inf)
+    best = [0.0] + [math.inf] * len(rows)  # of the first n rows
     cut = [0] * (len(rows) + 1)  # where the last of their micro-batches begins
     for end in range(1, len(rows) + 1):
         widest: list[int] = []
         for start in range(end - 1, max(0, end - most) - 1, -1):
             widest = _wider(widest, widths[start])
+            if end - start > 1 and (end - start) * _memory(widest) > enough:
+                break
             cost = best[start] + (end - start) * sum(widest) + price * len(widest)
             if cost < best[end]:
                 best[end], cut[end] = cost, start
@@ -52,6 +62,12 @@ def _widths(row: Layout) -> list[int]:
         return [row.size]
     counts = Counter(row.wave)
     return [counts[w] for w in range(row.waves)]
+
+
+def _memory(widths: list[int]) -> float:
+    """What the passes over a row keep for the backward pass, in columns."""
+    seen = list(itertools.accumulate(widths))
+    return seen[-1] + sum(seen[1:]) / HELD
 
 
 def _wider(a: list[int], b: list[int]) -> list[int]:

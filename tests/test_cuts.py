@@ -31,12 +31,18 @@ def price(parts: list[list[Layout]], device: str) -> int:
     return sum(sum(len(part) * new + cuts.PASS[device] for new, _ in executed_passes(part)) for part in parts)
 
 
+def memory(part: list[Layout]) -> float:
+    """Columns of all passes, and an eighth of what each pass but the first sees, padding included."""
+    passes = executed_passes(part)
+    return len(part) * (sum(new for new, _ in passes) + sum(seen for _, seen in passes[1:]) / cuts.HELD)
+
+
 def every_cut(rows: list[Layout], most: int) -> list[list[list[Layout]]]:
     out = []
     for marks in itertools.product((False, True), repeat=len(rows) - 1):
         edges = [0, *(i + 1 for i, mark in enumerate(marks) if mark), len(rows)]
         parts = [rows[a:b] for a, b in itertools.pairwise(edges)]
-        if max(map(len, parts)) <= most:
+        if all(len(part) == 1 or len(part) <= most and memory(part) <= cuts.ENOUGH["cpu"] for part in parts):
             out.append(parts)
     return out
 
@@ -54,8 +60,10 @@ def test_no_other_cut_of_the_sorted_rows_is_cheaper(seed: int, most: int) -> Non
 
 def test_rows_of_one_size_stay_together_and_very_different_ones_part() -> None:
     assert [len(part) for part in micro_batches([row(30)] * 16, 16, "cpu")] == [16]
-    assert [len(part) for part in micro_batches([row(10)] * 8 + [row(200)] * 8, 16, "cpu")] == [8, 8]
-    assert [len(part) for part in micro_batches([row(10)] * 8 + [row(200)] * 8, 16, "cuda")] == [16]  # a launch costs more there
+    assert [len(part) for part in micro_batches([row(10)] * 8 + [row(100)] * 8, 16, "cpu")] == [8, 8]
+    assert [len(part) for part in micro_batches([row(10)] * 8 + [row(100)] * 8, 16, "cuda")] == [16]  # a launch costs more there
+    assert max(len(part) for part in micro_batches([row(200)] * 16, 16, "cpu")) == 5  # a matrix product is fast enough with so many
+    assert [len(part) for part in micro_batches([row(1025)] * 2, 16, "cpu")] == [1, 1]
     assert [len(part) for part in micro_batches([row(30)] * 5, 2, "cpu")] in ([1, 2, 2], [2, 1, 2], [2, 2, 1])
 
 
