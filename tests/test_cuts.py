@@ -42,7 +42,7 @@ def every_cut(rows: list[Layout], most: int) -> list[list[list[Layout]]]:
     for marks in itertools.product((False, True), repeat=len(rows) - 1):
         edges = [0, *(i + 1 for i, mark in enumerate(marks) if mark), len(rows)]
         parts = [rows[a:b] for a, b in itertools.pairwise(edges)]
-        if all(len(part) == 1 or len(part) <= most and memory(part) <= cuts.ENOUGH["cpu"] for part in parts):
+        if all(len(part) == 1 or (len(part) <= most and memory(part) <= cuts.ENOUGH["cpu"]) for part in parts):
             out.append(parts)
     return out
 
