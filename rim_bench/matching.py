@@ -179,7 +179,8 @@ def _spread(name: str, values: Sequence[float | None]) -> str:
 def timed_apart(found: Iterable[Evaluated]) -> str:
     """What evaluations differ in that decides how long they take: "threads 1, 4"; empty where their times compare."""
     timed = [e.runtime for e in found if ((e.summary.get("latency") or {}).get("full_ms") or {}).get("mean") is not None]
-    return _differing([("device", "device"), ("host_cpu", "host CPU"), ("threads", "threads"), ("dtype", "dtype")], timed)
+    machine = [("device", "device"), ("host_cpu", "host CPU"), ("threads", "threads"), ("cells_at_a_time", "cells at a time")]
+    return _differing([*machine, ("dtype", "dtype")], timed)
 
 
 def evaluated_apart(found: Iterable[Evaluated]) -> str:
