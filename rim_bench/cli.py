@@ -113,11 +113,11 @@ def run(
     way = cli_grid.way_of(values)
     requests = cli_grid.requests_of(values, _options)
     wanted = cli_data.wanted_sets(suite, eval_tasks, include_path, strict_sets)
-    runs, code = cli_grid.run_requests(requests, wanted, controls, way)
+    runs, runner = cli_grid.run_requests(requests, wanted, controls, way)
     if runs:
         _write_tables(runs, [], out, print_it=True)
         typer.echo(f"runs: {out / 'runs'}/   tables: {out / 'table.md'}, {out / 'table.csv'}")
-    raise typer.Exit(code)
+    raise typer.Exit(cli_grid.report(runner))
 
 
 @app.command()

@@ -98,8 +98,8 @@ def tasks_of(given: str, files: Sequence[str] | None) -> list[str]:
     return names or [given]
 
 
-def run_requests(requests: Sequence[Options], wanted: Wanted, controls: bool, way: Way) -> tuple[list[Run], int]:
-    """Everything that `rim-bench run` does for its tasks but the table; returns the runs and the exit code."""
+def run_requests(requests: Sequence[Options], wanted: Wanted, controls: bool, way: Way) -> tuple[list[Run], Runner | None]:
+    """Everything that `rim-bench run` does for its tasks but the table; returns the finished runs, and the runner if there was one."""
     from rim_bench.cli import _reporter
     from rim_bench.run import Study
     from rim_bench.sets import How, evaluate_sets, plan_sets
@@ -113,7 +113,7 @@ def run_requests(requests: Sequence[Options], wanted: Wanted, controls: bool, wa
         studies = [Study(study.with_controls(), elsewhere=way.elsewhere) for study in studies]
     if way.dry_run:
         print_plan(studies, way)
-        return [], 0
+        return [], None
     runs: list[Run] = []
     with _reporter() as reporter:
         sets = plan_sets(wanted, requests[0], reporter)
@@ -128,7 +128,7 @@ def run_requests(requests: Sequence[Options], wanted: Wanted, controls: bool, wa
             evaluate_sets(runs, sets, requests[0], reporter, How(turned=False))
         for item in {item.control.label: item for _, left in needed for item in left}.values():
             reporter.note(f"control {item.control.label} was not run: {item.reason}")
-    return runs, report(runner)
+    return runs, runner
 
 
 def run_all(studies: Sequence[Study], runner: Runner | None, reporter: Reporter) -> list[list[Run]]:

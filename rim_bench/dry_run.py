@@ -73,7 +73,7 @@ class Plan:
         rows = [self._row(p, rate) for p in self.planned]
         data = self.data(rate)
         totals = data["totals"]
-        most = [f"{totals['cells']} cells", "", *(cells.flops(totals[k]) for k in ("train_flops", "train_left", "evaluation_flops"))]
+        most = [f"in all: {totals['cells']}", "", *(cells.flops(totals[k]) for k in ("train_flops", "train_left", "evaluation_flops"))]
         most += [_hours(totals["hours_left"])] if rate is not None else []
         rows.append((*most, *[""] * (len(columns) - len(most))))
         grid = Grid("Starts and trials, then what begins from them", columns, tuple(rows))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from rim_bench.cell_work import Job, Told
+from rim_bench.cell_work import Job, Notes, Told
 from rim_bench.engines import Engine, open_engine
 from rim_bench.errors import UsageError
 from rim_bench.run import Study
@@ -201,7 +201,7 @@ class Runner:
         """A cell has its result; a start is looked at before anything begins from it."""
         if node.cell.is_start:
             try:
-                node.study.check_start(node.cell, node.run, self.reporter)
+                node.study.check_start(node.cell, node.run, Notes())  # its accuracy was told
             except UsageError as error:
                 self._fail(node, "refused", str(error), 1)
                 return
