@@ -22,6 +22,7 @@ from rim_bench.run_options import Options
 from rim_bench.selection import Grid
 from rim_bench.sets import Wanted
 from rim_bench.store import Run, Store
+from rim_bench.tables import comparison
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -77,6 +78,11 @@ def grid(given: Options | list[Options], **more: Any) -> tuple[list[list[Run]], 
     return runs, engine, runner, heard
 
 
+def notes(runs: list[Run]) -> list[str]:
+    """What stands below their table."""
+    return [note for section in comparison(runs, split="test").sections for note in section.notes]
+
+
 def failed(runner: Runner) -> dict[str, tuple[str, int]]:
     return {f.label: (f.state, f.attempts) for f in runner.failures.values()}
 
@@ -91,6 +97,8 @@ def test_a_grid_makes_the_runs_of_one_process_and_starts_come_first(tmp_path: Pa
     assert {"queued", "running", "done"} <= first and sum(n.startswith("done: ") for n in heard.notes) == 4
     (summary,) = runs[0].evaluations().values()
     assert summary["runtime"]["cells_at_a_time"] == 2 and "cells_at_a_time" not in next(iter(whole[0].evaluations().values()))["runtime"]
+    beside = [[n for n in notes(some) if "beside other cells of a grid, up to 2 at a time" in n] for some in (runs, whole)]
+    assert len(beside[0]) == 1 and beside[1] == []
     (again,), engine, runner, heard = grid(dataclasses.replace(given, out=tmp_path / "many"))
     assert [r.id for r in again] == [r.id for r in runs] and engine.began == []  # what is done gets no process
     assert "rim, seed 1: evaluated already" in heard.notes
