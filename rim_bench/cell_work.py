@@ -73,7 +73,10 @@ def execute(job: Job) -> Told:
     notes, began = Notes(), time.monotonic()
     try:
         os.chdir(job.folder)
-        trial = _work(job, notes)
+        try:
+            trial = _work(job, notes)
+        finally:
+            _free()
     except Exception as error:
         known, took = sentence(error), time.monotonic() - began
         if known is not None and type(error).__name__ != "OutOfMemoryError":  # memory may have been another process's
@@ -111,6 +114,17 @@ def _work(job: Job, notes: Notes) -> Trial | None:
             sets = plan_sets(job.sets, job.options, Notes())  # what cannot be evaluated was said before anything began
             evaluate_sets([run], sets, job.options, notes, How(turned=False))
     return None
+
+
+def _free() -> None:
+    """Give the GPU's memory back: until this process gets another cell, others may need it."""
+    import gc
+
+    import torch
+
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 _last: Study | None = None  # a process may do several cells of one request: the data are read once

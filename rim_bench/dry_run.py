@@ -14,7 +14,7 @@ from typing import Any
 from rim_bench import cells, cost
 from rim_bench.backbone import Backbone
 from rim_bench.errors import UsageError
-from rim_bench.files import Record
+from rim_bench.files import Record, canonical
 from rim_bench.flops import Shape
 from rim_bench.grid import Node, nodes
 from rim_bench.hub import stored_here
@@ -23,7 +23,7 @@ from rim_bench.render import Grid, Section, Table
 from rim_bench.run import Study
 from rim_bench.run_parts import Cell, price_of
 from rim_bench.schedule import planned_flops
-from rim_bench.store import spec_id
+from rim_bench.store import Run, spec_id
 from rim_bench.tune import same_training, stored_choices
 
 LATER = "after its trials"  # the id of an arm whose learning rate is not chosen yet
@@ -107,8 +107,15 @@ def plan(studies: Sequence[Study]) -> Plan:
         UsageError: a hub backbone that was not fetched yet: without its tokenizer there are no lengths, and so no price.
     """
     for study in studies:
+        _check_stored(study.backbone_spec)
         study.check_budget()
-    accountants = {id(study): _Accountant(study) for study in studies}
+    shared: dict[str, _Rows] = {}  # budgets of one study have their rows in common
+    accountants = {}
+    for study in studies:
+        key = canonical([study.task.name, study.train_set.sha256, study.options.limit, study.options.steps, study.backbone_spec])
+        if key not in shared:
+            shared[key] = _Rows(study)
+        accountants[id(study)] = _Accountant(study, shared[key])
     for study in studies:
         if study.options.tune is not None:
             study.choose(stored_choices(study, study.trials, study.options.tune))
@@ -117,28 +124,37 @@ def plan(studies: Sequence[Study]) -> Plan:
     return Plan(tuple(found.values()), any(s.options.quick for s in studies))
 
 
+def _check_stored(spec: Record) -> None:
+    """Refuse a hub model that would have to be fetched."""
+    if spec["kind"] == "hub" and stored_here(str(spec["hub"]), spec.get("revision")) is None:
+        raise UsageError(
+            f"a dry run fetches nothing, and {spec['hub']} is not stored on this machine: without its tokenizer a grid has no price; "
+            "fetch it with `hf download`, or see `rim-bench cost` for a price list from lengths"
+        )
+
+
 def _hours(value: float | None) -> str:
     """Two decimals, and never 0.00 for what is more than nothing."""
     return "<0.01" if value is not None and 0 < value < 0.01 else cells.num(value, 2)
 
 
+class _Rows:
+    """What prices are made of: a backbone, and the training rows as it encodes them."""
+
+    def __init__(self, study: Study) -> None:
+        self.backbone = Backbone.create(study.backbone_spec, texts=study.texts, pattern=study.task.token_pattern)
+        self.plain = self.encoded(study.train_set.examples)
+
+    def encoded(self, examples: Sequence[Example]) -> list[Encoded]:
+        return [self.backbone.encode_example(e) for e in examples]
+
+
 class _Accountant:
     """Prices the cells of one study."""
 
-    def __init__(self, study: Study) -> None:
-        spec = study.backbone_spec
-        if spec["kind"] == "hub" and stored_here(str(spec["hub"]), spec.get("revision")) is None:
-            raise UsageError(
-                f"a dry run fetches nothing, and {spec['hub']} is not stored on this machine: without its tokenizer a grid has no price; "
-                "fetch it with `hf download`, or see `rim-bench cost` for a price list from lengths"
-            )
-        self.study = study
-        self.backbone = Backbone.create(spec, texts=study.texts, pattern=study.task.token_pattern)
-        self.plain = self._encoded(study.train_set.examples)
+    def __init__(self, study: Study, rows: _Rows) -> None:
+        self.study, self.rows, self.backbone, self.plain = study, rows, rows.backbone, rows.plain
         self.spent: dict[str, int] = {}  # by run id: what who starts from it inherits
-
-    def _encoded(self, examples: Sequence[Example]) -> list[Encoded]:
-        return [self.backbone.encode_example(e) for e in examples]
 
     def planned(self, node: Node) -> Planned:
         study, cell, run = node.study, node.cell, node.run
@@ -174,7 +190,10 @@ class _Accountant:
         return any(same_training({**cell.spec, "optimizer": t.spec["optimizer"]}, t.spec) for t in trials)
 
     def _training(self, cell: Cell) -> int:
-        """FLOPs of training without what is inherited."""
+        """FLOPs of training without what is inherited: those that were counted, where it is trained."""
+        stored = Run(self.study.store.folder / spec_id(cell.spec)).training() or {}
+        if "flops" in stored:
+            return int(stored["flops"])
         if cell.plan.flops:
             inherited = 0 if cell.parent is None else self._inherited(cell.parent)
             return cell.plan.flops - inherited
@@ -192,7 +211,7 @@ class _Accountant:
     def _rows(self, cell: Cell) -> list[Encoded]:
         given = self.study.train_set.examples
         examples = cell.method.transform(given, cell.plan.seed)
-        return self.plain if examples is given else self._encoded(examples)
+        return self.plain if examples is given else self.rows.encoded(examples)
 
     def _evaluation(self, cell: Cell) -> int | None:
         """About what answering costs: validation after training, and for an arm the test questions."""

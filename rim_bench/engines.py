@@ -98,7 +98,11 @@ class _Slot:
     def submit(self, work: Work, job: Job) -> Future[Told]:
         if self.pool is None:
             self.pool = ProcessPoolExecutor(1, mp_context=self.context, initializer=_begin, initargs=(self.gpu,))
-        return self.pool.submit(work, job)
+        try:
+            return self.pool.submit(work, job)
+        except BrokenExecutor:  # its process ended while it had nothing to do
+            self.end()
+            return self.submit(work, job)
 
     def end(self, *, kill: bool = False) -> int | None:
         """Ends the process, which the next job gets anew; returns its exit code."""
@@ -203,7 +207,7 @@ class Submitit:
             told: Told = task.result()
             return told
         except Exception as error:  # submitit's own, of several kinds: killed, timed out, lost
-            return died(f"submitit job {task.job_id} ({task.state.lower()}): {_first(error)}; its log: {task.paths.stderr}")
+            return died(f"{_first(error, 2)}; its log: {task.paths.stderr}")
 
     def close(self) -> None:
         for task, _ in self.busy:
@@ -309,6 +313,7 @@ def _said(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in settings.items())
 
 
-def _first(error: BaseException) -> str:
+def _first(error: BaseException, most: int = 1) -> str:
+    """The first lines of what an error says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return " ".join(lines[:most]) or type(error).__name__

@@ -51,6 +51,14 @@ def test_a_process_that_dies_takes_no_other_with_it(local: Local, tmp_path: Path
     assert len({told.notes[0] for told in again.values()} | {str(os.getpid())}) == 3
 
 
+def test_a_process_that_ends_while_it_has_nothing_to_do_is_replaced(local: Local) -> None:
+    first = answers(local, job("who", "a"))["a"].notes[0]
+    os.kill(int(first), signal.SIGKILL)
+    until(lambda: True if gone(int(first)) else None)
+    found = [answers(local, job("who", name))[name] for name in "abc"]
+    assert [told.state for told in found] == ["done"] * 3 and first not in {told.notes[0] for told in found}
+
+
 def test_other_ways_to_end_are_told_apart(local: Local) -> None:
     found = answers(local, job("leave", "a"), job("raise", "b"))
     assert found["a"].reason == "its process ended without an answer (exit code 3)"
