@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from rim_bench import cli_compute, cli_data, cli_evidence
-from rim_bench.errors import UsageError, unknown
+from rim_bench import cli_compute, cli_data, cli_evidence, cli_grid
+from rim_bench.errors import UsageError, sentence, unknown
 
 if TYPE_CHECKING:
     from rim_bench.run_options import Options
@@ -70,7 +69,7 @@ RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. 
 @app.command()
 def run(
     methods: Methods = EMBEDDED_METHODS,
-    task: TaskName = "chain",
+    task: Annotated[str, typer.Option("--task", "-t", help="Tasks' names or YAML files, separated by commas; see `list tasks`.")] = "chain",
     model: Model = None,
     data: Data = None,
     file: Files = None,
@@ -102,29 +101,23 @@ def run(
     eval_tasks: cli_data.EvalTasks = None,
     include_path: cli_data.IncludePath = None,
     strict_sets: cli_data.StrictSets = False,
+    executor: cli_grid.Executor = None,
+    workers: cli_grid.Workers = None,
+    executor_set: cli_grid.ExecutorSet = None,
+    dry_run: cli_grid.DryRun = False,
+    flops_per_second: cli_grid.Rate = None,
+    format_: cli_grid.Format = None,
 ) -> None:
     """Train, evaluate and compare methods. What is done already is not done again."""
-    options = _options(locals())
+    values = locals()
+    way = cli_grid.way_of(values)
+    requests = cli_grid.requests_of(values, _options)
     wanted = cli_data.wanted_sets(suite, eval_tasks, include_path, strict_sets)
-    from rim_bench.run import Study
-    from rim_bench.sets import How, evaluate_sets, plan_sets
-    from rim_bench.warm import evaluate_controls, warm_options
-
-    study = Study(options)
-    needed, left = study.controls() if controls else ((), ())
-    if controls:
-        study = Study(study.with_controls())
-    with _reporter() as reporter:
-        sets = plan_sets(wanted, options, reporter)
-        runs = study.run(reporter)
-        evaluate_controls(runs, needed, options, reporter)
-        for request in warm_options(study, runs, needed):
-            runs += Study(request).run(reporter)
-        evaluate_sets(runs, sets, options, reporter, How(turned=False))
-        for item in left:
-            reporter.note(f"control {item.control.label} was not run: {item.reason}")
-    _write_tables(runs, [], options.out, print_it=True)
-    typer.echo(f"runs: {study.store.folder}/   tables: {options.out / 'table.md'}, {options.out / 'table.csv'}")
+    runs, runner = cli_grid.run_requests(requests, wanted, controls, way)
+    if runs:
+        _write_tables(runs, [], out, print_it=True)
+        typer.echo(f"runs: {out / 'runs'}/   tables: {out / 'table.md'}, {out / 'table.csv'}")
+    raise typer.Exit(cli_grid.report(runner))
 
 
 @app.command()
@@ -466,25 +459,13 @@ def _main() -> None:
         sys.argv.append("--help")
     try:
         code = app(standalone_mode=False)
-    except UsageError as error:
-        _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or "while writing"
-            _fail(f"the disk is full ({where}): make room; the same command again goes on from the last checkpoint")
-        if error.filename is None or error.strerror is None:
-            raise
-        _fail(f"{error.filename}: {error.strerror}")
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        _fail("the GPU's memory is not enough: give a smaller --eval-batch-size, or a task whose recipe has a smaller micro_batch")
     except Exception as error:
-        if not isinstance(error, _ParserError):
+        message = error.format_message() if isinstance(error, _ParserError) else sentence(error)  # type: ignore[attr-defined]
+        if message is None:
             raise
-        _fail(error.format_message())  # type: ignore[attr-defined]
+        _fail(message)
     if code == INTERRUPTED:
         typer.echo("\ninterrupted: the same command again goes on where this one stopped", err=True)
     raise SystemExit(code if isinstance(code, int) else 0)

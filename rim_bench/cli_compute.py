@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rim_bench import cli_grid
 from rim_bench.errors import UsageError, unknown
 
 app = typer.Typer()
@@ -139,19 +140,33 @@ def study(
     file: Annotated[Path, typer.Argument(help="A study file (TOML); its folder receives runs, tables and pictures.")],
     data: Annotated[Path | None, typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU if there is one.")] = None,
+    executor: cli_grid.Executor = None,
+    workers: cli_grid.Workers = None,
+    executor_set: cli_grid.ExecutorSet = None,
+    dry_run: cli_grid.DryRun = False,
+    flops_per_second: cli_grid.Rate = None,
+    format_: cli_grid.Format = None,
 ) -> None:
     """All runs of a study at all its budgets, their inference curves, and the tables. What is done already is not done again."""
+    from rim_bench.cli import _reporter
+    from rim_bench.study import read_study, run_study, studies_of, wanted_sets, write_results
+
+    way = cli_grid.way_of(locals())
+    made = read_study(file, data=data, device=device)
+    studies = studies_of(made, elsewhere=way.elsewhere)
+    if way.dry_run:
+        cli_grid.print_plan(studies, way)
+        return
+    with _reporter() as reporter, way.runner(studies, reporter, wanted_sets(made)) as runner:
+        runs = run_study(made, studies, reporter, runner)
+    if code := cli_grid.report(runner):
+        typer.echo("tables and pictures are made when every cell has its result", err=True)
+        raise typer.Exit(code)
     from rich.console import Console
 
-    from rim_bench.cli import _reporter
-    from rim_bench.study import read_study, run_study, write_results
-
-    made = read_study(file, data=data, device=device)
-    with _reporter() as reporter:
-        runs = run_study(made, reporter)
-    written = write_results(runs, made.out)
     from rim_bench.leaderboard import leaderboard
 
+    written = write_results(runs, made.out)
     console = Console()
     console.print(leaderboard(runs, split="test").table.to_rich(console.width))
     typer.echo("written: " + ", ".join(map(str, written)))

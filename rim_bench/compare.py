@@ -83,9 +83,10 @@ class Evaluated:
 
     @property
     def runtime(self) -> dict[str, str]:
-        """What it was timed on: device, host CPU, threads and dtype; of an older evaluation the kind of device and the dtype."""
+        """What it was timed on: device, host CPU, threads, dtype, cells that shared it; of an older evaluation kind of device and dtype."""
         told = self.summary.get("runtime") or {k: self.settings.get(k) for k in ("device", "dtype")}
-        return {k: str(told[k]) for k in ("device", "host_cpu", "threads", "dtype") if told.get(k) is not None}
+        names = ("device", "host_cpu", "threads", "dtype", "cells_at_a_time")
+        return {k: str(told[k]) for k in names if told.get(k) is not None}
 
     @cached_property
     def facts(self) -> Facts:

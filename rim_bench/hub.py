@@ -33,18 +33,26 @@ def locate(spec: Mapping[str, Any]) -> Path:
     return folder
 
 
+def stored_here(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub model that was fetched before, with all it takes to load it; None where there is none. Fetches nothing."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
+        return None
+    return folder if _complete(folder) else None
+
+
 def _from_hub(name: str, revision: str | None) -> Path:
     import huggingface_hub as hub
     from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     way_out = "download it elsewhere and give the folder's path instead of the name"
-    try:
-        folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
-        if _complete(folder):
-            return folder
-    except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
-        pass
+    if (found := stored_here(name, revision)) is not None:
+        return found
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UsageError(f"{name} is not stored on this machine and HF_HUB_OFFLINE is set: unset it, or {way_out}")
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT

@@ -177,9 +177,15 @@ def _spread(name: str, values: Sequence[float | None]) -> str:
 
 
 def timed_apart(found: Iterable[Evaluated]) -> str:
-    """What evaluations differ in that decides how long they take: "threads 1, 4"; empty where their times compare."""
+    """What evaluations differ in that decides how long they take: "threads 1, 4"; empty where their times compare.
+
+    Those that were timed while other cells of a grid computed compare with none.
+    """
     timed = [e.runtime for e in found if ((e.summary.get("latency") or {}).get("full_ms") or {}).get("mean") is not None]
-    return _differing([("device", "device"), ("host_cpu", "host CPU"), ("threads", "threads"), ("dtype", "dtype")], timed)
+    text = _differing([("device", "device"), ("host_cpu", "host CPU"), ("threads", "threads"), ("dtype", "dtype")], timed)
+    shared = max((int(t["cells_at_a_time"]) for t in timed if "cells_at_a_time" in t), default=1)
+    beside = f"beside other cells of a grid, up to {shared} at a time" if shared > 1 else ""
+    return "; ".join(filter(None, (text, beside)))
 
 
 def evaluated_apart(found: Iterable[Evaluated]) -> str:

@@ -13,9 +13,17 @@ import torch
 
 from rim_bench.environment import cpu_model
 
+_together = 1
+
+
+def share(cells: int) -> None:
+    """Say how many cells of a grid compute on this machine at a time: they slow each other, and what is timed records it."""
+    global _together
+    _together = cells
+
 
 def runtime(device: torch.device) -> dict[str, Any]:
-    """What times depend on beside the method: device, processor, threads, number type."""
+    """What times depend on beside the method: device, processor, threads, number type, and other cells where there are some."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_properties(device).name if cuda else "cpu",
@@ -24,6 +32,7 @@ def runtime(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": "bfloat16" if cuda else "float32",
         "torch": torch.__version__,
+        **({"cells_at_a_time": _together} if _together > 1 else {}),
     }
 
 

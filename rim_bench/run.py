@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,18 @@ QUICK_STEPS = 16
 class Study:
     """The runs of one request, with the data they share.
 
+    `elsewhere`: another machine computes, so the device need not be one of this machine's.
+
     Raises:
         UsageError: anything in the request that does not fit, before a run starts.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, elsewhere: bool = False) -> None:
         self.options = options
         self.task: Task = load_task(options.task)
         self.recipe = self.task.recipe
         self.store = Store(options.out)
-        self.device = pick_device(options.device)
+        self.device = torch.device(options.device) if elsewhere and options.device else pick_device(options.device)
         self.start = self._start()
         self._check_settings()
         self.backbone_spec = self._backbone()
@@ -270,18 +273,18 @@ class Study:
 
     def run(self, reporter: Reporter, *, evaluation: bool = True) -> list[Run]:
         """Train and evaluate every cell that is not done yet; returns the runs of the arms."""
-        self._warn(reporter, evaluation)
+        self.warn(reporter, evaluation)
         self.check_budget()
         self._tune(reporter)
         runs = []
         for cell in self.cells:
             run = self.train(cell, reporter)
             if cell.is_start:
-                self._check_start(cell, run, reporter)
+                self.check_start(cell, run, reporter)
                 continue
             runs.append(run)
             if evaluation:
-                self._evaluate(cell, run, reporter)
+                self.evaluate(cell, run, reporter)
         return runs
 
     def _tune(self, reporter: Reporter) -> None:
@@ -289,11 +292,16 @@ class Study:
         if self.options.tune is None:
             return
         for start in {spec_id(c.parent.spec): c.parent for c in self.trials if c.parent is not None}.values():
-            self._check_start(start, self.train(start, reporter), reporter)
-        self.choices = run_trials(self, self.trials, self.options.tune, reporter)
+            self.check_start(start, self.train(start, reporter), reporter)
+        self.choose(run_trials(self, self.trials, self.options.tune, reporter))
+
+    def choose(self, choices: Mapping[str, Choice]) -> None:
+        """Take the learning rates that trials have found, by method; the arms are those at these rates from now on."""
+        self.choices = dict(choices)
         self.cells = self._all_cells()
 
-    def _warn(self, reporter: Reporter, evaluation: bool) -> None:
+    def warn(self, reporter: Reporter, evaluation: bool) -> None:
+        """What there is to say of the data before anything is trained."""
         for note in (*self.train_set.notes, *self.validation_set.notes):
             reporter.note(note)
         if not evaluation:  # training alone never opens the test split
@@ -313,7 +321,7 @@ class Study:
         cells = (*self.cells, *self.trials)
         if self.options.train_flops is None or all(self._run(c).trained for c in cells):
             return
-        backbone = Backbone.create(self.backbone_spec, texts=self.texts, pattern=self.task.token_pattern, device=self.device)
+        backbone = Backbone.create(self.backbone_spec, texts=self.texts, pattern=self.task.token_pattern)
         plain = [backbone.encode_example(e) for e in self.train_set.examples]
         inherited: dict[str, int] = {}
         for cell in cells:
@@ -465,8 +473,8 @@ class Study:
             "device": str(self.device),
         }
 
-    def _check_start(self, cell: Cell, run: Run, reporter: Reporter) -> None:
-        """What follows from a start that has not converged would mean nothing (METHODS, Common to all)."""
+    def check_start(self, cell: Cell, run: Run, reporter: Reporter) -> None:
+        """Raises UsageError for a start that has not converged: what follows from it would mean nothing (METHODS, Common to all)."""
         training = run.training() or {}
         accuracy, needed = training["validation"]["accuracy"], self.recipe.get("start_accuracy")
         reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {training['validation']['n']})")
@@ -476,17 +484,22 @@ class Study:
                 "what starts from it means nothing: give it more examples (--cot-examples) or another seed (--seed)"
             )
 
-    def _evaluate(self, cell: Cell, run: Run, reporter: Reporter) -> None:
-        request, by_splits = self.request(), cell.selection.rule == SPLITS
+    def evaluated(self, cell: Cell, run: Run) -> bool:
+        """Whether the evaluation that goes with this study is stored."""
+        return (answered if cell.selection.rule == SPLITS else evaluated)(run, self.request()) is not None
+
+    def evaluate(self, cell: Cell, run: Run, reporter: Reporter) -> None:
+        """Evaluate a trained cell, unless that is stored."""
+        request = self.request()
 
         def show(done: int, total: int) -> None:
             reporter.evaluating(cell.label, done, total)
 
         with run.lock():
-            if (answered if by_splits else evaluated)(run, request) is not None:
+            if self.evaluated(cell, run):
                 reporter.note(f"{cell.label}: evaluated already")
                 return
-            if by_splits:
+            if cell.selection.rule == SPLITS:
                 evaluate_candidates(run, request, self.device, show)
             else:
                 evaluate_run(run, load_trained(run, device=self.device), request, show)

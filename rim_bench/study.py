@@ -26,6 +26,9 @@ from rim_bench.run_options import Options, Reporter, parse_budget
 from rim_bench.selection import parse_tune
 
 if TYPE_CHECKING:
+    from rim_bench.grid import Runner
+    from rim_bench.run import Study
+    from rim_bench.sets import Wanted
     from rim_bench.store import Run
 
 PLAIN: dict[str, type | tuple[type, ...]] = {
@@ -91,19 +94,41 @@ def read_study(path: Path, *, data: Path | None = None, device: str | None = Non
     return StudyFile(path, requests, tuple(swept), tuple(given.get("suite", ())), tuple(given.get("eval_tasks", ())))
 
 
-def run_study(study: StudyFile, reporter: Reporter) -> list[Run]:
-    """Train and evaluate every run of a study that is not done yet, on all its sets, then its inference curves; returns the runs, by
-    budget and seed."""
+def studies_of(study: StudyFile, *, elsewhere: bool = False) -> list[Study]:
+    """The runs that each budget stands for; `elsewhere`: another machine computes."""
     from rim_bench.run import Study
-    from rim_bench.sets import How, Wanted, evaluate_sets, plan_sets
+
+    return [Study(request, elsewhere=elsewhere) for request in study.requests]
+
+
+def wanted_sets(study: StudyFile) -> Wanted:
+    """The further evaluation sets of every run."""
+    from rim_bench.sets import Wanted
+
+    return Wanted(study.suites, study.eval_tasks)
+
+
+def run_study(study: StudyFile, studies: Sequence[Study], reporter: Reporter, runner: Runner | None = None) -> list[Run]:
+    """Train and evaluate every run of a study that is not done yet, on all its sets, then its inference curves; returns the runs, by
+    budget and seed.
+
+    Args:
+        studies: what `studies_of` makes of it.
+        runner: trains and evaluates the cells in other processes; curves are made in this one, once no cell is missing.
+    """
+    from rim_bench.sets import How, evaluate_sets, plan_sets
     from rim_bench.sweep import sweep
 
-    studies = [Study(request) for request in study.requests]
     for one in studies:  # all of them before the first trains
         one.check_budget()
-    sets = plan_sets(Wanted(study.suites, study.eval_tasks), study.requests[0], reporter)
-    made = [one.run(reporter) for one in studies]
-    evaluate_sets([run for runs in made for run in runs], sets, study.requests[0], reporter, How(turned=False))
+    sets = plan_sets(wanted_sets(study), study.requests[0], reporter)
+    if runner is not None:
+        made = runner.run(studies)
+        if runner.failures:
+            return [run for runs in made for run in runs]
+    else:
+        made = [one.run(reporter) for one in studies]
+        evaluate_sets([run for runs in made for run in runs], sets, study.requests[0], reporter, How(turned=False))
     if chosen := [run for runs, swept in zip(made, study.swept, strict=True) if swept for run in runs]:
         sweep(chosen, study.requests[0], reporter)
     return [run for runs in made for run in runs]

@@ -7,7 +7,7 @@ arm of that seed is the winning trial itself where nothing but the rate was trie
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -89,22 +89,29 @@ class Choice:
         return text
 
 
-def run_trials(study: Study, cells: Sequence[Cell], grid: Grid, reporter: Reporter) -> dict[str, Choice]:
+def run_trials(
+    study: Study, cells: Sequence[Cell], grid: Grid, reporter: Reporter, trials: Mapping[str, Trial] | None = None
+) -> dict[str, Choice]:
     """Train every trial that is not trained yet; method -> choice.
 
+    Args:
+        trials: by run id, those that other processes have made; nothing is trained then.
     Raises:
         UsageError: every trial of a method diverged.
     """
     found: dict[str, list[Trial]] = {}
     for cell in cells:
-        found.setdefault(cell.method.name, []).append(_trial(study, cell, reporter))
-    choices = {name: Choice(name, tuple(trials), grid, cells[0].plan.seed) for name, trials in found.items()}
+        found.setdefault(cell.method.name, []).append(
+            train_trial(study, cell, reporter) if trials is None else trials[spec_id(cell.spec)]
+        )
+    choices = {name: Choice(name, tuple(made), grid, cells[0].plan.seed) for name, made in found.items()}
     for choice in choices.values():
         reporter.note(choice.note())
     return choices
 
 
-def _trial(study: Study, cell: Cell, reporter: Reporter) -> Trial:
+def train_trial(study: Study, cell: Cell, reporter: Reporter) -> Trial:
+    """Train one trial, unless it is trained."""
     try:
         run = study.train(cell, reporter)
     except Diverged as error:  # an answer too: that rate is too high. What it cost is charged like the others
@@ -112,9 +119,25 @@ def _trial(study: Study, cell: Cell, reporter: Reporter) -> Trial:
         steps = Run(study.store.folder / spec_id(cell.spec)).metrics()
         seconds = round(sum(m["seconds"] for m in steps), 3)
         return Trial(spec_id(cell.spec), cell.plan.lr, None, None, sum(m["flops"] for m in steps), seconds)
+    return _stored(run, cell)
+
+
+def _stored(run: Run, cell: Cell) -> Trial:
+    """A trained trial."""
     training = run.training() or {}
     validation = training["validation"]
     return Trial(run.id, cell.plan.lr, validation["accuracy"], validation["n"], training["flops"], training["seconds"])
+
+
+def stored_choices(study: Study, cells: Sequence[Cell], grid: Grid) -> dict[str, Choice]:
+    """Method -> choice, of the methods whose trials are all trained; reads what is stored, and trains nothing."""
+    runs = {spec_id(c.spec): Run(study.store.folder / spec_id(c.spec)) for c in cells}
+    found: dict[str, Choice] = {}
+    for name in dict.fromkeys(c.method.name for c in cells):
+        mine = [c for c in cells if c.method.name == name]
+        if all(runs[spec_id(c.spec)].trained for c in mine):
+            found[name] = Choice(name, tuple(_stored(runs[spec_id(c.spec)], c) for c in mine), grid, mine[0].plan.seed)
+    return found
 
 
 def same_training(arm: Record, trial: Record) -> bool:

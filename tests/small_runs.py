@@ -59,3 +59,10 @@ def model(run: Run) -> dict[str, Any]:
 def steps(run: Run) -> list[dict[str, Any]]:
     """train.jsonl without the clock."""
     return [{k: v for k, v in r.items() if k != "seconds"} for r in run.metrics()]
+
+
+def contents(run: Run) -> tuple[Any, ...]:
+    """All of a run that the clock does not change."""
+    timed = ("latency", "ttft", "batch_s", "seconds")
+    items = [[{k: v for k, v in i.items() if not any(t in k for t in timed)} for i in run.read_items(key)] for key in run.evaluations()]
+    return run.id, model(run), steps(run), list(run.evaluations()), items

@@ -30,7 +30,7 @@ MIDDLE = {
 }  # fmt: skip
 TOP = {
     "run", "warm", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__", "sets",
-    "cli_data",
+    "cli_data", "cli_grid", "grid", "engines", "cell_work", "dry_run",
 }  # fmt: skip
 TORCH_FREE = GROUND | {
     "method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options", "suites", "leakage", "listing",

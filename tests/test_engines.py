@@ -1,0 +1,135 @@
+"""Worker processes that die, fail, or outlive who started them. Light ones: what a cell does in them is tested beside this file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from light_work import work
+
+from rim_bench.cell_work import Job, Told
+from rim_bench.engines import Local, check_engine, ended, open_engine
+from rim_bench.errors import UsageError
+from rim_bench.run_options import Options
+
+
+def job(label: str, run: str = "run", folder: Path = Path()) -> Job:
+    return Job(Options(("direct",), "chain"), run, label, folder)
+
+
+@pytest.fixture
+def local() -> Iterator[Local]:
+    engine = Local(2, work=work)
+    yield engine
+    engine.close()
+
+
+def answers(engine: Local, *jobs: Job) -> dict[str, Told]:
+    """What became of jobs, by run."""
+    for one in jobs:
+        engine.start(one)
+    out: dict[str, Told] = {}
+    while len(out) < len(jobs):
+        out |= {one.run: told for one, told in engine.wait()}
+    return out
+
+
+def test_a_process_that_dies_takes_no_other_with_it(local: Local, tmp_path: Path) -> None:
+    found = answers(local, job("kill", "a"), job("sleep 0.5", "b", tmp_path))
+    assert found["a"].state == "failed" and "ended by SIGKILL" in found["a"].reason and "short of memory" in found["a"].reason
+    assert found["b"].state == "done" and local.room == 2
+    first = found["b"].notes[0]
+    again = answers(local, job("who", "a"), job("who", "b"))  # both slots work on, one in a fresh process
+    assert {told.state for told in again.values()} == {"done"} and first in {told.notes[0] for told in again.values()}
+    assert len({told.notes[0] for told in again.values()} | {str(os.getpid())}) == 3
+
+
+def test_a_process_that_ends_while_it_has_nothing_to_do_is_replaced(local: Local) -> None:
+    first = answers(local, job("who", "a"))["a"].notes[0]
+    os.kill(int(first), signal.SIGKILL)
+    until(lambda: True if gone(int(first)) else None)
+    found = [answers(local, job("who", name))[name] for name in "abc"]
+    assert [told.state for told in found] == ["done"] * 3 and first not in {told.notes[0] for told in found}
+
+
+def test_other_ways_to_end_are_told_apart(local: Local) -> None:
+    found = answers(local, job("leave", "a"), job("raise", "b"))
+    assert found["a"].reason == "its process ended without an answer (exit code 3)"
+    assert (found["b"].state, found["b"].reason) == ("failed", "ValueError: no answer")
+    assert ended(None) == "its process ended without an answer" and ended(-11).endswith("by SIGSEGV") and "signal 63" in ended(-63)
+
+
+def test_every_worker_sees_one_gpu(tmp_path: Path) -> None:
+    engine = Local(3, ("4", "7"), work=work)
+    try:
+        found = answers(engine, *(job("sleep 0.01", name, tmp_path) for name in "abc"))
+    finally:
+        engine.close()
+    assert [found[name].notes[1] for name in "abc"] == ["4", "7", "4"]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from light_work import work
+from rim_bench.engines import Local
+from test_engines import job
+if __name__ == "__main__":
+    engine = Local(1, work=work)
+    engine.start(job("sleep 60", "a", Path(sys.argv[1])))
+    try:
+        engine.wait()
+    except KeyboardInterrupt:
+        engine.close()
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130)])
+def test_no_worker_outlives_who_started_it(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    parent = subprocess.Popen([sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
+    worker = int(until(lambda: (tmp_path / "a.pid").read_text() or None))
+    parent.send_signal(sent)
+    assert parent.wait(20) == code
+    until(lambda: True if gone(worker) else None)
+
+
+def until(look: object) -> str:
+    """Waits for an answer, at most half a minute."""
+    assert callable(look)
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            if (found := look()) is not None:
+                return str(found)
+        time.sleep(0.05)
+    raise AssertionError("nothing came")
+
+
+def gone(pid: int) -> bool:
+    """Whether no process of that number does anything; where nobody waits for it, it stays as a zombie."""
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def test_what_an_engine_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown executor 'submitt': .* did you mean 'submitit'"):
+        check_engine("submitt", None, {})
+    with pytest.raises(UsageError, match="--workers 0 is too small"):
+        check_engine("local", 0, {})
+    with pytest.raises(UsageError, match="num_cpus=2 is for submitit and ray"):
+        check_engine("local", None, {"num_cpus": 2})
+    for name in ("submitit", "ray"):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(UsageError, match=rf"not installed: pip install 'rim-bench\[{name}\]'"):
+            open_engine(name, None, {}, folder=tmp_path, gpu=False, gpus=())
+    assert list(tmp_path.iterdir()) == []
