@@ -21,13 +21,24 @@ KINDS = {
     "ttft": "time to the first token at batch 1, over direct's",
     "memory": "peak of training over what was there before, beside cot's",
     "overhead": "a run with nothing to train, beside bare imports",
+    "scaling": "cost against one knob, with the closed form beside it",
     "targets": "the table of targets",
 }
 SHOWN = "history"  # measures nothing
 SHORT = ("train", "eval")  # what is measured where nothing is named
 AGAINST = {"train": ("plain",), "eval": ("hf", "uncached"), "memory": ("plain",)}
 DEFAULT = {"train": ("plain",), "eval": ("hf",)}
+USERS = {
+    "vary": ("scaling",),
+    "values": ("scaling",),
+    "only": ("targets",),
+    "sizes": ("train", "eval", "ttft", "memory"),
+    "against": tuple(AGAINST),
+    "tokens": ("eval",),
+}
+"""Flag -> the measurements that it belongs to."""
 FOLDER = Path("results") / "bench"
+MODEL = "bench-gpt2"
 
 What = Annotated[str | None, typer.Argument(help=f"{', '.join((*KINDS, SHOWN))}. Default: train and eval.")]
 Methods = Annotated[str | None, typer.Option("--methods", "-m", help=f"Names or .py files, separated by commas. Default: {METHODS}.")]
@@ -47,6 +58,7 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.
 Threads = Annotated[int | None, typer.Option("--threads", help="Of torch. Default: as the environment has it; 1 for targets and scaling.")]
 Rounds = Annotated[int, typer.Option("--rounds", help="Interleaved rounds; medians and ranges are over them.")]
 Vary = Annotated[str | None, typer.Option("--vary", help="Of scaling: question-length, K, thoughts, batch or width.")]
+Values = Annotated[str | None, typer.Option("--values", help="Of what is varied, as in 1,2,4,8.")]
 Only = Annotated[str | None, typer.Option("--only", help="Of targets: rows of the table, as in 1,4,6.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the measurement here.")]
 Record = Annotated[bool, typer.Option("--record", help="Also store it in the history, and draw its pictures there.")]
@@ -71,6 +83,7 @@ def bench(
     threads: Threads = None,
     rounds: Rounds = 5,
     vary: Vary = None,
+    values: Values = None,
     only: Only = None,
     json_: Json = None,
     record: Record = False,
@@ -87,26 +100,20 @@ def bench(
             raise UsageError(f"no measurement is stored in {str(out)!r}: `rim-bench bench --record` stores one, --out names another folder")
         typer.echo(page(found), nl=False)
         return
-    _check_flags(kinds, vary, only, sizes, against, json_)
-    values = locals()
-    _measure(kinds, _options(kinds, values | {"seeds": "0"}), values)
+    given = locals()
+    _check_flags(kinds, given)
+    _measure(kinds, _options(kinds, given | {"seeds": "0"}), given)
 
 
-def _check_flags(
-    kinds: tuple[str, ...], vary: str | None, only: str | None, sizes: str | None, against: str | None, json_: Path | None
-) -> None:
+def _check_flags(kinds: tuple[str, ...], given: dict[str, Any]) -> None:
     """Refuses flags that the measurement would pass over."""
-    for given, flag, users in (
-        (vary, "--vary", ("scaling",)),
-        (only, "--only", ("targets",)),
-        (sizes, "--sizes", ("train", "eval", "ttft", "memory")),
-        (against, "--against", tuple(AGAINST)),
-    ):
-        if given is not None and not set(kinds) <= set(users):
-            raise UsageError(f"{flag} {given} has no meaning here: it belongs to `rim-bench bench {' | '.join(users)}`")
-    if "scaling" in kinds and vary is None:
+    for name, users in USERS.items():
+        if given[name] is not None and not set(kinds) <= set(users):
+            flag = f"--{name.rstrip('_').replace('_', '-')} {given[name]}"
+            raise UsageError(f"{flag} has no meaning for {' and '.join(kinds)}: it belongs to `rim-bench bench {' | '.join(users)}`")
+    if "scaling" in kinds and given["vary"] is None:
         raise UsageError("`rim-bench bench scaling` needs --vary: question-length, K, thoughts, batch or width")
-    if json_ is not None and len(kinds) * len((sizes or "x").split(",")) > 1:
+    if given["json_"] is not None and len(kinds) * len((given["sizes"] or "x").split(",")) > 1:
         raise UsageError(
             "--json takes one measurement: name one (train, eval, ...) and at most one of --sizes, or store them with --record"
         )
@@ -116,17 +123,23 @@ def _options(kinds: tuple[str, ...], values: dict[str, Any]) -> Options:
     """What the study behind a measurement is asked."""
     from rim_bench.cli import _options as parsed
 
-    methods, task, model = values["methods"], values["task"], values["model"]
-    if kinds == ("targets",):
-        from rim_bench.benchmarks.targets import METHODS as FOUR
-        from rim_bench.benchmarks.targets import MODEL
-
+    methods, task = values["methods"], values["task"]
+    if kinds in (("targets",), ("scaling",)):
         if methods is not None:
-            raise UsageError("--methods has no meaning for targets: their methods are those of the table")
-        methods, model = ",".join(FOUR), model or MODEL
+            raise UsageError(f"--methods has no meaning for {kinds[0]}: the rows or the knob say which methods are measured")
+        methods = "coconut,cot,direct,rim"
         task = task or ("chain" if values["data"] is None else "gsm8k")
     task = task or "chain"
-    return parsed(values | {"methods": methods or METHODS, "task": task, "model": model})
+    return parsed(values | {"methods": methods or METHODS, "task": task, "model": values["model"] or _model(kinds, task)})
+
+
+def _model(kinds: tuple[str, ...], task: str) -> str | None:
+    """The backbone where none is given: that of the table for targets, and where a task would take one from the hub; else the task's."""
+    from rim_bench.catalog import entries
+    from rim_bench.data import load_task
+
+    usual = str(load_task(task).recipe.get("backbone", "gpt2"))
+    return MODEL if kinds == ("targets",) or "hub" in entries().get(usual, {"hub": usual}) else None
 
 
 def _measure(kinds: tuple[str, ...], options: Options, values: dict[str, Any]) -> None:
@@ -135,19 +148,23 @@ def _measure(kinds: tuple[str, ...], options: Options, values: dict[str, Any]) -
 
     from rim_bench.benchmarks.history import add
     from rim_bench.benchmarks.measure import Request, measure, parse_against, parse_sizes, use_threads
+    from rim_bench.benchmarks.pictures import scaling_pictures
     from rim_bench.benchmarks.report import to_rich
     from rim_bench.files import write_json_atomic
 
     console, progress = Console(), Console(stderr=True)
-    use_threads(values["threads"] or (1 if kinds[0] in ("targets", "scaling") else None))
+    use_threads(1 if values["threads"] is None and kinds[0] in ("targets", "scaling") else values["threads"])
     sizes = parse_sizes(values["sizes"])
     for kind in kinds:
         against = parse_against(values["against"], AGAINST.get(kind, ()), DEFAULT.get(kind, ()))
         for size in sizes:
-            request = Request(kind, options, values["rounds"], against, size, values["tokens"], values["vary"], values["only"])
+            asked = {name: values[name] for name in ("rounds", "tokens", "vary", "values", "only")}
+            request = Request(kind, options, against=against, size=size, **asked)
             told = measure(request, lambda text: progress.print(text, style="dim", highlight=False))
             console.print(to_rich(told))
             if values["json_"] is not None:
                 write_json_atomic(values["json_"], told)
+                if told["scaling"] is not None:
+                    scaling_pictures(told, values["json_"].with_suffix(""))
             if values["record"]:
                 console.print(f"stored: {add(told, values['out'])}", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rim_bench.benchmarks.arms import Arm, Bench, endless, equal_work
-from rim_bench.benchmarks.common import Job, Told, interleave
+from rim_bench.benchmarks.common import Job, Told, interleave, matrix_peak
 from rim_bench.benchmarks.footprint import heard, told
 from rim_bench.benchmarks.lines import undocumented
 from rim_bench.benchmarks.measure import Request, measure, parse_against, parse_sizes
@@ -29,6 +29,16 @@ TINY = {"width": 16, "layers": 1, "heads": 2}
 
 def options(*methods: str) -> Options:
     return Options(methods=methods, task="chain", limit=40, backbone=TINY, batch_size=8, quick=True, start="recipe", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second for a number that one test here is about."""
+    monkeypatch.setattr("rim_bench.benchmarks.common.matrix_peak", lambda device: 1e11)
+
+
+def test_the_peak_is_a_rate_of_products() -> None:
+    assert 1e8 < matrix_peak(torch.device("cpu"), repeats=1) < 1e14
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,11 @@ def interleave(jobs: Sequence[Job], rounds: int, device: torch.device) -> Sessio
         UsageError: fewer than one round.
     """
     check_rounds(rounds)
+    with settled():
+        return _interleave(jobs, rounds, device)
+
+
+def _interleave(jobs: Sequence[Job], rounds: int, device: torch.device) -> Session:
     session = Session()
     running = wall = 0.0
     for k in range(rounds + 1):
@@ -111,6 +116,17 @@ def interleave(jobs: Sequence[Job], rounds: int, device: torch.device) -> Sessio
     if device.type == "cpu":
         session.cpu_share = min(1.0, running / wall / torch.get_num_threads()) if torch.get_num_threads() == 1 else 1.0
     return session
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """With everything that is there already taken out of the collector's sight: collecting between jobs is then a matter of their own."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -47,6 +47,10 @@ def add(told: Record, folder: Path) -> Path:
     except BaseException:
         path.unlink()
         raise
+    if told["scaling"] is not None:
+        from rim_bench.benchmarks.pictures import scaling_pictures
+
+        scaling_pictures(told, path.with_suffix(""))
     write_page(folder)
     return path
 
@@ -80,6 +84,8 @@ def page(found: Sequence[tuple[str, Record]]) -> str:
     for name, told in reversed(found):
         machine = told["machine"]
         lines += [f"## {str(machine['date'])[:16].replace('T', ' ')} UTC, {told['measurement']}", "", *_origin(name, machine), ""]
+        if told["scaling"] is not None:
+            lines += [f"![{told['scaling']['vary']}]({name.removesuffix('.json')}.svg)", ""]
         lines += [to_markdown(told)]
     lines += ["## Fields of the files", "", *(f"- `{path}`: {text}" for path, text in FIELDS.items()), ""]
     return "\n".join(lines)

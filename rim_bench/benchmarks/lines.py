@@ -16,7 +16,7 @@ FIELDS: dict[str, str] = {
     "measurement": "train, eval, ttft, memory, overhead, scaling or targets",
     "rounds": "timed rounds, behind one that warms up; all medians and ranges are over them",
     "seconds": "what the whole measurement took",
-    "setting": "what was measured: rows, model, batch, methods and their settings; null where nothing is trained or answered",
+    "setting": "what was measured: rows, model, batch, methods and their settings (of scaling: at the last value); null for overhead",
     "setting.task": "the task whose training rows were taken",
     "setting.embedded": "whether its rows are generated: then no number here says anything of published data",
     "setting.train_sha256": "hash of the training rows",

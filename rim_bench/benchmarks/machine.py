@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -53,21 +52,3 @@ def _load() -> float | None:
         return round(os.getloadavg()[0], 2)
     except OSError:
         return None
-
-
-def place(machine: Record) -> str:
-    """Where it ran, in a few words."""
-    gpu: Any = machine["gpu"]
-    where = str(gpu["name"]) if gpu else str(machine["cpu"]["model"])
-    threads = machine["threads"]
-    return f"{where}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def warning(machine: Record) -> str | None:
-    """What a reader must know where others used the machine."""
-    if not machine["busy"]:
-        return None
-    share = machine["cpu_share"]
-    told = f"load {machine['load_before']} before, {machine['load_after']} after"
-    told += "" if share is None else f"; the process ran {100 * share:.0f} % of the timed seconds"
-    return f"BUSY MACHINE: others used it at the same time ({told}). Ratios of pairs suffer less than rates."

@@ -18,7 +18,7 @@ from rim_bench.benchmarks.footprint import REFERENCE as MEMORY_REFERENCE
 from rim_bench.benchmarks.footprint import memory_lines
 from rim_bench.benchmarks.lines import Line, Measured, record
 from rim_bench.benchmarks.overhead import overhead_lines
-from rim_bench.benchmarks.scaling import scaling
+from rim_bench.benchmarks.scaling import parse_values, scaling
 from rim_bench.benchmarks.targets import parse_only, targets
 from rim_bench.benchmarks.training import train_lines, train_session
 from rim_bench.errors import UsageError, unknown
@@ -41,6 +41,7 @@ class Request:
     size: tuple[int, int, int] | None = None  # layers, width, heads
     tokens: int | None = None
     vary: str | None = None
+    values: str | None = None  # of what is varied
     only: str | None = None
 
 
@@ -66,7 +67,8 @@ def _measured(request: Request, show: Callable[[str], None]) -> Measured:
     if request.kind == "targets":
         return targets(options, rounds, parse_only(request.only), show)
     if request.kind == "scaling":
-        return scaling(options, str(request.vary), rounds, show)
+        vary = str(request.vary)
+        return scaling(options, vary, parse_values(request.values, vary), rounds, show)
     if request.kind == "memory":
         bench = Bench(_with(options, MEMORY_REFERENCE), request.size)
         lines = memory_lines(bench.options, bench.asked(options), rounds, request.against)

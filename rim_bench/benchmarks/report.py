@@ -63,17 +63,20 @@ def _amount(unit: str) -> Callable[[float], str]:
 
 
 def _where(told: Record) -> str:
-    setting, machine = told["setting"], told["machine"]
-    gpu = machine["gpu"]
-    parts = (
-        []
-        if setting is None
-        else [f"{setting['task']}{' (generated)' if setting['embedded'] else ''}", model(setting), f"batch {setting['batch_size']}"]
-    )
-    parts.append(
-        str(gpu["name"]) if gpu else f"{machine['cpu']['model']}, {machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    )
-    return ": " + "; ".join(parts)
+    setting, parts = told["setting"], []
+    if setting is not None:
+        vary = None if told["scaling"] is None else told["scaling"]["vary"]  # the setting is that of its last value
+        parts = [f"{setting['task']}{' (generated)' if setting['embedded'] else ''}"]
+        parts.append(str(setting["backbone"]["name"]) if vary == "width" else model(setting))
+        parts += [] if vary == "batch" else [f"batch {setting['batch_size']}"]
+    return ": " + "; ".join([*parts, place(told["machine"])])
+
+
+def place(machine: Record) -> str:
+    """Where it ran, in a few words."""
+    threads = machine["threads"]
+    cpu = f"{machine['cpu']['model']}, {threads} thread{'s' if threads > 1 else ''}"
+    return str(machine["gpu"]["name"]) if machine["gpu"] else cpu
 
 
 def model(setting: Record) -> str:
@@ -82,6 +85,12 @@ def model(setting: Record) -> str:
     size = f", {backbone['layers']} x {backbone['width']}" if "layers" in backbone else ""
     return f"{backbone['name']}{size} ({setting['parameters'] / 1e6:.1f} M)"
 
+
+_WARM = " behind one that warms up"
+_ROUNDS = {
+    "memory": ", every method in a process of its own",
+    "targets": f"{_WARM} (rows 4b, 9 and 10: at most 3, row 8 twice as many)",
+}
 
 _MORE: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("use_of_peak_executed", "of peak", _share),

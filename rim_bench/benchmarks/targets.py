@@ -18,7 +18,6 @@ from rim_bench.errors import UsageError
 from rim_bench.run_options import Options
 
 METHODS = ("coconut", "cot", "direct", "rim")
-MODEL = "bench-gpt2"
 LARGE, LARGE_BATCH = (12, 768, 12), 8
 STEPS = 2  # optimizer steps of each method a round
 FEW = 3  # rounds of what takes a process, or many seconds, each time
