@@ -26,7 +26,7 @@ KINDS = {
 }
 SHOWN = "history"  # measures nothing
 SHORT = ("train", "eval")  # what is measured where nothing is named
-AGAINST = {"train": ("plain",), "eval": ("hf", "uncached"), "memory": ("plain",)}
+AGAINST = {"train": ("plain", "hf"), "eval": ("hf", "uncached"), "memory": ("plain",)}
 DEFAULT = {"train": ("plain",), "eval": ("hf",)}
 USERS = {
     "vary": ("scaling",),
@@ -47,7 +47,7 @@ TaskName = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Backbone. Default: the task's; of targets bench-gpt2.")]
 Sizes = Annotated[str | None, typer.Option("--sizes", help="LAYERSxWIDTHxHEADS, several by commas: one measurement each.")]
-Against = Annotated[str | None, typer.Option("--against", help="train, memory: plain; eval: hf, uncached; none: nothing beside.")]
+Against = Annotated[str | None, typer.Option("--against", help="train: plain, hf; eval: hf, uncached; memory: plain; or none.")]
 Data = Annotated[Path | None, typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N training rows.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Examples an optimizer step, and questions answered together.")]

@@ -95,6 +95,20 @@ def test_the_plain_loop_takes_the_same_examples_in_random_batches(bench: Bench) 
     assert arm.plain.positions(shuffled[0]) == (sum(sizes), 8 * max(sizes))
 
 
+def test_hugging_face_trains_on_the_same_loss(bench: Bench) -> None:
+    arm = bench.arm("cot")
+    told = arm.train_hf(1).prepare(2)()
+    (batch,) = arm.chosen(2, 1)
+    arm.quiet()
+    assert told["examples"] == 8 and told["seconds"] > 0
+    with torch.no_grad():
+        assert arm.hf.losses == pytest.approx(float(arm.plain.loss(batch)), abs=1e-5)
+        pair = [float(arm.plain.loss(b)) for b in arm.chosen(3, 2)]
+    arm.train_hf(2).prepare(3)()
+    assert min(pair) - 0.5 < arm.hf.losses < max(pair) + 0.5  # the same examples, in other batches
+    assert arm.hf.model is not arm.backbone.causal  # which Trainer wraps
+
+
 def test_hugging_face_decodes_the_same_tokens(bench: Bench) -> None:
     arm = bench.arm("direct")
     questions = [arm.data[i].question for i in range(8)]
@@ -184,7 +198,7 @@ def test_a_stage_is_timed_with_its_dropout_and_leaves_the_weights_alone(monkeypa
     assert padding(session, "rim: train").values == pytest.approx([1 - done["tokens"] / done["executed"]])
 
 
-@pytest.mark.parametrize(("kind", "against"), [("train", ("plain",)), ("eval", ("hf", "uncached")), ("eval", ()), ("ttft", ())])
+@pytest.mark.parametrize(("kind", "against"), [("train", ("plain", "hf")), ("eval", ("hf", "uncached")), ("eval", ()), ("ttft", ())])
 def test_records_have_their_shape(kind: str, against: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = measure(Request(kind, options("cot", "coconut"), rounds=1, against=against, tokens=2))

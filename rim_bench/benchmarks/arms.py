@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rim_bench.backbone import Backbone
 from rim_bench.benchmarks.common import Job, Nowhere, Told
@@ -23,6 +23,9 @@ from rim_bench.schedule import batches
 from rim_bench.train import Trainer
 from rim_bench.trained import build_bridges
 from rim_bench.weights import scratch_model
+
+if TYPE_CHECKING:
+    from rim_bench.benchmarks.hf_trainer import HfLoop
 
 STILL = 1e-12  # learning rate: a step costs the same, and the weights stay where they are
 GPT2_ROWS = 50257  # rows of GPT-2's own table: a model of its size has as many, whatever the tokenizer uses of them
@@ -49,6 +52,13 @@ class Arm:
     def plain(self) -> PlainLoop:
         """Hugging Face's forward on the same model."""
         return PlainLoop(self.backbone, self.data, self.trainer.plan, self.against)
+
+    @cached_property
+    def hf(self) -> HfLoop:
+        """Hugging Face's Trainer on a copy of the model."""
+        from rim_bench.benchmarks.hf_trainer import HfLoop
+
+        return HfLoop(self.plain)
 
     @property
     def batch_size(self) -> int:
@@ -105,6 +115,15 @@ class Arm:
             return work
 
         return Job(name or f"{self.name}: plain", prepare)
+
+    def train_hf(self, steps: int, name: str | None = None) -> Job:
+        """The same examples, a copy of the model, in Hugging Face's `Trainer`; tells examples."""
+
+        def prepare(k: int) -> Callable[[], Told]:
+            self.backbone.set_dropout(0.0)
+            return self.hf.ready(self.chosen(k, steps), k)
+
+        return Job(name or f"{self.name}: Trainer", prepare)
 
     # Answering
 

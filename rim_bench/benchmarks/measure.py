@@ -20,7 +20,7 @@ from rim_bench.benchmarks.lines import Line, Measured, record
 from rim_bench.benchmarks.overhead import overhead_lines
 from rim_bench.benchmarks.scaling import parse_values, scaling
 from rim_bench.benchmarks.targets import parse_only, targets
-from rim_bench.benchmarks.training import train_lines, train_session
+from rim_bench.benchmarks.training import PUBLISHED_STEPS, STEPS, train_lines, train_session
 from rim_bench.errors import UsageError, unknown
 from rim_bench.files import Record
 from rim_bench.run_options import Options
@@ -79,10 +79,10 @@ def _measured(request: Request, show: Callable[[str], None]) -> Measured:
         session = first_session(bench, names, rounds)
         return _told(bench, first_lines(session, names), session)
     bench = Bench(options, request.size)
-    if request.kind == "train":
-        session = train_session(bench, bench.names, rounds, against=request.against)
-        return _told(bench, train_lines(bench, session, bench.names, request.against), session)
     embedded = bench.study.task.metadata["source"] == "generator"
+    if request.kind == "train":
+        session = train_session(bench, bench.names, rounds, STEPS if embedded else PUBLISHED_STEPS, request.against)
+        return _told(bench, train_lines(bench, session, bench.names, request.against), session)
     tokens, batch = request.tokens or (EMBEDDED_TOKENS if embedded else TOKENS), options.batch_size or BATCH
     session = answer_session(bench, bench.names, rounds, request.against, batch=batch, tokens=tokens)
     return _told(bench, answer_lines(bench, session, bench.names, request.against), session)

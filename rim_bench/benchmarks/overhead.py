@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rim_bench.benchmarks.common import check_rounds
@@ -16,7 +18,9 @@ from rim_bench.benchmarks.lines import Line
 from rim_bench.benchmarks.spread import Spread
 from rim_bench.errors import UsageError
 
-RUN = ("run", "--methods", "direct,cot", "--task", "chain", "--limit", "40", "--examples", "64", "--cot-examples", "64")
+METHODS = ("direct", "cot")
+DONE = "evaluated already"  # what the command says of each
+RUN = ("run", "--methods", ",".join(METHODS), "--task", "chain", "--limit", "40", "--examples", "64", "--cot-examples", "64")
 SMALL = ("--backbone", "layers=1", "--backbone", "width=32", "--backbone", "heads=2", "--start", "recipe", "--quick", "--device", "cpu")
 LIMIT = 600  # seconds that one process may take
 LIBRARIES = """
@@ -62,39 +66,58 @@ def overhead_lines(rounds: int) -> list[Line]:
     with tempfile.TemporaryDirectory(prefix="rim-bench-overhead-") as folder:
         place = Path(folder)
         command = [sys.executable, "-c", _COMMAND, *RUN, *SMALL, "--out", str(place / "results")]
-        _seconds(command)  # trains and evaluates
+        _process(command)  # trains and evaluates
         loaded = place / "loaded.json"
-        _seconds([sys.executable, "-c", f"TARGET = {str(loaded)!r}\n{_LOADED}\n{_COMMAND}", *command[3:]])
+        said = _process([sys.executable, "-c", f"TARGET = {str(loaded)!r}\n{_LOADED}\n{_COMMAND}", *command[3:]]).said
+        assert said.count(DONE) == len(METHODS), f"there was something left to do: {said}"
         names = json.loads(loaded.read_text("utf-8"))
         jobs = {
             "command": command,
             "modules": [sys.executable, "-c", _IMPORT, str(loaded)],
             "libraries": [sys.executable, "-c", LIBRARIES],
         }
-        found: dict[str, list[float]] = {name: [] for name in jobs}
-        for k in range(rounds + 1):
-            for name in jobs if k % 2 else reversed(list(jobs)):
-                seconds = _seconds(jobs[name])
-                if k:  # the first fills the disk's cache
-                    found[name].append(seconds)
-    ours = Spread(tuple(found["command"]))
-    modules, libraries = Spread(tuple(found["modules"])), Spread(tuple(found["libraries"]))
+        found = _interleaved(jobs, rounds)
     packages = sorted({name.split(".")[0] for name in names})
-    what = "rim-bench run, nothing to train"
-    told = f"imports of the {len(names):,} modules of the {len(packages)} packages that it loads"
     return [
-        Line(what, told, "s", ours, modules, ours / modules),
-        Line(what, "imports of torch, transformers, lm_eval, datasets and pandas", "s", ours, libraries, ours / libraries),
+        _line(found, "modules", f"imports of the {len(names):,} modules of the {len(packages)} packages that it loads"),
+        _line(found, "libraries", "imports of torch, transformers, lm_eval, datasets and pandas"),
     ]
 
 
-def _seconds(command: Sequence[str]) -> float:
-    """Wall time of a process that must succeed."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment, check=False)
-    took = time.perf_counter() - began
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A process that ended well."""
+
+    wall: float  # seconds
+    cpu: float
+    said: str
+
+
+def _interleaved(jobs: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[_Process]]:
+    """Each once a round, forwards and backwards in turn; a first round fills the disk's cache."""
+    found: dict[str, list[_Process]] = {name: [] for name in jobs}
+    for k in range(rounds + 1):
+        for name in jobs if k % 2 else reversed(list(jobs)):
+            done = _process(jobs[name])
+            if k:
+                found[name].append(done)
+    return found
+
+
+def _line(found: Mapping[str, Sequence[_Process]], other: str, against: str) -> Line:
+    wall = {name: Spread(tuple(p.wall for p in found[name])) for name in ("command", other)}
+    cpu = {name: Spread(tuple(p.cpu for p in found[name])) for name in ("command", other)}
+    more = {"cpu_seconds": cpu["command"], "cpu_ratio": cpu["command"] / cpu[other]}
+    return Line("rim-bench run, nothing to train", against, "s", wall["command"], wall[other], wall["command"] / wall[other], more)
+
+
+def _process(command: Sequence[str]) -> _Process:
+    """Runs a process that must succeed."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UsageError(f"a process of the overhead measurement failed: {reason}")
-    return took
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return _Process(wall, cpu, done.stdout + done.stderr)
