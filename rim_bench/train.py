@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
+from rim_bench.cuts import micro_batches
 from rim_bench.errors import UsageError
 from rim_bench.layout import Layout
 from rim_bench.losses import group_counts, tree_loss
@@ -203,7 +204,7 @@ class Trainer:
 
     def _step(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> dict[str, Any]:
         """One optimizer step: micro-batches of similar length, whose gradients add up to the whole batch's exactly."""
-        layouts = sorted(self.layouts(span, at, step, chosen), key=lambda row: row.size)
+        layouts = self.layouts(span, at, step, chosen)
         trains = self.backbone.trains()
         cost, executed = sum(training_cost(self.shape, trains, row) for row in layouts), 0
         lr = self.plan.lr * self.schedule.rate(span, at, cost if self.plan.flops else 1)
@@ -212,8 +213,7 @@ class Trainer:
         counts = group_counts(layouts)
         self.optimizer.zero_grad(set_to_none=True)
         parts: Counter[str] = Counter()
-        for at in range(0, len(layouts), self.plan.micro_batch):
-            micro = layouts[at : at + self.plan.micro_batch]
+        for micro in micro_batches(layouts, self.plan.micro_batch, self.backbone.device.type):
             with self.backbone.autocast():
                 columns = self.workspace.forward(micro)
                 loss, groups = tree_loss(self.backbone, columns, counts)
