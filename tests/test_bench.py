@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -81,8 +82,25 @@ def test_the_plain_loop_does_the_same_work(method: str, bench: Bench) -> None:
     with torch.no_grad():
         ours, _ = tree_loss(arm.backbone, arm.trainer.workspace.forward(rows), group_counts(rows))
         assert float(ours) == pytest.approx(float(arm.plain.loss(range(8))), abs=1e-5)
-        other = PlainLoop(arm.backbone, arm.data, arm.trainer.plan, "cot" if method == "direct" else "direct")
+        other = PlainLoop(arm.stock, arm.data, arm.trainer.plan, "cot" if method == "direct" else "direct")
         assert float(ours) != pytest.approx(float(other.loss(range(8))), abs=1e-3)  # other work has another loss
+
+
+def test_rivals_run_hugging_faces_own_model() -> None:
+    """What the engine changes about a model (GPT-2's activation) is no part of what it is compared to."""
+    arm = Bench(dataclasses.replace(options("cot"), model="tiny-gpt2")).arm("cot")
+    arm.quiet()
+    kinds = [{type(m).__name__ for m in model.modules()} for model in (arm.stock.model, type(arm.stock.model)(arm.stock.model.config))]
+    assert kinds[0] == kinds[1] and arm.stock.model is not arm.backbone.causal
+    with torch.no_grad():
+        rows = arm.trainer.layouts(arm.span, 0, 0, range(8))
+        ours, _ = tree_loss(arm.backbone, arm.trainer.workspace.forward(rows), group_counts(rows))
+        assert float(ours) == pytest.approx(float(arm.plain.loss(range(8))), abs=1e-5)
+    before = [p.detach().clone() for p in arm.backbone.model.parameters()]
+    arm.plain.step(range(8))
+    assert all(torch.equal(a, b) for a, b in zip(before, arm.backbone.model.parameters(), strict=True))
+    sizes = [sum(p.numel() for p in g["params"]) for g in arm.stock.groups(0.1)]
+    assert sizes == [sum(p.numel() for p in g["params"]) for g in arm.backbone.parameter_groups(0.1)]
 
 
 def test_the_plain_loop_takes_the_same_examples_in_random_batches(bench: Bench) -> None:
@@ -112,7 +130,7 @@ def test_hugging_face_trains_on_the_same_loss(bench: Bench) -> None:
 def test_hugging_face_decodes_the_same_tokens(bench: Bench) -> None:
     arm = bench.arm("direct")
     questions = [arm.data[i].question for i in range(8)]
-    theirs = hf_generate(arm.backbone, questions, 5)[:, -5:].tolist()
+    theirs = hf_generate(arm.stock, questions, 5)[:, -5:].tolist()
     ours = decode(arm.trainer.workspace, [arm.method.lay_prompt(q) for q in questions], max_tokens=5)
     for row, done in zip(theirs, ours, strict=True):
         (completion,) = done.values()
@@ -135,10 +153,10 @@ def test_the_uncached_loop_generates_what_the_engine_does(method: str) -> None:
     layouts = arm.prompts([arm.data[i].question for i in range(6)])
     with endless(arm.backbone):
         ours = [next(iter(row.values())).tokens for row in decode(arm.trainer.workspace, layouts, max_tokens=6)]
-    theirs = [tuple(uncached(arm.backbone, layout, 6)) for layout in layouts]
+    theirs = [tuple(uncached(arm.stock, layout, 6)) for layout in layouts]
     assert theirs == ours and len({t for row in ours for t in row}) > 3
     if method == "coconut":  # other thoughts, other tokens: the comparison can fail
-        fewer = [tuple(uncached(arm.backbone, arm.method.lay_prompt(arm.data[i].question, 1), 6)) for i in range(6)]
+        fewer = [tuple(uncached(arm.stock, arm.method.lay_prompt(arm.data[i].question, 1), 6)) for i in range(6)]
         assert fewer != ours
 
 
@@ -156,11 +174,12 @@ def told_options(given: Options) -> dict[str, Any]:
 def test_answers_run_to_the_cap_past_the_end_token(bench: Bench) -> None:
     arm = bench.arm("cot")
     end = arm.backbone.end
+    heads = [model.get_output_embeddings().weight for model in (arm.backbone.causal, arm.stock.model)]
+    kept = heads[0].detach().clone()
     with torch.no_grad():
-        head = arm.backbone.causal.get_output_embeddings().weight
-        kept = head.detach().clone()
-        head.zero_()
-        head[end] = kept[end]
+        for head in heads:
+            head.zero_()
+            head[end] = kept[end]
     try:
         chosen = decode(arm.trainer.workspace, arm.prompts(arm.questions(1, 8)), max_tokens=4)
         assert any(c.ended for row in chosen for c in row.values())  # this model ends when it may
@@ -168,7 +187,8 @@ def test_answers_run_to_the_cap_past_the_end_token(bench: Bench) -> None:
         assert arm.answer_hf(8, 4).prepare(1)() == {"examples": 8.0, "tokens": 32.0}
     finally:
         with torch.no_grad():
-            head.copy_(kept)
+            for head in heads:
+                head.copy_(kept)
     assert arm.backbone.end == end
     with pytest.raises(AssertionError, match="31 tokens"):
         equal_work(31, 8, 4)
@@ -180,9 +200,11 @@ def test_a_stage_is_timed_with_its_dropout_and_leaves_the_weights_alone(monkeypa
     before = {name: p.detach().clone() for name, p in arm.backbone.parameters_to_train()}
     seen: dict[str, list[float]] = {"ours": [], "plain": []}
 
+    models = {"ours": arm.backbone.causal, "plain": arm.stock.model}
+
     def note(who: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any) -> Any:
-            seen[who].append(arm.backbone.causal.model.layers[0].self_attn.attention_dropout)
+            seen[who].append(models[who].model.layers[0].self_attn.attention_dropout)
             return work(*args)
 
         return noted

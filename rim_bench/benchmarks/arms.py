@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rim_bench.backbone import Backbone
 from rim_bench.benchmarks.common import Job, Nowhere, Told
-from rim_bench.benchmarks.rivals import PlainLoop, hf_generate, uncached
+from rim_bench.benchmarks.rivals import PlainLoop, Stock, hf_generate, uncached
 from rim_bench.errors import UsageError, unknown
 from rim_bench.generate import decode
 from rim_bench.layout import Layout
@@ -32,7 +32,7 @@ GPT2_ROWS = 50257  # rows of GPT-2's own table: a model of its size has as many,
 
 
 class Arm:
-    """One method ready to be timed, and the plain loop beside it: both train the same model, each with an optimizer of its own.
+    """One method ready to be timed, and the plain loop beside it: both train the same weights, the plain one in Hugging Face's own model.
 
     The plain loop's target is the method's own for direct and cot, and cot's for methods that have no plain counterpart.
     """
@@ -49,9 +49,14 @@ class Arm:
         self._drawn: list[list[int]] = []
 
     @cached_property
+    def stock(self) -> Stock:
+        """Hugging Face's own model with the same weights: what rivals run."""
+        return Stock(self.backbone)
+
+    @cached_property
     def plain(self) -> PlainLoop:
-        """Hugging Face's forward on the same model."""
-        return PlainLoop(self.backbone, self.data, self.trainer.plan, self.against)
+        """Causal-LM fine-tuning on the stock model."""
+        return PlainLoop(self.stock, self.data, self.trainer.plan, self.against)
 
     @cached_property
     def hf(self) -> HfLoop:
@@ -103,8 +108,8 @@ class Arm:
 
         def prepare(k: int) -> Callable[[], Told]:
             chosen = self.shuffled(k, steps)
-            self.backbone.model.train()
             self.backbone.set_dropout(0.0)
+            self.stock.model.train()
             real, executed = (sum(n) for n in zip(*(self.plain.positions(batch) for batch in chosen), strict=True))
 
             def work() -> Told:
@@ -136,9 +141,11 @@ class Arm:
         return [self.method.lay_prompt(q) for q in questions]
 
     def quiet(self) -> None:
-        """Into the mode that answers."""
+        """The models that there are into the mode that answers."""
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
+        if "stock" in self.__dict__:
+            self.stock.model.eval()
 
     def answer(self, n: int, tokens: int, name: str | None = None) -> Job:
         """`n` questions answered side by side, `tokens` generated for each; tells examples and tokens."""
@@ -166,7 +173,7 @@ class Arm:
             longest = max(map(len, questions))
 
             def work() -> Told:
-                ids = hf_generate(self.backbone, questions, tokens)
+                ids = hf_generate(self.stock, questions, tokens)
                 return equal_work(len(questions) * (ids.shape[1] - longest), len(questions), tokens)
 
             return work
@@ -183,7 +190,7 @@ class Arm:
             refuse_trees(self.name, picked)
 
             def work() -> Told:
-                made = sum(len(uncached(self.backbone, row, tokens)) for row in picked)
+                made = sum(len(uncached(self.stock, row, tokens)) for row in picked)
                 return equal_work(made, n, tokens)
 
             return work

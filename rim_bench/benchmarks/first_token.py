@@ -49,7 +49,7 @@ def _forwards(arm: Arm, n: int) -> Job:
 
         def work() -> Told:
             for length in lengths:
-                plain_forward(arm.backbone, length)
+                plain_forward(arm.stock, length)
             return {"questions": float(len(lengths))}
 
         return work

@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rim_bench.benchmarks.common import Told, synchronise
-from rim_bench.benchmarks.rivals import PlainLoop
+from rim_bench.benchmarks.rivals import PlainLoop, decayed
 
 HfTrainer: Any = Trainer  # untyped
 Arguments: Any = TrainingArguments
@@ -40,10 +40,7 @@ class HfLoop:
     def __init__(self, plain: PlainLoop) -> None:
         self.plain, self.device, self.losses = plain, plain.backbone.device, 0.0
         self.model = copy.deepcopy(plain.model)
-        groups = [
-            {"params": [p for _, p in self.model.named_parameters() if p.ndim > 1], "weight_decay": plain.plan.weight_decay},
-            {"params": [p for _, p in self.model.named_parameters() if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        groups = decayed(self.model, plain.plan.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=plain.plan.lr, betas=(plain.plan.beta1, plain.plan.beta2), fused=True)
 
     def ready(self, chosen: Sequence[Sequence[int]], seed: int) -> Callable[[], Told]:
