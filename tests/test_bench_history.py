@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rim_bench.benchmarks import history
 from rim_bench.benchmarks.arms import Bench
 from rim_bench.benchmarks.lines import FIELDS, Line, Measured, Target, record, undocumented
+from rim_bench.benchmarks.machine import Watch
 from rim_bench.benchmarks.measure import Request, measure
 from rim_bench.benchmarks.pictures import scaling_picture, scaling_pictures
 from rim_bench.benchmarks.report import sheet, to_markdown
@@ -29,7 +31,8 @@ MACHINE: dict[str, Any] = {
     "python": "3.11.9", "platform": "Linux x86_64 glibc 2.36", "cpu": {"model": "AMD EPYC 9R14", "cores": 2, "usable_cores": 2},
     "memory_bytes": 8_000_000_000, "gpu": None, "packages": {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2"},
     "git": {"commit": "0123456789abcdef", "dirty": False}, "argv": ["rim-bench", "bench", "train"], "date": "2026-01-31T12:00:00+00:00",
-    "device": "cpu", "dtype": "float32", "threads": 1, "load_before": 0.1, "load_after": 1.0, "cpu_share": 0.99, "busy": False,
+    "device": "cpu", "dtype": "float32", "threads": 1, "load_before": 0.1, "load_after": 1.0, "cpu_share": 0.99,
+    "others_cores": 0.0, "busy": False,
 }  # fmt: skip
 SETTING: dict[str, Any] = {
     "task": "gsm8k", "embedded": False, "train_sha256": "ab", "train_rows": 7, "mean_tokens": {"question": 60.0, "chain": 20.0},
@@ -96,6 +99,21 @@ def test_the_repository_shows_what_its_measurements_say() -> None:
         assert history.file_name(told) == name
         if told["scaling"] is not None:
             assert (RESULTS / name).with_suffix(".svg").is_file() and (RESULTS / name).with_suffix(".png").is_file()
+
+
+def test_a_machine_that_others_use_is_said_to_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([100.0, 101.0])
+    monkeypatch.setattr("rim_bench.benchmarks.machine._all", lambda: next(seconds))
+    monkeypatch.setattr("rim_bench.benchmarks.machine._own", lambda: 0.0)
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr("rim_bench.benchmarks.machine.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("sys.argv", ["rim-bench", "bench", "--data", "/home/me", "--json=/tmp/x", "--record"])
+    watch = Watch(torch.device("cpu"))
+    told = watch.finish(1.0)
+    assert told["others_cores"] == 0.5 and told["busy"]
+    assert told["argv"] == ["rim-bench", "bench", "--data", "DIR", "--json=DIR", "--record"]
+    text = to_markdown(made(machine={**told, "git": None}))
+    assert "BUSY MACHINE: other processes used 0.5 cores, this one ran 100 % of the timed seconds" in text
 
 
 def test_a_target_holds_by_its_median() -> None:

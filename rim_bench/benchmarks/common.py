@@ -52,7 +52,7 @@ class Session:
     """What some pieces of work took, round by round."""
 
     rounds: list[Round] = field(default_factory=list)
-    cpu_share: float = 1.0  # of the timed seconds, that the process was running: under 1 on a machine that others use
+    cpu_share: float | None = None  # of the timed seconds, that the process ran: under 1 where others use the machine; of one CPU thread
 
     def rate(self, job: str, key: str) -> Spread:
         """Per second."""
@@ -112,8 +112,8 @@ def _interleave(jobs: Sequence[Job], rounds: int, device: torch.device) -> Sessi
             done[job.name] = Timed(told.get("seconds", seconds), told)
         if k:
             session.rounds.append(Round(done, peak))
-    if device.type == "cpu":
-        session.cpu_share = min(1.0, running / wall / torch.get_num_threads()) if torch.get_num_threads() == 1 else 1.0
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        session.cpu_share = min(1.0, running / wall)
     return session
 
 

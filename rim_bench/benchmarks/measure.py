@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from rim_bench.benchmarks import machine
 from rim_bench.benchmarks.arms import Bench
 from rim_bench.benchmarks.common import Session, check_rounds
 from rim_bench.benchmarks.decoding import BATCH, TOKENS, answer_lines, answer_session
@@ -17,6 +16,7 @@ from rim_bench.benchmarks.first_token import REFERENCE, first_lines, first_sessi
 from rim_bench.benchmarks.footprint import REFERENCE as MEMORY_REFERENCE
 from rim_bench.benchmarks.footprint import memory_lines
 from rim_bench.benchmarks.lines import Line, Measured, record
+from rim_bench.benchmarks.machine import Watch
 from rim_bench.benchmarks.overhead import overhead_lines
 from rim_bench.benchmarks.scaling import parse_values, scaling
 from rim_bench.benchmarks.targets import parse_only, targets
@@ -53,11 +53,10 @@ def measure(request: Request, show: Callable[[str], None] = lambda _: None) -> R
     """
     check_rounds(request.rounds)
     device = pick_device(request.options.device)
-    before, began = machine.begin(device), time.perf_counter()
+    watch, began = Watch(device), time.perf_counter()
     with quiet():
         found = _measured(request, show)
-    after = machine.finish(before, found.cpu_share)
-    return record(request.kind, request.rounds, found, after, time.perf_counter() - began)
+    return record(request.kind, request.rounds, found, watch.finish(found.cpu_share), time.perf_counter() - began)
 
 
 def _measured(request: Request, show: Callable[[str], None]) -> Measured:

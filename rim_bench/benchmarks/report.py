@@ -146,9 +146,10 @@ def _notes(told: Record) -> tuple[str, ...]:
     if setting is not None and setting["embedded"]:
         notes.append("Rows of an embedded, generated task: short and of one length, so they say nothing of padding on published data.")
     if machine["busy"]:
-        share = machine["cpu_share"]
-        seen = "" if share is None else f"; the process ran {100 * share:.0f} % of the timed seconds"
-        notes.append(f"BUSY MACHINE: load {machine['load_before']} before, {machine['load_after']} after{seen}.")
+        share, others = machine["cpu_share"], machine["others_cores"]
+        seen = [] if others is None else [f"other processes used {others:.1f} cores"]
+        seen += [] if share is None else [f"this one ran {100 * share:.0f} % of the timed seconds"]
+        notes.append(f"BUSY MACHINE: {', '.join(seen)}; load {machine['load_before']} before, {machine['load_after']} after.")
     return tuple(notes)
 
 

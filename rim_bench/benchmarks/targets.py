@@ -72,7 +72,7 @@ def targets(options: Options, rounds: int, only: Sequence[str] = NUMBERS, show: 
         rows.append(_ten(min(rounds, FEW)))
     kept = tuple(r for r in rows if r.number.rstrip("ab") in only)
     peak = Spread(tuple(v for s in sessions for v in s.peak.values)) if sessions else None
-    share = min((s.cpu_share for s in sessions), default=None)
+    share = min((s.cpu_share for s in sessions if s.cpu_share is not None), default=None)
     return Measured(targets=kept, peak=peak, cpu_share=share, setting=bench.setting())
 
 
