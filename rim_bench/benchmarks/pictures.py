@@ -59,24 +59,32 @@ def scaling_picture(told: Record, path: Path) -> None:
 
 
 def _panel(ax: Axes, found: Record, curves: list[Record]) -> None:
+    from matplotlib.ticker import LogLocator
+
     values = [float(v) for v in found["values"]]
     names = [str(c["method"]) for c in curves]
-    for curve in curves:
+    doubling = values[-1] / values[0] >= 4
+    for k, curve in enumerate(curves):
         color, marker = _look(str(curve["method"]), names)
         medians = [1000 * s["median"] for s in curve["seconds"]]
         below = [m - 1000 * s["low"] for m, s in zip(medians, curve["seconds"], strict=True)]
         above = [1000 * s["high"] - m for m, s in zip(medians, curve["seconds"], strict=True)]
         look: dict[str, Any] = {"color": color, "marker": marker, "ms": 4.5, "ls": "", "elinewidth": 1, "capsize": 2, "zorder": 3}
-        ax.errorbar(values, medians, yerr=[below, above], label=str(curve["method"]), **look)
+        beside = k - (len(curves) - 1) / 2  # dots of several methods stand beside each other, around their value
+        at = [v * 1.04**beside if doubling else v + 0.01 * beside * values[-1] for v in values]
+        ax.errorbar(at, medians, yerr=[below, above], label=str(curve["method"]), **look)
         rate = medians[-1] / curve["flops"][-1]
         ax.plot(values, [rate * f for f in curve["flops"]], color=color, lw=1.1, zorder=2)
-    if values[-1] / values[0] >= 4:
+    if doubling:
         ax.set_xscale("log", base=2)
     ax.set_xticks(values, [f"{v:g}" for v in values])
-    ax.minorticks_off()
+    ax.set_xticks([], minor=True)
     ends = [1000 * s[end] for c in curves for s in c["seconds"] for end in ("low", "high")]
     if max(ends) > 10 * min(ends):
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
     else:
         ax.set_ylim(bottom=0)
     ax.grid(axis="y", color="#D8D8D8", lw=0.6)

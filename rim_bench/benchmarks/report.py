@@ -46,7 +46,13 @@ def spread(told: Record | None, show: Callable[[float], str]) -> str:
         return "-"
     if len(told["values"]) == 1:
         return show(told["median"])
-    return f"{show(told['median'])} ({show(told['low'])}-{show(told['high'])})"
+    low, high = show(told["low"]), show(told["high"])
+    low = low.removesuffix(" %") if high.endswith(" %") else low  # the unit once
+    return f"{show(told['median'])} ({low}-{high})"
+
+
+def _median(told: Record | None, show: Callable[[float], str]) -> str:
+    return "-" if told is None else show(told["median"])
 
 
 def times(value: float) -> str:
@@ -111,7 +117,7 @@ def _lines(told: Record) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     for line in found:
         show = _amount(line["unit"])
         row = [line["what"], spread(line["ours"], show), line["against"], spread(line["theirs"], show), spread(line["ratio"], times)]
-        rows.append((*row, *(spread(line["more"].get(key), value) for key, _, value in more)))
+        rows.append((*row, *(_median(line["more"].get(key), value) for key, _, value in more)))
     return ("what", unit, "beside", unit, "ratio of the pairs", *(name for _, name, _ in more)), tuple(rows)
 
 
