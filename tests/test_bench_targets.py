@@ -60,7 +60,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, Target]:
     def imports(rounds: int) -> list[Line]:
         asked.append(("overhead", rounds))
         ours, theirs = Spread((6.0, 6.6)), Spread((5.0, 6.0))
-        return [Line("run", "imports", "s", ours, theirs, ours / theirs, {"cpu_ratio": Spread((1.0, 1.1))})] * 2
+        return [Line("run", "imports", "s", ours, theirs, ours / theirs, {"cpu_ratio": Spread((1.0, 1.1))})]
 
     monkeypatch.setattr(targets, "memory_lines", memory)
     monkeypatch.setattr(targets, "overhead_lines", imports)
