@@ -69,9 +69,11 @@ def memory_lines(options: Options, methods: Sequence[str], rounds: int, against:
 def _measured(options: Options, task: Task) -> Record:
     """One process's answer."""
     request = {"options": told(options), "task": dataclasses.asdict(task), "threads": torch.get_num_threads()}
-    done = subprocess.run(
-        [sys.executable, "-m", "rim_bench.benchmarks.footprint"], input=json.dumps(request), capture_output=True, text=True, timeout=LIMIT
-    )
+    command = [sys.executable, "-m", "rim_bench.benchmarks.footprint"]
+    try:
+        done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, timeout=LIMIT, check=False)
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"the process that measures the memory of {task.method} took more than {LIMIT} s: give a smaller model") from None
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UsageError(f"the process that measures the memory of {task.method} failed: {reason}")

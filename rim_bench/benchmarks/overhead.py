@@ -103,7 +103,11 @@ def _line(found: Mapping[str, Sequence[_Process]], other: str, against: str) -> 
 def _process(command: Sequence[str]) -> _Process:
     """Runs a process that must succeed."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"a process of the overhead measurement took more than {LIMIT} s: is the machine busy?") from None
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
