@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from rim_bench import cli_compute, cli_data, cli_evidence, cli_grid
+from rim_bench import cli_bench, cli_compute, cli_data, cli_evidence, cli_grid
 from rim_bench.errors import UsageError, sentence, unknown
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(cli_compute.app)  # without a name: its commands stand beside these
 app.add_typer(cli_evidence.app)
 app.add_typer(cli_data.app)
+app.add_typer(cli_bench.app)
 
 EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
 INTERRUPTED = 130
@@ -293,34 +294,6 @@ def lm_eval(context: typer.Context) -> None:
     from rim_bench.lm_task import lm_eval_main
 
     lm_eval_main(context.args)
-
-
-@app.command()
-def bench(
-    methods: Methods = EMBEDDED_METHODS,
-    task: TaskName = "chain",
-    model: Model = None,
-    data: Data = None,
-    limit: Limit = None,
-    batch_size: BatchSize = None,
-    set_: Set = None,
-    backbone: BackboneSet = None,
-    device: Device = None,
-    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds; medians and ranges are over them.")] = 5,
-    json_: Annotated[Path | None, typer.Option("--json", help="Also write the measurements here.")] = None,
-) -> None:
-    """Examples/s of training and evaluation per method, and the ratio to a plain PyTorch loop on the same model and rows."""
-    options = _options(locals() | {"seeds": "0"})
-    from rich.console import Console
-
-    from rim_bench.bench import measure, report
-
-    measured = measure(options, rounds)
-    if json_ is not None:
-        from rim_bench.files import write_json_atomic
-
-        write_json_atomic(json_, measured)
-    Console().print(report(measured))
 
 
 # What the commands share

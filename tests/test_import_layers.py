@@ -29,8 +29,8 @@ MIDDLE = {
     "candidates", "tune", "run_parts",
 }  # fmt: skip
 TOP = {
-    "run", "warm", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "bench", "__init__", "sets",
-    "cli_data", "cli_grid", "grid", "engines", "cell_work", "dry_run",
+    "run", "warm", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "benchmarks", "__init__", "sets",
+    "cli_data", "cli_grid", "cli_bench", "grid", "engines", "cell_work", "dry_run",
 }  # fmt: skip
 TORCH_FREE = GROUND | {
     "method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options", "suites", "leakage", "listing",
@@ -190,6 +190,23 @@ def test_lower_rooms_do_not_import_higher_ones() -> None:
         used = {m for i in found if (m := house(i.name)) is not None}
         assert stem not in GROUND or not used & (MIDDLE | TOP), f"{stem} imports {used & (MIDDLE | TOP)}"
         assert stem in TOP or not used & TOP, f"{stem} imports {used & TOP}"
+
+
+def test_benchmarks_are_the_command_lines_alone() -> None:
+    """Nothing that is measured knows that it is; the stored history is read without torch."""
+    users = {stem for stem, found in read("rim_bench").items() if any(house(i.name) == "benchmarks" for i in found)}
+    assert users == {"cli_bench"}
+    inside = read("rim_bench/benchmarks")
+    torch_free, todo = {"history", "report", "lines", "spread", "pictures"}, ["history"]
+    seen: set[str] = set()
+    while todo:
+        stem = todo.pop()
+        seen.add(stem)
+        todo += [m for i in inside[stem] if house(i.name) == "benchmarks" and (m := i.name.split(".")[2]) not in seen]
+        assert not offences("rim_bench/benchmarks", [stem], HEAVY, lazy=False)
+        others = {house(i.name) for i in inside[stem]} - {None, "benchmarks"}
+        assert others <= TORCH_FREE | {"files"}
+    assert seen == torch_free
 
 
 def test_the_engine_knows_no_method() -> None:
