@@ -29,6 +29,7 @@ from rim_bench.data import Task
 from rim_bench.errors import UsageError, unknown
 from rim_bench.generate import score
 from rim_bench.layout import Layout, Segment
+from rim_bench.sharded import Asked, answer_all
 from rim_bench.store import Store
 from rim_bench.tasks.answers import Kind
 from rim_bench.trained import Trained, load_trained, pick_device
@@ -202,14 +203,11 @@ class RimLM(TemplateLM):  # type: ignore[misc]
                 self.counts[request.task_name]["overlong"] += 1
                 answered[i] = self.answerer.unanswered(layout, question)
         asked.sort(key=lambda a: (*a[3:], a[2].size, a[0]))
-        for (limit, until, kind), same in groupby(asked, key=lambda a: a[3:]):
-            todo = list(same)
-            for at in range(0, len(todo), self.batch_size):
-                batch = todo[at : at + self.batch_size]
-                done = self.answerer.answer([b[2] for b in batch], limit, until, [b[1] for b in batch], kind)
-                answered.update((b[0], one) for b, one in zip(batch, done, strict=True))
-                if self.on_batch is not None:
-                    self.on_batch(len(batch))
+        alike = [list(same) for _, same in groupby(asked, key=lambda a: a[3:])]
+        cuts = [same[at : at + self.batch_size] for same in alike for at in range(0, len(same), self.batch_size)]
+        batches = [Asked([b[2] for b in batch], [b[1] for b in batch], *batch[0][3:]) for batch in cuts]
+        for batch, done in zip(cuts, answer_all(self.answerer, batches, self.on_batch), strict=True):
+            answered.update((b[0], one) for b, one in zip(batch, done, strict=True))
         for i, request in enumerate(requests):
             self.records[request.task_name, int(request.doc_id)] = answered[i]
         self._warn()
@@ -274,12 +272,10 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             if not chooser.fits(layout):
                 self.records[key] = chooser.unanswered(layout, question)
         fitting = sorted((a for a in asked if chooser.fits(a[2])), key=lambda a: a[2].size)
-        for at in range(0, len(fitting), self.batch_size):
-            batch = fitting[at : at + self.batch_size]
-            done = chooser.answer([b[2] for b in batch], self.max_gen_toks, (), [b[1] for b in batch])
+        cuts = [fitting[at : at + self.batch_size] for at in range(0, len(fitting), self.batch_size)]
+        batches = [Asked([b[2] for b in batch], [b[1] for b in batch], self.max_gen_toks, ()) for batch in cuts]
+        for batch, done in zip(cuts, answer_all(chooser, batches, self.on_batch), strict=True):
             self.records.update((b[0], one) for b, one in zip(batch, done, strict=True))
-            if self.on_batch is not None:
-                self.on_batch(len(batch))
         for name, number in documents:
             self.counts[name]["overlong"] += bool(self.records[name, number].cost["overlong"])
         self._warn()
