@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -207,7 +208,9 @@ def _replicate(team: Team, backbone: Backbone, step: Step) -> Any:
     # A bridge, an adapter or markers may have no part in a stage, or in one process's rows. Buffers never change.
     unused = _may_be_left_out(backbone, step)
     how = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)
-    return accelerator(team, backbone.device, kwargs_handlers=[how]).prepare_model(step, device_placement=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for the same option
+        return accelerator(team, backbone.device, kwargs_handlers=[how]).prepare_model(step, device_placement=False)
 
 
 def _may_be_left_out(backbone: Backbone, step: Step) -> bool:

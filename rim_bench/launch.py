@@ -102,6 +102,7 @@ def company(arguments: Sequence[str]) -> Iterator[bool]:
         return
     if "RANK" not in os.environ:
         raise UsageError(f"WORLD_SIZE={started()} in the environment, but no RANK: start with torchrun, or unset WORLD_SIZE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP remarks on options that a later stage needs
     from rim_bench import processes
 
     team = processes.join()
