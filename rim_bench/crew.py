@@ -19,7 +19,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -318,7 +318,8 @@ class Crew:
         """The run is over, or broken off."""
         self.team.live = None
         if self.team.sound:
-            self.team.tell_all("end")
+            with suppress(UsageError):  # who is gone is told of at the next job
+                self.team.tell_all("end")
 
 
 def check(backbone: Backbone, strategy: str) -> None:

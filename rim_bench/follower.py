@@ -11,7 +11,6 @@ from torch import nn
 
 from rim_bench.backbone import Backbone
 from rim_bench.crew import Replica
-from rim_bench.errors import UsageError
 from rim_bench.layout import Layout
 from rim_bench.processes import QUIT, Team
 from rim_bench.sharded import How, answer_job
@@ -24,11 +23,7 @@ def follow(team: Team) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader hears of it too, and sends the others home
     follower = Follower(team)
     while True:
-        try:
-            name, *arguments = team.hand_out()
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"process {team.rank} ends: the process that leads is gone ({reason})") from None
+        name, *arguments = team.hand_out()
         if name == QUIT:
             torch.distributed.destroy_process_group()
             return

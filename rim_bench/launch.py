@@ -1,6 +1,6 @@
 """How many processes one command was started as, and who of them leads. No torch: bad starts are refused at once.
 
-`torchrun --nproc_per_node 2 -m rim_bench run …` starts two processes with one command line and tells them of each other in RANK,
+`torchrun --nproc_per_node 2 -m -- rim_bench run …` starts two processes with one command line and tells them of each other in RANK,
 WORLD_SIZE and LOCAL_RANK. The first leads (`rim_bench.processes`): it alone parses, decides, writes and prints. The others follow.
 """
 
@@ -56,7 +56,7 @@ def check_asked(given: int | None = None) -> None:
     if (given is not None or asked) and asked != (real := started()):
         raise UsageError(
             f"{where} asks for {asked} processes, but {real} {'was' if real == 1 else 'were'} started: "
-            f"start them with `torchrun --nproc_per_node {max(1, asked)} -m rim_bench …`"
+            f"start them with `torchrun --nproc_per_node {max(1, asked)} -m -- rim_bench …`"
         )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(days=30)  # that a follower waits for its next job; a leader that dies ends it at once
 QUIT = "quit"
+LOST = ("gloo", "nccl", "connection")  # in what torch says when a process does not answer
 
 
 class Team:
@@ -114,9 +115,22 @@ class Team:
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """What breaks in here leaves the others waiting in the middle of something: nothing can be handed out any more."""
+        """What breaks in here leaves the others waiting in the middle of something: nothing can be handed out any more.
+
+        Raises:
+            UsageError: another process is gone.
+        """
         try:
             yield
+        except RuntimeError as error:
+            self._sound = False
+            if not any(word in str(error).lower() for word in LOST):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"process {self.rank} of {self.size} lost another one, whose own message says why ({reason}): "
+                "the same command again goes on from the last checkpoint"
+            ) from error
         except BaseException:
             self._sound = False
             raise
@@ -132,7 +146,7 @@ class Team:
         global _team
         _team = None
         if self.rank == 0 and self._sound:
-            with suppress(RuntimeError):  # they are gone already
+            with suppress(UsageError, RuntimeError):  # they are gone already
                 self.tell_all(QUIT)
                 dist.destroy_process_group()
 

@@ -87,14 +87,13 @@ class Case:
 
 CASES = {
     "cot": Case(ChainOfThought(), "tiny-gpt2"),
-    "rim": Case(Rim(K=2, refine_dropout=0.0)),
     "coconut": Case(Coconut(c=1, latent_stages=2, epochs_last=3), "tiny-gpt2"),
     "bridge": Case(Uneven()),
     "lora": Case(Rim(K=2, refine_dropout=0.0), "tiny-gpt2", base=True),
     "markers": Case(RimAsPrompt(K=2, epochs_refine=0)),
     "dropout": Case(Rim(K=2), "tiny-gpt2", dropout=0.2),
 }
-PLAN = Plan(examples=60, batch_size=5, micro_batch=2, lr=2e-3, checkpoints=3)  # shares of 3 and 2 rows, of 2 and 1 micro-batches
+PLAN = Plan(examples=40, batch_size=5, micro_batch=2, lr=2e-3, checkpoints=2)  # shares of 3 and 2 rows, of 2 and 1 micro-batches
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:

@@ -36,7 +36,6 @@ from rim_bench.train import Diverged
 from rim_bench.trained import load_trained
 
 TIMES = {"latency_s", "batch_s"}
-DROPOUT = dataclasses.replace(PLAN, examples=50, checkpoints=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -174,13 +173,13 @@ def break_off(root: Path, case: str, name: str, strategy: str, plan: Any) -> Non
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_broken_run_goes_on_exactly(tmp_path: Path, strategy: str) -> None:
     """With as many processes even dropout is drawn as if nothing had happened, on each of them."""
-    assert together(fit, tmp_path, "dropout", "whole", strategy, DROPOUT) == [0, 0]
-    codes = together(break_off, tmp_path, "dropout", "broken", strategy, DROPOUT)
+    assert together(fit, tmp_path, "dropout", "whole", strategy, PLAN) == [0, 0]
+    codes = together(break_off, tmp_path, "dropout", "broken", strategy, PLAN)
     assert codes[0] == 9 and codes[1] not in (0, None)
     assert len(stored(tmp_path, "broken").metrics()) == 7
-    assert together(fit, tmp_path, "dropout", "broken", strategy, DROPOUT) == [0, 0]
+    assert together(fit, tmp_path, "dropout", "broken", strategy, PLAN) == [0, 0]
     whole, broken = ([{**m, "seconds": 0} for m in stored(tmp_path, name).metrics()] for name in ("whole", "broken"))
-    assert broken == whole and len(whole) == 10
+    assert broken == whole and len(whole) == PLAN.steps
     before, after = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "broken"))
     assert all(torch.equal(before[n], after[n]) for n in before)
 
@@ -215,7 +214,7 @@ def explode(root: Path) -> None:
     made = CASES["cot"].trainer(root, "exploding", dataclasses.replace(PLAN, lr=1e30))
     with pytest.raises(Diverged, match="not finite at step 2"):
         made.run()
-    assert fit(root, "cot", "behind it").steps == 12  # the others are there still
+    assert fit(root, "cot", "behind it").steps == PLAN.steps  # the others are there still
 
 
 def fail_between(root: Path) -> None:
@@ -270,10 +269,10 @@ def test_an_error_hangs_nobody(tmp_path: Path, job: Callable[[Path], None], code
 
 
 def study(out: Path, strategy: str | None, data: Path) -> None:
-    given = {"strategy": strategy, "max_tokens": 3, "eval_batch_size": 7, "checkpoint": "best", "checkpoint_points": 2, "limit": 24}
+    given = {"strategy": strategy, "max_tokens": 3, "eval_batch_size": 7, "checkpoint": "best", "checkpoint_points": 2, "limit": 16}
     small = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 300, "dropout": 0.0}
     given["settings"] = {"rim": {"K": 2, "epochs_ground": 1, "epochs_refine": 1, "refine_dropout": 0.0}}
-    runs = Study(options(out, "cot", "rim", backbone=small, **given)).run(Heard())
+    runs = Study(options(out, "rim", backbone=small, **given)).run(Heard())
     (out / "chosen.json").write_text(json.dumps([choose(run, data) for run in runs]))
 
 
@@ -308,7 +307,7 @@ def told(run: Run) -> dict[str, Any]:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_study_stores_what_one_process_does(studies: dict[str, Path], strategy: str) -> None:
     one, two = (Store(studies[name]).runs()[0] for name in ("one", strategy))
-    assert [r.id for r in one] == [r.id for r in two] and len(one) == 2  # ids know nothing of processes
+    assert [r.id for r in one] == [r.id for r in two] and len(one) == 1  # ids know nothing of processes
     assert Store(studies[strategy]).runs()[1] == []
     for a, b in zip(one, two, strict=True):
         assert told(b) == told(a)
@@ -318,10 +317,10 @@ def test_a_study_stores_what_one_process_does(studies: dict[str, Path], strategy
         assert a.evaluations().keys() == b.evaluations().keys() and len(a.evaluations()) == 1
         for key in a.evaluations():
             items = [[{k: v for k, v in i.items() if k not in TIMES} for i in run.read_items(key)] for run in (a, b)]
-            assert items[0] == items[1] and len(items[0]) == 24
-            assert len({i["batch_size"] for i in items[0]}) == 2  # three batches of 7 and one of 3: two for each
+            assert items[0] == items[1] and len(items[0]) == 16
+            assert len({i["batch_size"] for i in items[0]}) == 2  # two batches of 7 and one of 2
             assert b.evaluations()[key]["processes"] == 2 and "processes" not in a.evaluations()[key]
-            assert b.evaluations()[key]["latency"]["n"] == 24
+            assert b.evaluations()[key]["latency"]["n"] == 16
     chosen = [json.loads((studies[name] / "chosen.json").read_text()) for name in ("one", strategy)]
     assert [[i["id"] for i in items] for items in chosen[0]] == [[i["id"] for i in items] for items in chosen[1]]
     for mine, theirs in zip(*chosen, strict=True):
@@ -361,7 +360,7 @@ def packing(thing: Any) -> tuple[Any, list[Any]]:
 @pytest.mark.parametrize(
     ("environment", "given", "words"),
     [
-        ({}, 2, "--processes asks for 2 processes, but 1 was started: start them with `torchrun --nproc_per_node 2 -m rim_bench …`"),
+        ({}, 2, "--processes asks for 2 processes, but 1 was started: start them with `torchrun --nproc_per_node 2 -m -- rim_bench …`"),
         ({"RIM_BENCH_PROCESSES": "2"}, None, "RIM_BENCH_PROCESSES asks for 2 processes, but 1 was started"),
         ({"RIM_BENCH_PROCESSES": "1", "WORLD_SIZE": "2", "RANK": "0"}, None, "RIM_BENCH_PROCESSES asks for 1 processes, but 2 were"),
         ({"RIM_BENCH_PROCESSES": "two"}, None, "RIM_BENCH_PROCESSES=two in the environment is not a number"),
