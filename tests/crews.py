@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import encoded
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ from rim_bench.trained import build_bridges
 
 DATA = tuple(replace(encoded(3 + i % 4, ((2, 3), (4,), (2, 2, 3), ())[i % 4], shift=7 * i), id=f"example {i}") for i in range(11))
 TEXTS = ["some text 1 2 3"]
+LATER = ("accelerate.utils.fsdp_utils", "torch.distributed.fsdp", "torch.distributed.tensor", "peft", "lm_eval.tasks")
+"""Modules that are imported when they are needed: once, before processes are forked."""
 SHAPE: dict[str, Any] = {"layers": 2, "width": 32, "heads": 4, "vocabulary": 300, "max_positions": 128}
 
 
@@ -129,11 +132,13 @@ def _member(rank: int, size: int, port: int, job: Callable[..., None], arguments
 def together(job: Callable[..., None], *arguments: Any, size: int = 2, patience: float = 150.0) -> list[int | None]:
     """Run a function of a test module as several processes would; their exit codes, the leader's first. None: it had to be killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rim_bench.run", "rim_bench.follower", "accelerate.utils", "torch.distributed.fsdp", "peft"])
+    context.set_forkserver_preload(["crews", "test_processes", "rim_bench.follower", *LATER])
     port = free_port()
     members = [context.Process(target=_member, args=(rank, size, port, job, arguments)) for rank in range(size)]
-    for member in members:
-        member.start()
+    with pytest.MonkeyPatch.context() as patch:  # the server that processes are forked from must find what it is to load
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        for member in members:
+            member.start()
     codes: list[int | None] = []
     for member in members:
         member.join(patience)

@@ -21,6 +21,8 @@ from conftest import unregistered
 from crews import CASES, PLAN, fit, together
 from small_runs import Heard, options
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from rim_bench import launch, processes, sharded
 from rim_bench.backbone import Backbone
@@ -98,7 +100,7 @@ def train_all(root: Path, strategy: str, cases: tuple[str, ...]) -> None:
 
 
 DDP = tuple(case for case in CASES if case != "dropout")  # which draws other masks on every process
-SHARDED = tuple(case for case in DDP if case != "markers")
+SHARDED = tuple(case for case in DDP if case not in ("cot", "markers"))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_two_processes_train_what_one_does(trained: tuple[Path, dict[str, Any]],
 def test_executed_work_is_the_sum_of_all_processes(trained: tuple[Path, dict[str, Any]], strategy: str) -> None:
     """Headline counts are of the rows; what is executed depends on who sits beside whom, and fillers are padding."""
     root, outcomes = trained
-    for case in ("cot", "bridge"):
+    for case in ("coconut", "bridge"):
         steps = stored(root, f"{case} {strategy}").metrics()
         executed = sum(step["flops_executed"] for step in steps)
         assert outcomes[case].flops == sum(step["flops"] for step in steps) < executed < 2 * outcomes[case].flops_executed
@@ -146,6 +148,24 @@ def test_one_process_alone_would_learn_something_else(trained: tuple[Path, dict[
     half.run()
     a, b = stored(root, "cot").metrics(), stored(root, "half").metrics()
     assert abs(a[0]["loss"] / b[0]["loss"] - 1) > 1e-2
+
+
+def look_inside(root: Path) -> None:
+    """What FSDP holds: shards of everything that trains, a unit for each layer and one for the rest, and the leader's own model whole."""
+    made = CASES["coconut"].trainer(root, "inside", PLAN, "fsdp")
+    made._gather_crew(processes.team(), 0)  # type: ignore[arg-type]
+    assert made.crew is not None
+    replica = made.crew.replica
+    parts = [p for _, p in replica.parameters]
+    assert all(isinstance(p, DTensor) for p in parts) and not any(isinstance(p, DTensor) for _, p in made.parameters)
+    own = sum(p.to_local().numel() for p in parts)
+    assert 0.4 < own / made.backbone.count() < 0.6
+    assert sum(isinstance(m, FSDPModule) for m in replica.module.modules()) == 3
+    made.crew.dismiss()
+
+
+def test_fsdp_holds_half_of_the_training_state(tmp_path: Path) -> None:
+    assert together(look_inside, tmp_path) == [0, 0]
 
 
 # broken off
