@@ -13,7 +13,7 @@ from rim_bench.backbone import Backbone
 from rim_bench.crew import Replica
 from rim_bench.layout import Layout
 from rim_bench.processes import QUIT, Team
-from rim_bench.sharded import How, answer_job
+from rim_bench.sharded import do_share
 from rim_bench.trained import Trained, method_of
 
 
@@ -68,11 +68,11 @@ class Follower:
         self.loaded = None
         self.loaded = self._trained(*self.team.give(device=_own(device)))
 
-    def answer(self, spec: dict[str, Any] | None, how: How, batches: list[tuple[Any, ...]]) -> None:
-        """Questions: to the model being trained, whose `spec` is given, or to the one that was loaded."""
+    def evaluate(self, spec: dict[str, Any] | None, share: Any) -> None:
+        """Questions to the model being trained, whose `spec` is given, or to the one that was loaded."""
         trained = self.loaded if spec is None else self._trained(self._training.backbone, self._training.bridges, spec)
         assert trained is not None, "no model was sent before its questions"
-        answer_job(self.team, trained, how, batches)
+        do_share(self.team, trained, share)
 
     @property
     def _training(self) -> Replica:

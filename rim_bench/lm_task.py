@@ -10,7 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,8 @@ from rim_bench.answering import Answered, Answerer
 from rim_bench.choosing import Chooser, branches
 from rim_bench.data import Task
 from rim_bench.errors import UsageError, unknown
-from rim_bench.generate import score
 from rim_bench.layout import Layout, Segment
-from rim_bench.sharded import Asked, answer_all
+from rim_bench.sharded import Asked, Offered, answer_all, score_all
 from rim_bench.store import Store
 from rim_bench.tasks.answers import Kind
 from rim_bench.trained import Trained, load_trained, pick_device
@@ -303,12 +302,11 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             if max(layout.position) + 1 + max(map(len, choices)) <= self.backbone.max_positions:
                 pending.append((where, layout, choices))
         pending.sort(key=lambda p: p[1].size)
-        for at in range(0, len(pending), self.batch_size):
-            batch = pending[at : at + self.batch_size]
-            scored = score(self.workspace, [p[1] for p in batch], [p[2] for p in batch])
-            for (where, _, _), scores in zip(batch, scored, strict=True):
-                for i, one in zip(where, scores, strict=True):
-                    out[i] = (one.logprob, one.greedy)
+        cuts = [pending[at : at + self.batch_size] for at in range(0, len(pending), self.batch_size)]
+        scored = score_all(self.trained, [Offered([p[1] for p in batch], [p[2] for p in batch]) for batch in cuts])
+        for (where, _, _), scores in zip(chain(*cuts), chain(*scored), strict=True):
+            for i, one in zip(where, scores, strict=True):
+                out[i] = (one.logprob, one.greedy)
         return out
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -323,10 +321,10 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             for context, continuation in map(make_disjoint_window, pairs):
                 windows.append((i, Layout((Segment("text", None, tuple(context)),), ("text",)), tuple(continuation)))
         windows.sort(key=lambda w: len(w[2]))
-        for at in range(0, len(windows), self.batch_size):
-            batch = windows[at : at + self.batch_size]
-            for (i, _, _), scores in zip(batch, score(self.workspace, [w[1] for w in batch], [[w[2]] for w in batch]), strict=True):
-                totals[i] += scores[0].logprob
+        cuts = [windows[at : at + self.batch_size] for at in range(0, len(windows), self.batch_size)]
+        scored = score_all(self.trained, [Offered([w[1] for w in batch], [[w[2]] for w in batch]) for batch in cuts])
+        for (i, _, _), scores in zip(chain(*cuts), chain(*scored), strict=True):
+            totals[i] += scores[0].logprob
         return totals
 
 

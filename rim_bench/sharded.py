@@ -1,4 +1,4 @@
-"""Answering questions on several processes: each takes whole batches, the leader puts the answers back in order.
+"""Evaluating on several processes: each takes whole batches of questions, the leader puts what they found back in order.
 
 Batches are those of one process, so that every record but the times is the same, to the last digit: the same rows stand beside each other.
 There is then no more to share than there are batches; a smaller `--eval-batch-size` makes more of them.
@@ -10,20 +10,22 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from rim_bench import processes
 from rim_bench.answering import Answered, Answerer
 from rim_bench.choosing import Chooser
-from rim_bench.generate import Sampling
+from rim_bench.generate import Sampling, Score, score
 from rim_bench.layout import Layout
 from rim_bench.processes import Team
 from rim_bench.tasks.answers import Kind
 from rim_bench.trained import Trained
 
 OnBatch = Callable[[int], None]
+Question = tuple[int, ...]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Asked:
     """A batch of questions, as `Answerer.answer` takes it."""
 
     layouts: Sequence[Layout]
-    questions: Sequence[tuple[int, ...]]
+    questions: Sequence[Question]
     limit: int
     until: tuple[str, ...]
     kind: Kind = "auto"
@@ -43,24 +45,16 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class How:
-    """An answerer without its model."""
+class Offered:
+    """A batch of prompts with continuations to score, as `generate.score` takes it."""
 
-    effort: int | None
-    probe: bool
-    sampling: Sampling | None
-    split: bool
-    offered: Mapping[tuple[int, ...], Sequence[str]] | None
+    layouts: Sequence[Layout]
+    choices: Sequence[Sequence[tuple[int, ...]]]
 
-    @classmethod
-    def of(cls, answerer: Answerer) -> How:
-        offered = answerer.offered if isinstance(answerer, Chooser) else None
-        return cls(answerer.effort, answerer.probe, answerer.sampling, answerer.split, offered)
-
-    def answerer(self, trained: Trained) -> Answerer:
-        """The same answerer on another process."""
-        made = Answerer(trained, self.effort, probe=self.probe, sampling=self.sampling, split=self.split)
-        return made if self.offered is None else Chooser(made, self.offered)
+    @property
+    def work(self) -> int:
+        """Columns of the trees."""
+        return len(self.layouts) * max(row.size + sum(map(len, c)) for row, c in zip(self.layouts, self.choices, strict=True))
 
 
 def answer_all(answerer: Answerer, batches: Sequence[Asked], on_batch: OnBatch | None = None) -> list[list[Answered]]:
@@ -69,41 +63,23 @@ def answer_all(answerer: Answerer, batches: Sequence[Asked], on_batch: OnBatch |
     Raises:
         RuntimeError: another process failed; its traceback is in the message.
     """
-    team = processes.team()
-    if team is None or len(batches) < 2:
-        return [_one(answerer, batch, on_batch) for batch in batches]
-    shares = shared(batches, team.size)
-    live = team.live is answerer.backbone
-    if not live and team.sent is not answerer.backbone:
-        team.sent = None
-        with team.job():
-            team.tell_all("load", answerer.backbone.device.type)
-            team.give((answerer.backbone, answerer.trained.bridges, answerer.trained.spec))
-        team.sent = answerer.backbone
-    how = How.of(answerer)
-    jobs = [(how, [(batches[i].questions, batches[i].limit, batches[i].until, batches[i].kind) for i in share]) for share in shares]
-    spec = answerer.trained.spec if live else None
-    team.hand_out([("answer", spec, *job) for job in jobs])
-    failed: Exception | None = None
-    mine: list[list[Answered]] = []
-    try:
-        mine = [_one(answerer, batches[i], on_batch) for i in shares[0]]
-    except Exception as error:  # the others' answers are waiting to be taken
-        failed = error
-    found = team.collect(mine)
-    if failed is not None:
-        raise failed
-    out: dict[int, list[Answered]] = {}
-    for rank, (share, answers) in enumerate(zip(shares, found, strict=True)):
-        if isinstance(answers, str):
-            raise RuntimeError(f"process {rank} of {team.size} failed:\n{answers}")
-        out.update(zip(share, answers, strict=True))
-        if rank and on_batch is not None:
-            on_batch(sum(map(len, answers)))
-    return [out[i] for i in range(len(batches))]
+
+    def own(batch: Asked) -> list[Answered]:
+        return answerer.answer(batch.layouts, batch.limit, batch.until, batch.questions, batch.kind)
+
+    return _spread(answerer.trained, batches, own, lambda share: _Answers.of(answerer, share), on_batch)
 
 
-def shared(batches: Sequence[Asked], size: int) -> list[list[int]]:
+def score_all(trained: Trained, batches: Sequence[Offered]) -> list[list[list[Score]]]:
+    """The scores of all batches, in their order.
+
+    Raises:
+        RuntimeError: another process failed; its traceback is in the message.
+    """
+    return _spread(trained, batches, lambda b: score(trained.workspace, b.layouts, b.choices), lambda share: _Scores(tuple(share)), None)
+
+
+def shared(batches: Sequence[Asked | Offered], size: int) -> list[list[int]]:
     """Which batches each process takes: the largest first, each to who has least."""
     shares: list[list[int]] = [[] for _ in range(size)]
     load = [0] * size
@@ -114,29 +90,117 @@ def shared(batches: Sequence[Asked], size: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def _one(answerer: Answerer, batch: Asked, on_batch: OnBatch | None) -> list[Answered]:
-    done = answerer.answer(batch.layouts, batch.limit, batch.until, batch.questions, batch.kind)
-    if on_batch is not None:
-        on_batch(len(done))
-    return done
+# What travels
 
 
-def answer_job(team: Team, trained: Trained, how: How, batches: Sequence[tuple[Any, ...]]) -> None:
-    """A follower's part. Whatever goes wrong is the leader's to tell."""
+class _Job(Protocol):
+    """A follower's share."""
+
+    def run(self, trained: Trained) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Questions, and an answerer without its model."""
+
+    effort: int | None
+    probe: bool
+    sampling: Sampling | None
+    split: bool
+    offered: Mapping[Question, Sequence[str]] | None
+    batches: tuple[tuple[Sequence[Question], int, tuple[str, ...], Kind], ...]
+
+    @classmethod
+    def of(cls, answerer: Answerer, share: Sequence[Asked]) -> _Answers:
+        offered = answerer.offered if isinstance(answerer, Chooser) else None
+        batches = tuple((b.questions, b.limit, b.until, b.kind) for b in share)
+        return cls(answerer.effort, answerer.probe, answerer.sampling, answerer.split, offered, batches)
+
+    def run(self, trained: Trained) -> list[list[Answered]]:
+        answerer = Answerer(trained, self.effort, probe=self.probe, sampling=self.sampling, split=self.split)
+        if self.offered is not None:
+            answerer = Chooser(answerer, self.offered)
+        out = []
+        for asked, limit, until, kind in self.batches:
+            out.append(answerer.answer([answerer.prompt(q) for q in asked], limit, until, asked, kind))
+        return out
+
+
+@dataclass(frozen=True)
+class _Scores:
+    batches: tuple[Offered, ...]
+
+    def run(self, trained: Trained) -> list[list[list[Score]]]:
+        return [score(trained.workspace, b.layouts, b.choices) for b in self.batches]
+
+
+Batch = TypeVar("Batch", Asked, Offered)
+
+
+def _spread(
+    trained: Trained,
+    batches: Sequence[Batch],
+    own: Callable[[Batch], list[Found]],
+    job: Callable[[Sequence[Batch]], _Job],
+    on_batch: OnBatch | None,
+) -> list[list[Found]]:
+    """What is found for every batch; `own` finds it here, `job` makes another process's share."""
+    heard = on_batch or (lambda _: None)
+
+    def mine(batch: Batch) -> list[Found]:
+        found = own(batch)
+        heard(len(found))
+        return found
+
+    team = processes.team()
+    if team is None or len(batches) < 2:
+        return [mine(batch) for batch in batches]
+    shares = shared(batches, team.size)
+    live = _send(team, trained)
+    team.hand_out([("evaluate", live, job([batches[i] for i in share])) for share in shares])
+    failed: Exception | None = None
+    first: list[list[Found]] = []
+    try:
+        first = [mine(batches[i]) for i in shares[0]]
+    except Exception as error:  # what the others found is waiting to be taken
+        failed = error
+    found = team.collect(first)
+    if failed is not None:
+        raise failed
+    out: dict[int, list[Found]] = {}
+    for rank, (share, theirs) in enumerate(zip(shares, found, strict=True)):
+        if isinstance(theirs, str):
+            raise RuntimeError(f"process {rank} of {team.size} failed:\n{theirs}")
+        out.update(zip(share, theirs, strict=True))
+        if rank:
+            heard(sum(map(len, theirs)))
+    return [out[i] for i in range(len(batches))]
+
+
+def _send(team: Team, trained: Trained) -> dict[str, Any] | None:
+    """Make sure that everyone has the model. Returns its specification where it is the one being trained, which everyone has anyway."""
+    if team.live is trained.backbone:
+        return trained.spec
+    if team.sent is not trained.backbone:
+        team.sent = None
+        with team.job():
+            team.tell_all("load", trained.backbone.device.type)
+            team.give((trained.backbone, trained.bridges, trained.spec))
+        team.sent = trained.backbone
+    return None
+
+
+def do_share(team: Team, trained: Trained, job: _Job) -> None:
+    """A follower's part, in evaluation mode and without a trace in its random state. What goes wrong is the leader's to tell."""
     modules = (trained.backbone.model, trained.bridges)
-    before = [m.training for m in modules]
-    found: list[list[Answered]] | str = []
+    found: list[Any] | str
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
-        for module, training in zip(modules, before, strict=True):
-            stack.callback(module.train, training)
+        for module in modules:
+            stack.callback(module.train, module.training)
             module.eval()
         try:
-            answerer = how.answerer(trained)
-            found = [
-                answerer.answer([answerer.prompt(q) for q in questions], limit, until, questions, kind)
-                for questions, limit, until, kind in batches
-            ]
+            found = job.run(trained)
         except Exception:
             found = traceback.format_exc()
     team.collect(found)

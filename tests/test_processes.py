@@ -19,18 +19,21 @@ import pytest
 import torch
 from conftest import unregistered
 from crews import CASES, PLAN, fit, together
+from lm_eval.api.instance import Instance
 from small_runs import Heard, options
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from rim_bench import launch, processes, sharded
+from rim_bench.answering import Answerer
 from rim_bench.backbone import Backbone
 from rim_bench.baselines.cot import ChainOfThought
 from rim_bench.crew import FILLER, deal, fill, is_filler
 from rim_bench.errors import UsageError
 from rim_bench.evaluate import Request, marked
 from rim_bench.layout import Layout, Segment
+from rim_bench.lm_task import RimLM
 from rim_bench.run import Study
 from rim_bench.store import Run, Store
 from rim_bench.tasks import prosqa
@@ -294,12 +297,34 @@ def study(out: Path, strategy: str | None, data: Path) -> None:
     given["settings"] = {"rim": {"K": 2, "epochs_ground": 1, "epochs_refine": 1, "refine_dropout": 0.0}}
     runs = Study(options(out, "rim", backbone=small, **given)).run(Heard())
     (out / "chosen.json").write_text(json.dumps([choose(run, data) for run in runs]))
+    (out / "scored.json").write_text(json.dumps([likelihoods(run) for run in runs]))
+    if processes.team() is not None:
+        fail_at_another(runs[0])
 
 
 def choose(run: Run, data: Path) -> list[dict[str, Any]]:
     """The choice form, whose answers are likelihoods."""
     request = Request(unregistered("prosqa_choice"), data, split="validation", max_tokens=3, batch_size=2, allow_changed=True)
     return [{k: v for k, v in item.items() if k not in TIMES} for item in marked(load_trained(run), request, request.dataset())]
+
+
+def likelihoods(run: Run) -> list[float]:
+    """What other people's tasks of lm-eval ask for: continuations, and whole texts."""
+    lm = RimLM(trained=load_trained(run), batch_size=2)
+    pairs = [(f"Tom has {n} apples.", f" {answer}") for n in range(3) for answer in ("yes", "no way")]
+    asked = [Instance("loglikelihood", {}, pair, 0, metadata=("t", i, 1)) for i, pair in enumerate(pairs)]
+    texts = [Instance("loglikelihood_rolling", {}, ("apple " * n,), 0, metadata=("t", n, 1)) for n in range(1, 6)]
+    return [*(logprob for logprob, _ in lm.loglikelihood(asked)), *lm.loglikelihood_rolling(texts)]
+
+
+def fail_at_another(run: Run) -> None:
+    """What goes wrong in another process is told here, and the next evaluation goes on."""
+    answerer = Answerer(load_trained(run))
+    good, bad = ((7,) * 9, (8,) * 9), ((10**6,),)
+    batches = [sharded.Asked([answerer.prompt(q) for q in asked], asked, 2, ()) for asked in (good, bad)]
+    with pytest.raises(RuntimeError, match=r"(?s)process 1 of 2 failed:.*index out of range"):
+        sharded.answer_all(answerer, batches)
+    assert len(sharded.answer_all(answerer, [batches[0]] * 3)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +366,8 @@ def test_a_study_stores_what_one_process_does(studies: dict[str, Path], strategy
             assert len({i["batch_size"] for i in items[0]}) == 2  # two batches of 7 and one of 2
             assert b.evaluations()[key]["processes"] == 2 and "processes" not in a.evaluations()[key]
             assert b.evaluations()[key]["latency"]["n"] == 16
+    scored = [json.loads((studies[name] / "scored.json").read_text()) for name in ("one", strategy)]
+    assert scored[1] == [pytest.approx(s, rel=1e-4) for s in scored[0]] and len(scored[0][0]) == 11
     chosen = [json.loads((studies[name] / "chosen.json").read_text()) for name in ("one", strategy)]
     assert [[i["id"] for i in items] for items in chosen[0]] == [[i["id"] for i in items] for items in chosen[1]]
     for mine, theirs in zip(*chosen, strict=True):
