@@ -23,10 +23,11 @@ from rim_bench import lora
 from rim_bench.errors import UsageError, unknown
 from rim_bench.flops import Shape
 from rim_bench.hub import locate
+from rim_bench.kv_cache import growing_cache, joined
 from rim_bench.method import Encoded, Example, Marker
 from rim_bench.tokenizer import Codec, train_tokenizer
 from rim_bench.train_flops import Trains
-from rim_bench.weights import load_model, quiet, scratch_model
+from rim_bench.weights import fuse_activations, load_model, quiet, scratch_model
 
 RECORD = "backbone.json"
 
@@ -47,6 +48,7 @@ class Backbone:
         self.markers = dict(markers)
         self.vocabulary = codec.size
         self.model: Any = model.to(device).eval()
+        fuse_activations(self.model)
         self._dropouts: list[tuple[Any, str, float]] = []
         self._attention_dropouts: list[nn.Dropout] = []  # GPT-2's; Llama and Qwen have a number
         self._added = 0.0
@@ -251,8 +253,12 @@ class Backbone:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def new_cache(self) -> DynamicCache:
-        """An empty cache for `run`."""
-        return DynamicCache(config=self.causal.config)
+        """An empty cache for `run`, for passes with gradients or without, as they are enabled now."""
+        return growing_cache(self.causal.config)
+
+    def join_caches(self, caches: Sequence[DynamicCache]) -> DynamicCache:
+        """The rows of several caches of passes without gradients as one, padded on the right to the longest."""
+        return joined(caches, self.causal.config)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Computation in bfloat16 on CUDA, in the weights' own type elsewhere."""

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,12 +44,19 @@ Rows = list[Layout]
 
 
 def deal(rows: Sequence[Layout], size: int) -> list[Rows]:
-    """Rows sorted by length as `size` shares of about the same work, back and forth: 0 1 1 0 0 1 …; each is sorted again."""
+    """Rows as `size` shares of about the same work, dealt by length back and forth: 0 1 1 0 0 1 …; each is sorted by length."""
     shares: list[Rows] = [[] for _ in range(size)]
-    for i, row in enumerate(rows):
+    for i, row in enumerate(sorted(rows, key=lambda row: row.size)):
         turn, place = divmod(i, size)
         shares[size - 1 - place if turn % 2 else place].append(row)
     return shares
+
+
+def alike(shares: Sequence[Rows], cut: Callable[[Rows], list[Rows]]) -> list[list[Rows]]:
+    """Micro-batches of shares, all cut where the longest of them is: their rows of one place are of one length, nearly."""
+    sizes = [len(micro) for micro in cut(max(shares, key=len))]
+    ends = list(accumulate(sizes))
+    return [[micro for end, size in zip(ends, sizes, strict=True) if (micro := share[end - size : end])] for share in shares]
 
 
 def fill(shares: Sequence[Sequence[Sequence[Layout]]]) -> list[list[Rows]]:
@@ -282,10 +290,9 @@ class Crew:
         team.live = backbone
 
     def step(self, rows: Sequence[Layout], cut: Callable[[Rows], list[Rows]], counts: Mapping[str, float], lr: float) -> Done:
-        """One optimizer step on rows that are sorted by length; `cut` makes micro-batches of a share."""
-        shares = [cut(share) for share in deal(rows, self.team.size)]
-        if self.strategy == FSDP:
-            shares = fill(shares)
+        """One optimizer step; `cut` makes micro-batches of a share, which it leaves sorted by length."""
+        dealt = deal(rows, self.team.size)
+        shares = fill(alike(dealt, cut)) if self.strategy == FSDP else [cut(share) for share in dealt]
         with self.team.job():
             self.team.hand_out([("step", [[row.segments for row in micro] for micro in share], dict(counts), lr) for share in shares])
             losses, norm = self.replica.step(shares[0], counts, lr)

@@ -231,7 +231,7 @@ def executed_forward(shape: Shape, layouts: Sequence[Layout]) -> int:
 
 
 def executed_prefill(shape: Shape, layouts: Sequence[Layout]) -> int:
-    """FLOPs that a batch of prompts executes up to the first generated tokens; rows with fewer branches are padded to the most."""
+    """FLOPs that prompts execute, side by side, up to the first generated tokens; rows with fewer branches are padded to the most."""
     return executed_forward(shape, layouts) + len(layouts) * max(len(row.resume) for row in layouts) * head_flops(shape)
 
 

@@ -150,11 +150,11 @@ def _grow(
     backbone = workspace.backbone
     began = time.perf_counter()
     with backbone.autocast():
-        columns = workspace.forward(layouts, cached=True)
+        rows = sorted(range(len(layouts)), key=lambda r: layouts[r].size)
+        columns = workspace.prefill([layouts[r] for r in rows])
         times: list[float] = []
         results = [[Completion(prompt_waves=row.waves, times=times) for _ in names] for row, names in zip(layouts, places, strict=True)]
-        rows = list(range(len(layouts)))
-        state, hidden = _open_branches(columns, layouts, places)
+        state, hidden = _open_branches(columns, [layouts[r] for r in rows], [places[r] for r in rows])
         logits = 0
         for step in range(max_tokens):
             chosen = pick(backbone.head(hidden), rows)  # [rows, branches]

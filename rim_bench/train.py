@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
+from rim_bench.cuts import micro_batches
 from rim_bench.errors import UsageError
 from rim_bench.layout import Layout
 from rim_bench.losses import group_counts, tree_loss
@@ -227,7 +228,7 @@ class Trainer:
 
     def _step(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> dict[str, Any]:
         """One optimizer step: micro-batches of similar length, whose gradients add up to the whole batch's exactly."""
-        layouts = sorted(self.layouts(span, at, step, chosen), key=lambda row: row.size)
+        layouts = self.layouts(span, at, step, chosen)
         trains = self.backbone.trains()
         cost = sum(training_cost(self.shape, trains, row) for row in layouts)
         lr = self.plan.lr * self.schedule.rate(span, at, cost if self.plan.flops else 1)
@@ -250,9 +251,9 @@ class Trainer:
             "flops_executed": self.counters["flops_executed"] - flops_before,
         }
 
-    def _cut(self, rows: list[Layout]) -> list[list[Layout]]:
-        """Rows sorted by length as micro-batches."""
-        return [rows[at : at + self.plan.micro_batch] for at in range(0, len(rows), self.plan.micro_batch)]
+    def _cut(self, rows: Sequence[Layout]) -> list[list[Layout]]:
+        """Rows as micro-batches of similar length."""
+        return micro_batches(rows, self.plan.micro_batch, self.backbone.device.type)
 
     def _alone(self, layouts: list[Layout], lr: float, trains: Trains, span: Span, step: int) -> tuple[dict[str, float], float]:
         """Losses by group and norm of the gradient of a step that this process makes by itself."""

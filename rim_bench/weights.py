@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from rim_bench.catalog import FAMILIES
@@ -32,6 +33,13 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+def fuse_activations(model: Any) -> None:
+    """Computes GPT-2's activation (the tanh form of GELU) in one kernel instead of eight passes over memory: equal to rounding."""
+    for module in model.modules():
+        if isinstance(getattr(module, "act", None), NewGELUActivation):
+            module.act = nn.GELU(approximate="tanh")
 
 
 def scratch_model(spec: Mapping[str, Any], vocabulary: int, end: int, seed: int, attention: str) -> Any:

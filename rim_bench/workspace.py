@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from rim_bench.cuts import micro_batches
 from rim_bench.errors import UsageError
 from rim_bench.flops import Shape
 from rim_bench.layout import Layout, Segment
@@ -104,6 +106,37 @@ class Workspace:
         for wave in range(waves):
             self._add_wave(columns, [o[wave] for o in order], owner, layers)
         return columns
+
+    def prefill(self, layouts: Sequence[Layout]) -> Columns:
+        """`forward` with its cache kept, for decoding: rows of similar size together, then all side by side.
+
+        The layouts must come sorted by size, so that the rows of what is returned stand in their order.
+        """
+        parts = micro_batches(layouts, len(layouts), self.backbone.device.type)
+        return self.join([self.forward(part, cached=True) for part in parts])
+
+    def join(self, parts: Sequence[Columns]) -> Columns:
+        """The computed columns of several batches as one batch; columns may be added behind.
+
+        Raises:
+            ValueError: batches that were computed without a cache, or with one that has no room.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        whole = self._empty(tuple(row for part in parts for row in part.layouts))
+        seen, padding = max(part.segment.shape[1] for part in parts), whole.sees.shape[1] - 1
+        segment, index, hidden = [], [], []
+        for part in parts:
+            short = seen - part.segment.shape[1]
+            own = torch.where(part.segment == part.sees.shape[1] - 1, padding, part.segment)
+            segment.append(functional.pad(own, (0, short), value=padding))
+            index.append(functional.pad(part.index, (0, short)))
+            hidden.append(functional.pad(part.hidden, (0, 0, 0, short)))
+        whole.segment, whole.index, whole.waves = torch.cat(segment), torch.cat(index), [torch.cat(hidden)]
+        whole.place = [places for part in parts for places in part.place]
+        whole.executed, whole.pairs = sum(part.executed for part in parts), sum(part.pairs for part in parts)
+        whole.cache = self.backbone.join_caches([part.cache for part in parts if part.cache is not None])
+        return whole
 
     def extend(self, columns: Columns, tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor) -> Tensor:
         """Further token columns behind cached ones; returns their hidden states [rows, new, width].

@@ -25,6 +25,7 @@ from rim_bench.backbone import Backbone
 from rim_bench.baselines.coconut import Coconut
 from rim_bench.baselines.cot import ChainOfThought
 from rim_bench.baselines.direct import Direct
+from rim_bench.cuts import micro_batches
 from rim_bench.errors import UsageError
 from rim_bench.flops import Shape
 from rim_bench.generate import Sampling, Work, decode, sample
@@ -150,7 +151,11 @@ def test_a_batch_of_prompts_is_padded_in_rows_columns_and_branches() -> None:
     backbone, shape = backbone_of(("tiny", "sdpa"))
     rows = [m.lay_probe(e.question) or m.lay_prompt(e.question) for m in METHODS for e in EXAMPLES[:2]]
     assert len({len(row.resume) for row in rows}) > 1 and len({row.waves for row in rows}) > 1
-    assert flops.executed_prefill(shape, rows) == torch_count(lambda: decode(Workspace(backbone), rows, max_tokens=1))
+    parts = micro_batches(rows, len(rows), "cpu")
+    assert 1 < len(parts) < len(rows)
+    head = flops.executed_prefill(shape, rows) - flops.executed_forward(shape, rows)  # of all rows side by side
+    counted = torch_count(lambda: decode(Workspace(backbone), rows, max_tokens=1))
+    assert counted == sum(flops.executed_forward(shape, part) for part in parts) + head < flops.executed_prefill(shape, rows)
     assert flops.executed_forward(shape, rows) > sum(flops.executed_forward(shape, [row]) for row in rows)
 
 

@@ -29,7 +29,7 @@ from rim_bench import launch, processes, sharded
 from rim_bench.answering import Answerer
 from rim_bench.backbone import Backbone
 from rim_bench.baselines.cot import ChainOfThought
-from rim_bench.crew import FILLER, deal, fill, is_filler
+from rim_bench.crew import FILLER, alike, deal, fill, is_filler
 from rim_bench.errors import UsageError
 from rim_bench.evaluate import Request, marked
 from rim_bench.layout import Layout, Segment
@@ -72,7 +72,13 @@ def test_rows_are_dealt_back_and_forth() -> None:
     shares = deal(rows, 3)
     assert [[r.segments[0].size for r in share] for share in shares] == [[1, 6, 7], [2, 5, 8, 11], [3, 4, 9, 10]]
     assert sorted((r for share in shares for r in share), key=lambda r: r.size) == rows
-    assert deal(rows, 1) == [rows]
+    assert deal(rows[::-1], 1) == [rows]
+
+
+def test_sharded_shares_are_cut_at_the_same_places() -> None:
+    shares = [[row(1), row(6), row(7)], [row(2), row(5), row(8), row(11)], [row(3)]]
+    cut = alike(shares, lambda rows: [rows[:3], rows[3:]])
+    assert cut == [[shares[0]], [shares[1][:3], shares[1][3:]], [shares[2]]]
 
 
 def test_filled_shares_run_the_same_passes_and_bridges() -> None:

@@ -1,0 +1,110 @@
+"""A cache of keys and values with room to grow: a decoding step writes its columns in place, instead of copying all that came before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+Layer: Any = DynamicLayer  # untyped
+
+ROOM = 64
+"""Columns allocated ahead, at least; a quarter of what is held where that is more, so that copies stay rare however long a row grows."""
+
+
+class RoomyLayer(Layer):  # type: ignore[misc]
+    """One layer's keys and values [rows, heads, columns, head width]: the beginnings of two larger buffers.
+
+    Only for passes without gradients: what a later pass writes lies beside what an earlier one returned.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffers: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[RoomyLayer]) -> RoomyLayer:
+        """The rows of several, padded on the right to the longest.
+
+        With zeros, not with whatever memory held: a masked key still enters the product with its query, and NaN survives a weight of 0.
+        """
+        layer, first, seen = cls(), parts[0].keys, max(part.get_seq_length() for part in parts)
+        layer.lazy_initialization(first, first)
+        rows = sum(len(part.keys) for part in parts)
+        keys, values = (first.new_zeros(rows, first.shape[1], _with_room(seen), first.shape[-1]) for _ in range(2))
+        at = 0
+        for part in parts:
+            size, own = len(part.keys), part.get_seq_length()
+            keys[at : at + size, :, :own].copy_(part.keys)
+            values[at : at + size, :, :own].copy_(part.values)
+            at += size
+        layer._hold((keys, values), seen)
+        return layer
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append columns; returns all keys and all values, as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        seen, new = self.get_seq_length(), key_states.shape[-2]
+        if self._buffers is None or self._buffers[0].shape[-2] < seen + new:
+            rows, heads, _, width = key_states.shape
+            grown = key_states.new_empty(2, rows, heads, _with_room(seen + new), width)
+            if seen:
+                grown[0, :, :, :seen].copy_(self.keys)
+                grown[1, :, :, :seen].copy_(self.values)
+            self._buffers = grown[0], grown[1]
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, seen : seen + new].copy_(states)
+        self._hold(self._buffers, seen + new)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows; the room stays."""
+        if self._buffers is None:
+            return
+        seen = self.get_seq_length()
+        kept = []
+        for states in (self.keys, self.values):
+            smaller = states.new_empty(len(indices), states.shape[1], _with_room(seen), states.shape[-1])
+            smaller[:, :, :seen].copy_(states[indices])
+            kept.append(smaller)
+        self._hold((kept[0], kept[1]), seen)
+
+    def _hold(self, buffers: tuple[Tensor, Tensor], seen: int) -> None:
+        self._buffers = buffers
+        self.keys, self.values = (buffer[:, :, :seen] for buffer in buffers)
+
+
+def _with_room(columns: int) -> int:
+    return columns + max(ROOM, columns // 4)
+
+
+def joined(caches: Sequence[DynamicCache], config: Any) -> DynamicCache:
+    """One cache for the rows of several, padded on the right to the longest.
+
+    Raises:
+        ValueError: caches of passes with gradients, or of sliding windows.
+    """
+    layers: list[Any] = []
+    for parts in zip(*(cache.layers for cache in caches), strict=True):
+        if not all(isinstance(part, RoomyLayer) for part in parts):
+            raise ValueError("only caches of passes without gradients, and without sliding windows, can be joined")
+        layers.append(RoomyLayer.joined(parts))
+    whole = DynamicCache(config=config)
+    whole.layers = layers
+    return whole
+
+
+def growing_cache(config: Any) -> DynamicCache:
+    """An empty cache for a model's configuration.
+
+    Its layers grow in place, where gradients are not wanted now; layers of another kind (sliding windows) stay what Hugging Face has.
+    """
+    cache = DynamicCache(config=config)
+    if not torch.is_grad_enabled():
+        cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

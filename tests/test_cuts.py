@@ -1,0 +1,155 @@
+"""Rows that run together: the cut of a step's rows is the cheapest one, and neither it nor the cache changes a result."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+
+import pytest
+import torch
+from engine import EXAMPLES, FAMILIES, METHODS, all_rows, model, training_rows
+from torch import Tensor
+from transformers import DynamicCache
+
+from rim_bench import cuts
+from rim_bench.cuts import micro_batches
+from rim_bench.flops import executed_passes
+from rim_bench.generate import decode
+from rim_bench.kv_cache import ROOM, RoomyLayer, growing_cache
+from rim_bench.layout import Layout, Segment
+from rim_bench.losses import group_counts, tree_loss
+from rim_bench.workspace import Workspace
+
+
+def row(size: int) -> Layout:
+    return Layout((Segment("text", None, tuple(range(size))),))
+
+
+def price(parts: list[list[Layout]], device: str) -> int:
+    """Executed columns and what the passes cost, by the accountant's own passes."""
+    return sum(sum(len(part) * new + cuts.PASS[device] for new, _ in executed_passes(part)) for part in parts)
+
+
+def every_cut(rows: list[Layout], most: int) -> list[list[list[Layout]]]:
+    out = []
+    for marks in itertools.product((False, True), repeat=len(rows) - 1):
+        edges = [0, *(i + 1 for i, mark in enumerate(marks) if mark), len(rows)]
+        parts = [rows[a:b] for a, b in itertools.pairwise(edges)]
+        if max(map(len, parts)) <= most:
+            out.append(parts)
+    return out
+
+
+@pytest.mark.parametrize("most", [2, 4, 9])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_other_cut_of_the_sorted_rows_is_cheaper(seed: int, most: int) -> None:
+    rng = random.Random(seed)
+    rows = [row(rng.randrange(3, 150)) for _ in range(6)] + rng.sample(all_rows(), 2)
+    parts = micro_batches(rows, most, "cpu")
+    flat = [r for part in parts for r in part]
+    assert flat == sorted(rows, key=lambda r: r.size) and max(map(len, parts)) <= most
+    assert price(parts, "cpu") == min(price(other, "cpu") for other in every_cut(flat, most))
+
+
+def test_rows_of_one_size_stay_together_and_very_different_ones_part() -> None:
+    assert [len(part) for part in micro_batches([row(30)] * 16, 16, "cpu")] == [16]
+    assert [len(part) for part in micro_batches([row(10)] * 8 + [row(200)] * 8, 16, "cpu")] == [8, 8]
+    assert [len(part) for part in micro_batches([row(10)] * 8 + [row(200)] * 8, 16, "cuda")] == [16]  # a launch costs more there
+    assert [len(part) for part in micro_batches([row(30)] * 5, 2, "cpu")] in ([1, 2, 2], [2, 1, 2], [2, 2, 1])
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    rows = [row(n) for n in (5, 90, 17, 40, 140, 8, 63, 21)]
+    sizes = [[r.size for r in part] for part in micro_batches(rows, 16, "cpu")]
+    random.Random(1).shuffle(rows)
+    assert [[r.size for r in part] for part in micro_batches(rows, 16, "cpu")] == sizes and len(sizes) > 1
+
+
+def test_padding_of_word_problems_falls_under_a_tenth() -> None:
+    """Lengths spread as those of GSM8K's questions and chains are: mean 91, the longest 2.5 times as long."""
+    rng = random.Random(0)
+    real = executed = whole = 0
+    for _ in range(20):
+        rows = [row(min(230, max(35, round(rng.gauss(91, 32))))) for _ in range(32)]
+        real += sum(r.size for r in rows)
+        whole += len(rows) * max(r.size for r in rows)
+        executed += sum(len(part) * max(r.size for r in part) for part in micro_batches(rows, 16, "cpu"))
+    assert 1 - real / executed < 0.1 < 0.3 < 1 - real / whole
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_loss_and_gradients_are_those_of_the_whole_batch(method: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = model("tiny-gpt2")
+    rows, counts = training_rows(method), group_counts(training_rows(method))  # type: ignore[arg-type]
+
+    def gradients(parts: list[list[Layout]]) -> tuple[float, Counter[str], list[Tensor]]:
+        backbone.model.zero_grad()
+        total, groups = 0.0, Counter[str]()
+        for part in parts:
+            loss, shares = tree_loss(backbone, Workspace(backbone).forward(part), counts)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            groups.update(shares)
+        return total, groups, [p.grad.clone() for _, p in backbone.parameters_to_train() if p.grad is not None]
+
+    monkeypatch.setitem(cuts.PASS, "cpu", 4)
+    parts = micro_batches(rows, len(rows), "cpu")
+    assert len(parts) > 1
+    (loss, shares, cut), (whole, all_shares, uncut) = gradients(parts), gradients([rows])
+    backbone.model.zero_grad()
+    assert loss == pytest.approx(whole, rel=1e-5) and shares == pytest.approx(all_shares, rel=1e-5)
+    for a, b in zip(cut, uncut, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_that_are_prefilled_apart_answer_as_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees with several branches and latent waves among them; and what memory held before must not matter."""
+    workspace = Workspace(model(family))
+    rows = [m.lay_probe(e.question) or m.lay_prompt(e.question) for m in METHODS for e in EXAMPLES]
+    alone = [decode(workspace, [r], max_tokens=6)[0] for r in rows]
+    monkeypatch.setitem(cuts.PASS, "cpu", 2)
+    assert len(micro_batches(rows, len(rows), "cpu")) > 4
+    empty = Tensor.new_empty
+    monkeypatch.setattr(Tensor, "new_empty", lambda t, *a, **k: empty(t, *a, **k).fill_(float("nan")))
+    together = decode(workspace, rows, max_tokens=6)
+    assert [{k: c.tokens for k, c in r.items()} for r in together] == [{k: c.tokens for k, c in r.items()} for r in alone]
+
+
+def test_a_roomy_cache_holds_what_a_growing_one_does() -> None:
+    config = model("tiny-gpt2").causal.config
+    with torch.inference_mode():
+        roomy, plain = growing_cache(config), DynamicCache(config=config)
+        draw = torch.Generator().manual_seed(0)
+        rows = 5
+        for step, new in enumerate([9, 1, 1, ROOM - 2, 1, 2 * ROOM, 1, 1]):  # beyond its room, more than once
+            states = [torch.randn(rows, 4, new, 8, generator=draw) for _ in range(2)]
+            for layer in range(len(plain.layers)):
+                ours, theirs = (cache.update(*(s * (layer + 1) for s in states), layer) for cache in (roomy, plain))
+                assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+            if step in (2, 5):
+                keep = torch.tensor([0, 2, 3][: rows - 1])
+                rows = len(keep)
+                roomy.batch_select_indices(keep)  # type: ignore[attr-defined]
+                plain.batch_select_indices(keep)  # type: ignore[attr-defined]
+            assert roomy.get_seq_length() == plain.get_seq_length()
+
+
+def test_a_step_writes_in_place_and_gradients_never_do() -> None:
+    config = model("tiny").causal.config
+    states = torch.randn(2, 4, 5, 8)
+    with torch.no_grad():
+        layer = growing_cache(config).layers[0]
+        layer.update(states, states)
+        at = layer.keys.data_ptr()
+        layer.update(states[:, :, :1], states[:, :, :1])
+        assert isinstance(layer, RoomyLayer) and layer.keys.data_ptr() == at and layer.keys.shape[-2] == 6
+    assert not any(isinstance(layer, RoomyLayer) for layer in growing_cache(config).layers)
+
+
+def test_batches_with_gradients_are_not_joined() -> None:
+    workspace = Workspace(model("tiny"))
+    parts = [workspace.forward([layout], cached=True) for layout in (row(4), row(6))]
+    with pytest.raises(ValueError, match="without gradients"):
+        workspace.join(parts)
