@@ -20,16 +20,27 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 
 from rim_bench import lora
+from rim_bench.attention import NAME as SDPA
+from rim_bench.attention import Part
 from rim_bench.errors import UsageError, unknown
 from rim_bench.flops import Shape
 from rim_bench.hub import locate
-from rim_bench.kv_cache import growing_cache, joined
+from rim_bench.kv_cache import growing_cache
 from rim_bench.method import Encoded, Example, Marker
 from rim_bench.tokenizer import Codec, train_tokenizer
 from rim_bench.train_flops import Trains
 from rim_bench.weights import fuse_activations, load_model, quiet, scratch_model
 
 RECORD = "backbone.json"
+
+
+def _additive(mask: Tensor, embeds: Tensor) -> Tensor:
+    """Bool [rows, new, seen] as the numbers [rows, 1, new, seen] that attention adds: eager attention would add True as 1."""
+    place = embeds.device.type
+    mixed = place in ("cpu", "cuda") and torch.is_autocast_enabled(place)  # asking for other devices is an error
+    kind = torch.get_autocast_dtype(place) if mixed else embeds.dtype
+    out = torch.zeros(mask.shape, dtype=kind, device=embeds.device).masked_fill_(~mask, torch.finfo(kind).min)
+    return out.unsqueeze(1)
 
 
 class Backbone:
@@ -230,12 +241,7 @@ class Backbone:
         else:
             if mask.dtype != torch.bool or mask.shape != (rows, new, past + new):
                 raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, not bool {(rows, new, past + new)}")
-            # Additive: eager attention would add True as 1.
-            place = embeds.device.type
-            mixed = place in ("cpu", "cuda") and torch.is_autocast_enabled(place)  # asking for other devices is an error
-            kind = torch.get_autocast_dtype(place) if mixed else embeds.dtype
-            attention = torch.zeros(rows, 1, new, past + new, dtype=kind, device=embeds.device)
-            attention.masked_fill_(~mask.unsqueeze(1), torch.finfo(kind).min)
+            attention = _additive(mask, embeds)
         out = self.causal.base_model(
             inputs_embeds=embeds,
             attention_mask=attention,
@@ -247,6 +253,34 @@ class Backbone:
         hidden: Tensor = out.last_hidden_state
         return (hidden, tuple(out.hidden_states)) if layers else hidden
 
+    def run_parts(self, embeds: Tensor, masks: Sequence[Tensor], positions: Tensor, caches: Sequence[DynamicCache]) -> Tensor:
+        """`run` for rows in parts, one behind the other, each with a cache of its own, which may differ in length.
+
+        Args:
+            embeds: [rows, new, width], positions: [rows, new], of all parts.
+            masks: bool [rows of the part, new, seen by the part], one a part.
+            caches: of passes without gradients; extended in place.
+
+        Raises:
+            ValueError: a model that attends eagerly.
+        """
+        if self.kernel != "sdpa":
+            raise ValueError(f"a model with {self.kernel} attention takes all its rows in one part")
+        parts, at = [], 0
+        for mask, cache in zip(masks, caches, strict=True):
+            parts.append(Part(slice(at, at + len(mask)), cache, _additive(mask, embeds)))
+            at += len(mask)
+        unread = embeds.new_zeros(len(embeds), 1, embeds.shape[1], embeds.shape[1])  # a finished mask: HF makes none of its own
+        out = self.causal.base_model(inputs_embeds=embeds, attention_mask=unread, position_ids=positions, use_cache=False, parts=parts)
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    @property
+    def kernel(self) -> str:
+        """How attention is computed: "sdpa" or "eager"."""
+        name = str(self.causal.config._attn_implementation)
+        return "sdpa" if name == SDPA else name
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., width], in float32 at least."""
         logits: Tensor = self._table("output")(hidden)[..., : self.vocabulary]
@@ -255,10 +289,6 @@ class Backbone:
     def new_cache(self) -> DynamicCache:
         """An empty cache for `run`, for passes with gradients or without, as they are enabled now."""
         return growing_cache(self.causal.config)
-
-    def join_caches(self, caches: Sequence[DynamicCache]) -> DynamicCache:
-        """The rows of several caches of passes without gradients as one, padded on the right to the longest."""
-        return joined(caches, self.causal.config)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Computation in bfloat16 on CUDA, in the weights' own type elsewhere."""
@@ -318,7 +348,7 @@ class Backbone:
         inputs = tables[0].requires_grad or (rows is not None and rows.requires_grad)
         in_attention = (getattr(m, a) for m, a, _ in self._dropouts if a == "attention_dropout" or m in self._attention_dropouts)
         dropout = self.model.training and any(p > 0 for p in in_attention)
-        fused = self.causal.config._attn_implementation == "sdpa" and (self.device.type == "cuda" or not dropout)
+        fused = self.kernel == "sdpa" and (self.device.type == "cuda" or not dropout)
         adapters = self._apart is None  # they are frozen with the rest
         return Trains(matrices, tables[1].requires_grad, inputs, fused, adapters=adapters)
 

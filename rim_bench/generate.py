@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rim_bench.layout import Layout, Segment
+from rim_bench.layout import Layout
 from rim_bench.workspace import Columns, Workspace, make_room
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class _Branches:
     position: Tensor  # of the next column
     index: Tensor
     done: Tensor  # bool
+    padding: Tensor  # [rows, 1]: the segment of padding in each row's part
     out: list[list[list[int]]] = field(default_factory=list)
 
 
@@ -151,10 +152,11 @@ def _grow(
     began = time.perf_counter()
     with backbone.autocast():
         rows = sorted(range(len(layouts)), key=lambda r: layouts[r].size)
-        columns = workspace.prefill([layouts[r] for r in rows])
+        parts = workspace.prefill([layouts[r] for r in rows])
+        every = list(parts)
         times: list[float] = []
         results = [[Completion(prompt_waves=row.waves, times=times) for _ in names] for row, names in zip(layouts, places, strict=True)]
-        state, hidden = _open_branches(columns, [layouts[r] for r in rows], [places[r] for r in rows])
+        state, hidden = _open_branches(parts, [places[r] for r in rows])
         logits = 0
         for step in range(max_tokens):
             chosen = pick(backbone.head(hidden), rows)  # [rows, branches]
@@ -167,12 +169,14 @@ def _grow(
                 break
             if len(alive) <= len(rows) * 3 // 4:
                 rows = [rows[i] for i in alive]
-                chosen = _shrink(columns, state, alive, chosen)
-            hidden = _step(workspace, columns, state, chosen)
+                parts, chosen = _shrink(parts, state, alive, chosen)
+            hidden = _step(workspace, parts, state, chosen)
     if work is not None:
-        assert columns.cache is not None
-        first: Any = columns.cache.layers[0]
-        work.columns, work.pairs, work.logits = work.columns + columns.executed, work.pairs + columns.pairs, work.logits + logits
+        assert every[0].cache is not None
+        first: Any = every[0].cache.layers[0]
+        work.columns += sum(part.executed for part in every)
+        work.pairs += sum(part.pairs for part in every)
+        work.logits += logits
         work.number_bytes = (first.keys.element_size() + first.values.element_size()) / 2
     for completions in results:
         for completion in completions:
@@ -181,39 +185,39 @@ def _grow(
     return results
 
 
-def _open_branches(columns: Columns, layouts: Sequence[Layout], places: Sequence[Sequence[str]]) -> tuple[_Branches, Tensor]:
+def _open_branches(parts: Sequence[Columns], places: Sequence[Sequence[str]]) -> tuple[_Branches, Tensor]:
     """Room for the new branches, and the hidden states [rows, resume segments, width] to start from."""
+    layouts = [row for part in parts for row in part.layouts]
     if not min(len(row.resume) for row in layouts):
         raise ValueError("a layout to decode from needs a resume segment")
     branches, starts = max(map(len, places)), max(len(row.resume) for row in layouts)
-    extra: list[list[Segment]] = []
-    source, position, index, done = [], [], [], []
-    for r, (row, names) in enumerate(zip(layouts, places, strict=True)):
-        extra.append([row.continuation(f"generated {b} behind {name}", name, (0,)) for b, name in enumerate(names)])
-        lasts = [row.last(row.index[name]) for name in names]
-        fill = branches - len(lasts)
-        source.append([columns.at(r, row.last(row.index[name])) for name in row.resume] + [0] * (starts - len(row.resume)))
-        position.append([row.position[c] + 1 for c in lasts] + [0] * fill)
-        index.append([row.size] * branches)
-        done.append([False] * len(lasts) + [True] * fill)
-    make_room(columns, layouts, extra)
-    device = columns.segment.device
-    padding = columns.sees.shape[1] - 1
-    segment = [
-        [len(row.segments) + b if b < len(names) else padding for b in range(branches)] for row, names in zip(layouts, places, strict=True)
-    ]
-    state = _Branches(
-        torch.tensor(segment, device=device),
-        torch.tensor(position, device=device),
-        torch.tensor(index, device=device),
-        torch.tensor(done, device=device),
-        [[[] for _ in range(branches)] for _ in layouts],
-    )
-    hidden = columns.hidden
-    rows = torch.arange(len(layouts), device=device)[:, None]
-    start = hidden[rows, torch.tensor(source, device=device)]
-    columns.waves.clear()  # only keys and values are needed from here on
-    return state, start
+    segment: list[list[int]] = []
+    position, index, done, padding, start = [], [], [], [], []
+    remaining = iter(places)
+    for part in parts:
+        own = [next(remaining) for _ in part.layouts]
+        make_room(
+            part,
+            part.layouts,
+            [
+                [row.continuation(f"generated {b} behind {name}", name, (0,)) for b, name in enumerate(names)]
+                for row, names in zip(part.layouts, own, strict=True)
+            ],
+        )
+        last, source = part.sees.shape[1] - 1, []
+        for r, (row, names) in enumerate(zip(part.layouts, own, strict=True)):
+            lasts, fill = [row.last(row.index[name]) for name in names], branches - len(names)
+            source.append([part.at(r, row.last(row.index[name])) for name in row.resume] + [0] * (starts - len(row.resume)))
+            segment.append([*range(len(row.segments), len(row.segments) + len(names)), *[last] * fill])
+            position.append([row.position[c] + 1 for c in lasts] + [0] * fill)
+            index.append([row.size] * branches)
+            done.append([False] * len(lasts) + [True] * fill)
+            padding.append([last])
+        at = torch.arange(len(own), device=part.segment.device)[:, None]
+        start.append(part.hidden[at, torch.tensor(source, device=part.segment.device)])
+        part.waves.clear()  # only keys and values are needed from here on
+    s, p, i, d, fill_with = (torch.tensor(v, device=start[0].device) for v in (segment, position, index, done, padding))
+    return _Branches(s, p, i, d, fill_with, [[[] for _ in range(branches)] for _ in layouts]), torch.cat(start)
 
 
 def _record(
@@ -243,25 +247,34 @@ def _record(
     state.done = torch.tensor(done, device=state.done.device)
 
 
-def _shrink(columns: Columns, state: _Branches, alive: list[int], chosen: Tensor) -> Tensor:
-    """Drop the rows that have finished."""
+def _shrink(parts: Sequence[Columns], state: _Branches, alive: list[int], chosen: Tensor) -> tuple[list[Columns], Tensor]:
+    """Drop the rows that have finished; returns the parts that have rows left."""
+    left, at = [], 0
+    for part in parts:
+        rows = len(part.segment)
+        own = [i - at for i in alive if at <= i < at + rows]
+        at += rows
+        if own:
+            left.append(part)
+        if len(own) in (0, rows):
+            continue
+        keep = torch.tensor(own, device=chosen.device)
+        assert part.cache is not None
+        part.cache.batch_select_indices(keep)  # type: ignore[attr-defined]
+        part.sees, part.segment, part.index = part.sees[keep], part.segment[keep], part.index[keep]
     keep = torch.tensor(alive, device=chosen.device)
-    assert columns.cache is not None
-    columns.cache.batch_select_indices(keep)  # type: ignore[attr-defined]
-    columns.sees, columns.segment, columns.index = columns.sees[keep], columns.segment[keep], columns.index[keep]
-    state.segment, state.position, state.index, state.done = (
-        t[keep] for t in (state.segment, state.position, state.index, state.done)
+    state.segment, state.position, state.index, state.done, state.padding = (
+        t[keep] for t in (state.segment, state.position, state.index, state.done, state.padding)
     )
     state.out = [state.out[i] for i in alive]
-    return chosen[keep]
+    return left, chosen[keep]
 
 
-def _step(workspace: Workspace, columns: Columns, state: _Branches, chosen: Tensor) -> Tensor:
+def _step(workspace: Workspace, parts: Sequence[Columns], state: _Branches, chosen: Tensor) -> Tensor:
     """Feed the chosen tokens as one more column per branch."""
-    padding = columns.sees.shape[1] - 1
-    segment = torch.where(state.done, padding, state.segment)
+    segment = torch.where(state.done, state.padding, state.segment)
     position = torch.where(state.done, 0, state.position).clamp(max=workspace.backbone.max_positions - 1)
-    hidden = workspace.extend(columns, torch.where(state.done, 0, chosen), segment, state.index, position)
+    hidden = workspace.extend(parts, torch.where(state.done, 0, chosen), segment, state.index, position)
     state.position = state.position + 1
     state.index = state.index + 1
     return hidden

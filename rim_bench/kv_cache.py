@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,25 +24,6 @@ class RoomyLayer(Layer):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._buffers: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def joined(cls, parts: Sequence[RoomyLayer]) -> RoomyLayer:
-        """The rows of several, padded on the right to the longest.
-
-        With zeros, not with whatever memory held: a masked key still enters the product with its query, and NaN survives a weight of 0.
-        """
-        layer, first, seen = cls(), parts[0].keys, max(part.get_seq_length() for part in parts)
-        layer.lazy_initialization(first, first)
-        rows = sum(len(part.keys) for part in parts)
-        keys, values = (first.new_zeros(rows, first.shape[1], _with_room(seen), first.shape[-1]) for _ in range(2))
-        at = 0
-        for part in parts:
-            size, own = len(part.keys), part.get_seq_length()
-            keys[at : at + size, :, :own].copy_(part.keys)
-            values[at : at + size, :, :own].copy_(part.values)
-            at += size
-        layer._hold((keys, values), seen)
-        return layer
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append columns; returns all keys and all values, as views."""
@@ -81,22 +61,6 @@ class RoomyLayer(Layer):  # type: ignore[misc]
 
 def _with_room(columns: int) -> int:
     return columns + max(ROOM, columns // 4)
-
-
-def joined(caches: Sequence[DynamicCache], config: Any) -> DynamicCache:
-    """One cache for the rows of several, padded on the right to the longest.
-
-    Raises:
-        ValueError: caches of passes with gradients, or of sliding windows.
-    """
-    layers: list[Any] = []
-    for parts in zip(*(cache.layers for cache in caches), strict=True):
-        if not all(isinstance(part, RoomyLayer) for part in parts):
-            raise ValueError("only caches of passes without gradients, and without sliding windows, can be joined")
-        layers.append(RoomyLayer.joined(parts))
-    whole = DynamicCache(config=config)
-    whole.layers = layers
-    return whole
 
 
 def growing_cache(config: Any) -> DynamicCache:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
+from rim_bench.attention import register
 from rim_bench.catalog import FAMILIES
 from rim_bench.errors import UsageError
 
@@ -40,6 +41,11 @@ def fuse_activations(model: Any) -> None:
     for module in model.modules():
         if isinstance(getattr(module, "act", None), NewGELUActivation):
             module.act = nn.GELU(approximate="tanh")
+
+
+def _kernel(attention: str) -> str:
+    """Hugging Face's name of a kernel; for "sdpa" the one that also attends by parts."""
+    return register() if attention == "sdpa" else attention
 
 
 def scratch_model(spec: Mapping[str, Any], vocabulary: int, end: int, seed: int, attention: str) -> Any:
@@ -78,7 +84,7 @@ def scratch_model(spec: Mapping[str, Any], vocabulary: int, end: int, seed: int,
     config = AutoConfig.for_model(family, **common, **shape)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Auto.from_config(config, attn_implementation=attention, dtype=torch.float32)
+        model = Auto.from_config(config, attn_implementation=_kernel(attention), dtype=torch.float32)
         if spec["embedding_std"] is not None:
             for module in model.modules():
                 if isinstance(module, nn.Embedding):  # rows of tokens, and of GPT-2's positions: of one size
@@ -97,7 +103,7 @@ def load_model(folder: Path, attention: str) -> Any:
                 str(folder),
                 config=config,
                 dtype=torch.float32,
-                attn_implementation=attention,
+                attn_implementation=_kernel(attention),
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,

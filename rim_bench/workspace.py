@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rim_bench.cuts import micro_batches
 from rim_bench.errors import UsageError
@@ -107,51 +106,38 @@ class Workspace:
             self._add_wave(columns, [o[wave] for o in order], owner, layers)
         return columns
 
-    def prefill(self, layouts: Sequence[Layout]) -> Columns:
-        """`forward` with its cache kept, for decoding: rows of similar size together, then all side by side.
+    def prefill(self, layouts: Sequence[Layout]) -> list[Columns]:
+        """`forward` with its cache kept, for decoding: rows of similar size together, as parts that can be extended side by side.
 
-        The layouts must come sorted by size, so that the rows of what is returned stand in their order.
+        The layouts must come sorted by size, so that the rows of the parts, one behind the other, stand in their order.
         """
-        parts = micro_batches(layouts, len(layouts), self.backbone.device.type)
-        return self.join([self.forward(part, cached=True) for part in parts])
+        kernel, device = self.backbone.kernel, self.backbone.device.type
+        parts = micro_batches(layouts, len(layouts), device) if kernel == "sdpa" else [list(layouts)]
+        return [self.forward(part, cached=True) for part in parts]
 
-    def join(self, parts: Sequence[Columns]) -> Columns:
-        """The computed columns of several batches as one batch; columns may be added behind.
-
-        Raises:
-            ValueError: batches that were computed without a cache, or with one that has no room.
-        """
-        if len(parts) == 1:
-            return parts[0]
-        whole = self._empty(tuple(row for part in parts for row in part.layouts))
-        seen, padding = max(part.segment.shape[1] for part in parts), whole.sees.shape[1] - 1
-        segment, index, hidden = [], [], []
-        for part in parts:
-            short = seen - part.segment.shape[1]
-            own = torch.where(part.segment == part.sees.shape[1] - 1, padding, part.segment)
-            segment.append(functional.pad(own, (0, short), value=padding))
-            index.append(functional.pad(part.index, (0, short)))
-            hidden.append(functional.pad(part.hidden, (0, 0, 0, short)))
-        whole.segment, whole.index, whole.waves = torch.cat(segment), torch.cat(index), [torch.cat(hidden)]
-        whole.place = [places for part in parts for places in part.place]
-        whole.executed, whole.pairs = sum(part.executed for part in parts), sum(part.pairs for part in parts)
-        whole.cache = self.backbone.join_caches([part.cache for part in parts if part.cache is not None])
-        return whole
-
-    def extend(self, columns: Columns, tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor) -> Tensor:
+    def extend(self, parts: Sequence[Columns], tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor) -> Tensor:
         """Further token columns behind cached ones; returns their hidden states [rows, new, width].
 
         Args:
+            parts: computed with a cache; their rows one behind the other are the rows of the tensors.
             tokens, segment, index, position: int [rows, new]; `segment` counts the segments that `make_room` added,
                 and is `columns.sees.shape[1] - 1` for padding.
         """
-        assert columns.cache is not None, "extend needs a forward pass with cached=True"
-        columns.segment = torch.cat([columns.segment, segment], dim=1)
-        columns.index = torch.cat([columns.index, index], dim=1)
-        mask = self._mask(columns, tokens.shape[1])
-        columns.executed += tokens.numel()
-        columns.pairs += tokens.numel() * columns.segment.shape[1]
-        return self.backbone.run(self.backbone.embed(tokens), mask, position, columns.cache)
+        masks, caches, at = [], [], 0
+        for columns in parts:
+            assert columns.cache is not None, "extend needs a forward pass with cached=True"
+            rows = slice(at, at + len(columns.segment))
+            columns.segment = torch.cat([columns.segment, segment[rows]], dim=1)
+            columns.index = torch.cat([columns.index, index[rows]], dim=1)
+            masks.append(self._mask(columns, tokens.shape[1]))
+            caches.append(columns.cache)
+            columns.executed += segment[rows].numel()
+            columns.pairs += segment[rows].numel() * columns.segment.shape[1]
+            at = rows.stop
+        embeds = self.backbone.embed(tokens)
+        if len(parts) == 1:
+            return self.backbone.run(embeds, masks[0], position, caches[0])
+        return self.backbone.run_parts(embeds, masks, position, caches)
 
     def _empty(self, rows: tuple[Layout, ...]) -> Columns:
         device = self.backbone.device

@@ -148,8 +148,10 @@ def test_a_step_writes_in_place_and_gradients_never_do() -> None:
     assert not any(isinstance(layer, RoomyLayer) for layer in growing_cache(config).layers)
 
 
-def test_batches_with_gradients_are_not_joined() -> None:
-    workspace = Workspace(model("tiny"))
-    parts = [workspace.forward([layout], cached=True) for layout in (row(4), row(6))]
-    with pytest.raises(ValueError, match="without gradients"):
-        workspace.join(parts)
+def test_eager_attention_takes_its_rows_in_one_part() -> None:
+    workspace = Workspace(model("tiny", "eager"))
+    with torch.inference_mode():
+        (part,) = workspace.prefill([row(4), row(90)])
+    with pytest.raises(ValueError, match="eager attention takes all its rows in one part"):
+        workspace.backbone.run_parts(torch.zeros(2, 1, 32), [], torch.zeros(2, 1), [])
+    assert part.segment.shape == (2, 90)
