@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rim_bench import attention
 from rim_bench.backbone import Backbone
 from rim_bench.crew import Replica
 from rim_bench.layout import Layout
@@ -21,6 +22,7 @@ def follow(team: Team) -> None:
     """Do the leader's jobs. An error in a training job is raised: the launcher then ends all processes."""
     logging.getLogger().setLevel(logging.ERROR)  # the leader says everything once
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader hears of it too, and sends the others home
+    attention.register()  # models come ready made, and look their kernel up by its name
     follower = Follower(team)
     while True:
         name, *arguments = team.hand_out()

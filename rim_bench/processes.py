@@ -126,7 +126,7 @@ class Team:
             self._sound = False
             if not any(word in str(error).lower() for word in LOST):
                 raise
-            reason = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0].split(". ")[0]
             raise UsageError(
                 f"process {self.rank} of {self.size} lost another one, whose own message says why ({reason}): "
                 "the same command again goes on from the last checkpoint"
