@@ -15,6 +15,7 @@ import typer
 
 from rim_bench import cli_bench, cli_compute, cli_data, cli_evidence, cli_grid
 from rim_bench.errors import UsageError, sentence, unknown
+from rim_bench.launch import company
 
 if TYPE_CHECKING:
     from rim_bench.run_options import Options
@@ -62,6 +63,8 @@ Points = Annotated[int | None, typer.Option("--checkpoint-points", help="Looks a
 Tune = Annotated[str | None, typer.Option("--tune", help="Learning rates to try for every method: lr=1e-5..1e-3.")]
 Trials = Annotated[int | None, typer.Option("--trials", help="How many of them, log-spaced; default 3.")]
 TuneShare = Annotated[float | None, typer.Option("--tune-share", help="Share of the budget that a trial gets; default all of it.")]
+Strategy = Annotated[str | None, typer.Option("--strategy", help="Training on several processes: ddp (the default) or fsdp.")]
+Processes = Annotated[int | None, typer.Option("--processes", help="How many processes there must be, else nothing is done.")]
 Split = Annotated[str, typer.Option("--split", help="test or validation.")]
 Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
 RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
@@ -97,6 +100,8 @@ def run(
     tune: Tune = None,
     trials: Trials = None,
     tune_share: TuneShare = None,
+    strategy: Strategy = None,
+    processes: Processes = None,
     controls: Annotated[bool, typer.Option("--controls", help="Also run the controls that these methods need.")] = False,
     suite: cli_data.Suites = None,
     eval_tasks: cli_data.EvalTasks = None,
@@ -149,6 +154,8 @@ def train(
     tune: Tune = None,
     trials: Trials = None,
     tune_share: TuneShare = None,
+    strategy: Strategy = None,
+    processes: Processes = None,
 ) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
     options = _options(locals())
@@ -319,6 +326,7 @@ def _options(values: dict[str, Any]) -> Options:
     files = dict(_pair(given, "--file", "SPLIT=PATH, as in train=rows.jsonl") for given in values.get("file") or ())
     known: tuple[str, ...] = ("task", "out", "model", "data", "steps", "limit", "start", "examples", "train_flops", "cot_examples")
     known += ("batch_size", "lr", "max_tokens", "eval_batch_size", "tuning", "device", "quick", "checkpoint", "checkpoint_points")
+    known += ("strategy", "processes")
     same = {k: values[k] for k in known if k in values}
     changed = os.environ.get("RIM_BENCH_ALLOW_CHANGED", "") in ("1", "true")  # for commands without the flag
     if "tune" in values:
@@ -431,7 +439,8 @@ def _main() -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
-        code = app(standalone_mode=False)
+        with company(sys.argv[1:]) as leads:
+            code = app(standalone_mode=False) if leads else 0
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from rim_bench import processes
 from rim_bench.answering import Answered
 from rim_bench.backbone import RECORD
 from rim_bench.choosing import Chooser
@@ -22,6 +23,7 @@ from rim_bench.generate import Sampling
 from rim_bench.lm_task import PROMPT_DIFFERS, RimLM, through_lm_eval
 from rim_bench.memory import peak_memory, reset_peak, runtime
 from rim_bench.method import Example, Method
+from rim_bench.sharded import Asked, answer_all
 from rim_bench.sources import Steps
 from rim_bench.store import Run
 from rim_bench.tasks import answers
@@ -227,13 +229,13 @@ def _directly(lm: RimLM, dataset: Dataset, request: Request) -> list[Answered]:
     order = sorted((i for i in range(len(questions)) if i not in out), key=lambda i: layouts[i].size)
     if request.repeat:
         random.Random(REPEAT_ORDER).shuffle(order)  # other neighbours, and padding where rows of a batch differ in length
-    for at in range(0, len(order), lm.batch_size):
-        chosen = order[at : at + lm.batch_size]
-        rows, asked = [layouts[i] for i in chosen], [questions[i] for i in chosen]
-        answered = lm.answerer.answer(rows, request.max_tokens, UNTIL, asked, request.task.kind)
+    batches = [order[at : at + lm.batch_size] for at in range(0, len(order), lm.batch_size)]
+    asked = [
+        Asked([layouts[i] for i in chosen], [questions[i] for i in chosen], request.max_tokens, UNTIL, request.task.kind)
+        for chosen in batches
+    ]
+    for chosen, answered in zip(batches, answer_all(lm.answerer, asked, lm.on_batch), strict=True):
         out.update(zip(chosen, answered, strict=True))
-        if lm.on_batch is not None:
-            lm.on_batch(len(chosen))
     return [out[i] for i in range(len(questions))]
 
 
@@ -334,6 +336,7 @@ def _summary(lm: RimLM, request: Request, dataset: Dataset, items: Sequence[dict
         "examples_per_s": round(n / max(1e-9, sum(i["batch_s"] / i["batch_size"] for i in items if i["batch_size"])), 3),  # decoding alone
         "latency": alone,
         "throughput": together,
+        **({} if (team := processes.team()) is None else {"processes": team.size}),
         "peak_memory_bytes": peak_memory(device),
         "runtime": runtime(device),
         "floor": _floor(dataset),

@@ -10,7 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ from rim_bench.answering import Answered, Answerer
 from rim_bench.choosing import Chooser, branches
 from rim_bench.data import Task
 from rim_bench.errors import UsageError, unknown
-from rim_bench.generate import score
 from rim_bench.layout import Layout, Segment
+from rim_bench.sharded import Asked, Offered, answer_all, score_all
 from rim_bench.store import Store
 from rim_bench.tasks.answers import Kind
 from rim_bench.trained import Trained, load_trained, pick_device
@@ -202,14 +202,11 @@ class RimLM(TemplateLM):  # type: ignore[misc]
                 self.counts[request.task_name]["overlong"] += 1
                 answered[i] = self.answerer.unanswered(layout, question)
         asked.sort(key=lambda a: (*a[3:], a[2].size, a[0]))
-        for (limit, until, kind), same in groupby(asked, key=lambda a: a[3:]):
-            todo = list(same)
-            for at in range(0, len(todo), self.batch_size):
-                batch = todo[at : at + self.batch_size]
-                done = self.answerer.answer([b[2] for b in batch], limit, until, [b[1] for b in batch], kind)
-                answered.update((b[0], one) for b, one in zip(batch, done, strict=True))
-                if self.on_batch is not None:
-                    self.on_batch(len(batch))
+        alike = [list(same) for _, same in groupby(asked, key=lambda a: a[3:])]
+        cuts = [same[at : at + self.batch_size] for same in alike for at in range(0, len(same), self.batch_size)]
+        batches = [Asked([b[2] for b in batch], [b[1] for b in batch], *batch[0][3:]) for batch in cuts]
+        for batch, done in zip(cuts, answer_all(self.answerer, batches, self.on_batch), strict=True):
+            answered.update((b[0], one) for b, one in zip(batch, done, strict=True))
         for i, request in enumerate(requests):
             self.records[request.task_name, int(request.doc_id)] = answered[i]
         self._warn()
@@ -274,12 +271,10 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             if not chooser.fits(layout):
                 self.records[key] = chooser.unanswered(layout, question)
         fitting = sorted((a for a in asked if chooser.fits(a[2])), key=lambda a: a[2].size)
-        for at in range(0, len(fitting), self.batch_size):
-            batch = fitting[at : at + self.batch_size]
-            done = chooser.answer([b[2] for b in batch], self.max_gen_toks, (), [b[1] for b in batch])
+        cuts = [fitting[at : at + self.batch_size] for at in range(0, len(fitting), self.batch_size)]
+        batches = [Asked([b[2] for b in batch], [b[1] for b in batch], self.max_gen_toks, ()) for batch in cuts]
+        for batch, done in zip(cuts, answer_all(chooser, batches, self.on_batch), strict=True):
             self.records.update((b[0], one) for b, one in zip(batch, done, strict=True))
-            if self.on_batch is not None:
-                self.on_batch(len(batch))
         for name, number in documents:
             self.counts[name]["overlong"] += bool(self.records[name, number].cost["overlong"])
         self._warn()
@@ -307,12 +302,11 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             if max(layout.position) + 1 + max(map(len, choices)) <= self.backbone.max_positions:
                 pending.append((where, layout, choices))
         pending.sort(key=lambda p: p[1].size)
-        for at in range(0, len(pending), self.batch_size):
-            batch = pending[at : at + self.batch_size]
-            scored = score(self.workspace, [p[1] for p in batch], [p[2] for p in batch])
-            for (where, _, _), scores in zip(batch, scored, strict=True):
-                for i, one in zip(where, scores, strict=True):
-                    out[i] = (one.logprob, one.greedy)
+        cuts = [pending[at : at + self.batch_size] for at in range(0, len(pending), self.batch_size)]
+        scored = score_all(self.trained, [Offered([p[1] for p in batch], [p[2] for p in batch]) for batch in cuts])
+        for (where, _, _), scores in zip(chain(*cuts), chain(*scored), strict=True):
+            for i, one in zip(where, scores, strict=True):
+                out[i] = (one.logprob, one.greedy)
         return out
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -327,10 +321,10 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             for context, continuation in map(make_disjoint_window, pairs):
                 windows.append((i, Layout((Segment("text", None, tuple(context)),), ("text",)), tuple(continuation)))
         windows.sort(key=lambda w: len(w[2]))
-        for at in range(0, len(windows), self.batch_size):
-            batch = windows[at : at + self.batch_size]
-            for (i, _, _), scores in zip(batch, score(self.workspace, [w[1] for w in batch], [[w[2]] for w in batch]), strict=True):
-                totals[i] += scores[0].logprob
+        cuts = [windows[at : at + self.batch_size] for at in range(0, len(windows), self.batch_size)]
+        scored = score_all(self.trained, [Offered([w[1] for w in batch], [[w[2]] for w in batch]) for batch in cuts])
+        for (i, _, _), scores in zip(chain(*cuts), chain(*scored), strict=True):
+            totals[i] += scores[0].logprob
         return totals
 
 

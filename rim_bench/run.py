@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rim_bench import launch, processes
 from rim_bench.backbone import Backbone
 from rim_bench.candidates import Candidates, answered, clean, evaluate_candidates
 from rim_bench.catalog import resolve_backbone
@@ -118,6 +119,7 @@ class Study:
     def _plan(self, method: str, seed: int, is_start: bool) -> Plan:
         recipe, options = self.recipe, self.options
         batch_size = options.batch_size or int(recipe.get("batch_size", 32))
+        launch.check_batch(batch_size)
         shared: dict[str, Any] = {
             "batch_size": batch_size,
             "micro_batch": min(batch_size, int(recipe.get("micro_batch", 32))),
@@ -365,9 +367,10 @@ class Study:
                 start = "recipe" if cell.is_start else self.start
                 trained = Trained(backbone, cell.method, bridges, cell.spec)
                 watcher = Candidates(run, cell.selection, trained, self.request("validation"))
-                trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, start, self._inherited(cell), watcher)
+                inherited, team, strategy = self._inherited(cell), processes.team(), self.options.strategy or launch.STRATEGIES[0]
+                trainer = Trainer(backbone, cell.method, bridges, data, cell.plan, run, start, inherited, watcher, team, strategy)
                 check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
-            run.write_environment(environment(gpu=gpu_info(self.device)) | {"torch_threads": torch.get_num_threads()})
+            run.write_environment(environment(gpu=gpu_info(self.device)) | {"torch_threads": torch.get_num_threads()} | self._processes())
             reset_peak(self.device)
             outcome = trainer.run(lambda p: reporter.training(cell.label, p))
             bridges.eval()
@@ -380,6 +383,11 @@ class Study:
                 what = f"the checkpoint of step {chosen['step']:,} of {outcome.steps:,} (stage {chosen['stage']!r})"
                 reporter.note(f"{cell.label}: {what}, {100 * chosen['accuracy']:.1f} % on validation (n = {chosen['n']}), the best")
         return run
+
+    def _processes(self) -> dict[str, Any]:
+        """What records say of the processes that train; nothing where there is one."""
+        team = processes.team()
+        return {} if team is None else {"processes": team.record(self.device, self.options.strategy or launch.STRATEGIES[0])}
 
     def _winner(self, cell: Cell) -> Run | None:
         """The trial that this cell would only repeat: the winner of its method, of the same seed, budget and all else."""
@@ -471,6 +479,7 @@ class Study:
             "parameters_trained": trained.backbone.count(training_only=True),
             "peak_memory_bytes": peak,
             "device": str(self.device),
+            **self._processes(),
         }
 
     def check_start(self, cell: Cell, run: Run, reporter: Reporter) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rim_bench.errors import UsageError, unknown
+from rim_bench.launch import check_asked, check_strategy
 from rim_bench.selection import LAST, Grid, Selection
 from rim_bench.sources import Steps
 
@@ -90,6 +91,8 @@ class Options:
     checkpoint: str = LAST  # the rule by which a run's checkpoint is chosen
     checkpoint_points: int | None = None  # None: as many as the rule has by default
     tune: Grid | None = None  # learning rates to try for every method
+    strategy: str | None = None  # how several processes share the training; None: the first of launch.STRATEGIES
+    processes: int | None = None  # how many of them there must be
     any_start: bool = False  # the shared start need not have converged: it is as good as another arm's own first stage
 
     @property
@@ -99,6 +102,8 @@ class Options:
 
     def __post_init__(self) -> None:
         _ = self.selection  # refuses what does not fit
+        check_asked(self.processes)
+        check_strategy(self.strategy)
         if self.tune is not None and self.lr is not None:
             raise UsageError("--lr gives one learning rate for all methods and --tune looks for each method's own: leave one out")
         if self.examples is not None and self.train_flops is not None:

@@ -21,11 +21,13 @@ from rim_bench.losses import group_counts, tree_loss
 from rim_bench.method import Encoded, Method
 from rim_bench.run_options import TrainingStep
 from rim_bench.schedule import Plan, Schedule, Span, batches, flops_spans, lay_out, spans
-from rim_bench.train_flops import executed_cost, padding_cost, training_cost
+from rim_bench.train_flops import Trains, executed, executed_cost, padding_cost, training_cost
 from rim_bench.workspace import Workspace
 
 if TYPE_CHECKING:
     from rim_bench.backbone import Backbone
+    from rim_bench.crew import Crew
+    from rim_bench.processes import Team
 
 
 class Journal(Protocol):
@@ -75,9 +77,10 @@ class Trainer:
         start: the weights that the backbone comes with, which may spare a stage.
         inherited: FLOPs that these weights cost; they are part of a budget in FLOPs.
         watcher: is shown the weights at its points and at the end of every stage.
+        team: the processes that share every step, the way that `strategy` says ("ddp" or "fsdp"); None: this one is alone.
 
     Raises:
-        UsageError: a budget that is too small for the stages, or for what is inherited.
+        UsageError: a budget that is too small for the stages, or for what is inherited; a strategy that does not fit.
     """
 
     def __init__(
@@ -91,9 +94,18 @@ class Trainer:
         start: str = "recipe",
         inherited: int = 0,
         watcher: Watcher | None = None,
+        team: Team | None = None,
+        strategy: str = "ddp",
     ) -> None:
         self.backbone, self.method, self.data, self.plan, self.journal = backbone, method, data, plan, journal
         self.watcher = watcher
+        self.team, self.strategy = team, strategy
+        self.crew: Crew | None = None  # while the team trains
+        self.others: list[Any] = []  # random states of the processes that wrote the checkpoint
+        if team is not None:
+            from rim_bench import crew
+
+            crew.check(backbone, strategy)
         self.bridges = bridges if bridges is not None else nn.ModuleDict()
         auxiliary = method.auxiliary(backbone.width)
         if auxiliary is not None:
@@ -107,19 +119,12 @@ class Trainer:
             self.spans = spans(method.stages(), plan.steps, start)
         self.schedule = Schedule(self.spans, plan.warmup)
         self.parameters = [*backbone.parameters_to_train(), *((f"bridges.{n}", p) for n, p in self.bridges.named_parameters())]
-        self.optimizer = self._optimizer()
+        self.optimizer = optimizer_of(backbone, self.bridges, plan)
         self.counters: Counter[str] = Counter()
         self.entered: int | None = None  # the stage that the last step belonged to
         self.spent = 0  # of the budget, in its unit
         self.seconds = 0.0
         self.loss = math.nan
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        plan = self.plan
-        groups = self.backbone.parameter_groups(plan.weight_decay)
-        if extra := list(self.bridges.parameters()):
-            groups.append({"params": extra, "weight_decay": plan.weight_decay})
-        return torch.optim.AdamW(groups, lr=plan.lr, betas=(plan.beta1, plan.beta2), fused=True)
 
     def run(self, show: Callable[[TrainingStep], None] | None = None) -> Outcome:
         """Train to the end of the budget.
@@ -127,6 +132,14 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite; the last good checkpoint stays.
         """
+        try:
+            return self._run(show)
+        finally:
+            if self.crew is not None:
+                self.crew.dismiss()
+                self.crew = None
+
+    def _run(self, show: Callable[[TrainingStep], None] | None) -> Outcome:
         plan, total = self.plan, self.schedule.total
         torch.manual_seed(plan.seed)
         first = done = self._resume()
@@ -136,6 +149,8 @@ class Trainer:
         every = max(1, total // max(1, plan.checkpoints))
         rate = _Rate()
         self.backbone.model.train()
+        if self.team is not None:
+            self._gather_crew(self.team, first)
         for step, chosen in enumerate(batches(len(self.data), plan.batch_size, plan.seed)):
             if self.spent >= total:
                 break
@@ -159,6 +174,8 @@ class Trainer:
                 steps = max(done, round(done * total / self.spent))  # exact for a budget in examples
                 speed = rate.add(plan.batch_size, took)
                 show(TrainingStep(done, steps, span.stage.name, self.loss, speed, (steps - done) * plan.batch_size / speed))
+        if self.crew is not None:
+            self.crew.settle()
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
         return self._outcome(done, first)
@@ -171,6 +188,8 @@ class Trainer:
         candidate = points * self.spent // total > points * before // total  # a last step may overshoot a budget in FLOPs
         ends = self.spent >= total or self.schedule.span(self.spent, self.entered) is not span
         if candidate or ends:
+            if self.crew is not None:
+                self.crew.settle()
             self.watcher.look(step, span.stage.name, candidate=candidate, ends=ends)
 
     def _outcome(self, steps: int, first: int) -> Outcome:
@@ -194,9 +213,14 @@ class Trainer:
         stage = self.spans.index(span)
         if stage != self.entered:
             if span.stage.reset and self.entered is not None:
-                self.optimizer = self._optimizer()
+                if self.crew is not None:
+                    self.crew.reset()
+                else:
+                    self.optimizer = optimizer_of(self.backbone, self.bridges, self.plan)
             self.entered = stage
             self.backbone.set_dropout(span.stage.dropout)
+            if self.crew is not None:
+                self.crew.dropout(span.stage.dropout)
 
     def layouts(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> list[Layout]:
         """The training layouts of one step that begins at `at`; randomness depends on seed, step and example alone."""
@@ -206,30 +230,12 @@ class Trainer:
         """One optimizer step: micro-batches of similar length, whose gradients add up to the whole batch's exactly."""
         layouts = self.layouts(span, at, step, chosen)
         trains = self.backbone.trains()
-        cost, executed = sum(training_cost(self.shape, trains, row) for row in layouts), 0
+        cost = sum(training_cost(self.shape, trains, row) for row in layouts)
         lr = self.plan.lr * self.schedule.rate(span, at, cost if self.plan.flops else 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        counts = group_counts(layouts)
-        self.optimizer.zero_grad(set_to_none=True)
-        parts: Counter[str] = Counter()
-        for micro in micro_batches(layouts, self.plan.micro_batch, self.backbone.device.type):
-            with self.backbone.autocast():
-                columns = self.workspace.forward(micro)
-                loss, groups = tree_loss(self.backbone, columns, counts)
-            if not math.isfinite(sum(groups.values())):
-                raise self._diverged(span, step)
-            loss.backward()  # type: ignore[no-untyped-call]
-            parts.update(groups)
-            self.counters["executed"] += columns.executed
-            executed += executed_cost(self.shape, trains, micro)
-            self.counters["flops_padding"] += padding_cost(self.shape, trains, micro)
-        norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.plan.clip))
-        if not math.isfinite(norm):
-            raise self._diverged(span, step)
-        self.optimizer.step()
+        flops_before = self.counters["flops_executed"]
+        parts, norm = (self._alone if self.crew is None else self._together)(layouts, lr, trains, span, step)
         tokens = sum(row.size for row in layouts)
-        self.counters.update(tokens=tokens, flops=cost, flops_executed=executed)
+        self.counters.update(tokens=tokens, flops=cost)
         self.counters["last_step_flops"] = cost
         self.loss = sum(parts.values())
         return {
@@ -242,8 +248,61 @@ class Trainer:
             "tokens": tokens,
             "grad_norm": _digits(norm),
             "flops": cost,
-            "flops_executed": executed,
+            "flops_executed": self.counters["flops_executed"] - flops_before,
         }
+
+    def _cut(self, rows: Sequence[Layout]) -> list[list[Layout]]:
+        """Rows as micro-batches of similar length."""
+        return micro_batches(rows, self.plan.micro_batch, self.backbone.device.type)
+
+    def _alone(self, layouts: list[Layout], lr: float, trains: Trains, span: Span, step: int) -> tuple[dict[str, float], float]:
+        """Losses by group and norm of the gradient of a step that this process makes by itself."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        counts = group_counts(layouts)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts: Counter[str] = Counter()
+        for micro in self._cut(layouts):
+            with self.backbone.autocast():
+                columns = self.workspace.forward(micro)
+                loss, groups = tree_loss(self.backbone, columns, counts)
+            if not math.isfinite(sum(groups.values())):
+                raise self._diverged(span, step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            parts.update(groups)
+            self.counters["executed"] += columns.executed
+            self.counters["flops_executed"] += executed_cost(self.shape, trains, micro)
+            self.counters["flops_padding"] += padding_cost(self.shape, trains, micro)
+        norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.plan.clip))
+        if not math.isfinite(norm):
+            raise self._diverged(span, step)
+        self.optimizer.step()
+        return dict(parts), norm
+
+    # Several processes
+
+    def _gather_crew(self, team: Team, done: int) -> None:
+        """Hand the run to all processes, as it is behind `done` steps; this one keeps no optimizer of its own."""
+        from rim_bench.crew import Crew
+
+        state = self.optimizer.state_dict()
+        self.crew = Crew(team, self.backbone, self.bridges, self.plan, self.strategy, done, state, self.others)
+        self.optimizer.state.clear()
+
+    def _together(self, layouts: list[Layout], lr: float, trains: Trains, span: Span, step: int) -> tuple[dict[str, float], float]:
+        """The same of a step that all processes make, each with its share of the rows."""
+        from rim_bench.crew import is_filler
+
+        assert self.crew is not None
+        done = self.crew.step(layouts, self._cut, group_counts(layouts), lr)
+        if not math.isfinite(done.norm):
+            raise self._diverged(span, step)
+        for micro in done.micros:
+            cost = executed_cost(self.shape, trains, micro)
+            self.counters["executed"] += executed(micro).columns
+            self.counters["flops_executed"] += cost
+            self.counters["flops_padding"] += cost - sum(executed_cost(self.shape, trains, [row]) for row in micro if not is_filler(row))
+        return done.losses, done.norm
 
     def _diverged(self, span: Span, step: int) -> Diverged:
         kept = self.journal.latest_checkpoint()
@@ -254,10 +313,13 @@ class Trainer:
         )
 
     def _save(self, step: int) -> None:
+        if self.crew is not None:
+            self.crew.settle()
+        optimizer, others = (self.optimizer.state_dict(), []) if self.crew is None else self.crew.state()
         state = {
             "step": step,
             "parameters": {name: p.detach() for name, p in self.parameters},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "counters": dict(self.counters),
             "stage": self.entered,
             "spent": self.spent,
@@ -265,6 +327,7 @@ class Trainer:
             "loss": self.loss,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "others": others,
         }
         with self.journal.checkpoint(step) as folder:
             torch.save(state, folder / "trainer.pt")
@@ -288,10 +351,19 @@ class Trainer:
         self.entered = state["stage"]
         self.backbone.set_dropout(self.spans[state["stage"]].stage.dropout)
         self.seconds, self.loss = state["seconds"], state["loss"]
+        self.others = state.get("others", [])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         return int(state["step"])
+
+
+def optimizer_of(backbone: Backbone, bridges: nn.ModuleDict, plan: Plan) -> torch.optim.AdamW:
+    """A fresh optimizer of everything that trains."""
+    groups = backbone.parameter_groups(plan.weight_decay)
+    if extra := list(bridges.parameters()):
+        groups.append({"params": extra, "weight_decay": plan.weight_decay})
+    return torch.optim.AdamW(groups, lr=plan.lr, betas=(plan.beta1, plan.beta2), fused=True)
 
 
 def _digits(value: float) -> float:

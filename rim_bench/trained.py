@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rim_bench import launch
 from rim_bench.backbone import Backbone
 from rim_bench.errors import UsageError
 from rim_bench.method import Method, load_method
@@ -50,7 +51,7 @@ def pick_device(given: str | None = None) -> torch.device:
         UsageError: an unknown or absent device.
     """
     if given is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        given = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(given)
         if device.type not in ("cpu", "cuda"):
@@ -59,6 +60,11 @@ def pick_device(given: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {given!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda") from None
+    if device.type == "cuda" and (several := launch.started()) > 1:
+        if device.index is not None:
+            raise UsageError(f"device {given!r} is one GPU, and {several} processes take one each: give --device cuda, or leave it out")
+        if (here := launch.on_this_machine()) > (found := torch.cuda.device_count()):
+            raise UsageError(f"{here} processes were started on a machine with {found} GPU: start one for each GPU, or give --device cpu")
     return device
 
 

@@ -26,15 +26,15 @@ GROUND = {
 MIDDLE = {
     "method", "workspace", "losses", "backbone", "schedule", "train", "generate", "votes", "data", "lm_task", "timing", "memory",
     "evaluate", "trained", "cost", "controls", "suites", "leakage", "listing", "unseen", "lm_eval_tasks",
-    "candidates", "tune", "run_parts",
+    "candidates", "tune", "run_parts", "processes", "crew", "sharded", "follower",
 }  # fmt: skip
 TOP = {
     "run", "warm", "stored", "sweep", "study", "show", "console", "cli", "cli_compute", "cli_evidence", "benchmarks", "__init__", "sets",
-    "cli_data", "cli_grid", "cli_bench", "grid", "engines", "cell_work", "dry_run",
+    "cli_data", "cli_grid", "cli_bench", "grid", "engines", "cell_work", "dry_run", "__main__",
 }  # fmt: skip
 TORCH_FREE = GROUND | {
     "method", "schedule", "cost", "controls", "catalog", "data", "sources", "run_options", "suites", "leakage", "listing",
-    "places", "question_ids", "step_text", "task_file",
+    "places", "question_ids", "step_text", "task_file", "launch",
 }  # fmt: skip
 ENGINE = {"workspace", "losses", "train", "generate", "backbone"}
 

@@ -1,0 +1,5 @@
+"""`python -m rim_bench`, and with it `torchrun -m rim_bench`: the same as `rim-bench`."""
+
+from rim_bench.cli import main
+
+main()
