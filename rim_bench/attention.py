@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, DynamicCache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 NAME = "rim_bench_sdpa"
 """What a model's `attn_implementation` is called with it."""
@@ -37,6 +37,8 @@ def attend(
         query, key, value: [rows, heads, new, head width], of the new columns only where there are parts.
         attention_mask: as `sdpa` has it; not read where there are parts.
     """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     forward: Any = sdpa_attention_forward  # untyped
     if not parts:
         out: tuple[Tensor, None] = forward(module, query, key, value, attention_mask, **settings)
@@ -49,7 +51,10 @@ def attend(
 
 
 def register() -> str:
-    """Make the name known to Hugging Face; returns it."""
+    """Make the name known to Hugging Face; returns it. Imported here, where a model is about to come: it takes a second."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     return NAME

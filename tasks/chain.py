@@ -19,6 +19,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -82,17 +83,17 @@ def _ways(depth: int) -> tuple[int, ...]:
 
 @cache
 def _last_moves(depth: int, value: int) -> tuple[tuple[tuple[int, str], ...], tuple[int, ...]]:
-    """The (value before, operation) pairs that end a chain of this depth at `value`, and how many chains lead to each."""
+    """The (value before, operation) pairs that end a chain of this depth at `value`, and how many chains lead to each or one before it."""
     pairs = tuple((v, op) for v in range(10) for op in OPERATIONS if apply(op, v) == value)
-    return pairs, tuple(_ways(depth - 1)[v] for v, _ in pairs)
+    return pairs, tuple(itertools.accumulate(_ways(depth - 1)[v] for v, _ in pairs))
 
 
 def _draw(depth: int, answer: int, rng: random.Random) -> tuple[str, tuple[str, ...]]:
     """A question and its steps, uniform over the chains of this depth with this answer (walked backwards)."""
     value, moves = answer, []
     for k in range(depth, 0, -1):
-        pairs, weights = _last_moves(k, value)
-        before, operation = rng.choices(pairs, weights)[0]
+        pairs, summed = _last_moves(k, value)
+        before, operation = rng.choices(pairs, cum_weights=summed)[0]
         moves.append((operation, value))
         value = before
     moves.reverse()
