@@ -12,12 +12,11 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 
 from rim_bench import lora
 from rim_bench.attention import NAME as SDPA
@@ -27,9 +26,12 @@ from rim_bench.flops import Shape
 from rim_bench.hub import locate
 from rim_bench.kv_cache import growing_cache
 from rim_bench.method import Encoded, Example, Marker
-from rim_bench.tokenizer import Codec, train_tokenizer
+from rim_bench.tokenizer import Codec, load_tokenizer, train_tokenizer
 from rim_bench.train_flops import Trains
 from rim_bench.weights import fuse_activations, load_model, quiet, scratch_model
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedTokenizerFast
 
 RECORD = "backbone.json"
 
@@ -95,7 +97,7 @@ class Backbone:
         else:
             folder = locate(spec)
             record = {**spec, "revision": folder.name} if spec["kind"] == "hub" else spec
-            codec = Codec(AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False))
+            codec = Codec(load_tokenizer(folder))
             backbone = cls(record, load_model(folder, attention), codec, {}, device)
         backbone.add_markers(markers, seed)
         if spec["tuning"] == "lora":
@@ -477,7 +479,7 @@ class Backbone:
             raise UsageError(f"{str(folder)!r} holds no saved backbone: {RECORD} is missing")
         record = json.loads((folder / RECORD).read_text("utf-8"))
         spec = record["spec"]
-        codec = Codec(AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False))
+        codec = Codec(load_tokenizer(folder))
         if (codec.size, list(codec.start), codec.end) != (record["vocabulary"], record["start"], record["end"]):
             raise UsageError(f"the tokenizer in {str(folder)!r} is not the one that the weights were saved with")
         if spec["tuning"] == "lora":

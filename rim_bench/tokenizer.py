@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from rim_bench.errors import UsageError
 from rim_bench.method import Encoded, Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END = "<|end|>"
 """The end token of tokenizers from scratch; it doubles as padding."""
@@ -33,10 +35,20 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, pattern: str | None =
         vocab_size=vocabulary, special_tokens=[END], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    from transformers import PreTrainedTokenizerFast
+
     fast: Any = PreTrainedTokenizerFast  # untyped
     return cast(
         "PreTrainedTokenizerFast", fast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False)
     )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a folder. Imported here: a run that is done already needs none, and it takes a quarter of a second."""
+    from transformers import AutoTokenizer
+
+    auto: Any = AutoTokenizer  # untyped
+    return cast("PreTrainedTokenizerFast", auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False))
 
 
 class Codec:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from rim_bench.attention import register
@@ -18,7 +17,6 @@ from rim_bench.catalog import FAMILIES
 from rim_bench.errors import UsageError
 
 hf_logging: Any = logging  # untyped
-Auto: Any = AutoModelForCausalLM  # untyped
 
 
 @contextmanager
@@ -40,6 +38,13 @@ def fuse_activations(model: Any) -> None:
     for module in model.modules():
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":  # by name: its module is slow to import
             module.act = nn.GELU(approximate="tanh")
+
+
+def _auto() -> tuple[Any, Any]:
+    """Hugging Face's configurations and models by name; imported where a model is about to come."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    return AutoConfig, AutoModelForCausalLM
 
 
 def _kernel(attention: str) -> str:
@@ -80,10 +85,11 @@ def scratch_model(spec: Mapping[str, Any], vocabulary: int, end: int, seed: int,
             "max_position_embeddings": spec["max_positions"],
             "attention_dropout": float(spec["dropout"]),
         }
-    config = AutoConfig.for_model(family, **common, **shape)
+    configs, auto = _auto()
+    config = configs.for_model(family, **common, **shape)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Auto.from_config(config, attn_implementation=_kernel(attention), dtype=torch.float32)
+        model = auto.from_config(config, attn_implementation=_kernel(attention), dtype=torch.float32)
         if spec["embedding_std"] is not None:
             for module in model.modules():
                 if isinstance(module, nn.Embedding):  # rows of tokens, and of GPT-2's positions: of one size
@@ -93,12 +99,13 @@ def scratch_model(spec: Mapping[str, Any], vocabulary: int, end: int, seed: int,
 
 def load_model(folder: Path, attention: str) -> Any:
     """The model in a folder, in float32, every weight accounted for."""
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    configs, auto = _auto()
+    config = configs.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if config.model_type not in FAMILIES:
         raise UsageError(f"a model of type {config.model_type!r} is not supported: allowed are {', '.join(FAMILIES)}")
     try:
         with quiet():
-            model, info = Auto.from_pretrained(
+            model, info = auto.from_pretrained(
                 str(folder),
                 config=config,
                 dtype=torch.float32,
