@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rim_bench.errors import UsageError, unknown
+from rim_bench.launch import started
 
 if TYPE_CHECKING:
     from rim_bench.grid import Failure, Runner
@@ -70,6 +71,11 @@ def way_of(values: Mapping[str, Any]) -> Way:
     if executor is None and (workers is not None or settings):
         given = "--workers" if workers is not None else "--executor-set"
         raise UsageError(f"{given} is for an executor: give --executor local, submitit or ray too")
+    if executor is not None and started() > 1:
+        raise UsageError(
+            f"--executor {executor} starts processes of its own, and the launcher started {started()}: leave out one of the two "
+            "(torchrun shares the work of each cell, an executor runs several cells at a time)"
+        )
     if executor is not None:
         from rim_bench.engines import check_engine
 

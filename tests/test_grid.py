@@ -13,7 +13,7 @@ from small_runs import SMALL, Heard, contents, model, options
 
 from rim_bench import memory
 from rim_bench.cell_work import Job, Told, execute
-from rim_bench.cli_grid import report
+from rim_bench.cli_grid import report, way_of
 from rim_bench.engines import died
 from rim_bench.errors import UsageError
 from rim_bench.grid import Failure, Runner, visible_gpus
@@ -218,3 +218,12 @@ def test_what_does_not_fit_is_one_sentence(words: str, answer: str, call: Call, 
     code, out, err = call("run", *words.split())
     assert (code, out) == (2, "") and err.startswith("error: ") and answer in err and len(err.splitlines()) == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_an_executor_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    given = {"executor": "local", "workers": None, "executor_set": None, "dry_run": False, "flops_per_second": None, "format_": None}
+    with pytest.raises(UsageError, match=r"--executor local starts processes of its own, and the launcher started 2"):
+        way_of(given)
+    monkeypatch.delenv("WORLD_SIZE")
+    assert way_of(given).executor == "local"
