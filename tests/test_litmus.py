@@ -6,6 +6,8 @@ import csv
 import re
 from collections import Counter
 from functools import cache
+from itertools import combinations
+from math import comb
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +17,7 @@ from scipy.optimize import minimize
 
 from rim_bench.data import evaluation_data, load_task, training_data
 from rim_bench.method import Example
-from rim_bench.tasks import lookups, permute, vote
+from rim_bench.tasks import lookups, match, permute, vote
 from rim_bench.tasks.streams import split_of
 
 FAMILIES = {
@@ -27,6 +29,9 @@ FAMILIES = {
     "vote": (vote, vote.FAMILY.levels, "01"),
     "vote-first": (vote, tuple(f"first {level}" for level in vote.FAMILY.levels), "01"),
     "vote-lookup": (vote, tuple(f"lookup {level}" for level in vote.FAMILY.levels), "01"),
+    "match": (match, match.LEVELS, "01"),
+    "match-pairs": (match, tuple(f"pairs {level}" for level in match.LEVELS), "01"),
+    "match-lookup": (match, tuple(f"lookup {level}" for level in match.LEVELS), "01"),
 }
 TASKS = {
     "permute": "8dbbe8b408b50012",
@@ -37,6 +42,9 @@ TASKS = {
     "vote": "487bcb2b101ca5f5",
     "vote_first": "458211c14f63b188",
     "vote_lookup": "39660e56457e42cd",
+    "match": "8e1cf9752c5b049a",
+    "match_pairs": "5b5d9bea03780f9d",
+    "match_lookup": "13af7a958654226d",
 }
 family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -58,6 +66,13 @@ def solve(module: ModuleType, example: Example) -> tuple[list[str], str]:
             point = str(permute.permutations()[move][int(point)])
             steps.append(move + point)
         return steps, question[0] if control else point
+    if module is match:
+        line, wanted = question.split("?")
+        values = [int(digit, 17) for digit in re.findall("[0-9a-g]", line)]
+        checks = list(combinations(values, 2 if example.level.startswith("pairs") else 3))
+        sums = [(a, b, (a + b) % 17, *(n for c in rest for n in (c, (a + b + c) % 17))) for a, b, *rest in checks]
+        steps = ["".join(map(written, one)) for one in sums]
+        return steps, str(values[0] % 2) if control else str(int(any(step[-1] == wanted for step in steps)))
     items, key = re.findall("[a-z]", question), re.findall("[A-Z]", question)[0]
     found = [lookups.table(module.FAMILY.size)[item, key] for item in items]
     steps = [f"{item}{entry}" for item, entry in zip(items, found, strict=True)]
@@ -65,12 +80,19 @@ def solve(module: ModuleType, example: Example) -> tuple[list[str], str]:
     return steps, str((ord(items[0]) - ord("a")) % 2 if control else joined)
 
 
+def written(value: int) -> str:
+    """One digit of base 17."""
+    return next(digit for digit in "0123456789abcdefg" if int(digit, 17) == value)
+
+
 @family
 def test_steps_and_answers_are_right_and_levels_say_how_many(family: str) -> None:
     module = FAMILIES[family][0]
     for example in drawn(family, 1200, "test") + drawn(family, 1200, "train"):
         assert (list(example.steps), example.answer) == solve(module, example)
-        assert len(example.steps) == int(example.level[-1])
+        count = int(example.level[-1])
+        checks = comb(count, 2 if example.level.startswith("pairs") else 3)
+        assert len(example.steps) == (checks if module is match else count)
 
 
 @family
@@ -98,12 +120,27 @@ def test_test_sets_are_pinned(task: str) -> None:
     """A change here changes every stored result of the task, and must raise its version."""
     loaded = load_task(task)
     data = evaluation_data(loaded)
-    assert data.sha256[:16] == TASKS[task]
+    assert data.sha256[:16] == TASKS[task] and data.registered is True
     levels = loaded.metadata["levels"]
     assert set(loaded.ood_levels) == set(levels["test"]) - set(levels["train"]) and loaded.ood_levels
     train, validation = training_data(loaded, limit=2000)
     assert {e.level for e in train.examples} == {e.level for e in validation.examples} == set(levels["train"])
     assert "prediction" in loaded.metadata
+
+
+def test_the_target_of_a_match_is_drawn_apart_from_the_answer_and_digits_are_distinct() -> None:
+    """Why no token alone says anything; that parities do not either is why the modulus is prime."""
+    for family in ("match", "match-pairs"):
+        some = drawn(family, 6000, "train")
+        odd: dict[tuple[int, int], Counter[str]] = {}
+        for example in some:
+            line, wanted = example.question.split("?")
+            digits = re.findall("[0-9a-g]", line)
+            assert len(digits) == len(set(digits)) == int(example.level[-1])
+            odd.setdefault((sum(int(d, 17) % 2 for d in digits), int(wanted, 17) % 2), Counter())[example.answer] += 1
+        targets = Counter((e.question[-1], e.answer) for e in some)
+        assert all(abs(n - 6000 / 34) < 5 * (6000 / 34) ** 0.5 for n in targets.values()) and len(targets) == 34
+        assert sum(max(c.values()) for c in odd.values()) / 6000 < 0.56  # guessing by parities; with 16 it would be over 0.6
 
 
 def test_the_tables_are_balanced() -> None:
@@ -171,14 +208,14 @@ def shortcut(family: str, features: object, classifier: object) -> tuple[float, 
 
 @pytest.mark.parametrize("classifier", [naive_bayes, logistic])
 @pytest.mark.parametrize("features", [bag, positions])
-@pytest.mark.parametrize("family", ["permute", "lookups", "lookups-first", "vote", "vote-first"])
+@pytest.mark.parametrize("family", ["permute", "lookups", "lookups-first", "vote", "vote-first", "match", "match-pairs"])
 def test_single_tokens_are_no_shortcut(family: str, features: object, classifier: object) -> None:
     accuracy, still_chance = shortcut(family, features, classifier)
     assert accuracy < still_chance
 
 
 @pytest.mark.parametrize("classifier", [naive_bayes, logistic])
-@pytest.mark.parametrize("family", ["permute-lookup", "lookups-lookup", "vote-lookup"])
+@pytest.mark.parametrize("family", ["permute-lookup", "lookups-lookup", "vote-lookup", "match-lookup"])
 def test_the_same_classifiers_solve_the_control(family: str, classifier: object) -> None:
     """What shows that the test above can fail."""
     assert shortcut(family, positions, classifier)[0] > 0.99
