@@ -227,14 +227,38 @@ def test_bad_requests_are_refused(n: int, level: str, split: str) -> None:
         permute.generate(n, [level], 0, split)
 
 
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def stored_rows(study: str) -> dict[tuple[str, str], str]:
+    """(method, set) -> what a study's table.csv says of it, as the outcome texts write it."""
+    with (RESULTS / study / "table.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["set"] != "OOD" and "block" not in row["set"]]
+    return {(r["method"], r["set"]): f"{100 * float(r['accuracy']):.1f} ± {100 * float(r['seed_sd']):.1f}" for r in rows}
+
+
+def shown_tables(folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table in an outcome text that begins with a column of methods; the rows of other tables follow."""
+    lines = [line for line in (folder / "README.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    return next(row for row in cells if row[0] == "method"), cells
+
+
 @pytest.mark.parametrize("study", ["litmus_serial", "litmus_parallel"])
 def test_the_outcome_text_shows_the_stored_table(study: str) -> None:
-    folder = Path(__file__).parent.parent / "results" / study
-    with (folder / "table.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["set"] != "OOD" and "block" not in row["set"]]
-    stored = {(r["method"], r["set"]): f"{100 * float(r['accuracy']):.1f} ± {100 * float(r['seed_sd']):.1f}" for r in rows}
-    text = (folder / "README.md").read_text("utf-8")
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    head, methods = next(cells for cells in lines if cells[0] == "method"), {row["method"] for row in rows}
-    shown = {(cells[0], at): cell for cells in lines if cells[0] in methods for at, cell in zip(head[1:], cells[1:], strict=True)}
-    assert shown == stored
+    stored = stored_rows(study)
+    head, lines = shown_tables(RESULTS / study)
+    methods = {method for method, _ in stored}
+    assert {(cells[0], at): cell for cells in lines if cells[0] in methods for at, cell in zip(head[1:], cells[1:], strict=True)} == stored
+
+
+def test_the_outcome_text_of_the_layers_shows_the_stored_tables() -> None:
+    head, lines = shown_tables(RESULTS / "litmus_layers")
+    studies = {"1": "litmus_layers/layers_1", "2": "litmus_serial", "4": "litmus_layers/layers_4"}
+    shown = {(cells[1], cells[0]): cells[2:] for cells in lines if len(cells) == len(head) and cells[1] in studies}
+    for layers, study in studies.items():
+        stored = stored_rows(study)
+        mine = {method: cells for (at, method), cells in shown.items() if at == layers}
+        assert mine
+        for method, cells in mine.items():
+            assert cells == [stored[method, name] for name in head[2:]]
