@@ -67,6 +67,8 @@ def _full(task: Task) -> list[str]:
         "answers": _answers(task),
         "levels": _levels(task),
         "OOD levels": ", ".join(task.ood_levels),
+        **{f"sha256 of the {split} rows as published, steps aside": digest for split, digest in given.get("registered", {}).items()},
+        **{f"sha256 of the generated {split} set": one["sha256"] for split, one in given.get("generated", {}).items()},
         "traps": given.get("note"),
         "prediction": given.get("prediction"),
     }

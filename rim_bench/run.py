@@ -107,18 +107,29 @@ class Study:
         recipe = dict(self.recipe.get("methods", {}).get(base.name, {}))
         return load_method(name, {**recipe, **self.options.settings.get(base.name, {})})
 
+    @property
+    def _origin(self) -> str:
+        """Which of a recipe's numbers are meant, where it has them for both kinds of backbone."""
+        return "scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained"
+
+    @property
+    def _batch_size(self) -> int:
+        """The recipe's: one number, or one for each kind of backbone."""
+        given = self.recipe.get("batch_size", 32)
+        return int(given[self._origin] if isinstance(given, dict) else given)
+
     def _lr(self, method: str, is_start: bool) -> float:
         if self.options.lr is not None and not is_start:  # the shared start stays the same whatever is tried behind it
             return self.options.lr
         if method in self.choices and not is_start:
             return self.choices[method].winner.lr
         table = self.recipe.get("lr", {})
-        table = table.get("scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained", {})
+        table = table.get(self._origin, {})
         return float(table.get("start" if is_start else method, table.get("default", 1e-3)))
 
     def _plan(self, method: str, seed: int, is_start: bool) -> Plan:
         recipe, options = self.recipe, self.options
-        batch_size = options.batch_size or int(recipe.get("batch_size", 32))
+        batch_size = options.batch_size or self._batch_size
         launch.check_batch(batch_size)
         shared: dict[str, Any] = {
             "batch_size": batch_size,
@@ -139,13 +150,13 @@ class Study:
         was not followed."""
         if self.options.tune is not None and not cell.is_start:
             return len(self.options.tune.rates) if cell.role == "arm" else None
-        table = self.recipe.get("lr", {}).get("scratch" if self.backbone_spec["kind"] == "scratch" else "pretrained", {})
+        table = self.recipe.get("lr", {}).get(self._origin, {})
         options, recipe = self.options, self.recipe
         followed = (
             options.lr is None
             and cell.method.name in recipe.get("tuned", table)
             and not options.settings.get(cell.method.name)
-            and cell.plan.batch_size == int(recipe.get("batch_size", 32))
+            and cell.plan.batch_size == self._batch_size
             and self.start == recipe.get("start", "recipe")
             and self.backbone_spec == resolve_backbone(str(recipe.get("backbone", "gpt2")), recipe.get("backbone_settings", {}))
         )

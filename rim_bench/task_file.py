@@ -38,6 +38,7 @@ _KEYS: Final = {
     "reader": str,  # the module that reads the files (`parse`) or completes their examples (`complete`)
     "form": str,
     "sizes": dict,
+    "generated": dict,  # split -> {n, sha256} of the set that `sizes`, `levels` and seed 0 give; sets of another size are not held to it
     "levels": dict,
     "ood": list,
     "validation": int,
@@ -102,10 +103,23 @@ def check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
     for split, digest in block["registered"].items() if isinstance(block.get("registered"), dict) else ():
         if not re.fullmatch("[0-9a-f]{64}", str(digest)):
             problems.append(f"registered.{split} must be a sha256 of 64 digits")
+    problems += _generated_problems(block["generated"]) if isinstance(block.get("generated"), dict) else []
     if block.get("source") == "generator" or "generator" in block:
         problems += [f"{key} is missing" for key in ("generator", "levels", "sizes") if key not in block]
     if problems:
         raise UsageError(f"task file {path}, metadata.rim_bench: {'; '.join(problems)}")
+
+
+def _generated_problems(given: dict[Any, Any]) -> list[str]:
+    problems = []
+    for split, one in given.items():
+        if split not in SPLITS:
+            problems.append(str(unknown("key of generated", str(split), SPLITS)))
+        elif not isinstance(one, dict) or set(one) != {"n", "sha256"} or not isinstance(one["n"], int) or isinstance(one["n"], bool):
+            problems.append(f"generated.{split} needs n (a number of examples) and sha256, and nothing else")
+        elif not re.fullmatch("[0-9a-f]{64}", str(one["sha256"])):
+            problems.append(f"generated.{split}.sha256 must be a sha256 of 64 digits")
+    return problems
 
 
 def forms(block: dict[str, Any]) -> list[Any]:

@@ -76,12 +76,14 @@ def test_every_worker_sees_one_gpu(tmp_path: Path) -> None:
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from light_work import work
 from rim_bench.engines import Local
 from test_engines import job
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background of a shell
     engine = Local(1, work=work)
     engine.start(job("sleep 60", "a", Path(sys.argv[1])))
     try:

@@ -209,11 +209,11 @@ class Answer(nn.Module):
 
     def forward(self, zero: Tensor) -> Tensor:
         workspace = Workspace(self.backbone)
-        columns = workspace.forward([self.row], cached=True)
-        state, hidden = generate._open_branches(columns, [self.row], [self.row.resume])
+        parts = workspace.prefill([self.row])
+        state, hidden = generate._open_branches(parts, [self.row.resume])
         first = self.backbone.head(hidden)
         fed = torch.zeros(1, len(self.row.resume), dtype=torch.long)
-        return zero + first.sum() + self.backbone.head(generate._step(workspace, columns, state, fed)).sum()
+        return zero + first.sum() + self.backbone.head(generate._step(workspace, parts, state, fed)).sum()
 
 
 @pytest.mark.parametrize("variant", FVCORE, ids="-".join)

@@ -6,6 +6,8 @@ import csv
 import re
 from collections import Counter
 from functools import cache
+from itertools import combinations
+from math import comb
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +17,7 @@ from scipy.optimize import minimize
 
 from rim_bench.data import evaluation_data, load_task, training_data
 from rim_bench.method import Example
-from rim_bench.tasks import lookups, permute, vote
+from rim_bench.tasks import lookups, match, permute, vote
 from rim_bench.tasks.streams import split_of
 
 FAMILIES = {
@@ -27,6 +29,9 @@ FAMILIES = {
     "vote": (vote, vote.FAMILY.levels, "01"),
     "vote-first": (vote, tuple(f"first {level}" for level in vote.FAMILY.levels), "01"),
     "vote-lookup": (vote, tuple(f"lookup {level}" for level in vote.FAMILY.levels), "01"),
+    "match": (match, match.LEVELS, "01"),
+    "match-pairs": (match, tuple(f"pairs {level}" for level in match.LEVELS), "01"),
+    "match-lookup": (match, tuple(f"lookup {level}" for level in match.LEVELS), "01"),
 }
 TASKS = {
     "permute": "8dbbe8b408b50012",
@@ -37,6 +42,9 @@ TASKS = {
     "vote": "487bcb2b101ca5f5",
     "vote_first": "458211c14f63b188",
     "vote_lookup": "39660e56457e42cd",
+    "match": "8e1cf9752c5b049a",
+    "match_pairs": "5b5d9bea03780f9d",
+    "match_lookup": "13af7a958654226d",
 }
 family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -58,6 +66,13 @@ def solve(module: ModuleType, example: Example) -> tuple[list[str], str]:
             point = str(permute.permutations()[move][int(point)])
             steps.append(move + point)
         return steps, question[0] if control else point
+    if module is match:
+        line, wanted = question.split("?")
+        values = [int(digit, 17) for digit in re.findall("[0-9a-g]", line)]
+        checks = list(combinations(values, 2 if example.level.startswith("pairs") else 3))
+        sums = [(a, b, (a + b) % 17, *(n for c in rest for n in (c, (a + b + c) % 17))) for a, b, *rest in checks]
+        steps = ["".join(map(written, one)) for one in sums]
+        return steps, str(values[0] % 2) if control else str(int(any(step[-1] == wanted for step in steps)))
     items, key = re.findall("[a-z]", question), re.findall("[A-Z]", question)[0]
     found = [lookups.table(module.FAMILY.size)[item, key] for item in items]
     steps = [f"{item}{entry}" for item, entry in zip(items, found, strict=True)]
@@ -65,12 +80,19 @@ def solve(module: ModuleType, example: Example) -> tuple[list[str], str]:
     return steps, str((ord(items[0]) - ord("a")) % 2 if control else joined)
 
 
+def written(value: int) -> str:
+    """One digit of base 17."""
+    return next(digit for digit in "0123456789abcdefg" if int(digit, 17) == value)
+
+
 @family
 def test_steps_and_answers_are_right_and_levels_say_how_many(family: str) -> None:
     module = FAMILIES[family][0]
     for example in drawn(family, 1200, "test") + drawn(family, 1200, "train"):
         assert (list(example.steps), example.answer) == solve(module, example)
-        assert len(example.steps) == int(example.level[-1])
+        count = int(example.level[-1])
+        checks = comb(count, 2 if example.level.startswith("pairs") else 3)
+        assert len(example.steps) == (checks if module is match else count)
 
 
 @family
@@ -98,12 +120,27 @@ def test_test_sets_are_pinned(task: str) -> None:
     """A change here changes every stored result of the task, and must raise its version."""
     loaded = load_task(task)
     data = evaluation_data(loaded)
-    assert data.sha256[:16] == TASKS[task]
+    assert data.sha256[:16] == TASKS[task] and data.registered is True
     levels = loaded.metadata["levels"]
     assert set(loaded.ood_levels) == set(levels["test"]) - set(levels["train"]) and loaded.ood_levels
     train, validation = training_data(loaded, limit=2000)
     assert {e.level for e in train.examples} == {e.level for e in validation.examples} == set(levels["train"])
     assert "prediction" in loaded.metadata
+
+
+def test_the_target_of_a_match_is_drawn_apart_from_the_answer_and_digits_are_distinct() -> None:
+    """Why no token alone says anything; that parities do not either is why the modulus is prime."""
+    for family in ("match", "match-pairs"):
+        some = drawn(family, 6000, "train")
+        odd: dict[tuple[int, int], Counter[str]] = {}
+        for example in some:
+            line, wanted = example.question.split("?")
+            digits = re.findall("[0-9a-g]", line)
+            assert len(digits) == len(set(digits)) == int(example.level[-1])
+            odd.setdefault((sum(int(d, 17) % 2 for d in digits), int(wanted, 17) % 2), Counter())[example.answer] += 1
+        targets = Counter((e.question[-1], e.answer) for e in some)
+        assert all(abs(n - 6000 / 34) < 5 * (6000 / 34) ** 0.5 for n in targets.values()) and len(targets) == 34
+        assert sum(max(c.values()) for c in odd.values()) / 6000 < 0.56  # guessing by parities; with 16 it would be over 0.6
 
 
 def test_the_tables_are_balanced() -> None:
@@ -171,14 +208,14 @@ def shortcut(family: str, features: object, classifier: object) -> tuple[float, 
 
 @pytest.mark.parametrize("classifier", [naive_bayes, logistic])
 @pytest.mark.parametrize("features", [bag, positions])
-@pytest.mark.parametrize("family", ["permute", "lookups", "lookups-first", "vote", "vote-first"])
+@pytest.mark.parametrize("family", ["permute", "lookups", "lookups-first", "vote", "vote-first", "match", "match-pairs"])
 def test_single_tokens_are_no_shortcut(family: str, features: object, classifier: object) -> None:
     accuracy, still_chance = shortcut(family, features, classifier)
     assert accuracy < still_chance
 
 
 @pytest.mark.parametrize("classifier", [naive_bayes, logistic])
-@pytest.mark.parametrize("family", ["permute-lookup", "lookups-lookup", "vote-lookup"])
+@pytest.mark.parametrize("family", ["permute-lookup", "lookups-lookup", "vote-lookup", "match-lookup"])
 def test_the_same_classifiers_solve_the_control(family: str, classifier: object) -> None:
     """What shows that the test above can fail."""
     assert shortcut(family, positions, classifier)[0] > 0.99
@@ -190,14 +227,38 @@ def test_bad_requests_are_refused(n: int, level: str, split: str) -> None:
         permute.generate(n, [level], 0, split)
 
 
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def stored_rows(study: str) -> dict[tuple[str, str], str]:
+    """(method, set) -> what a study's table.csv says of it, as the outcome texts write it."""
+    with (RESULTS / study / "table.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["set"] != "OOD" and "block" not in row["set"]]
+    return {(r["method"], r["set"]): f"{100 * float(r['accuracy']):.1f} ± {100 * float(r['seed_sd']):.1f}" for r in rows}
+
+
+def shown_tables(folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table in an outcome text that begins with a column of methods; the rows of other tables follow."""
+    lines = [line for line in (folder / "README.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    return next(row for row in cells if row[0] == "method"), cells
+
+
 @pytest.mark.parametrize("study", ["litmus_serial", "litmus_parallel"])
 def test_the_outcome_text_shows_the_stored_table(study: str) -> None:
-    folder = Path(__file__).parent.parent / "results" / study
-    with (folder / "table.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["set"] != "OOD" and "block" not in row["set"]]
-    stored = {(r["method"], r["set"]): f"{100 * float(r['accuracy']):.1f} ± {100 * float(r['seed_sd']):.1f}" for r in rows}
-    text = (folder / "README.md").read_text("utf-8")
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    head, methods = next(cells for cells in lines if cells[0] == "method"), {row["method"] for row in rows}
-    shown = {(cells[0], at): cell for cells in lines if cells[0] in methods for at, cell in zip(head[1:], cells[1:], strict=True)}
-    assert shown == stored
+    stored = stored_rows(study)
+    head, lines = shown_tables(RESULTS / study)
+    methods = {method for method, _ in stored}
+    assert {(cells[0], at): cell for cells in lines if cells[0] in methods for at, cell in zip(head[1:], cells[1:], strict=True)} == stored
+
+
+def test_the_outcome_text_of_the_layers_shows_the_stored_tables() -> None:
+    head, lines = shown_tables(RESULTS / "litmus_layers")
+    studies = {"1": "litmus_layers/layers_1", "2": "litmus_serial", "4": "litmus_layers/layers_4"}
+    shown = {(cells[1], cells[0]): cells[2:] for cells in lines if len(cells) == len(head) and cells[1] in studies}
+    for layers, study in studies.items():
+        stored = stored_rows(study)
+        mine = {method: cells for (at, method), cells in shown.items() if at == layers}
+        assert mine
+        for method, cells in mine.items():
+            assert cells == [stored[method, name] for name in head[2:]]

@@ -14,8 +14,8 @@ from rim_bench.study import read_study
 from rim_bench.tables import comparison
 
 RESULTS = Path(__file__).parent.parent / "results"
-STUDIES = sorted(p.parent for p in RESULTS.glob("*/study.toml"))
-studies = pytest.mark.parametrize("study", STUDIES, ids=lambda p: p.name)
+STUDIES = sorted(p.parent for p in RESULTS.glob("**/study.toml"))
+studies = pytest.mark.parametrize("study", STUDIES, ids=lambda p: p.relative_to(RESULTS).as_posix())
 
 
 @cache

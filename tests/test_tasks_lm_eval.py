@@ -129,9 +129,9 @@ def test_only_few_training_examples_are_generated_for_an_evaluation(name: str, m
     task, made = load_task(name), data._generated
     asked: list[tuple[str, int | None]] = []
 
-    def generated(task: Task, split: Any, seed: int, limit: int | None) -> data.Dataset:
+    def generated(task: Task, split: Any, seed: int, limit: int | None, allow_changed: bool) -> data.Dataset:
         asked.append((split, limit))
-        return made(task, split, seed, min(limit or 8, 8))
+        return made(task, split, seed, min(limit or 8, 8), allow_changed)
 
     monkeypatch.setattr(data, "_generated", generated)
     splits = lm.load(config_source=str(task.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import warnings
@@ -12,9 +13,11 @@ import pytest
 import torch
 from small_runs import Heard, model, options, steps, train
 
+from rim_bench.data import load_task
 from rim_bench.errors import UsageError
 from rim_bench.files import read_json
 from rim_bench.run import Study
+from rim_bench.run_options import Options
 from rim_bench.selection import Grid
 from rim_bench.splits import answers, run_splits, scored_runs
 from rim_bench.store import Run, Store, spec_id
@@ -125,6 +128,20 @@ def test_trials_of_a_part_of_the_budget_are_followed_by_a_run_of_all_of_it(tmp_p
     assert [t.spec["budget"]["examples"] for t in by_role(tmp_path)["trial"]] == [24, 24]
     assert (run.spec["budget"]["examples"], len(run.metrics()), told["adopted"], told["share"]) == (48, 12, None, 0.5)
     assert told["edge"] and told["chosen"] == 1e-2
+
+
+def test_a_recipe_may_have_a_batch_size_for_each_kind_of_backbone(tmp_path: Path) -> None:
+    text = load_task("chain").path.read_text()
+    (tmp_path / "own.yaml").write_text(text.replace("      batch_size: 32\n", "      batch_size: {scratch: 4, pretrained: 16}\n"))
+    given = Options(("direct", "cot"), str(tmp_path / "own.yaml"), tmp_path / "out", limit=40)
+    study = Study(given)
+    assert {cell.plan.batch_size for cell in study.cells} == {4}  # the shared start's too
+    assert {study._trials(cell) for cell in study.cells if not cell.is_start} == {3}  # the recipe was followed
+    study.backbone_spec = study.backbone_spec | {"kind": "path"}
+    assert study._plan("cot", 0, False).batch_size == 16
+    other = Study(dataclasses.replace(given, batch_size=8))
+    assert {cell.plan.batch_size for cell in other.cells} == {8}
+    assert {other._trials(cell) for cell in other.cells} == {None}
 
 
 def test_what_is_not_tuned_is_what_it_was(tmp_path: Path) -> None:
