@@ -154,6 +154,8 @@ def _grow(
         rows = sorted(range(len(layouts)), key=lambda r: layouts[r].size)
         parts = workspace.prefill([layouts[r] for r in rows])
         every = list(parts)
+        first: Any = parts[0].cache
+        number_bytes = (first.layers[0].keys.element_size() + first.layers[0].values.element_size()) / 2
         times: list[float] = []
         results = [[Completion(prompt_waves=row.waves, times=times) for _ in names] for row, names in zip(layouts, places, strict=True)]
         state, hidden = _open_branches(parts, [places[r] for r in rows])
@@ -172,12 +174,10 @@ def _grow(
                 parts, chosen = _shrink(parts, state, alive, chosen)
             hidden = _step(workspace, parts, state, chosen)
     if work is not None:
-        assert every[0].cache is not None
-        first: Any = every[0].cache.layers[0]
         work.columns += sum(part.executed for part in every)
         work.pairs += sum(part.pairs for part in every)
         work.logits += logits
-        work.number_bytes = (first.keys.element_size() + first.values.element_size()) / 2
+        work.number_bytes = number_bytes
     for completions in results:
         for completion in completions:
             if not completion.passes:
@@ -254,9 +254,11 @@ def _shrink(parts: Sequence[Columns], state: _Branches, alive: list[int], chosen
         rows = len(part.segment)
         own = [i - at for i in alive if at <= i < at + rows]
         at += rows
-        if own:
-            left.append(part)
-        if len(own) in (0, rows):
+        if not own:
+            part.cache = None  # its memory goes back at once; its counts stay
+            continue
+        left.append(part)
+        if len(own) == rows:
             continue
         keep = torch.tensor(own, device=chosen.device)
         assert part.cache is not None

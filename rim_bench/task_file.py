@@ -50,7 +50,10 @@ _KEYS: Final = {
 }
 
 
-class _Loader(yaml.SafeLoader):
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast, where it was built
+
+
+class _Loader(_Safe):  # type: ignore[misc]
     """YAML with lm-eval's `!function` tags read as plain text: nothing is imported to list tasks."""
 
 
