@@ -67,6 +67,7 @@ class Here:
 
     def close(self) -> None:
         self.closed = True
+        memory.share(1)  # what this process times from now on is alone
 
 
 def grid(given: Options | list[Options], **more: Any) -> tuple[list[list[Run]], Here, Runner, Heard]:
