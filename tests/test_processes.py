@@ -448,6 +448,17 @@ def test_commands_that_compute_nothing_are_the_leaders(monkeypatch: pytest.Monke
             assert leads == (rank == 0)
 
 
+@pytest.mark.parametrize("command", ["table", "run"])
+def test_a_stray_rank_makes_no_follower(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without WORLD_SIZE nobody else was started: a process that did nothing would be silence with exit code 0."""
+    monkeypatch.setenv("RANK", "1")
+    with launch.company([command]) as leads:
+        assert leads
+    monkeypatch.setenv("RIM_BENCH_PROCESSES", "2")
+    with pytest.raises(UsageError, match="asks for 2 processes, but 1 was started"), launch.company(["run"]):
+        pass
+
+
 def test_the_command_line_refuses_what_does_not_fit(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     for flags, words in (
         (("--processes", "2"), "--processes asks for 2 processes, but 1 was started"),
