@@ -188,15 +188,22 @@ class Submitit:
         self.most = workers or (WORKERS if here else None)
         self.together = self.most if here and self.most else 1
         self.busy: list[tuple[Any, Job]] = []
+        self.lost: list[Answer] = []  # what the queue did not take
 
     @property
     def room(self) -> int:
-        return 1 if self.most is None else self.most - len(self.busy)
+        return 1 if self.most is None else self.most - len(self.busy) - len(self.lost)
 
     def start(self, job: Job) -> None:
-        self.busy.append((self.executor.submit(execute, job), job))
+        try:
+            self.busy.append((self.executor.submit(execute, job), job))
+        except Exception as error:  # of several kinds: an option that the queue does not know, a queue that does not answer
+            self.lost.append((job, died(f"submitit could not start it: {_first(error)}")))
 
     def wait(self) -> list[Answer]:
+        if self.lost:
+            out, self.lost = self.lost, []
+            return out
         while not (ready := [(task, job) for task, job in self.busy if task.done()]):
             time.sleep(POLL)
         self.busy = [pair for pair in self.busy if pair not in ready]
@@ -240,15 +247,22 @@ class Ray:
         self.most = workers
         self.together = 1 if address or os.environ.get("RAY_ADDRESS") else workers or os.cpu_count() or 1
         self.busy: dict[Any, Job] = {}
+        self.lost: list[Answer] = []  # what it did not take
 
     @property
     def room(self) -> int:
-        return 1 if self.most is None else self.most - len(self.busy)
+        return 1 if self.most is None else self.most - len(self.busy) - len(self.lost)
 
     def start(self, job: Job) -> None:
-        self.busy[self.task.remote(job)] = job
+        try:
+            self.busy[self.task.remote(job)] = job
+        except Exception as error:  # of several kinds: a cluster that is gone, a job that cannot be sent
+            self.lost.append((job, died(f"ray could not start it: {type(error).__name__}: {_first(error)}")))
 
     def wait(self) -> list[Answer]:
+        if self.lost:
+            out, self.lost = self.lost, []
+            return out
         ready, _ = self.ray.wait(list(self.busy), num_returns=1)
         return [(self.busy.pop(reference), self._answer(reference)) for reference in ready]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from queues import Queue
 from small_runs import SMALL, Heard, contents, model, options
 
 from rim_bench import memory
 from rim_bench.cell_work import Job, Told, execute
 from rim_bench.cli_grid import report, way_of
-from rim_bench.engines import died
+from rim_bench.engines import died, open_engine
 from rim_bench.errors import UsageError
 from rim_bench.grid import Failure, Runner, visible_gpus
 from rim_bench.run import Study
@@ -115,6 +117,18 @@ def test_a_cell_that_dies_is_done_once_more_and_then_reported(tmp_path: Path) ->
     assert "died: direct: its process was ended by SIGKILL; once more from the beginning" in heard.notes
     (runs,), _, runner, _ = grid(given, evaluation=False)
     assert len(runs) == 6 and runner.code == 0
+
+
+def test_a_cell_that_a_queue_does_not_take_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, heard = Queue({"direct": 1, "pause": 9}), Heard()
+    monkeypatch.setitem(sys.modules, "submitit", queue)
+    engine = open_engine("submitit", 2, {"slurm_partition": "gpuu"}, folder=tmp_path / "submitit", gpu=False, gpus=())
+    with Runner(engine, heard, evaluation=False) as runner:
+        (runs,) = runner.run([Study(options(tmp_path, "pause", "direct", "cot", examples=16))])
+    assert [r.spec["method"]["name"] for r in runs] == ["direct", "cot"] and runner.code == 70
+    assert failed(runner) == {"pause": ("failed", 2)} and {queue.asked.count(name) for name in ("pause", "direct")} == {2}
+    reason = "submitit could not start it: sbatch: error: invalid partition specified: gpuu"
+    assert f"died: direct: {reason}; once more from the beginning" in heard.notes and f"failed: pause: {reason}" in heard.notes
 
 
 def test_bad_input_in_a_cell_is_told_once_and_stops_no_other(tmp_path: Path) -> None:
