@@ -242,3 +242,17 @@ def test_an_executor_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch
         way_of(given)
     monkeypatch.delenv("WORLD_SIZE")
     assert way_of(given).executor == "local"
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize("device", ["foo", "mps", "cuda:one"])
+def test_another_machine_has_no_other_kinds_of_devices(
+    device: str, dry_run: tuple[str, ...], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", Queue())
+    monkeypatch.chdir(tmp_path)
+    elsewhere = ("--executor", "submitit", "--executor-set", "cluster=local", "--device", device)
+    code, out, err = call("run", "--methods", "direct", "--quick", *elsewhere, *dry_run)
+    assert (code, out) == (2, "") and f"device {device!r} cannot be used" in err and len(err.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
+    assert Study(options(tmp_path, "direct", device="cuda:3"), elsewhere=True).device == torch.device("cuda:3")  # which may be there
