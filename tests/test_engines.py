@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from light_work import work
 from queues import Queue
 
-from rim_bench.cell_work import Job, Told
+from rim_bench.cell_work import UNKNOWN, Job, Told
 from rim_bench.engines import Engine, Local, check_engine, ended, open_engine
 from rim_bench.errors import UsageError
 from rim_bench.run_options import Options
@@ -152,3 +153,24 @@ def test_a_job_that_a_queue_does_not_take_is_a_job_that_died(name: str, monkeypa
     assert found["a"].reason.startswith(f"{name} could not start it: ") and found["a"].reason.endswith("invalid partition specified: gpuu")
     assert answers(engine, job("bad", "a"))["a"].state == "done" and queue.asked == ["bad", "who", "bad"]
     engine.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "settings", "cells"),
+    [
+        ("submitit", None, {}, UNKNOWN),
+        ("submitit", 8, {"slurm_partition": "gpu", "slurm_exclusive": "user"}, UNKNOWN),
+        ("submitit", 8, {"slurm_exclusive": True}, 1),
+        ("submitit", 1, {}, 1),
+        ("submitit", 3, {"cluster": "local"}, 3),
+        ("ray", None, {"address": "auto"}, UNKNOWN),
+        ("ray", 1, {"address": "auto"}, 1),
+        ("ray", 3, {}, 3),
+    ],
+)
+def test_an_engine_knows_how_many_cells_share_a_machine_or_says_that_it_does_not(
+    name: str, workers: int | None, settings: dict[str, Any], cells: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, name, Queue())
+    assert open_engine(name, workers, settings, folder=tmp_path, gpu=False, gpus=()).together == cells

@@ -16,6 +16,7 @@ from small_runs import SMALL, Heard, contents, model, options
 from rim_bench import memory
 from rim_bench.cell_work import Job, Told, execute
 from rim_bench.cli_grid import report, way_of
+from rim_bench.contests import contests
 from rim_bench.engines import died, open_engine
 from rim_bench.errors import UsageError
 from rim_bench.grid import Failure, Runner, visible_gpus
@@ -105,6 +106,19 @@ def test_a_grid_makes_the_runs_of_one_process_and_starts_come_first(tmp_path: Pa
     (again,), engine, runner, heard = grid(dataclasses.replace(given, out=tmp_path / "many"))
     assert [r.id for r in again] == [r.id for r in runs] and engine.began == []  # what is done gets no process
     assert "rim, seed 1: evaluated already" in heard.notes
+
+
+def test_where_a_queue_places_cells_their_times_compare_with_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", Queue())
+    for name, settings, told in (("shared", {}, {"unknown"}), ("alone", {"slurm_exclusive": True}, set())):
+        engine = open_engine("submitit", 2, settings, folder=tmp_path / "submitit", gpu=False, gpus=())
+        with Runner(engine, Heard()) as runner:
+            (runs,) = runner.run([Study(options(tmp_path / name, "direct", "pause", examples=16, limit=20))])
+        runtimes = [s["runtime"] for run in runs for s in run.evaluations().values()]
+        assert {r["cells_at_a_time"] for r in runtimes if "cells_at_a_time" in r} == told and len(runtimes) == 2
+        assert any("that other cells of a grid may have shared" in n for n in notes(runs)) == bool(told)
+        (contest,) = contests(runs, "test")[0]
+        assert ("latency" in contest.kinds) == (not told) and "flops" in contest.kinds
 
 
 def test_a_cell_that_dies_is_done_once_more_and_then_reported(tmp_path: Path) -> None:
