@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rim_bench.sets import Wanted
     from rim_bench.tune import Choice, Trial
 
+UNKNOWN = 0  # cells on a machine, where a queue places them
+
 
 @dataclass(frozen=True)
 class Job:
@@ -34,7 +36,7 @@ class Job:
     choices: Mapping[str, Choice] = field(default_factory=dict)  # learning rates that trials have found, by method
     sets: Wanted | None = None  # further evaluation sets
     threads: int | None = None  # of torch; None: as many as it takes by itself
-    together: int = 1  # cells that compute on this machine at a time, as far as is known
+    together: int = 1  # cells that may compute on its machine at a time; UNKNOWN where that is not known
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any, Protocol
 
-from rim_bench.cell_work import Job, Told, execute
+from rim_bench.cell_work import UNKNOWN, Job, Told, execute
 from rim_bench.errors import UsageError, unknown
 
 EXECUTORS = ("local", "submitit", "ray")
@@ -34,7 +34,7 @@ class Engine(Protocol):
     """Runs jobs, several at a time. A job that is started comes back from `wait` exactly once, whatever becomes of its process."""
 
     elsewhere: bool  # jobs may run on other machines
-    together: int  # jobs at a time on this machine; 1 where others may be meant
+    together: int  # jobs that may compute on one machine at a time; UNKNOWN where that is not known
 
     @property
     def room(self) -> int: ...  # how many more jobs it takes now
@@ -186,17 +186,25 @@ class Submitit:
             raise UsageError(f"submitit does not take {_said(settings) or 'this machine'}: {_first(error)}") from None
         here = self.executor.cluster in ("local", "debug")  # submitit's stand-ins for a queue: this machine
         self.most = workers or (WORKERS if here else None)
-        self.together = self.most if here and self.most else 1
+        alone = workers == 1 or settings.get("slurm_exclusive") is True  # "user" keeps other users away, not other cells
+        self.together = self.most if here and self.most else 1 if alone else UNKNOWN
         self.busy: list[tuple[Any, Job]] = []
+        self.lost: list[Answer] = []  # what the queue did not take
 
     @property
     def room(self) -> int:
-        return 1 if self.most is None else self.most - len(self.busy)
+        return 1 if self.most is None else self.most - len(self.busy) - len(self.lost)
 
     def start(self, job: Job) -> None:
-        self.busy.append((self.executor.submit(execute, job), job))
+        try:
+            self.busy.append((self.executor.submit(execute, job), job))
+        except Exception as error:  # of several kinds: an option that the queue does not know, a queue that does not answer
+            self.lost.append((job, died(f"submitit could not start it: {_first(error)}")))
 
     def wait(self) -> list[Answer]:
+        if self.lost:
+            out, self.lost = self.lost, []
+            return out
         while not (ready := [(task, job) for task, job in self.busy if task.done()]):
             time.sleep(POLL)
         self.busy = [pair for pair in self.busy if pair not in ready]
@@ -238,17 +246,25 @@ class Ray:
         except (ValueError, TypeError, ConnectionError, RuntimeError) as error:
             raise UsageError(f"ray does not take {_said(settings) or 'this machine'}: {_first(error)}") from None
         self.most = workers
-        self.together = 1 if address or os.environ.get("RAY_ADDRESS") else workers or os.cpu_count() or 1
+        several = bool(address or os.environ.get("RAY_ADDRESS")) and workers != 1  # machines, each with some of the cells
+        self.together = UNKNOWN if several else workers or os.cpu_count() or 1
         self.busy: dict[Any, Job] = {}
+        self.lost: list[Answer] = []  # what it did not take
 
     @property
     def room(self) -> int:
-        return 1 if self.most is None else self.most - len(self.busy)
+        return 1 if self.most is None else self.most - len(self.busy) - len(self.lost)
 
     def start(self, job: Job) -> None:
-        self.busy[self.task.remote(job)] = job
+        try:
+            self.busy[self.task.remote(job)] = job
+        except Exception as error:  # of several kinds: a cluster that is gone, a job that cannot be sent
+            self.lost.append((job, died(f"ray could not start it: {type(error).__name__}: {_first(error)}")))
 
     def wait(self) -> list[Answer]:
+        if self.lost:
+            out, self.lost = self.lost, []
+            return out
         ready, _ = self.ray.wait(list(self.busy), num_returns=1)
         return [(self.busy.pop(reference), self._answer(reference)) for reference in ready]
 

@@ -91,7 +91,7 @@ def company(arguments: Sequence[str]) -> Iterator[bool]:
     Raises:
         UsageError: processes that do not find each other, or another number of them than asked for.
     """
-    first = rank() == 0
+    first = rank() == 0 or started() == 1  # a RANK that something left in the environment names no other process
     if not arguments or arguments[0] not in COMMANDS:
         yield first
         return

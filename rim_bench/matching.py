@@ -179,13 +179,15 @@ def _spread(name: str, values: Sequence[float | None]) -> str:
 def timed_apart(found: Iterable[Evaluated]) -> str:
     """What evaluations differ in that decides how long they take: "threads 1, 4"; empty where their times compare.
 
-    Those that were timed while other cells of a grid computed compare with none.
+    Those that were timed while other cells of a grid computed, or may have computed, on the same machine compare with none.
     """
     timed = [e.runtime for e in found if ((e.summary.get("latency") or {}).get("full_ms") or {}).get("mean") is not None]
     text = _differing([("device", "device"), ("host_cpu", "host CPU"), ("threads", "threads"), ("dtype", "dtype")], timed)
-    shared = max((int(t["cells_at_a_time"]) for t in timed if "cells_at_a_time" in t), default=1)
+    cells = {t["cells_at_a_time"] for t in timed if "cells_at_a_time" in t}
+    shared = max((int(n) for n in cells - {"unknown"}), default=1)
     beside = f"beside other cells of a grid, up to {shared} at a time" if shared > 1 else ""
-    return "; ".join(filter(None, (text, beside)))
+    maybe = "on machines of a cluster that other cells of a grid may have shared" if "unknown" in cells else ""
+    return "; ".join(filter(None, (text, beside, maybe)))
 
 
 def evaluated_apart(found: Iterable[Evaluated]) -> str:

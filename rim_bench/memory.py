@@ -17,7 +17,8 @@ _together = 1
 
 
 def share(cells: int) -> None:
-    """Say how many cells of a grid compute on this machine at a time: they slow each other, and what is timed records it."""
+    """Say how many cells of a grid may compute on this machine at a time, 0 where that is not known: they slow each other, and what is
+    timed records it."""
     global _together
     _together = cells
 
@@ -32,7 +33,7 @@ def runtime(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": "bfloat16" if cuda else "float32",
         "torch": torch.__version__,
-        **({"cells_at_a_time": _together} if _together > 1 else {}),
+        **({"cells_at_a_time": _together or "unknown"} if _together != 1 else {}),
     }
 
 

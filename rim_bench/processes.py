@@ -56,6 +56,10 @@ class Team:
         """Whether jobs can still be handed out."""
         return self._sound
 
+    def give_up(self) -> None:
+        """The others are left in the middle of something: nothing can be handed out any more, and they end when this process does."""
+        self._sound = False
+
     def record(self, device: torch.device, strategy: str) -> dict[str, Any]:
         """What a run's records say of its processes."""
         return {"world_size": self.size, "backend": "nccl" if device.type == "cuda" else "gloo", "strategy": strategy}
@@ -123,7 +127,7 @@ class Team:
         try:
             yield
         except RuntimeError as error:
-            self._sound = False
+            self.give_up()
             if not any(word in str(error).lower() for word in LOST):
                 raise
             reason = str(error).splitlines()[0].split(". ")[0]
@@ -132,7 +136,7 @@ class Team:
                 "the same command again goes on from the last checkpoint"
             ) from error
         except BaseException:
-            self._sound = False
+            self.give_up()
             raise
 
     @contextmanager

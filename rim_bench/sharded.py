@@ -164,6 +164,9 @@ def _spread(
         first = [mine(batches[i]) for i in shares[0]]
     except Exception as error:  # what the others found is waiting to be taken
         failed = error
+    except BaseException:  # the user ends it: nobody waits for what the others find, and they hear of it when this process is gone
+        team.give_up()
+        raise
     found = team.collect(first)
     if failed is not None:
         raise failed

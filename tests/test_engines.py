@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from light_work import work
+from queues import Queue
 
-from rim_bench.cell_work import Job, Told
-from rim_bench.engines import Local, check_engine, ended, open_engine
+from rim_bench.cell_work import UNKNOWN, Job, Told
+from rim_bench.engines import Engine, Local, check_engine, ended, open_engine
 from rim_bench.errors import UsageError
 from rim_bench.run_options import Options
 
@@ -31,7 +33,7 @@ def local() -> Iterator[Local]:
     engine.close()
 
 
-def answers(engine: Local, *jobs: Job) -> dict[str, Told]:
+def answers(engine: Engine, *jobs: Job) -> dict[str, Told]:
     """What became of jobs, by run."""
     for one in jobs:
         engine.start(one)
@@ -80,6 +82,7 @@ import signal
 import sys
 from pathlib import Path
 from light_work import work
+from queues import Queue
 from rim_bench.engines import Local
 from test_engines import job
 if __name__ == "__main__":
@@ -135,3 +138,39 @@ def test_what_an_engine_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, tm
         with pytest.raises(UsageError, match=rf"not installed: pip install 'rim-bench\[{name}\]'"):
             open_engine(name, None, {}, folder=tmp_path, gpu=False, gpus=())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["submitit", "ray"])
+def test_a_job_that_a_queue_does_not_take_is_a_job_that_died(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    queue = Queue({"bad": 1}, work)
+    monkeypatch.setitem(sys.modules, name, queue)
+    engine = open_engine(name, 2, {}, folder=tmp_path, gpu=False, gpus=())
+    for one in (job("bad", "a"), job("who", "b")):
+        engine.start(one)
+    assert engine.room == 0  # a lost one has its place until it is told
+    found = {one.run: told for _ in range(2) for one, told in engine.wait()}
+    assert (found["a"].state, found["b"].state) == ("failed", "done") and engine.room == 2
+    assert found["a"].reason.startswith(f"{name} could not start it: ") and found["a"].reason.endswith("invalid partition specified: gpuu")
+    assert answers(engine, job("bad", "a"))["a"].state == "done" and queue.asked == ["bad", "who", "bad"]
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "settings", "cells"),
+    [
+        ("submitit", None, {}, UNKNOWN),
+        ("submitit", 8, {"slurm_partition": "gpu", "slurm_exclusive": "user"}, UNKNOWN),
+        ("submitit", 8, {"slurm_exclusive": True}, 1),
+        ("submitit", 1, {}, 1),
+        ("submitit", 3, {"cluster": "local"}, 3),
+        ("ray", None, {"address": "auto"}, UNKNOWN),
+        ("ray", 1, {"address": "auto"}, 1),
+        ("ray", 3, {}, 3),
+    ],
+)
+def test_an_engine_knows_how_many_cells_share_a_machine_or_says_that_it_does_not(
+    name: str, workers: int | None, settings: dict[str, Any], cells: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, name, Queue())
+    assert open_engine(name, workers, settings, folder=tmp_path, gpu=False, gpus=()).together == cells

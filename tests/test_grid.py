@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from queues import Queue
 from small_runs import SMALL, Heard, contents, model, options
 
 from rim_bench import memory
 from rim_bench.cell_work import Job, Told, execute
 from rim_bench.cli_grid import report, way_of
-from rim_bench.engines import died
+from rim_bench.contests import contests
+from rim_bench.engines import died, open_engine
 from rim_bench.errors import UsageError
 from rim_bench.grid import Failure, Runner, visible_gpus
 from rim_bench.run import Study
@@ -67,6 +70,7 @@ class Here:
 
     def close(self) -> None:
         self.closed = True
+        memory.share(1)  # what this process times from now on is alone
 
 
 def grid(given: Options | list[Options], **more: Any) -> tuple[list[list[Run]], Here, Runner, Heard]:
@@ -104,6 +108,19 @@ def test_a_grid_makes_the_runs_of_one_process_and_starts_come_first(tmp_path: Pa
     assert "rim, seed 1: evaluated already" in heard.notes
 
 
+def test_where_a_queue_places_cells_their_times_compare_with_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", Queue())
+    for name, settings, told in (("shared", {}, {"unknown"}), ("alone", {"slurm_exclusive": True}, set())):
+        engine = open_engine("submitit", 2, settings, folder=tmp_path / "submitit", gpu=False, gpus=())
+        with Runner(engine, Heard()) as runner:
+            (runs,) = runner.run([Study(options(tmp_path / name, "direct", "pause", examples=16, limit=20))])
+        runtimes = [s["runtime"] for run in runs for s in run.evaluations().values()]
+        assert {r["cells_at_a_time"] for r in runtimes if "cells_at_a_time" in r} == told and len(runtimes) == 2
+        assert any("that other cells of a grid may have shared" in n for n in notes(runs)) == bool(told)
+        (contest,) = contests(runs, "test")[0]
+        assert ("latency" in contest.kinds) == (not told) and "flops" in contest.kinds
+
+
 def test_a_cell_that_dies_is_done_once_more_and_then_reported(tmp_path: Path) -> None:
     given = options(tmp_path, "direct", "pause", "cot", start="cot", seeds=(0, 1), examples=16, cot_examples=16, any_start=True)
     (runs,), engine, runner, heard = grid(given, evaluation=False, dies={"direct": 1, "pause": 2, "shared cot start, seed 1": 2})
@@ -114,6 +131,18 @@ def test_a_cell_that_dies_is_done_once_more_and_then_reported(tmp_path: Path) ->
     assert "died: direct: its process was ended by SIGKILL; once more from the beginning" in heard.notes
     (runs,), _, runner, _ = grid(given, evaluation=False)
     assert len(runs) == 6 and runner.code == 0
+
+
+def test_a_cell_that_a_queue_does_not_take_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, heard = Queue({"direct": 1, "pause": 9}), Heard()
+    monkeypatch.setitem(sys.modules, "submitit", queue)
+    engine = open_engine("submitit", 2, {"slurm_partition": "gpuu"}, folder=tmp_path / "submitit", gpu=False, gpus=())
+    with Runner(engine, heard, evaluation=False) as runner:
+        (runs,) = runner.run([Study(options(tmp_path, "pause", "direct", "cot", examples=16))])
+    assert [r.spec["method"]["name"] for r in runs] == ["direct", "cot"] and runner.code == 70
+    assert failed(runner) == {"pause": ("failed", 2)} and {queue.asked.count(name) for name in ("pause", "direct")} == {2}
+    reason = "submitit could not start it: sbatch: error: invalid partition specified: gpuu"
+    assert f"died: direct: {reason}; once more from the beginning" in heard.notes and f"failed: pause: {reason}" in heard.notes
 
 
 def test_bad_input_in_a_cell_is_told_once_and_stops_no_other(tmp_path: Path) -> None:
@@ -227,3 +256,17 @@ def test_an_executor_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch
         way_of(given)
     monkeypatch.delenv("WORLD_SIZE")
     assert way_of(given).executor == "local"
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize("device", ["foo", "mps", "cuda:one"])
+def test_another_machine_has_no_other_kinds_of_devices(
+    device: str, dry_run: tuple[str, ...], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", Queue())
+    monkeypatch.chdir(tmp_path)
+    elsewhere = ("--executor", "submitit", "--executor-set", "cluster=local", "--device", device)
+    code, out, err = call("run", "--methods", "direct", "--quick", *elsewhere, *dry_run)
+    assert (code, out) == (2, "") and f"device {device!r} cannot be used" in err and len(err.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
+    assert Study(options(tmp_path, "direct", device="cuda:3"), elsewhere=True).device == torch.device("cuda:3")  # which may be there

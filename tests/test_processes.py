@@ -38,7 +38,7 @@ from rim_bench.run import Study
 from rim_bench.store import Run, Store
 from rim_bench.tasks import prosqa
 from rim_bench.train import Diverged
-from rim_bench.trained import load_trained
+from rim_bench.trained import Trained, load_trained
 
 TIMES = {"latency_s", "batch_s"}
 
@@ -257,12 +257,12 @@ def fail_elsewhere(root: Path) -> None:
     fit(root, "cot", "lost")
 
 
-def fail_inside(root: Path) -> None:
+def fail_inside(root: Path, error: type[BaseException] = MemoryError) -> None:
     """Out of memory, say, in the middle of the leader's own part of a step."""
     made = CASES["cot"].trainer(root, "inside", PLAN)
 
     def broken(*_: Any, **__: Any) -> Any:
-        raise MemoryError
+        raise error
 
     processes_made = made._gather_crew
 
@@ -273,6 +273,24 @@ def fail_inside(root: Path) -> None:
 
     made._gather_crew = gather  # type: ignore[method-assign]
     made.run()
+
+
+def interrupt_step(root: Path) -> None:
+    """Ctrl-C there."""
+    fail_inside(root, KeyboardInterrupt)
+
+
+def interrupt_answers(root: Path) -> None:
+    """Ctrl-C in the leader's own share of the questions."""
+    spec = {"method": {"name": "cot", "settings": {}}}
+    answerer = Answerer(Trained(CASES["cot"].backbone(root), ChainOfThought(), nn.ModuleDict(), spec))
+    asked = ((7,) * 9, (8,) * 9)
+    batch = sharded.Asked([answerer.prompt(q) for q in asked], asked, 2, ())
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    sharded.answer_all(answerer, [batch] * 4, stop)
 
 
 def refuse(root: Path) -> None:
@@ -287,10 +305,18 @@ def refuse(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("job", "codes"),
-    [(explode, [0, 0]), (refuse, [0, 0]), (fail_between, [1, 0]), (fail_inside, [1, 1]), (fail_elsewhere, [1, 1])],
+    [
+        (explode, [0, 0]),
+        (refuse, [0, 0]),
+        (fail_between, [1, 0]),
+        (fail_inside, [1, 1]),
+        (fail_elsewhere, [1, 1]),
+        (interrupt_step, [1, 1]),
+        (interrupt_answers, [1, 1]),
+    ],
 )
 def test_an_error_hangs_nobody(tmp_path: Path, job: Callable[[Path], None], codes: list[int], capfd: pytest.CaptureFixture[str]) -> None:
-    assert together(job, tmp_path) == codes
+    assert together(job, tmp_path, patience=60.0) == codes
     capfd.readouterr()
 
 
@@ -446,6 +472,17 @@ def test_commands_that_compute_nothing_are_the_leaders(monkeypatch: pytest.Monke
         monkeypatch.setenv("RANK", str(rank))
         with launch.company(["table", "--out", "results"]) as leads:
             assert leads == (rank == 0)
+
+
+@pytest.mark.parametrize("command", ["table", "run"])
+def test_a_stray_rank_makes_no_follower(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without WORLD_SIZE nobody else was started: a process that did nothing would be silence with exit code 0."""
+    monkeypatch.setenv("RANK", "1")
+    with launch.company([command]) as leads:
+        assert leads
+    monkeypatch.setenv("RIM_BENCH_PROCESSES", "2")
+    with pytest.raises(UsageError, match="asks for 2 processes, but 1 was started"), launch.company(["run"]):
+        pass
 
 
 def test_the_command_line_refuses_what_does_not_fit(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
