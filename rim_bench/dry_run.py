@@ -104,7 +104,8 @@ def plan(studies: Sequence[Study]) -> Plan:
     """The cells of the studies with their state and price.
 
     Raises:
-        UsageError: a hub backbone that was not fetched yet: without its tokenizer there are no lengths, and so no price.
+        UsageError: a hub backbone that was not fetched yet: without its tokenizer there are no lengths, and so no price; or a damaged run
+            folder, which the run would refuse too.
     """
     for study in studies:
         _check_stored(study.backbone_spec)
@@ -158,11 +159,13 @@ class _Accountant:
 
     def planned(self, node: Node) -> Planned:
         study, cell, run = node.study, node.cell, node.run
+        known = not self._undecided(cell)
+        if known and run.path.exists():
+            run.check(cell.spec)  # as the run itself will
         whole = self._training(cell)
         self.spent[node.id] = whole
         trained = run.trained
         checkpoint = None if trained else run.latest_checkpoint()
-        known = not self._undecided(cell)
         done = trained and (cell.role != "arm" or study.evaluated(cell, run))
         state = "new" if checkpoint is None else f"resumable at step {checkpoint[0]:,}"
         state = ("done" if cell.role != "arm" else "evaluated") if done else "trained" if trained else state

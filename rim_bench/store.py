@@ -90,6 +90,17 @@ class Run:
         """The specification. Raises UsageError where it is missing or damaged."""
         return read_json(self.path / "spec.json")
 
+    def check(self, spec: Mapping[str, Any]) -> None:
+        """Raises UsageError where the folder's spec.json is another than this one, or it or train.json cannot be read: without them a run
+        is no row of any table."""
+        try:
+            same = canonical(self.spec) == canonical(spec)
+            self.training()
+        except UsageError as error:
+            raise UsageError(f"run folder {str(self.path)!r} is damaged ({error}): move it away to start that run again") from None
+        if not same:
+            raise UsageError(f"run folder {str(self.path)!r} is damaged: its spec.json is not the one its name stands for; move it away")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the run for this process; may be entered again by the same process. The kernel frees it when the process dies.
@@ -296,7 +307,7 @@ class Store:
         """The run of this specification; its folder is made, with spec.json in it, where there is none yet.
 
         Raises:
-            UsageError: the folder is there with another or an unreadable spec.json, or cannot be written.
+            UsageError: the folder is there with another spec.json, or an unreadable one or train.json, or cannot be written.
         """
         run = Run(self.folder / spec_id(spec))
         if not run.path.exists():
@@ -312,12 +323,7 @@ class Store:
                 finally:
                     shutil.rmtree(new, ignore_errors=True)
                 fsync(self.folder)
-        try:
-            same = canonical(run.spec) == canonical(spec)
-        except UsageError as error:
-            raise UsageError(f"run folder {str(run.path)!r} is damaged ({error}): move it away to start that run again") from None
-        if not same:
-            raise UsageError(f"run folder {str(run.path)!r} is damaged: its spec.json is not the one its name stands for; move it away")
+        run.check(spec)
         return run
 
     def find(self, given: str) -> Run:

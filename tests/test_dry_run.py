@@ -94,6 +94,25 @@ def test_arms_of_learning_rates_are_known_behind_their_trials(tmp_path: Path) ->
     assert [p.run for p in planned(given).planned if p.role == "arm"] == [run.id for run in runs]
 
 
+def test_a_damaged_run_is_refused_by_the_dry_run_and_by_the_run(call: Call, tmp_path: Path) -> None:
+    small = ["--backbone", "width=32", "--backbone", "layers=1", "--limit", "20", "--examples", "64", "--max-tokens", "4"]
+    given = ["run", "--methods", "direct,pause", "--start", "recipe", "--quick", "--device", "cpu", *small, "--out", tmp_path]
+    assert call(*given)[0] == 0
+    (run,) = (r for r in Store(tmp_path).runs()[0] if r.spec["method"]["name"] == "direct")
+    for name, damages in (("spec.json", (0.3, 0)), ("train.json", (0.3,))):
+        file = run.path / name
+        whole = file.read_bytes()
+        for share in damages:
+            file.write_bytes(whole[: int(share * len(whole))] or b"{}")
+            for more in ((), ("--dry-run",), ("--executor", "local")):  # the last one goes on with pause
+                code, out, err = call(*given, *more)
+                said = " ".join(err.replace("│", " ").split())
+                assert code == 2 and "is damaged" in said and "move it away" in said and "Traceback" not in err, (name, more)
+                assert ("pause" in out) == (more == ("--executor", "local"))
+        file.write_bytes(whole)
+    assert call(*given)[0] == 0
+
+
 def test_nothing_is_trained_fetched_or_written(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Trainer, "run", lambda *a: pytest.fail("trained"))
