@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rim_bench.attention import NAME
 from rim_bench.benchmarks.arms import Arm, Bench, endless, equal_work
 from rim_bench.benchmarks.common import Job, Told, interleave, matrix_peak
 from rim_bench.benchmarks.footprint import heard, told
@@ -87,11 +88,13 @@ def test_the_plain_loop_does_the_same_work(method: str, bench: Bench) -> None:
 
 
 def test_rivals_run_hugging_faces_own_model() -> None:
-    """What the engine changes about a model (GPT-2's activation) is no part of what it is compared to."""
+    """What the engine changes about a model (GPT-2's activation, its attention) is no part of what it is compared to."""
     arm = Bench(dataclasses.replace(options("cot"), model="tiny-gpt2")).arm("cot")
     arm.quiet()
     kinds = [{type(m).__name__ for m in model.modules()} for model in (arm.stock.model, type(arm.stock.model)(arm.stock.model.config))]
     assert kinds[0] == kinds[1] and arm.stock.model is not arm.backbone.causal
+    names = [{m.config._attn_implementation for m in model.modules() if hasattr(m, "config")} for model in (arm.stock.model, arm.hf.model)]
+    assert names == [{"sdpa"}, {"sdpa"}] and arm.backbone.causal.config._attn_implementation == NAME  # which attends by parts too
     with torch.no_grad():
         rows = arm.trainer.layouts(arm.span, 0, 0, range(8))
         ours, _ = tree_loss(arm.backbone, arm.trainer.workspace.forward(rows), group_counts(rows))
