@@ -130,16 +130,6 @@ def test_hugging_face_trains_on_the_same_loss(bench: Bench) -> None:
     assert arm.hf.model is not arm.backbone.causal  # which Trainer wraps
 
 
-def test_hugging_face_decodes_the_same_tokens(bench: Bench) -> None:
-    arm = bench.arm("direct")
-    questions = [arm.data[i].question for i in range(8)]
-    theirs = hf_generate(arm.stock, questions, 5)[:, -5:].tolist()
-    ours = decode(arm.trainer.workspace, [arm.method.lay_prompt(q) for q in questions], max_tokens=5)
-    for row, done in zip(theirs, ours, strict=True):
-        (completion,) = done.values()
-        assert completion.tokens == tuple(row) and completion.generated == 5
-
-
 def lively(arm: Arm) -> Arm:
     """With larger weights: at its start a model generates one token over and over, which any path would."""
     arm.quiet()
@@ -148,6 +138,27 @@ def lively(arm: Arm) -> Arm:
             if p.ndim > 1 and "embed" not in name and "lm_head" not in name:
                 p.mul_(20.0)
     return arm
+
+
+def test_hugging_face_decodes_the_same_tokens() -> None:
+    arm = lively(Bench(options("direct")).arm("direct"))
+    questions = [arm.data[i].question[i % 4 :] for i in range(8)]
+
+    def theirs(asked: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return [tuple(row) for row in hf_generate(arm.stock, asked, 6)[:, -6:].tolist()]
+
+    with endless(arm.backbone):
+        done = [next(iter(row.values())) for row in decode(arm.trainer.workspace, arm.prompts(questions), max_tokens=6)]
+    ours = [completion.tokens for completion in done]
+    assert theirs(questions) == ours and all(completion.generated == 6 for completion in done)
+    assert len({len(q) for q in questions}) > 2 and len({t for row in ours for t in row}) > 3  # padding and paths that differ
+    longest = max(map(len, questions))
+    for wrong in (
+        [*questions[1:], questions[0]],  # other questions
+        [(arm.backbone.end,) * (longest - len(q)) + q for q in questions],  # padding that is read
+        [q[1:] for q in questions],
+    ):
+        assert theirs(wrong) != ours  # the comparison can fail
 
 
 @pytest.mark.parametrize("method", ["direct", "coconut", "pause"])
