@@ -22,7 +22,7 @@ from rim_bench.benchmarks.rivals import PlainLoop, hf_generate, uncached
 from rim_bench.benchmarks.spread import Spread
 from rim_bench.benchmarks.training import padding, train_session
 from rim_bench.errors import UsageError
-from rim_bench.generate import decode
+from rim_bench.generate import Sampling, decode, sample
 from rim_bench.losses import group_counts, tree_loss
 from rim_bench.run_options import Options
 
@@ -172,6 +172,16 @@ def test_the_uncached_loop_generates_what_the_engine_does(method: str) -> None:
     if method == "coconut":  # other thoughts, other tokens: the comparison can fail
         fewer = [tuple(uncached(arm.stock, arm.method.lay_prompt(arm.data[i].question, 1), 6)) for i in range(6)]
         assert fewer != ours
+
+
+@pytest.mark.parametrize("cap", [0, -5])
+def test_nothing_is_no_cap(cap: int, bench: Bench) -> None:
+    arm = bench.arm("direct")
+    layouts = arm.prompts(arm.questions(1, 2))
+    with pytest.raises(ValueError, match=f"a cap of {cap} tokens"):
+        decode(arm.trainer.workspace, layouts, max_tokens=cap)
+    with pytest.raises(ValueError, match=f"a cap of {cap} tokens"):
+        sample(arm.trainer.workspace, layouts, Sampling(2, 1.0, 0), max_tokens=cap)
 
 
 def test_trees_have_no_uncached_loop(bench: Bench) -> None:

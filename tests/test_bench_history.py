@@ -224,6 +224,8 @@ def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path) -> None
         (("bench", "targets", "--only", "12"), "no row of the targets"),
         (("bench", "train", "--against", "hff"), "unknown comparison 'hff'"),
         (("bench", "train", "--rounds", "0"), "must be at least 1"),
+        (("bench", "eval", "--tokens", "0"), "--tokens 0 must be at least 1"),
+        (("bench", "eval", "--tokens", "-5"), "--tokens -5 must be at least 1"),
         (("bench", "train", "--threads", "0"), "--threads 0 is too small"),
         (("bench", "train", "--task", "gsm8k", "--data", "nowhere"), "data folder 'nowhere' does not exist"),
     ],
