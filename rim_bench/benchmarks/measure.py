@@ -103,13 +103,15 @@ def parse_against(text: str | None, allowed: Sequence[str], usual: Sequence[str]
     """`plain,hf` as names; "none" for nothing beside.
 
     Raises:
-        UsageError: a name that this measurement does not know.
+        UsageError: a name that this measurement does not know, or no name.
     """
     if text is None:
         return tuple(usual)
     given = tuple(t.strip() for t in text.split(",") if t.strip())
     if given == ("none",):
         return ()
+    if not given:
+        raise UsageError(f"--against {text!r} names nothing: give {', '.join((*allowed, 'none'))}")
     for name in given:
         if name not in allowed:
             raise unknown("comparison", name, (*allowed, "none"))
