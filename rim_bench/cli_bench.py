@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,6 +103,7 @@ def bench(
         return
     given = locals()
     _check_flags(kinds, given)
+    _check_places(given)
     _measure(kinds, _options(kinds, given | {"seeds": "0"}), given)
 
 
@@ -117,6 +119,28 @@ def _check_flags(kinds: tuple[str, ...], given: dict[str, Any]) -> None:
         raise UsageError(
             "--json takes one measurement: name one (train, eval, ...) and at most one of --sizes, or store them with --record"
         )
+
+
+def _check_places(given: dict[str, Any]) -> None:
+    """Refuses what could not be written once something is measured."""
+    from rim_bench.benchmarks.history import PAGE
+
+    if given["json_"] is not None:
+        _check_place("--json", given["json_"], given["json_"])
+    if given["record"]:
+        _check_place("--out", given["out"], given["out"] / PAGE)
+
+
+def _check_place(flag: str, given: Path, path: Path) -> None:
+    """Tries a nameless file where `path` would come: in its folder, or in the nearest one above that is there."""
+    try:
+        if path.is_dir():
+            raise UsageError(f"{flag} {str(given)!r} cannot be written: {str(path)!r} is a folder")
+        folder = next(p for p in path.absolute().parents if p.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{flag} {str(given)!r} cannot be written: {error.strerror}") from None
 
 
 def _options(kinds: tuple[str, ...], values: dict[str, Any]) -> Options:
@@ -155,8 +179,8 @@ def _measure(kinds: tuple[str, ...], options: Options, values: dict[str, Any]) -
     console, progress = Console(), Console(stderr=True)
     use_threads(1 if values["threads"] is None and kinds[0] in ("targets", "scaling") else values["threads"])
     sizes = parse_sizes(values["sizes"])
-    for kind in kinds:
-        against = parse_against(values["against"], AGAINST.get(kind, ()), DEFAULT.get(kind, ()))
+    beside = {kind: parse_against(values["against"], AGAINST.get(kind, ()), DEFAULT.get(kind, ())) for kind in kinds}
+    for kind, against in beside.items():
         for size in sizes:
             asked = {name: values[name] for name in ("rounds", "tokens", "vary", "values", "only")}
             request = Request(kind, options, against=against, size=size, **asked)

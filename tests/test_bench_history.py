@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,45 @@ def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path) -> None
     assert str(tmp_path) not in stored.read_text()  # whose folders they were is nobody's business
     code, text, _ = call("bench", "history", "--out", out)
     assert code == 0 and text == (out / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--json", "folder"), "--json 'folder' cannot be written: 'folder' is a folder"),
+        (("train", "--json", "file/one.json"), "--json 'file/one.json' cannot be written: Not a directory"),
+        (("train", "--json", "locked/new/one.json"), "--json 'locked/new/one.json' cannot be written: Read-only"),
+        (("train", "--record", "--out", "file"), "--out 'file' cannot be written: Not a directory"),
+        (("train", "--record", "--out", "locked"), "--out 'locked' cannot be written: Read-only"),
+        (("train", "--record", "--out", "taken"), "--out 'taken' cannot be written: 'taken/README.md' is a folder"),
+        (("--against", "plain"), "unknown comparison 'plain'"),  # train knows it, and would have been measured
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    arguments: tuple[str, ...], message: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder", "locked", "taken/README.md"):
+        Path(folder).mkdir(parents=True)
+    Path("file").touch()
+    there, measured, real = set(tmp_path.rglob("*")), [], tempfile.TemporaryFile
+
+    def locked(dir: Path) -> Any:
+        if dir.name == "locked":  # a real one would let an administrator write
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(dir=dir)
+
+    def measure(request: Request, show: object) -> dict[str, Any]:
+        measured.append(request)
+        return made()
+
+    monkeypatch.setattr("tempfile.TemporaryFile", locked)
+    monkeypatch.setattr("rim_bench.benchmarks.measure.measure", measure)
+    code, _, err = call("bench", *arguments)
+    assert code == 2 and message in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not measured and set(tmp_path.rglob("*")) == there
+    code, _, _ = call("bench", "train", "--json", "new/one.json", "--record", "--out", "folder/new")
+    assert code == 0 and len(measured) == 1 and Path("new/one.json").is_file() and len(list(Path("folder/new").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
