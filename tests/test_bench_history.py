@@ -199,7 +199,7 @@ def test_scaling_refuses_what_has_no_meaning(tmp_path: Path) -> None:
 # The command line
 
 
-def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path) -> None:
+def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bench"
     small_model = ("--backbone", "width=16", "--backbone", "layers=1", "--backbone", "heads=2", "--limit", "40", "--batch-size", "4")
     flags = ("-m", "direct", "--rounds", "1", "--device", "cpu", *small_model, "--out", out)
@@ -209,6 +209,7 @@ def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path) -> None
     told = json.loads(stored.read_text())
     assert told == json.loads((tmp_path / "one.json").read_text())
     assert str(tmp_path) not in stored.read_text()  # whose folders they were is nobody's business
+    monkeypatch.setenv("RIM_BENCH_DATA", "nowhere")  # is no flag
     code, text, _ = call("bench", "history", "--out", out)
     assert code == 0 and text == (out / "README.md").read_text("utf-8")
 
@@ -257,6 +258,10 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(
     [
         (("bench", "trian"), "did you mean 'train'"),
         (("bench", "history", "--out", "nowhere"), "no measurement is stored"),
+        (("bench", "history", "--only", "3", "--tokens", "9"), "--tokens has no meaning for history"),
+        (("bench", "history", "--rounds", "5"), "--rounds has no meaning for history"),  # its default
+        (("bench", "history", "-m", "rim"), "--methods has no meaning for history"),
+        (("bench", "history", "--record"), "--record has no meaning for history"),
         (("bench", "scaling"), "needs --vary"),
         (("bench", "train", "--vary", "K"), "--vary K has no meaning for train"),
         (("bench", "--only", "1"), "has no meaning for train and eval"),
