@@ -99,7 +99,7 @@ def bench(
         _check_shown(context)
         from rim_bench.benchmarks.history import page, stored
 
-        if not (found := stored(out)):
+        if not (found := stored(out, lambda text: typer.echo(text, err=True))):
             raise UsageError(f"no measurement is stored in {str(out)!r}: `rim-bench bench --record` stores one, --out names another folder")
         typer.echo(page(found), nl=False)
         return

@@ -82,6 +82,59 @@ def test_a_stored_measurement_is_never_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_process_that_is_killed_while_it_stores_blocks_nothing(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is there only with the whole file behind it; on file systems without links it is not replaced either."""
+
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(path: Path, told: dict[str, Any]) -> None:
+        path.write_text("{")
+        assert not list(tmp_path.glob("*.json"))  # nobody who lists the folder finds a part
+        raise Killed
+
+    if not links:
+        monkeypatch.setattr("os.link", unsupported)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(history, "write_json_atomic", killed)
+        patch.setattr(Path, "unlink", unsupported)  # nor is anything tidied up
+        history.add(made(), tmp_path)
+    (left,) = tmp_path.iterdir()
+    path = history.add(made(), tmp_path)
+    with pytest.raises(UsageError, match="never replaced"):
+        history.add({**made(), "rounds": 4}, tmp_path)
+    assert json.loads(path.read_text()) == made() and set(tmp_path.iterdir()) == {left, path, tmp_path / history.PAGE}
+    assert [name for name, _ in history.stored(tmp_path)] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        (b"", "is damaged: Expecting value"),
+        (b'{"schema": "\xff"}', "is damaged: 'utf-8' codec"),
+        (b"[]", "it holds a list"),
+        (json.dumps({k: v for k, v in made().items() if k != "machine"}).encode(), "fields are missing ('machine')"),
+        (json.dumps(made() | {"lines": [{"what": "cot"}]}).encode(), "fields are missing"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_and_left_out(
+    damaged: bytes, reason: str, call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "20250101T000000Z_broken.json").write_bytes(damaged)
+    path = history.add(made(), tmp_path)  # what was measured is stored all the same
+    told = capsys.readouterr().err
+    assert told.startswith("left out: ") and "broken.json" in told and reason in told and told.count("\n") == 1
+    code, text, err = call("bench", "history", "--out", tmp_path)
+    assert code == 0 and err == told and path.name in text and "broken" not in text
+    assert text == (tmp_path / history.PAGE).read_text("utf-8")
+    with pytest.raises(UsageError, match="broken"):
+        history.stored(tmp_path)
+
+
 def test_what_is_no_measurement_is_refused(tmp_path: Path) -> None:
     history.add(made(), tmp_path)
     (tmp_path / "other.json").write_text('{"schema": 1, "measurement": "dreams"}')
