@@ -68,6 +68,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the history.")
 
 @app.command()
 def bench(
+    context: typer.Context,
     what: What = None,
     methods: Methods = None,
     task: TaskName = None,
@@ -95,9 +96,10 @@ def bench(
     if what is not None and what not in (*KINDS, SHOWN):
         raise unknown("measurement", what, (*KINDS, SHOWN))
     if what == SHOWN:
+        _check_shown(context)
         from rim_bench.benchmarks.history import page, stored
 
-        if not (found := stored(out)):
+        if not (found := stored(out, lambda text: typer.echo(text, err=True))):
             raise UsageError(f"no measurement is stored in {str(out)!r}: `rim-bench bench --record` stores one, --out names another folder")
         typer.echo(page(found), nl=False)
         return
@@ -105,6 +107,16 @@ def bench(
     _check_flags(kinds, given)
     _check_places(given)
     _measure(kinds, _options(kinds, given | {"seeds": "0"}), given)
+
+
+def _check_shown(context: typer.Context) -> None:
+    """Refuses flags that showing the history would pass over; what the environment says is for measurements."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if name not in ("what", "out") and source is not None and source.name == "COMMANDLINE":
+            flag = max(parameter.opts, key=len)
+            raise UsageError(f"{flag} has no meaning for {SHOWN}, which measures nothing: of all flags it takes --out")
 
 
 def _check_flags(kinds: tuple[str, ...], given: dict[str, Any]) -> None:

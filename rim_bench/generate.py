@@ -97,6 +97,8 @@ def decode(
         work: is added to, where given.
     Returns:
         Per row, resume segment -> completion.
+    Raises:
+        ValueError: a cap below 1.
     """
     done = _grow(workspace, layouts, [row.resume for row in layouts], lambda logits, _: logits.argmax(-1), max_tokens, stop, work)
     return [dict(zip(row.resume, completions, strict=True)) for row, completions in zip(layouts, done, strict=True)]
@@ -123,6 +125,8 @@ def sample(
         work: is added to, where given.
     Returns:
         Per row, the samples in order.
+    Raises:
+        ValueError: a cap below 1, or a layout with another number of resume segments.
     """
     if any(len(row.resume) != 1 for row in layouts):
         raise ValueError("samples need a layout with one resume segment")
@@ -148,6 +152,8 @@ def _grow(
     work: Work | None,
 ) -> list[list[Completion]]:
     """One branch for every entry of a row's `places`, the segment that it continues; per row, their completions."""
+    if max_tokens < 1:
+        raise ValueError(f"a cap of {max_tokens} tokens: at least 1 is generated")
     backbone = workspace.backbone
     began = time.perf_counter()
     with backbone.autocast():

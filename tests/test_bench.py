@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rim_bench.attention import NAME
 from rim_bench.benchmarks.arms import Arm, Bench, endless, equal_work
 from rim_bench.benchmarks.common import Job, Told, interleave, matrix_peak
 from rim_bench.benchmarks.footprint import heard, told
@@ -21,7 +22,7 @@ from rim_bench.benchmarks.rivals import PlainLoop, hf_generate, uncached
 from rim_bench.benchmarks.spread import Spread
 from rim_bench.benchmarks.training import padding, train_session
 from rim_bench.errors import UsageError
-from rim_bench.generate import decode
+from rim_bench.generate import Sampling, decode, sample
 from rim_bench.losses import group_counts, tree_loss
 from rim_bench.run_options import Options
 
@@ -87,11 +88,13 @@ def test_the_plain_loop_does_the_same_work(method: str, bench: Bench) -> None:
 
 
 def test_rivals_run_hugging_faces_own_model() -> None:
-    """What the engine changes about a model (GPT-2's activation) is no part of what it is compared to."""
+    """What the engine changes about a model (GPT-2's activation, its attention) is no part of what it is compared to."""
     arm = Bench(dataclasses.replace(options("cot"), model="tiny-gpt2")).arm("cot")
     arm.quiet()
     kinds = [{type(m).__name__ for m in model.modules()} for model in (arm.stock.model, type(arm.stock.model)(arm.stock.model.config))]
     assert kinds[0] == kinds[1] and arm.stock.model is not arm.backbone.causal
+    names = [{m.config._attn_implementation for m in model.modules() if hasattr(m, "config")} for model in (arm.stock.model, arm.hf.model)]
+    assert names == [{"sdpa"}, {"sdpa"}] and arm.backbone.causal.config._attn_implementation == NAME  # which attends by parts too
     with torch.no_grad():
         rows = arm.trainer.layouts(arm.span, 0, 0, range(8))
         ours, _ = tree_loss(arm.backbone, arm.trainer.workspace.forward(rows), group_counts(rows))
@@ -127,16 +130,6 @@ def test_hugging_face_trains_on_the_same_loss(bench: Bench) -> None:
     assert arm.hf.model is not arm.backbone.causal  # which Trainer wraps
 
 
-def test_hugging_face_decodes_the_same_tokens(bench: Bench) -> None:
-    arm = bench.arm("direct")
-    questions = [arm.data[i].question for i in range(8)]
-    theirs = hf_generate(arm.stock, questions, 5)[:, -5:].tolist()
-    ours = decode(arm.trainer.workspace, [arm.method.lay_prompt(q) for q in questions], max_tokens=5)
-    for row, done in zip(theirs, ours, strict=True):
-        (completion,) = done.values()
-        assert completion.tokens == tuple(row) and completion.generated == 5
-
-
 def lively(arm: Arm) -> Arm:
     """With larger weights: at its start a model generates one token over and over, which any path would."""
     arm.quiet()
@@ -145,6 +138,27 @@ def lively(arm: Arm) -> Arm:
             if p.ndim > 1 and "embed" not in name and "lm_head" not in name:
                 p.mul_(20.0)
     return arm
+
+
+def test_hugging_face_decodes_the_same_tokens() -> None:
+    arm = lively(Bench(options("direct")).arm("direct"))
+    questions = [arm.data[i].question[i % 4 :] for i in range(8)]
+
+    def theirs(asked: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return [tuple(row) for row in hf_generate(arm.stock, asked, 6)[:, -6:].tolist()]
+
+    with endless(arm.backbone):
+        done = [next(iter(row.values())) for row in decode(arm.trainer.workspace, arm.prompts(questions), max_tokens=6)]
+    ours = [completion.tokens for completion in done]
+    assert theirs(questions) == ours and all(completion.generated == 6 for completion in done)
+    assert len({len(q) for q in questions}) > 2 and len({t for row in ours for t in row}) > 3  # padding and paths that differ
+    longest = max(map(len, questions))
+    for wrong in (
+        [*questions[1:], questions[0]],  # other questions
+        [(arm.backbone.end,) * (longest - len(q)) + q for q in questions],  # padding that is read
+        [q[1:] for q in questions],
+    ):
+        assert theirs(wrong) != ours  # the comparison can fail
 
 
 @pytest.mark.parametrize("method", ["direct", "coconut", "pause"])
@@ -158,6 +172,16 @@ def test_the_uncached_loop_generates_what_the_engine_does(method: str) -> None:
     if method == "coconut":  # other thoughts, other tokens: the comparison can fail
         fewer = [tuple(uncached(arm.stock, arm.method.lay_prompt(arm.data[i].question, 1), 6)) for i in range(6)]
         assert fewer != ours
+
+
+@pytest.mark.parametrize("cap", [0, -5])
+def test_nothing_is_no_cap(cap: int, bench: Bench) -> None:
+    arm = bench.arm("direct")
+    layouts = arm.prompts(arm.questions(1, 2))
+    with pytest.raises(ValueError, match=f"a cap of {cap} tokens"):
+        decode(arm.trainer.workspace, layouts, max_tokens=cap)
+    with pytest.raises(ValueError, match=f"a cap of {cap} tokens"):
+        sample(arm.trainer.workspace, layouts, Sampling(2, 1.0, 0), max_tokens=cap)
 
 
 def test_trees_have_no_uncached_loop(bench: Bench) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,59 @@ def test_a_stored_measurement_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="never replaced"):
         history.add({**made(), "rounds": 4}, tmp_path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_process_that_is_killed_while_it_stores_blocks_nothing(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is there only with the whole file behind it; on file systems without links it is not replaced either."""
+
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(path: Path, told: dict[str, Any]) -> None:
+        path.write_text("{")
+        assert not list(tmp_path.glob("*.json"))  # nobody who lists the folder finds a part
+        raise Killed
+
+    if not links:
+        monkeypatch.setattr("os.link", unsupported)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(history, "write_json_atomic", killed)
+        patch.setattr(Path, "unlink", unsupported)  # nor is anything tidied up
+        history.add(made(), tmp_path)
+    (left,) = tmp_path.iterdir()
+    path = history.add(made(), tmp_path)
+    with pytest.raises(UsageError, match="never replaced"):
+        history.add({**made(), "rounds": 4}, tmp_path)
+    assert json.loads(path.read_text()) == made() and set(tmp_path.iterdir()) == {left, path, tmp_path / history.PAGE}
+    assert [name for name, _ in history.stored(tmp_path)] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        (b"", "is damaged: Expecting value"),
+        (b'{"schema": "\xff"}', "is damaged: 'utf-8' codec"),
+        (b"[]", "it holds a list"),
+        (json.dumps({k: v for k, v in made().items() if k != "machine"}).encode(), "fields are missing ('machine')"),
+        (json.dumps(made() | {"lines": [{"what": "cot"}]}).encode(), "fields are missing"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_and_left_out(
+    damaged: bytes, reason: str, call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "20250101T000000Z_broken.json").write_bytes(damaged)
+    path = history.add(made(), tmp_path)  # what was measured is stored all the same
+    told = capsys.readouterr().err
+    assert told.startswith("left out: ") and "broken.json" in told and reason in told and told.count("\n") == 1
+    code, text, err = call("bench", "history", "--out", tmp_path)
+    assert code == 0 and err == told and path.name in text and "broken" not in text
+    assert text == (tmp_path / history.PAGE).read_text("utf-8")
+    with pytest.raises(UsageError, match="broken"):
+        history.stored(tmp_path)
 
 
 def test_what_is_no_measurement_is_refused(tmp_path: Path) -> None:
@@ -197,7 +252,7 @@ def test_scaling_refuses_what_has_no_meaning(tmp_path: Path) -> None:
 # The command line
 
 
-def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path) -> None:
+def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bench"
     small_model = ("--backbone", "width=16", "--backbone", "layers=1", "--backbone", "heads=2", "--limit", "40", "--batch-size", "4")
     flags = ("-m", "direct", "--rounds", "1", "--device", "cpu", *small_model, "--out", out)
@@ -207,6 +262,7 @@ def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path) -> None
     told = json.loads(stored.read_text())
     assert told == json.loads((tmp_path / "one.json").read_text())
     assert str(tmp_path) not in stored.read_text()  # whose folders they were is nobody's business
+    monkeypatch.setenv("RIM_BENCH_DATA", "nowhere")  # is no flag
     code, text, _ = call("bench", "history", "--out", out)
     assert code == 0 and text == (out / "README.md").read_text("utf-8")
 
@@ -214,16 +270,64 @@ def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("train", "--json", "folder"), "--json 'folder' cannot be written: 'folder' is a folder"),
+        (("train", "--json", "file/one.json"), "--json 'file/one.json' cannot be written: Not a directory"),
+        (("train", "--json", "locked/new/one.json"), "--json 'locked/new/one.json' cannot be written: Read-only"),
+        (("train", "--record", "--out", "file"), "--out 'file' cannot be written: Not a directory"),
+        (("train", "--record", "--out", "locked"), "--out 'locked' cannot be written: Read-only"),
+        (("train", "--record", "--out", "taken"), "--out 'taken' cannot be written: 'taken/README.md' is a folder"),
+        (("--against", "plain"), "unknown comparison 'plain'"),  # train knows it, and would have been measured
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    arguments: tuple[str, ...], message: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder", "locked", "taken/README.md"):
+        Path(folder).mkdir(parents=True)
+    Path("file").touch()
+    there, measured, real = set(tmp_path.rglob("*")), [], tempfile.TemporaryFile
+
+    def locked(dir: Path) -> Any:
+        if dir.name == "locked":  # a real one would let an administrator write
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(dir=dir)
+
+    def measure(request: Request, show: object) -> dict[str, Any]:
+        measured.append(request)
+        return made()
+
+    monkeypatch.setattr("tempfile.TemporaryFile", locked)
+    monkeypatch.setattr("rim_bench.benchmarks.measure.measure", measure)
+    code, _, err = call("bench", *arguments)
+    assert code == 2 and message in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not measured and set(tmp_path.rglob("*")) == there
+    code, _, _ = call("bench", "train", "--json", "new/one.json", "--record", "--out", "folder/new")
+    assert code == 0 and len(measured) == 1 and Path("new/one.json").is_file() and len(list(Path("folder/new").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (("bench", "trian"), "did you mean 'train'"),
         (("bench", "history", "--out", "nowhere"), "no measurement is stored"),
+        (("bench", "history", "--only", "3", "--tokens", "9"), "--tokens has no meaning for history"),
+        (("bench", "history", "--rounds", "5"), "--rounds has no meaning for history"),  # its default
+        (("bench", "history", "-m", "rim"), "--methods has no meaning for history"),
+        (("bench", "history", "--record"), "--record has no meaning for history"),
         (("bench", "scaling"), "needs --vary"),
         (("bench", "train", "--vary", "K"), "--vary K has no meaning for train"),
         (("bench", "--only", "1"), "has no meaning for train and eval"),
         (("bench", "--json", "x.json"), "--json takes one measurement"),
         (("bench", "targets", "--methods", "rim"), "--methods has no meaning"),
         (("bench", "targets", "--only", "12"), "no row of the targets"),
+        (("bench", "targets", "--only", ""), "--only '' names no row of the targets"),
+        (("bench", "targets", "--only", " ,"), "--only ' ,' names no row of the targets"),
+        (("bench", "train", "--against", ","), "--against ',' names nothing: give plain, hf, none"),
         (("bench", "train", "--against", "hff"), "unknown comparison 'hff'"),
         (("bench", "train", "--rounds", "0"), "must be at least 1"),
+        (("bench", "eval", "--tokens", "0"), "--tokens 0 must be at least 1"),
+        (("bench", "eval", "--tokens", "-5"), "--tokens -5 must be at least 1"),
         (("bench", "train", "--threads", "0"), "--threads 0 is too small"),
         (("bench", "train", "--task", "gsm8k", "--data", "nowhere"), "data folder 'nowhere' does not exist"),
     ],

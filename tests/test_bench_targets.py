@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import json
 import sys
@@ -112,6 +113,29 @@ def test_a_process_that_fails_is_told_in_a_sentence() -> None:
         overhead._process([sys.executable, "-c", "nonsense"])
     done = overhead._process([sys.executable, "-c", "print('said')"])
     assert done.said == "said\n" and done.wall > 0
+
+
+def test_bare_imports_take_what_the_command_had_loaded() -> None:
+    ours = {"torch", "pandas", "transformers", "transformers.cache_utils", "lm_eval", "lm_eval.api"}
+    taken = overhead.rival(ours)
+    assert taken == {"torch": (), "transformers": ("DynamicCache",), "pandas": ()}  # lm_eval's evaluator is not there
+    assert overhead.script(taken) == "import torch; from transformers import DynamicCache; import pandas"
+    models = overhead.rival({*ours, "transformers.models.auto.modeling_auto"})
+    assert models["transformers"] == ("AutoModelForCausalLM", "DynamicCache")
+    for library, names in overhead.LIBRARIES.items():
+        for name, module in names.items():
+            assert getattr(importlib.import_module(library), name).__module__ == module
+
+
+def test_bare_imports_stand_beside_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "_COMMAND", f"import yaml, rich.text, rich.table; print({overhead.DONE!r}, {overhead.DONE!r})")
+    monkeypatch.setattr(overhead, "LIBRARIES", {"yaml": {}, "rich": {"text": "rich.text", "live": "rich.live"}, "typer": {}})
+    (line,) = overhead.overhead_lines(1)
+    assert line.against == "bare imports of yaml, rich (text only)"
+    assert line.theirs is not None and line.ratio is not None and line.ratio.values == (line.ours.values[0] / line.theirs.values[0],)
+    monkeypatch.setattr(overhead, "LIBRARIES", {"rich": {"live": "rich.text"}})  # comes with more than the command has
+    with pytest.raises(UsageError, match=r"bare imports load \d+ modules that the run does not, rich\."):
+        overhead.overhead_lines(1)
 
 
 def test_the_process_that_measures_memory_answers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

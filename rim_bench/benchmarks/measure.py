@@ -49,9 +49,11 @@ def measure(request: Request, show: Callable[[str], None] = lambda _: None) -> R
     """The record of one measurement (`lines.FIELDS` documents it). Nothing is written.
 
     Raises:
-        UsageError: fewer than one round, or anything in the request that does not fit.
+        UsageError: fewer than one round or generated token, or anything in the request that does not fit.
     """
     check_rounds(request.rounds)
+    if request.tokens is not None and request.tokens < 1:
+        raise UsageError(f"--tokens {request.tokens} must be at least 1")
     device = pick_device(request.options.device)
     watch, began = Watch(device), time.perf_counter()
     with quiet():
@@ -82,7 +84,8 @@ def _measured(request: Request, show: Callable[[str], None]) -> Measured:
     if request.kind == "train":
         session = train_session(bench, bench.names, rounds, STEPS if embedded else PUBLISHED_STEPS, request.against)
         return _told(bench, train_lines(bench, session, bench.names, request.against), session)
-    tokens, batch = request.tokens or (EMBEDDED_TOKENS if embedded else TOKENS), options.batch_size or BATCH
+    usual = EMBEDDED_TOKENS if embedded else TOKENS
+    tokens, batch = usual if request.tokens is None else request.tokens, options.batch_size or BATCH
     session = answer_session(bench, bench.names, rounds, request.against, batch=batch, tokens=tokens)
     return _told(bench, answer_lines(bench, session, bench.names, request.against), session)
 
@@ -100,13 +103,15 @@ def parse_against(text: str | None, allowed: Sequence[str], usual: Sequence[str]
     """`plain,hf` as names; "none" for nothing beside.
 
     Raises:
-        UsageError: a name that this measurement does not know.
+        UsageError: a name that this measurement does not know, or no name.
     """
     if text is None:
         return tuple(usual)
     given = tuple(t.strip() for t in text.split(",") if t.strip())
     if given == ("none",):
         return ()
+    if not given:
+        raise UsageError(f"--against {text!r} names nothing: give {', '.join((*allowed, 'none'))}")
     for name in given:
         if name not in allowed:
             raise unknown("comparison", name, (*allowed, "none"))

@@ -1,4 +1,4 @@
-"""Fixed overhead: `rim-bench run` where everything is trained and evaluated already, beside bare imports of the libraries it loads."""
+"""Fixed overhead: `rim-bench run` where everything is trained and evaluated already, beside bare imports of what it loads itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,21 @@ DONE = "evaluated already"  # what the command says of each
 RUN = ("run", "--methods", ",".join(METHODS), "--task", "chain", "--limit", "40", "--examples", "64", "--cot-examples", "64")
 SMALL = ("--backbone", "layers=1", "--backbone", "width=32", "--backbone", "heads=2", "--start", "recipe", "--quick", "--device", "cpu")
 LIMIT = 300  # seconds that one process may take
-LIBRARIES = {
-    "torch": "import torch",
-    "transformers": "from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache",
-    "lm_eval": "from lm_eval import simple_evaluate",
-    "datasets": "import datasets",
-    "pandas": "import pandas",
+LIBRARIES: Mapping[str, Mapping[str, str]] = {
+    "torch": {},
+    "transformers": {
+        "AutoModelForCausalLM": "transformers.models.auto.modeling_auto",
+        "AutoTokenizer": "transformers.models.auto.tokenization_auto",
+        "DynamicCache": "transformers.cache_utils",
+    },
+    "lm_eval": {"simple_evaluate": "lm_eval.evaluator"},
+    "datasets": {},
+    "pandas": {},
 }
-"""What a run is built on, and how a script imports it."""
+"""What a run is built on -> the names that a script would take from it, each with the module that it comes from; none: all of it.
+
+`transformers` and `lm_eval` load a name's module when the name is taken, so that a script pays for what it takes.
+"""
 
 _COMMAND = "import sys; from rim_bench.cli import main; sys.argv[0] = 'rim-bench'; main()"
 _LOADED = """
@@ -49,28 +56,53 @@ atexit.register(tell)
 
 
 def overhead_lines(rounds: int) -> list[Line]:
-    """Wall time of whole processes: the command, and bare imports of those of `LIBRARIES` that it had loaded when it ended.
+    """Wall time of whole processes: the command, and bare imports of what it had itself loaded of `LIBRARIES` when it ended.
 
     Raises:
-        UsageError: fewer than one round, or a process that failed.
+        UsageError: fewer than one round, a process that failed, or imports that load what the command does not.
     """
     check_rounds(rounds)
     with tempfile.TemporaryDirectory(prefix="rim-bench-overhead-") as folder:
         place = Path(folder)
         command = [sys.executable, "-c", _COMMAND, *RUN, *SMALL, "--out", str(place / "results")]
         _process(command)  # trains and evaluates
-        loaded = place / "loaded.json"
-        said = _process([sys.executable, "-c", f"TARGET = {str(loaded)!r}\n{_LOADED}\n{_COMMAND}", *command[3:]]).said
+        said, names = _loaded(_COMMAND, command[3:], place)
         assert said.count(DONE) == len(METHODS), f"there was something left to do: {said}"
-        names = json.loads(loaded.read_text("utf-8"))
-        packages = {name.split(".")[0] for name in names}
-        libraries = [name for name in LIBRARIES if name in packages]
-        jobs = {
-            "command": command,
-            "libraries": [sys.executable, "-c", "; ".join(LIBRARIES[name] for name in libraries)],
-        }
-        found = _interleaved(jobs, rounds)
-    return [_line(found, "libraries", f"bare imports of {', '.join(libraries)}")]
+        taken = rival(names)
+        imports = script(taken)
+        check_fewer(_loaded(imports, (), place)[1], names)
+        found = _interleaved({"command": command, "libraries": [sys.executable, "-c", imports]}, rounds)
+    listed = [f"{library} ({', '.join(some)} only)" if some else library for library, some in taken.items()]
+    return [_line(found, "libraries", f"bare imports of {', '.join(listed)}")]
+
+
+def rival(names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Library -> names to take from it, of those whose modules are among `names`; a library of which only other parts are there has none.
+
+    Args:
+        names: of modules that are loaded.
+    """
+    taken = {library: tuple(name for name, module in known.items() if module in names) for library, known in LIBRARIES.items()}
+    return {library: some for library, some in taken.items() if library in names and (some or not LIBRARIES[library])}
+
+
+def script(taken: Mapping[str, Sequence[str]]) -> str:
+    """The imports as a user's script has them."""
+    return "; ".join(f"from {library} import {', '.join(some)}" if some else f"import {library}" for library, some in taken.items())
+
+
+def check_fewer(theirs: Sequence[str], ours: Collection[str]) -> None:
+    """Raises UsageError where bare imports load a module that the command does not: what is timed would be slowed down by it."""
+    if more := [name for name in theirs if name not in ours]:
+        raise UsageError(f"bare imports load {len(more)} modules that the run does not, {more[0]} first: the two cannot be compared")
+
+
+def _loaded(code: str, arguments: Sequence[str], place: Path) -> tuple[str, list[str]]:
+    """What a process says, and the modules of installed packages that it has loaded when it ends."""
+    target = place / "loaded.json"
+    said = _process([sys.executable, "-c", f"TARGET = {str(target)!r}\n{_LOADED}\n{code}", *arguments]).said
+    names: list[str] = json.loads(target.read_text("utf-8"))
+    return said, names
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ Auto: Any = AutoModelForCausalLM  # untyped
 
 
 class Stock:
-    """Hugging Face's own model with a backbone's weights, and none of what the engine changes about it.
+    """Hugging Face's own model with a backbone's weights and its kind of attention, and none of what the engine changes about it.
 
     Under LoRA, and where only markers train, it is the backbone's model itself: there is no stock one with the same parameters to train.
     """
@@ -28,9 +29,9 @@ class Stock:
         if hasattr(backbone.model, "peft_config") or not all(p.requires_grad for p in backbone.model.parameters()):
             self.model: Any = backbone.causal
             return
-        config = backbone.causal.config
+        config = copy.deepcopy(backbone.causal.config)  # the kernel's name is written into it, and the backbone keeps its own
         with torch.random.fork_rng():
-            model = Auto.from_config(config, attn_implementation=config._attn_implementation, dtype=backbone.dtype)
+            model = Auto.from_config(config, attn_implementation=backbone.kernel, dtype=backbone.dtype)
         model.load_state_dict(backbone.causal.state_dict())
         self.model = model.to(backbone.device).eval()
 

@@ -30,9 +30,11 @@ def parse_only(text: str | None) -> tuple[str, ...]:
     """Which rows of the table to measure: numbers separated by commas; all of them where nothing is given.
 
     Raises:
-        UsageError: a number that is no row.
+        UsageError: a number that is no row, or a text without numbers.
     """
     given = NUMBERS if text is None else tuple(t.strip() for t in text.split(",") if t.strip())
+    if not given:
+        raise UsageError(f"--only {text!r} names no row of the targets, which are 1 to {len(NUMBERS)}, as in --only 1,4,6")
     if bad := [t for t in given if t not in NUMBERS]:
         raise UsageError(f"--only {text!r}: {bad[0]!r} is no row of the targets, which are 1 to {len(NUMBERS)}, as in --only 1,4,6")
     return given
