@@ -145,7 +145,8 @@ def _origin(name: str, machine: Record) -> list[str]:
     git: Any = machine["git"]
     commit = "an installed copy" if git is None else f"commit {git['commit'][:12]}{' (changed)' if git['dirty'] else ''}"
     packages = ", ".join(f"{p} {machine['packages'][p]}" for p in ("torch", "transformers") if p in machine["packages"])
-    return [f"[{name}]({name}): `{' '.join(machine['argv'])}`, {commit}, {packages}."]
+    command = " ".join(["rim-bench", *machine["argv"][1:]])  # however it was started: `python -m rim_bench` is the same
+    return [f"[{name}]({name}): `{command}`, {commit}, {packages}."]
 
 
 def write_page(folder: Path, tell: Tell = _warn) -> Path:

@@ -33,6 +33,7 @@ LIBRARIES: Mapping[str, Mapping[str, str]] = {
     "lm_eval": {"simple_evaluate": "lm_eval.evaluator"},
     "datasets": {},
     "pandas": {},
+    "typer": {},
 }
 """What a run is built on -> the names that a script would take from it, each with the module that it comes from; none: all of it.
 
