@@ -63,8 +63,6 @@ Points = Annotated[int | None, typer.Option("--checkpoint-points", help="Looks a
 Tune = Annotated[str | None, typer.Option("--tune", help="Learning rates to try for every method: lr=1e-5..1e-3.")]
 Trials = Annotated[int | None, typer.Option("--trials", help="How many of them, log-spaced; default 3.")]
 TuneShare = Annotated[float | None, typer.Option("--tune-share", help="Share of the budget that a trial gets; default all of it.")]
-Strategy = Annotated[str | None, typer.Option("--strategy", help="Training on several processes: ddp (the default) or fsdp.")]
-Processes = Annotated[int | None, typer.Option("--processes", help="How many processes there must be, else nothing is done.")]
 Split = Annotated[str, typer.Option("--split", help="test or validation.")]
 Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
 RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
@@ -100,8 +98,8 @@ def run(
     tune: Tune = None,
     trials: Trials = None,
     tune_share: TuneShare = None,
-    strategy: Strategy = None,
-    processes: Processes = None,
+    strategy: cli_grid.Strategy = None,
+    processes: cli_grid.Processes = None,
     controls: Annotated[bool, typer.Option("--controls", help="Also run the controls that these methods need.")] = False,
     suite: cli_data.Suites = None,
     eval_tasks: cli_data.EvalTasks = None,
@@ -154,8 +152,8 @@ def train(
     tune: Tune = None,
     trials: Trials = None,
     tune_share: TuneShare = None,
-    strategy: Strategy = None,
-    processes: Processes = None,
+    strategy: cli_grid.Strategy = None,
+    processes: cli_grid.Processes = None,
 ) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
     options = _options(locals())

@@ -140,6 +140,8 @@ def study(
     file: Annotated[Path, typer.Argument(help="A study file (TOML); its folder receives runs, tables and pictures.")],
     data: Annotated[Path | None, typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU if there is one.")] = None,
+    strategy: cli_grid.Strategy = None,
+    processes: cli_grid.Processes = None,
     executor: cli_grid.Executor = None,
     workers: cli_grid.Workers = None,
     executor_set: cli_grid.ExecutorSet = None,
@@ -152,7 +154,7 @@ def study(
     from rim_bench.study import read_study, run_study, studies_of, wanted_sets, write_results
 
     way = cli_grid.way_of(locals())
-    made = read_study(file, data=data, device=device)
+    made = read_study(file, data=data, device=device, strategy=strategy, processes=processes)
     studies = studies_of(made, elsewhere=way.elsewhere)
     if way.dry_run:
         cli_grid.print_plan(studies, way)

@@ -27,6 +27,8 @@ ExecutorSet = Annotated[list[str] | None, typer.Option("--executor-set", help="T
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the grid and what it costs; nothing is trained or stored.")]
 Rate = Annotated[float | None, typer.Option("--flops-per-second", help="A measured rate, for a dry run to tell hours by.")]
 Format = Annotated[str | None, typer.Option("--format", "-f", help="Of a dry run: terminal, markdown, csv, latex or json.")]
+Strategy = Annotated[str | None, typer.Option("--strategy", help="Training on several processes: ddp (the default) or fsdp.")]
+Processes = Annotated[int | None, typer.Option("--processes", help="How many processes there must be, else nothing is done.")]
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 

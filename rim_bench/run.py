@@ -32,7 +32,7 @@ from rim_bench.selection import SPLITS
 from rim_bench.splits import held_out
 from rim_bench.store import Run, Store, spec_id
 from rim_bench.train import Outcome, Trainer
-from rim_bench.trained import Trained, build_bridges, load_trained, pick_device
+from rim_bench.trained import Trained, build_bridges, load_trained, named_device, pick_device
 from rim_bench.tune import Choice, adopt, run_trials, same_training
 
 STARTS = ("recipe", "cot")
@@ -53,7 +53,7 @@ class Study:
         self.task: Task = load_task(options.task)
         self.recipe = self.task.recipe
         self.store = Store(options.out)
-        self.device = torch.device(options.device) if elsewhere and options.device else pick_device(options.device)
+        self.device = named_device(options.device) if elsewhere and options.device else pick_device(options.device)
         self.start = self._start()
         self._check_settings()
         self.backbone_spec = self._backbone()

@@ -56,8 +56,10 @@ class StudyFile:
         return self.path.parent
 
 
-def read_study(path: Path, *, data: Path | None = None, device: str | None = None) -> StudyFile:
-    """The requests of a study file.
+def read_study(
+    path: Path, *, data: Path | None = None, device: str | None = None, strategy: str | None = None, processes: int | None = None
+) -> StudyFile:
+    """The requests of a study file; where data lie and what computes is beside it.
 
     Raises:
         UsageError: no such file, no TOML, or keys and values that do not fit, all of them together.
@@ -87,6 +89,7 @@ def read_study(path: Path, *, data: Path | None = None, device: str | None = Non
     same: dict[str, Any] = {key: given[key] for key in PLAIN if key in given}
     same |= {"methods": tuple(given["methods"]), "seeds": tuple(given.get("seeds", [0])), "settings": _settings(path, given.get("set", {}))}
     same |= {"backbone": given.get("backbone", {}), "out": path.parent, "data": data, "device": device}
+    same |= {"strategy": strategy, "processes": processes}
     same["tune"] = parse_tune(*(given.get(key) for key in TUNE))
     budgets: list[dict[str, Any]] = [dict(parse_budget(b)) for b in given.get("budgets", [])] or [{}]
     swept = [sweep] * len(budgets) if isinstance(sweep, bool) else [name in sweep for name in asked]

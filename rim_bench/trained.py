@@ -52,20 +52,37 @@ def pick_device(given: str | None = None) -> torch.device:
     """
     if given is None:
         given = "cuda" if torch.cuda.is_available() else "cpu"
+    device = named_device(given)
     try:
-        device = torch.device(given)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("not one that is supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {given!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda") from None
+        raise _refused(given, error) from None
     if device.type == "cuda" and (several := launch.started()) > 1:
         if device.index is not None:
             raise UsageError(f"device {given!r} is one GPU, and {several} processes take one each: give --device cuda, or leave it out")
         if (here := launch.on_this_machine()) > (found := torch.cuda.device_count()):
             raise UsageError(f"{here} processes were started on a machine with {found} GPU: start one for each GPU, or give --device cpu")
     return device
+
+
+def named_device(given: str) -> torch.device:
+    """The device of that name, whether this machine has it or not.
+
+    Raises:
+        UsageError: neither the CPU nor a GPU.
+    """
+    try:
+        device = torch.device(given)
+    except RuntimeError as error:
+        raise _refused(given, error) from None
+    if device.type not in ("cpu", "cuda"):
+        raise _refused(given, RuntimeError("not one that is supported"))
+    return device
+
+
+def _refused(given: str, error: Exception) -> UsageError:
+    reason = str(error).splitlines()[0]
+    return UsageError(f"device {given!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda")
 
 
 def build_bridges(method: Method, backbone: Backbone, seed: int) -> nn.ModuleDict:

@@ -36,6 +36,7 @@ from rim_bench.layout import Layout, Segment
 from rim_bench.lm_task import RimLM
 from rim_bench.run import Study
 from rim_bench.store import Run, Store
+from rim_bench.study import read_study
 from rim_bench.tasks import prosqa
 from rim_bench.train import Diverged
 from rim_bench.trained import Trained, load_trained
@@ -493,7 +494,17 @@ def test_the_command_line_refuses_what_does_not_fit(call: Callable[..., tuple[in
     ):
         code, out, err = call("run", "--methods", "direct", "--quick", "--out", tmp_path / "results", *flags)
         assert (code, out) == (2, "") and words in err and "Traceback" not in err
-    assert not (tmp_path / "results").exists()
+        (tmp_path / "study.toml").write_text('methods = ["direct"]\ntask = "chain"\nlimit = 20\nquick = true\n')
+        code, out, err = call("study", tmp_path / "study.toml", *flags)
+        assert (code, out) == (2, "") and words in err and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
+
+
+def test_a_study_has_the_strategy_that_the_command_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "study.toml").write_text('methods = ["direct"]\ntask = "chain"\nbudgets = ["examples=40", "examples=80"]\n')
+    made = read_study(tmp_path / "study.toml", strategy="fsdp", processes=2)
+    assert [(o.strategy, o.processes) for o in made.requests] == [("fsdp", 2)] * 2
 
 
 def test_accelerate_must_see_all_of_them(tmp_path: Path) -> None:
