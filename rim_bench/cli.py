@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -422,6 +424,7 @@ _ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Clic
 
 def main() -> None:
     """Entry point. A fault of ours shows its traceback and has a code of its own: 1 is the gate's word for "regressed"."""
+    atexit.register(gc.freeze)  # else the interpreter looks through all that torch and the others hold before it ends: most of a second
     try:
         _main()
     except Exception:
