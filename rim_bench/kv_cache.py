@@ -31,12 +31,7 @@ class RoomyLayer(Layer):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
         seen, new = self.get_seq_length(), key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < seen + new:
-            rows, heads, _, width = key_states.shape
-            grown = key_states.new_empty(2, rows, heads, _with_room(seen + new), width)
-            if seen:
-                grown[0, :, :, :seen].copy_(self.keys)
-                grown[1, :, :, :seen].copy_(self.values)
-            self._buffers = grown[0], grown[1]
+            self._buffers = _grown(self.keys, key_states, seen), _grown(self.values, value_states, seen)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, seen : seen + new].copy_(states)
         self._hold(self._buffers, seen + new)
@@ -57,6 +52,15 @@ class RoomyLayer(Layer):  # type: ignore[misc]
     def _hold(self, buffers: tuple[Tensor, Tensor], seen: int) -> None:
         self._buffers = buffers
         self.keys, self.values = (buffer[:, :, :seen] for buffer in buffers)
+
+
+def _grown(held: Tensor, states: Tensor, seen: int) -> Tensor:
+    """A buffer for what is held and for new states, with room; of the states' own type: under autocast keys and values may differ."""
+    rows, heads, new, width = states.shape
+    buffer = states.new_empty(rows, heads, _with_room(seen + new), width)
+    if seen:
+        buffer[:, :, :seen].copy_(held)
+    return buffer
 
 
 def _with_room(columns: int) -> int:

@@ -156,6 +156,16 @@ def test_a_step_writes_in_place_and_gradients_never_do() -> None:
     assert not any(isinstance(layer, RoomyLayer) for layer in growing_cache(config).layers)
 
 
+def test_keys_and_values_keep_their_own_types() -> None:
+    """Under autocast a Qwen3 has keys in float32 (behind their norm) and values in bfloat16."""
+    keys, values = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 5, 8, dtype=torch.bfloat16)
+    with torch.no_grad():
+        layer = growing_cache(model("tiny").causal.config).layers[0]
+        for _ in range(20):  # beyond its room
+            got = layer.update(keys, values)
+    assert [t.dtype for t in got] == [torch.float32, torch.bfloat16] and torch.equal(got[1][:, :, -5:], values)
+
+
 def test_eager_attention_takes_its_rows_in_one_part() -> None:
     workspace = Workspace(model("tiny", "eager"))
     with torch.inference_mode():
