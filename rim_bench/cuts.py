@@ -16,14 +16,18 @@ Fitted on CPU cores, seconds = a + b * columns: a / b is 34 columns at 6 layers 
 waits for its launches: a batch that fits in memory is best taken whole there, unless its rows differ a great deal.
 """
 
+WIDE = 256
 ENOUGH = {"cpu": 1024}
-"""Columns in one pass beyond which a CPU gains nothing (its matrix products are at their peak) while memory grows. A GPU is never full."""
+"""Columns in one pass, at a width of `WIDE` and beyond, with which a CPU's matrix products are at their peak: more only take memory.
+
+A narrower model gets as many more: its columns are smaller, and so are its products. A GPU is never full.
+"""
 
 HELD = 8
 """A further pass keeps a copy of all keys and values so far for its backward: an eighth of what their columns keep in a layer."""
 
 
-def micro_batches(layouts: Sequence[Layout], most: int, device: str) -> list[list[Layout]]:
+def micro_batches(layouts: Sequence[Layout], most: int, device: str, width: int = WIDE) -> list[list[Layout]]:
     """The rows, sorted by size, cut where the executed columns of all passes and the price of the passes are least together.
 
     The rows of a step stay the step's: their gradients add up to the same sum however they are cut (to rounding; dropout draws other
@@ -33,10 +37,11 @@ def micro_batches(layouts: Sequence[Layout], most: int, device: str) -> list[lis
         layouts: the rows of one optimizer step; at least one.
         most: rows that a micro-batch may have at most.
         device: "cpu", "cuda", ...: what a further pass costs there; other devices are taken as a GPU.
+        width: the model's hidden size.
     """
     rows = sorted(layouts, key=lambda row: row.size)
     widths = [_widths(row) for row in rows]
-    price, enough = PASS.get(device, PASS["cuda"]), ENOUGH.get(device, math.inf)
+    price, enough = PASS.get(device, PASS["cuda"]), ENOUGH.get(device, math.inf) * max(1.0, WIDE / width)
     best = [0.0] + [math.inf] * len(rows)  # of the first n rows
     cut = [0] * (len(rows) + 1)  # where the last of their micro-batches begins
     for end in range(1, len(rows) + 1):

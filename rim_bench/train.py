@@ -253,7 +253,7 @@ class Trainer:
 
     def _cut(self, rows: Sequence[Layout]) -> list[list[Layout]]:
         """Rows as micro-batches of similar length."""
-        return micro_batches(rows, self.plan.micro_batch, self.backbone.device.type)
+        return micro_batches(rows, self.plan.micro_batch, self.backbone.device.type, self.backbone.width)
 
     def _alone(self, layouts: list[Layout], lr: float, trains: Trains, span: Span, step: int) -> tuple[dict[str, float], float]:
         """Losses by group and norm of the gradient of a step that this process makes by itself."""

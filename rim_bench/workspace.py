@@ -112,7 +112,7 @@ class Workspace:
         The layouts must come sorted by size, so that the rows of the parts, one behind the other, stand in their order.
         """
         kernel, device = self.backbone.kernel, self.backbone.device.type
-        parts = micro_batches(layouts, len(layouts), device) if kernel == "sdpa" else [list(layouts)]
+        parts = micro_batches(layouts, len(layouts), device, self.backbone.width) if kernel == "sdpa" else [list(layouts)]
         return [self.forward(part, cached=True) for part in parts]
 
     def extend(self, parts: Sequence[Columns], tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor) -> Tensor:

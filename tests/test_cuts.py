@@ -64,6 +64,7 @@ def test_rows_of_one_size_stay_together_and_very_different_ones_part() -> None:
     assert [len(part) for part in micro_batches([row(10)] * 8 + [row(100)] * 8, 16, "cuda")] == [16]  # a launch costs more there
     assert max(len(part) for part in micro_batches([row(200)] * 16, 16, "cpu")) == 5  # a matrix product is fast enough with so many
     assert [len(part) for part in micro_batches([row(1025)] * 2, 16, "cpu")] == [1, 1]
+    assert [len(part) for part in micro_batches([row(200)] * 16, 16, "cpu", width=64)] == [16]  # narrow columns are cheap to keep
     assert [len(part) for part in micro_batches([row(30)] * 5, 2, "cpu")] in ([1, 2, 2], [2, 1, 2], [2, 2, 1])
 
 
