@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,14 @@ class Part:
     mask: Tensor  # additive, [rows, 1, new, seen]
 
 
+@cache
+def _sdpa() -> Any:
+    """Hugging Face's own `sdpa`; imported at the first layer, not with this module: it takes a second that a run without a model spares."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward
+
+
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, parts: Sequence[Part] = (), **settings: Any
 ) -> tuple[Tensor, None]:
@@ -37,9 +46,7 @@ def attend(
         query, key, value: [rows, heads, new, head width], of the new columns only where there are parts.
         attention_mask: as `sdpa` has it; not read where there are parts.
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    forward: Any = sdpa_attention_forward  # untyped
+    forward = _sdpa()
     if not parts:
         out: tuple[Tensor, None] = forward(module, query, key, value, attention_mask, **settings)
         return out

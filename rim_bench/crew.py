@@ -31,6 +31,7 @@ from rim_bench.errors import UsageError
 from rim_bench.layout import Layout
 from rim_bench.losses import tree_loss
 from rim_bench.processes import Team, accelerator
+from rim_bench.train import optimizer_of, trained_parameters
 from rim_bench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -133,8 +134,6 @@ class Replica:
 
     def reset(self) -> None:
         """A fresh optimizer."""
-        from rim_bench.train import optimizer_of
-
         self.optimizer = optimizer_of(*self.trained, self.plan)
 
     def dropout(self, added: float) -> None:
@@ -198,11 +197,6 @@ class Replica:
             return distribute_tensor(value.to(like.device), like.device_mesh, like.placements) if fits else value
 
         return {**state, "state": {i: {k: part(v, order[i]) for k, v in s.items()} for i, s in state["state"].items()}}
-
-
-def trained_parameters(backbone: Backbone, bridges: nn.ModuleDict) -> list[tuple[str, nn.Parameter]]:
-    """Name and parameter of everything that trains, in a fixed order."""
-    return [*backbone.parameters_to_train(), *((f"bridges.{name}", p) for name, p in bridges.named_parameters())]
 
 
 def _whole(value: Any) -> Any:

@@ -118,7 +118,7 @@ class Trainer:
         else:
             self.spans = spans(method.stages(), plan.steps, start)
         self.schedule = Schedule(self.spans, plan.warmup)
-        self.parameters = [*backbone.parameters_to_train(), *((f"bridges.{n}", p) for n, p in self.bridges.named_parameters())]
+        self.parameters = trained_parameters(backbone, self.bridges)
         self.optimizer = optimizer_of(backbone, self.bridges, plan)
         self.counters: Counter[str] = Counter()
         self.entered: int | None = None  # the stage that the last step belonged to
@@ -356,6 +356,11 @@ class Trainer:
         if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         return int(state["step"])
+
+
+def trained_parameters(backbone: Backbone, bridges: nn.ModuleDict) -> list[tuple[str, nn.Parameter]]:
+    """Name and parameter of everything that trains, in a fixed order."""
+    return [*backbone.parameters_to_train(), *((f"bridges.{name}", p) for name, p in bridges.named_parameters())]
 
 
 def optimizer_of(backbone: Backbone, bridges: nn.ModuleDict, plan: Plan) -> torch.optim.AdamW:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and parallel workers would fight for the cores
 
 import pytest
+import torch
 
 from rim_bench import cli
 from rim_bench.data import Task, load_task
@@ -24,6 +25,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if "RIM_BENCH_DATA" in str(r.longrepr)]
     if skipped:
         terminalreporter.write_line(f"{len(skipped)} tests of the published files skipped: set RIM_BENCH_DATA to their folder")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in another order are other sums: what is compared bit by bit runs on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

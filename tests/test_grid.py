@@ -30,13 +30,13 @@ from rim_bench.tables import comparison
 Call = Callable[..., tuple[int, str, str]]
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in another order are other sums: what is compared bit by bit runs on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def nothing_beside() -> Iterator[None]:
+    """What a grid says of cells that run beside each other does not outlive a test."""
     yield
-    torch.set_num_threads(before)
     memory.share(1)
 
 

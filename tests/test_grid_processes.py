@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from light_work import MORTAL
 from small_runs import contents
 
@@ -15,13 +14,7 @@ from rim_bench.store import Store
 Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in another order are other sums: what is compared bit by bit runs on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def mortal(folder: Path, times: int) -> list[str]:

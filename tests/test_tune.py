@@ -6,11 +6,10 @@ import dataclasses
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from small_runs import Heard, model, options, steps, train
 
 from rim_bench.data import load_task
@@ -28,13 +27,7 @@ Call = Callable[..., tuple[int, str, str]]
 GRID = Grid((1e-4, 1e-3, 1e-2))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in another order are other sums: what is compared bit by bit runs on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_role(out: Path) -> dict[str, list[Run]]:
