@@ -21,7 +21,8 @@ release = version = _project["version"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["generate.py", "_build"]
 myst_heading_anchors = 3
-# Links to Markdown files outside docs/ work where the repository is read, not here; tests/docs/test_pages.py checks every link.
+# Links to Markdown files outside docs/ work where the repository is read, not here. tests/docs/test_pages.py checks
+# every link.
 suppress_warnings = ["myst.xref_missing"]
 
 autodoc_member_order = "bysource"

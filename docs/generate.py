@@ -23,7 +23,7 @@ ROOT = DOCS.parent
 NOTE = "<!-- Written by docs/generate.py: change the code it is taken from, not this page. -->\n"
 
 
-# Commands ----------------------------------------------------------------------------------------------------------------
+# Commands -------------------------------------------------------------------------------------------------------------
 
 
 def command_page() -> str:
@@ -58,7 +58,7 @@ def _command_section(name: str, command: Any) -> list[str]:
     arguments = [p for p in shown if p.param_type_name == "argument"]
     options = [p for p in shown if p.param_type_name == "option"]
     usage = " ".join([name, *(_usage(p) for p in arguments), *(["[OPTIONS]"] if options else [])])
-    out = [f"## {name}", "", *inspect.cleandoc(str(command.help or "")).splitlines(), "", "```text", usage, "```"]
+    out = [f"## {name}", "", *_paragraphs(command.help), "```text", usage, "```"]
     if arguments:
         out += ["", "| argument | |", "|---|---|"]
         out += [f"| `{_metavar(p)}` | {_help(p)} |" for p in arguments]
@@ -96,8 +96,14 @@ def _help(param: Any) -> str:
     return _cell(" ".join([text, *ends]).strip())
 
 
+def _paragraphs(text: str | None) -> list[str]:
+    """Each paragraph as one line, however the source wraps it, with an empty line after it."""
+    found = inspect.cleandoc(str(text or "")).split("\n\n")
+    return [line for paragraph in found for line in (" ".join(paragraph.split()), "")]
+
+
 def _first_line(text: str | None) -> str:
-    return inspect.cleandoc(str(text or "")).partition("\n\n")[0].replace("\n", " ")
+    return _paragraphs(text)[0]
 
 
 def _cell(text: str) -> str:
@@ -105,7 +111,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-# The files of a run ------------------------------------------------------------------------------------------------------
+# The files of a run ---------------------------------------------------------------------------------------------------
 
 RECORDS = {
     "RunSpec": "`spec.json`",
@@ -117,8 +123,8 @@ RECORDS = {
 
 FOLDER = """# The files of a run
 
-A run is one folder, written once, verified when it is read, and safe to kill at any moment. Every file and folder appears
-under its name only when it is complete; what does not match its hash is named, not trusted.
+A run is one folder, written once, verified when it is read, and safe to kill at any moment. Every file and folder
+appears under its name only when it is complete; what does not match its hash is named, not trusted.
 
 ```text
 results/runs/<id>/
@@ -127,14 +133,15 @@ results/runs/<id>/
   train.jsonl(.xz)           one record per optimizer step, compressed when training is done
   train.json                 the summary of training
   checkpoints/step-00000100/ newest complete checkpoint, with manifest.json
-  candidates/                checkpoints to choose between, and their answers (`--checkpoint best` and `16-split`)
+  candidates/                checkpoints to choose between, and their answers (`--checkpoint`)
   model/                     final weights with manifest.json; its existence means "trained"
   eval/<key>/                items.jsonl.gz, then summary.json; its existence means "evaluated"
   lm_eval/                   what lm-eval's own tasks gave
 ```
 
-The id is `<method>-<task>-<12 hex digits of the specification's sha256>`: equal specifications have equal ids, so that the
-same command finds what it has done. Keys that a version does not know are kept, and files of older versions are read alike.
+The id is `<method>-<task>-<12 hex digits of the specification's sha256>`: equal specifications have equal ids, so that
+the same command finds what it has done. Keys that a version does not know are kept, and files of older versions are
+read alike.
 """
 
 
@@ -142,7 +149,8 @@ def files_page(records: Sequence[tuple[type, str]]) -> str:
     """The run folder, and a table of the fields of each record.
 
     Args:
-        records: dataclass and the file that it is. Each field's line of documentation stands in `field(metadata={"doc": ...})`.
+        records: dataclass and the file that it is. Each field's line of documentation stands in
+            `field(metadata={"doc": ...})`.
 
     Raises:
         ValueError: a field without a line of documentation.
@@ -188,13 +196,14 @@ def _nested(classes: Iterable[type]) -> list[type]:
 
 
 def _records() -> list[tuple[type, str]]:
-    if importlib.util.find_spec("rim_bench.storage") is None or importlib.util.find_spec("rim_bench.storage.records") is None:
+    names = ("rim_bench.storage", "rim_bench.storage.records")
+    if any(importlib.util.find_spec(name) is None for name in names):
         return []
-    module = importlib.import_module("rim_bench.storage.records")
+    module = importlib.import_module(names[-1])
     return [(getattr(module, name), place) for name, place in RECORDS.items()]
 
 
-# The Python reference ----------------------------------------------------------------------------------------------------
+# The Python reference -------------------------------------------------------------------------------------------------
 
 REFERENCE = {
     "Writing a method": ("Segment", "Layout", "Method", "Stage", "Marker", "Example"),
@@ -215,11 +224,20 @@ def reference_page() -> str:
     known = {name for names in REFERENCE.values() for name in names}
     sections = [*REFERENCE.items(), ("More", tuple(name for name in public if name not in known))]
     out = [NOTE, "# Python reference", ""]
-    out += ["What `import rim_bench` hands on, loaded when it is first asked for; [From Python](../python.md) shows how it is"]
-    out += ["used. What is not here is private by convention and may change.", ""]
+    out += [
+        "What `import rim_bench` hands on, loaded when it is first asked for; [From Python](../python.md) shows how"
+    ]
+    out += ["it is used. What is not here is private by convention and may change.", ""]
     for title, names in sections:
         if handed_on := [name for name in names if name in public]:
-            out += [f"## {title}", "", "```{eval-rst}", *(line for n in handed_on for line in _directive(package, n)), "```", ""]
+            out += [
+                f"## {title}",
+                "",
+                "```{eval-rst}",
+                *(line for n in handed_on for line in _directive(package, n)),
+                "```",
+                "",
+            ]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -230,7 +248,7 @@ def _directive(package: Any, name: str) -> list[str]:
     return [f".. {'autofunction' if callable(member) else 'autodata'}:: rim_bench.{name}", ""]
 
 
-# Writing and checking ----------------------------------------------------------------------------------------------------
+# Writing and checking -------------------------------------------------------------------------------------------------
 
 
 def pages() -> dict[Path, str]:
@@ -245,7 +263,9 @@ def pages() -> dict[Path, str]:
 def stale() -> list[str]:
     """Names of the pages that differ from what would be written."""
     found = pages().items()
-    return [str(path.relative_to(ROOT)) for path, text in found if not path.is_file() or path.read_text("utf-8") != text]
+    return [
+        str(path.relative_to(ROOT)) for path, text in found if not path.is_file() or path.read_text("utf-8") != text
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -46,7 +46,11 @@ def test_a_stale_page_is_named(
 
 def test_every_command_and_flag_is_on_the_page(generate: ModuleType) -> None:
     page = generate.command_page()
-    for words in ("## rim-bench run", "| `--methods`, `-m` | `direct,pause,cot,coconut,rim` |", "| `--against` | required |"):
+    for words in (
+        "## rim-bench run",
+        "| `--methods`, `-m` | `direct,pause,cot,coconut,rim` |",
+        "| `--against` | required |",
+    ):
         assert words in page
     assert "`RIM_BENCH_DATA`" in page and "May be given several times." in page
 

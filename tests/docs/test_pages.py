@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").rglob("*.md")
+)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -35,7 +37,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     for link in LINK.findall(prose(page)):
         name, _, anchor = link.partition("#")
         target = page.parent / name if name else page
-        if not name.startswith(("http:", "https:")) and not (target.exists() and (not anchor or anchor in anchors(target))):
+        if not name.startswith(("http:", "https:")) and not (
+            target.exists() and (not anchor or anchor in anchors(target))
+        ):
             broken.append(link)
     assert not broken
 
@@ -48,7 +52,11 @@ def test_the_readme_is_short_and_has_no_picture_that_breaks_on_a_package_index()
 
 def test_the_readme_shows_the_stored_accuracies() -> None:
     with (ROOT / "results" / "embedded" / "leaderboard.csv").open(encoding="utf-8") as file:
-        rows = [r for r in csv.DictReader(file) if (r["record"], r["division"], r["set"]) == ("rank", "closed", "in distribution")]
+        rows = [
+            r
+            for r in csv.DictReader(file)
+            if (r["record"], r["division"], r["set"]) == ("rank", "closed", "in distribution")
+        ]
     stored = {r["method"]: (f"{100 * float(r['accuracy']):.1f}", f"{100 * float(r['seed_sd']):.1f}") for r in rows}
     bars = re.findall(r"^(\w+) +([\d.]+) ± +([\d.]+) +(█+)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
     assert {name: (value, spread) for name, value, spread, _ in bars} == stored
