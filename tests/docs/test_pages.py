@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -68,6 +69,24 @@ def test_the_readme_names_the_commands_that_ci_runs() -> None:
     for words in ("torch==2.13.0", "pytest -n 2"):
         assert words in text and words in ci
     assert 'pip install -e ".[dev]"' in text and '-e ".[dev]"' in ci
+
+
+def shown_commands(page: Path) -> list[list[str]]:
+    """The words of every `rim-bench` command on a page, inline or in a block of shell, without comments."""
+    text = page.read_text("utf-8")
+    shell = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    lines = [part.strip() for line in shell.splitlines() for part in line.partition("#")[0].split("&&")]
+    lines += re.findall(r"`(rim-bench [^`]+)`", prose(page))
+    return [line.split()[1:] for line in lines if line.startswith("rim-bench ")]
+
+
+def test_every_command_on_a_page_exists_with_its_flags() -> None:
+    commands = get_command(import_module(entry_point()).app).commands  # type: ignore[attr-defined]
+    shown = [words for page in PAGES if page.name != "cli.md" for words in shown_commands(page)]
+    calls = [words for words in shown if re.fullmatch("[a-z]+", words[0])]  # not lm-eval, which has its own flags
+    assert {name for name, *_ in calls} <= commands.keys() and len(calls) > 50
+    flags = {name: {flag for param in command.params for flag in param.opts} for name, command in commands.items()}
+    assert [words for words in calls if {w for w in words if w.startswith("-")} - flags[words[0]]] == []
 
 
 def block(page: str, heading: str, language: str) -> str:
