@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import tomllib
@@ -26,6 +27,7 @@ myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]
 
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # what lm-eval says of its own classes is not ours
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 
@@ -34,14 +36,24 @@ html_title = f"{project} {release}"
 
 
 def setup(app: Any) -> None:
-    """Docstrings are plain text with names in backticks, and Sphinx reads reStructuredText: see `_escape`."""
+    """Docstrings are plain text with names in backticks, and Sphinx reads reStructuredText: see `_plain`."""
     app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon, whose own markup is to stay
+    app.connect("autodoc-process-docstring", _restore, priority=600)
 
 
 def _escape(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
-    """Makes what stands in backticks literal, and stars and bars elsewhere plain."""
-    for at, line in enumerate(lines):
-        parts = re.split(r"`+([^`]+)`+", line)
-        plain = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
-        literal = [f"``{part.strip()}``" for part in parts[1::2]]
-        lines[at] = "".join(text for pair in zip(plain, [*literal, ""], strict=True) for text in pair)
+    lines[:] = map(_plain, lines)
+
+
+def _restore(_app: Any, what: str, _name: str, member: Any, _options: Any, lines: list[str]) -> None:
+    """The text of a property again: napoleon takes what stands before a colon for its type."""
+    if what in ("property", "attribute") and (text := inspect.getdoc(member)):
+        lines[:] = map(_plain, text.splitlines())
+
+
+def _plain(line: str) -> str:
+    """A line of a docstring with what stands in backticks literal, and stars and bars elsewhere as they are."""
+    parts = re.split(r"`+([^`]+)`+", line)
+    texts = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+    literals = [f"``{part.strip()}``" for part in parts[1::2]]
+    return "".join(text for pair in zip(texts, [*literals, ""], strict=True) for text in pair)
