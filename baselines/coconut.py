@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rim_bench.errors import UsageError
-from rim_bench.layout import Layout, Segment
-from rim_bench.method import Encoded, Marker, Method, Stage
+from rim_bench.methods.layout import Layout, Segment
+from rim_bench.methods.method import Encoded, Marker, Method, Stage
+from rim_bench.util.errors import UsageError
 
 BEGIN, END = "<bot>", "<eot>"
 LIKE = "<<"  # the authors' code starts every marker as a copy of this token's row
@@ -18,7 +18,8 @@ LIKE = "<<"  # the authors' code starts every marker as a copy of this token's r
 class Curriculum(Method):
     """The stages of coconut: each replaces one more of the first steps, the last one drops all that remain.
 
-    What stands in place of the steps is up to the method (`lay_prefix`). All that is left of steps and answer is supervised.
+    What stands in place of the steps is up to the method (`lay_prefix`). All that is left of steps and answer is
+    supervised.
     """
 
     latent_stages: int = 3  # stages that each replace one more step
@@ -35,7 +36,9 @@ class Curriculum(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         reset = self.reset_optimizer
-        latent = [Stage(f"latent {k}", self.epochs_latent, reset=reset, knob=k) for k in range(1, self.latent_stages + 1)]
+        latent = [
+            Stage(f"latent {k}", self.epochs_latent, reset=reset, knob=k) for k in range(1, self.latent_stages + 1)
+        ]
         return tuple(
             s
             for s in (
@@ -63,12 +66,13 @@ class Curriculum(Method):
 
 @dataclass(frozen=True)
 class Coconut(Curriculum):
-    """x `<bot>` z_1..z_n `<eot>`, the remaining steps, y. Each z_i is fed the last hidden state (after the final norm) before it.
+    """x `<bot>` z_1..z_n `<eot>`, the remaining steps, y. Each z_i is fed the last hidden state (after the final norm)
+    before it.
 
-    Curriculum: stage 0 is cot; stage k replaces the first k steps by k*c thoughts, whatever the example's own number of steps;
-    the last stage keeps the thoughts and drops all remaining steps. Gradients flow through all n+1 passes.
-    Defaults: the paper's GSM8K setting, c = 2 and three latent stages, 3 epochs each; 6 epochs of stage 0 (the paper's text),
-    13 of the last stage (the authors' configuration). The optimizer is reset at every stage.
+    Curriculum: stage 0 is cot; stage k replaces the first k steps by k*c thoughts, whatever the example's own number of
+    steps; the last stage keeps the thoughts and drops all remaining steps. Gradients flow through all n+1 passes.
+    Defaults: the paper's GSM8K setting, c = 2 and three latent stages, 3 epochs each; 6 epochs of stage 0 (the paper's
+    text), 13 of the last stage (the authors' configuration). The optimizer is reset at every stage.
     """
 
     name: ClassVar[str] = "coconut"

@@ -1,4 +1,6 @@
-"""coconut-no-curriculum: coconut's last stage from the first step on (Hao et al., arXiv 2412.06769, "w/o curriculum")."""
+"""coconut-no-curriculum: coconut's last stage from the first step on (Hao et al., arXiv 2412.06769, "w/o
+curriculum").
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from rim_bench.baselines.coconut import Coconut
 
 @dataclass(frozen=True)
 class CoconutNoCurriculum(Coconut):
-    """All thoughts and no steps, in the whole budget. It tells what the recycled hidden state gives without the curriculum."""
+    """All thoughts and no steps, in the whole budget.
+
+    It tells what the recycled hidden state gives without the curriculum.
+    """
 
     name: ClassVar[str] = "coconut-no-curriculum"
     summary: ClassVar[str] = "control of coconut: its last stage only, from the start (arXiv 2412.06769)"

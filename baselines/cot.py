@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rim_bench.layout import Layout, Segment
-from rim_bench.method import Encoded, Method, Stage
+from rim_bench.methods.layout import Layout, Segment
+from rim_bench.methods.method import Encoded, Method, Stage
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,10 @@ from rim_bench.baselines.direct import Direct
 
 @dataclass(frozen=True)
 class DirectAdapterMatched(Direct):
-    """direct, its LoRA rank raised until it trains at least as many parameters as rim at the run's own rank. Pretrained backbones only."""
+    """direct, its LoRA rank raised until it trains at least as many parameters as rim at the run's own rank.
+
+    Pretrained backbones only.
+    """
 
     name: ClassVar[str] = "direct-adapter-matched"
     summary: ClassVar[str] = "control of rim: direct, its LoRA rank raised to the number of parameters that rim trains"

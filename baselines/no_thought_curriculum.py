@@ -1,4 +1,6 @@
-"""no-thought-curriculum: coconut's stages with nothing in place of the steps they remove (Hao et al., arXiv 2412.06769, "w/o thought")."""
+"""no-thought-curriculum: coconut's stages with nothing in place of the steps they remove (Hao et al., arXiv 2412.06769,
+"w/o thought").
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rim_bench.baselines.coconut import Curriculum, plain
-from rim_bench.layout import Layout
+from rim_bench.methods.layout import Layout
 
 
 @dataclass(frozen=True)
 class NoThoughtCurriculum(Curriculum):
-    """Stage k drops the first k steps, the last stage all of them: it ends as direct. No thoughts and no markers, as in the authors' code.
+    """Stage k drops the first k steps, the last stage all of them: it ends as direct. No thoughts and no markers, as in
+    the authors' code.
 
     It tells what the gradual removal of steps gives without any position to think in.
     """

@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rim_bench.errors import UsageError
-from rim_bench.layout import Layout, Segment
-from rim_bench.method import Encoded, Marker, Method, Stage
+from rim_bench.methods.layout import Layout, Segment
+from rim_bench.methods.method import Encoded, Marker, Method, Stage
+from rim_bench.util.errors import UsageError
 
 PAUSE = "<pause>"
 

@@ -1,4 +1,6 @@
-"""pause-curriculum: coconut's curriculum without the recycled hidden state (Martin 2026, "The Curriculum Is the Mechanism")."""
+"""pause-curriculum: coconut's curriculum without the recycled hidden state (Martin 2026, "The Curriculum Is the
+Mechanism").
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rim_bench.baselines.coconut import LIKE, Coconut
-from rim_bench.layout import Layout, Segment
-from rim_bench.method import Marker
+from rim_bench.methods.layout import Layout, Segment
+from rim_bench.methods.method import Marker
 
 PAUSE = "<pause>"
 
@@ -16,11 +18,14 @@ PAUSE = "<pause>"
 class PauseCurriculum(Coconut):
     """coconut, its stages and its markers, but every thought position is fed one learned embedding: a single pass.
 
-    It separates the curriculum from what coconut feeds back. All three rows start as coconut's do. Its `thoughts` are positions.
+    It separates the curriculum from what coconut feeds back. All three rows start as coconut's do. Its `thoughts` are
+    positions.
     """
 
     name: ClassVar[str] = "pause-curriculum"
-    summary: ClassVar[str] = "control of coconut: its curriculum, one learned embedding for every thought, a single pass (Martin 2026)"
+    summary: ClassVar[str] = (
+        "control of coconut: its curriculum, one learned embedding for every thought, a single pass (Martin 2026)"
+    )
 
     def markers(self) -> tuple[Marker, ...]:
         return (*super().markers(), Marker(PAUSE, like=LIKE))

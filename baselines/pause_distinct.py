@@ -6,20 +6,23 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rim_bench.errors import UsageError
-from rim_bench.layout import Layout, Segment
-from rim_bench.method import Encoded, Marker, Method, Stage
+from rim_bench.methods.layout import Layout, Segment
+from rim_bench.methods.method import Encoded, Marker, Method, Stage
+from rim_bench.util.errors import UsageError
 
 
 @dataclass(frozen=True)
 class PauseDistinct(Method):
     """x, `<pause 1>` .. `<pause N>`, y; no loss on the pauses, no stage but one.
 
-    It has RiM's positions and more free embeddings, without blocks, readouts or steps. N = K (M + 2) of RiM: 32 for K = 8 and M = 2.
+    It has RiM's positions and more free embeddings, without blocks, readouts or steps. N = K (M + 2) of RiM: 32 for K =
+    8 and M = 2.
     """
 
     name: ClassVar[str] = "pause-distinct"
-    summary: ClassVar[str] = "control of rim: as many pauses as it has positions, each with its own embedding (prefix tuning)"
+    summary: ClassVar[str] = (
+        "control of rim: as many pauses as it has positions, each with its own embedding (prefix tuning)"
+    )
     effort_field: ClassVar[str | None] = "N"
 
     N: int = 32  # pauses in training; at inference the first ones may do

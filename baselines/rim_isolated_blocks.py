@@ -12,8 +12,8 @@ from rim_bench.models.rim import Rim
 class RimIsolatedBlocks(Rim):
     """Every block sees the question only, and itself.
 
-    All blocks have the same tokens at the same positions and so the same states: this is RiM with one block, trained with all of its
-    losses and priced with all of its positions. The number of blocks at inference changes nothing.
+    All blocks have the same tokens at the same positions and so the same states: this is RiM with one block, trained
+    with all of its losses and priced with all of its positions. The number of blocks at inference changes nothing.
     """
 
     name: ClassVar[str] = "rim-isolated-blocks"

@@ -12,8 +12,8 @@ from rim_bench.models.rim import Rim
 class RimNoGrounding(Rim):
     """Blocks whose readouts only ever predict the answer; no step is seen in training.
 
-    The whole budget is stage 2. Its rate is the run's own: RiM lowers it to a fifth to keep what stage 1 has learned, and here there is
-    no stage 1, so the control would only be starved (`refine_lr_scale`).
+    The whole budget is stage 2. Its rate is the run's own: RiM lowers it to a fifth to keep what stage 1 has learned,
+    and here there is no stage 1, so the control would only be starved (`refine_lr_scale`).
     """
 
     name: ClassVar[str] = "rim-no-grounding"

@@ -10,13 +10,16 @@ from rim_bench.models.rim import Rim
 
 @dataclass(frozen=True)
 class RimNoRefinement(Rim):
-    """Grounding only: a T-step example has T blocks in training, and its answer is read behind block T and nowhere else.
+    """Grounding only: a T-step example has T blocks in training, and its answer is read behind block T and nowhere
+    else.
 
-    T is not known at inference (reading behind block T would tell the model how long the solution is), so the prompt has a fixed number
-    of blocks, K. A question of exactly K steps is read where it was trained (`ground = skip`); shorter ones behind a block that they never
-    had, longer ones behind one that was trained on their next step. Its accuracy is therefore a lower bound of what stage 1 has learned:
-    the per-block answers of an evaluation, read by level, hold the rest. K = 3 is the longest example of the embedded task's training
-    set and the median length of GSM8K's. `ground = all` has its answers one block later: set K = 4 there.
+    T is not known at inference (reading behind block T would tell the model how long the solution is), so the prompt
+    has a fixed number of blocks, K. A question of exactly K steps is read where it was trained (`ground = skip`);
+    shorter ones behind a block that they never had, longer ones behind one that was trained on their next step. Its
+    accuracy is therefore a lower bound of what
+    stage 1 has learned: the per-block answers of an evaluation, read by level, hold the rest. K = 3 is the longest
+    example of the embedded task's training set and the median length of GSM8K's. `ground = all` has its answers one
+    block later: set K = 4 there.
     """
 
     name: ClassVar[str] = "rim-no-refinement"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 from rim_bench.models.rim import Rim
 
 
@@ -22,7 +22,9 @@ class RimShuffledSteps(Rim):
     summary: ClassVar[str] = "control of rim: grounded on the steps of other examples of the same length"
 
     def transform(self, examples: Sequence[Example], seed: int) -> Sequence[Example]:
-        """Steps moved along one cycle per number of steps: nobody keeps its own, unless it is the only one of its length."""
+        """Steps moved along one cycle per number of steps: nobody keeps its own, unless it is the only one of its
+        length.
+        """
         groups: dict[int, list[int]] = {}
         for i, example in enumerate(examples):
             groups.setdefault(len(example.steps), []).append(i)

@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rim_bench.errors import UsageError
-from rim_bench.layout import Layout, Segment
-from rim_bench.method import Encoded, Marker, Method, Stage
+from rim_bench.methods.layout import Layout, Segment
+from rim_bench.methods.method import Encoded, Marker, Method, Stage
+from rim_bench.util.errors import UsageError
 
 OPEN, MEMORY, CLOSE = "<b>", "<m>", "</b>"
 
@@ -19,9 +19,9 @@ class Rim(Method):
 
     Stage 1 (grounding): T blocks for a T-step example, readout t predicts the next step (`ground = skip`, the published
     rule; the last one predicts the answer), or its own step with one more block for the answer (`ground = all`).
-    Its weights anneal to 0, earlier steps first. Stage 2 (refinement): K blocks for every example, every readout predicts
-    the answer with weight 2k / (K(K+1)); optimizer and schedule start afresh, at a lower rate and with more dropout.
-    Where the paper is silent the defaults are ours: `anneal_answer`, `refine_lr_scale`, `refine_dropout`.
+    Its weights anneal to 0, earlier steps first. Stage 2 (refinement): K blocks for every example, every readout
+    predicts the answer with weight 2k / (K(K+1)); optimizer and schedule start afresh, at a lower rate and with more
+    dropout. Where the paper is silent the defaults are ours: `anneal_answer`, `refine_lr_scale`, `refine_dropout`.
     """
 
     name: ClassVar[str] = "rim"
@@ -32,8 +32,12 @@ class Rim(Method):
     M: int = 2  # memory tokens inside a block
     ground: Literal["skip", "all"] = "skip"
     schedule: Literal["relative", "uniform", "constant"] = "relative"
-    anneal_answer: bool = False  # whether the answer's weight anneals with the steps' (to the letter of the formula it does)
-    block_attention: Literal["causal", "mutual"] = "causal"  # mutual: both directions inside a block (a published variant)
+    anneal_answer: bool = (
+        False  # whether the answer's weight anneals with the steps' (to the letter of the formula it does)
+    )
+    block_attention: Literal["causal", "mutual"] = (
+        "causal"  # mutual: both directions inside a block (a published variant)
+    )
     blocks: Literal["chain", "isolated"] = "chain"  # isolated: each block sees the question only (a control)
     readout_sees_question: bool = True
     max_steps: int = 13
@@ -44,7 +48,9 @@ class Rim(Method):
 
     def __post_init__(self) -> None:
         if self.K < 1 or self.M < 0 or self.max_steps < 1:
-            raise ValueError(f"K = {self.K} and max_steps = {self.max_steps} must be at least 1, M = {self.M} at least 0")
+            raise ValueError(
+                f"K = {self.K} and max_steps = {self.max_steps} must be at least 1, M = {self.M} at least 0"
+            )
         if min(self.epochs_ground, self.epochs_refine) < 0 or self.epochs_ground + self.epochs_refine <= 0:
             raise ValueError("epochs_ground and epochs_refine must be 0 or more, and one of them more than 0")
         if not 0 <= self.refine_dropout < 1 or self.refine_lr_scale <= 0:
@@ -77,7 +83,9 @@ class Rim(Method):
     def _grounding(self, example: Encoded, progress: float) -> Layout:
         steps = len(example.steps)
         if steps > self.max_steps:
-            raise UsageError(f"example {example.id!r} has {steps} steps, rim grounds at most max_steps = {self.max_steps}")
+            raise UsageError(
+                f"example {example.id!r} has {steps} steps, rim grounds at most max_steps = {self.max_steps}"
+            )
         targets = [*(example.steps if self.ground == "all" else example.steps[1:]), example.answer]
         weights = [self._anneal(t, len(targets), progress) for t in range(1, len(targets) + 1)]
         layout = self._trunk(example.question, len(targets))

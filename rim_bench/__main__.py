@@ -1,5 +1,5 @@
 """`python -m rim_bench`, and with it `torchrun -m rim_bench`: the same as `rim-bench`."""
 
-from rim_bench.cli import main
+from rim_bench.cli.main import main
 
 main()

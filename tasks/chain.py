@@ -5,8 +5,8 @@ A question of depth T names T + 1 variables, in order, and asks for the last:
     a=7|ba+3|cb*2|___|___|___|c?        a = 7, b = a + 3, c = b * 2, what is c (mod 10)?
 
 Every line is four pieces long (a blank one is `___`), so that questions of all depths have the same number of tokens:
-text of variable length made chain-of-thought fail one step beyond training. A step is `b+3=0` (name, operation, `=`, value),
-the answer one digit. Pieces are single tokens (`TOKEN_PATTERN`); an operation and its digit are one piece.
+text of variable length made chain-of-thought fail one step beyond training. A step is `b+3=0` (name, operation, `=`,
+value), the answer one digit. Pieces are single tokens (`TOKEN_PATTERN`); an operation and its digit are one piece.
 
 Answers are balanced: every run of ten questions of a level has every digit once as its answer, and given that answer
 start and operations are drawn uniformly from all chains that lead to it. So the best constant answer scores 10 %.
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 from rim_bench.tasks.streams import stream
 
 NAMES: Final = "abcdefghijklmnopqrst"
@@ -34,7 +34,9 @@ MAX_DEPTH: Final = 5
 LEVELS: Final = tuple(f"T={depth}" for depth in range(1, MAX_DEPTH + 1))
 BLANK: Final = "___"
 TOKEN_PATTERN: Final = r"#### |[+*-][0-9]|\n|[\s\S]"
-"""What a tokenizer must keep whole, as alternatives for `re.findall`: the answer mark, an operation, else one character."""
+"""What a tokenizer must keep whole, as alternatives for `re.findall`:
+the answer mark, an operation, else one character.
+"""
 
 
 def apply(operation: str, value: int) -> int:
@@ -83,7 +85,9 @@ def _ways(depth: int) -> tuple[int, ...]:
 
 @cache
 def _last_moves(depth: int, value: int) -> tuple[tuple[tuple[int, str], ...], tuple[int, ...]]:
-    """The (value before, operation) pairs that end a chain of this depth at `value`, and how many chains lead to each or one before it."""
+    """The (value before, operation) pairs that end a chain of this depth at `value`, and how many chains lead to each
+    or one before it.
+    """
     pairs = tuple((v, op) for v in range(10) for op in OPERATIONS if apply(op, v) == value)
     return pairs, tuple(itertools.accumulate(_ways(depth - 1)[v] for v, _ in pairs))
 

@@ -1,7 +1,8 @@
 """What the questions of the litmus families look like: one character a token, and lines of equal length.
 
-`fill` makes them so: what a level does not need is filled with marks that mean nothing, each drawn from four. They keep the number of
-tokens constant over the levels, and make the small levels large enough to be split three ways. Standard library only.
+`fill` makes them so: what a level does not need is filled with marks that mean nothing, each drawn from four. They keep
+the number of tokens constant over the levels, and make the small levels large enough to be split three ways. Standard
+library only.
 """
 
 from __future__ import annotations

@@ -20,10 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rim_bench.data import Dataset, NoSplit, Task, evaluation_data, load_task, training_data
-from rim_bench.errors import UsageError
-from rim_bench.method import Example
-from rim_bench.tasks import answers
+from rim_bench.data import answers
+from rim_bench.data.datasets import Dataset, evaluation_data, training_data
+from rim_bench.data.reader import NoSplit
+from rim_bench.data.task import Task, load_task
+from rim_bench.methods.method import Example
+from rim_bench.util.errors import UsageError
 
 FEW = 200
 """Generated training examples that are made for few-shot prompts, where a set's training is generated."""
@@ -32,9 +34,9 @@ FEW = 200
 def load(**metadata: Any) -> dict[str, Any]:
     """The splits of the task whose YAML lm-eval is reading, as `datasets.Dataset`s of documents.
 
-    lm-eval passes the YAML's metadata, the YAML's path (`config_source`) and whatever else the caller gave it. A document has
-    id, question, answer, level, steps (joined by newlines), solution (what training teaches: steps and answer), kind, tolerance.
-    Where a task has no training rows, its train split is empty (0-shot evaluation works).
+    lm-eval passes the YAML's metadata, the YAML's path (`config_source`) and whatever else the caller gave it. A
+    document has id, question, answer, level, steps (joined by newlines), solution (what training teaches: steps and
+    answer), kind, tolerance. Where a task has no training rows, its train split is empty (0-shot evaluation works).
     """
     import datasets
 
@@ -49,13 +51,20 @@ def load(**metadata: Any) -> dict[str, Any]:
         "steps": metadata.get("rim_bench_steps") or os.environ.get("RIM_BENCH_STEPS") or "equations",
         "limit": _whole(metadata.get("rim_bench_limit") or os.environ.get("RIM_BENCH_LIMIT")),
         "files": files or None,
-        "allow_changed": allowed_by(metadata.get("rim_bench_allow_changed") or os.environ.get("RIM_BENCH_ALLOW_CHANGED")),
+        "allow_changed": allowed_by(
+            metadata.get("rim_bench_allow_changed") or os.environ.get("RIM_BENCH_ALLOW_CHANGED")
+        ),
     }
     test = evaluation_data(task, **options)
     try:
-        if "generator" in task.metadata:  # enough to draw few-shot examples from: the first do not depend on how many there are
+        if (
+            "generator" in task.metadata
+        ):  # enough to draw few-shot examples from: the first do not depend on how many there are
             few = min(options["limit"] or FEW, FEW)
-            train, validation = training_data(task, **{**options, "limit": few})[0], evaluation_data(task, split="validation", **options)
+            train, validation = (
+                training_data(task, **{**options, "limit": few})[0],
+                evaluation_data(task, split="validation", **options),
+            )
         else:
             train, validation = training_data(task, **options)
         splits = {"train": train, "validation": validation, "test": test}
@@ -63,15 +72,23 @@ def load(**metadata: Any) -> dict[str, Any]:
         splits = {"test": test}
     features = datasets.Features({name: datasets.Value(kind) for name, kind in _COLUMNS.items()})
     if task.form == "choice":
-        features |= {"form": datasets.Value("string"), "choices": [datasets.Value("string")], "gold": datasets.Value("int64")}
+        features |= {
+            "form": datasets.Value("string"),
+            "choices": [datasets.Value("string")],
+            "gold": datasets.Value("int64"),
+        }
     documents = {name: _documents(task, split) for name, split in splits.items()}
     return {
-        name: datasets.Dataset.from_list(documents.get(name, []), features=features) if documents.get(name) else _empty(features)
+        name: datasets.Dataset.from_list(documents.get(name, []), features=features)
+        if documents.get(name)
+        else _empty(features)
         for name in ("train", "validation", "test")
     }
 
 
-_COLUMNS = dict.fromkeys(("id", "question", "answer", "level", "steps", "solution", "kind"), "string") | {"tolerance": "float64"}
+_COLUMNS = dict.fromkeys(("id", "question", "answer", "level", "steps", "solution", "kind"), "string") | {
+    "tolerance": "float64"
+}
 
 
 def _empty(features: Any) -> Any:
@@ -105,7 +122,11 @@ def _documents(task: Task, split: Dataset) -> list[dict[str, Any]]:
             "solution": "\n".join([*example.steps, f"#### {example.answer}"]),
             "kind": task.kind,
             "tolerance": task.tolerance_at(example.answer),
-            **({"form": task.form, "choices": list(example.choices), "gold": _gold(task, example)} if task.form == "choice" else {}),
+            **(
+                {"form": task.form, "choices": list(example.choices), "gold": _gold(task, example)}
+                if task.form == "choice"
+                else {}
+            ),
         }
         for example in split.examples
     ]
@@ -114,12 +135,16 @@ def _documents(task: Task, split: Dataset) -> list[dict[str, Any]]:
 def _gold(task: Task, example: Example) -> int:
     """Which choice is right."""
     if example.answer not in example.choices:
-        raise UsageError(f"task {task.name}: example {example.id} offers no choice that is its answer, {example.answer!r}")
+        raise UsageError(
+            f"task {task.name}: example {example.id} offers no choice that is its answer, {example.answer!r}"
+        )
     return example.choices.index(example.answer)
 
 
 def choose(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
-    """One document's metrics in the choice form: whether the right choice is the likeliest, also for its length, and by how many nats."""
+    """One document's metrics in the choice form: whether the right choice is the likeliest, also for its length, and by
+    how many nats.
+    """
     logprobs = [logprob for logprob, _ in results]
     found = answers.margin(logprobs, int(doc["gold"]))
     if found is None or not math.isfinite(found):  # a question that the model has no positions for
@@ -129,7 +154,9 @@ def choose(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dic
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """One document's metrics, each 0 or 1: ours (accuracy on the strict answer, flexible) and lm-eval's own pair beside them."""
+    """One document's metrics, each 0 or 1: ours (accuracy on the strict answer, flexible) and lm-eval's own pair beside
+    them.
+    """
     output = results[0]
     ours = answers.score(output, doc["answer"], doc["tolerance"], doc["kind"])
     return {

@@ -1,19 +1,23 @@
-"""Parallel steps: m items are looked up in one table under one key, and what is found is joined; no look-up needs another.
+"""Parallel steps: m items are looked up in one table under one key, and what is found is joined; no look-up needs
+another.
 
     fbk.,:?D         the key is D; the answer is table[f][D] xor table[b][D] xor table[k][D] (fillers mean nothing)
 
-A step is an item and its entry (`f1`), in order. Entries are 0 or 1, and so are answers: the XOR of the entries here, their majority in
-`rim_bench.tasks.vote`. The table (12 items by 12 keys; `vote`: 16 by 16) is fixed and not shown: a method has to learn it. Levels say how
-many items and where the key stands:
+A step is an item and its entry (`f1`), in order. Entries are 0 or 1, and so are answers: the XOR of the entries here,
+their majority in `rim_bench.tasks.vote`. The table (12 items by 12 keys; `vote`: 16 by 16) is fixed and not shown: a
+method has to learn it. Levels say how many items and where the key stands:
 
-- `m=1` to `m=6`: the key is the last token of the question. A causal model knows it only there, so nothing can be looked up at the items'
-  own positions: a direct answer has the last two positions (and `#### `) for all look-ups, a method with blocks has its blocks as well.
-- `first m=1` and so on: the key is the first token, the rest is the same. Every item can be looked up where it stands, side by side.
-- `lookup m=1` and so on: the control, questions and steps as in `m=1`, but the answer is the first item's parity (its place in the
-  alphabet), which needs neither key nor table nor joining.
+- `m=1` to `m=6`: the key is the last token of the question. A causal model knows it only there, so nothing can be
+  looked up at the items'
+  own positions: a direct answer has the last two positions (and `#### `) for all look-ups, a method with blocks has its
+      blocks as well.
+- `first m=1` and so on: the key is the first token, the rest is the same. Every item can be looked up where it stands,
+  side by side.
+- `lookup m=1` and so on: the control, questions and steps as in `m=1`, but the answer is the first item's parity (its
+  place in the alphabet), which needs neither key nor table nor joining.
 
-No shortcut: every item has as many entries of each value, and so has every key, so no token alone, whether at its position or counted,
-says anything about the answer. Standard library only.
+No shortcut: every item has as many entries of each value, and so has every key, so no token alone, whether at its
+position or counted, says anything about the answer. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 from rim_bench.tasks.litmus import TOKEN_PATTERN, fill
 from rim_bench.tasks.streams import stream
 
@@ -38,7 +42,8 @@ FIRST: Final = "first "
 
 @cache
 def table(size: int) -> dict[tuple[str, str], int]:
-    """(item, key) -> 0 or 1, for `size` items and keys: one of the tables in which every item and every key has as many of each, drawn
+    """(item, key) -> 0 or 1, for `size` items and keys: one of the tables in which every item and every key has as many
+    of each, drawn
     once for all. `size` is even."""
     rng = random.Random("lookups 1" if size == 12 else f"lookups 1 {size}")
     grid = [[(row + column) % 2 for column in range(size)] for row in range(size)]
@@ -64,7 +69,9 @@ class Family:
         return tuple(f"m={m}" for m in self.counts)
 
     def generate(self, n: int, levels: Sequence[str], seed: int, split: str) -> list[Example]:
-        """`n` examples of levels "m=1", ..., "first m=1", ..., "lookup m=1", ...; arguments and errors as `litmus.stream`."""
+        """`n` examples of levels "m=1", ..., "first m=1", ..., "lookup m=1", ...; arguments and errors as
+        `litmus.stream`.
+        """
         allowed = tuple(kind + level for kind in ("", FIRST, CONTROL) for level in self.levels)
         return stream(self.name, n, levels, seed, split, allowed=allowed, answers="01", draw=self._draw)
 
@@ -73,7 +80,9 @@ class Family:
         return sum(entries) % 2 if self.join == "xor" else int(2 * sum(entries) > len(entries))
 
     def _draw(self, level: str, answer: str, rng: random.Random) -> tuple[str, tuple[str, ...]]:
-        """Uniform over the questions of a level with this answer: distinct items and a key, drawn until they have it."""
+        """Uniform over the questions of a level with this answer:
+        distinct items and a key, drawn until they have it.
+        """
         entries, count = table(self.size), int(level[-1])
         while True:
             items, key = rng.sample(ITEMS[: self.size], count), rng.choice(KEYS[: self.size])

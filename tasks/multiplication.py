@@ -1,14 +1,16 @@
-r"""Multiplication of n by m digits in the published text format of iCoT (Deng et al., arXiv 2405.14838), as files and generated.
+r"""Multiplication of n by m digits in the published text format of iCoT (Deng et al., arXiv 2405.14838), as files and
+generated.
 
-    5 6 3 2 * 7 4 3 4||5 5 5 6 1 + 0 0 6 4 9 0 ( 5 5 1 1 1 1 ) + 0 0 5 9 0 7 0 ( 5 5 6 0 2 8 0 ) + 0 0 0 0 6 4 9 0 #### 5 5 6 0 8 2 0 1
+    5 6 3 2 * 7 4 3 4||5 5 5 6 1 + 0 0 6 4 9 0 ( 5 5 1 1 1 1 ) + 0 0 5 9 0 7 0 ( 5 5 6 0 2 8 0 ) + 0 0 0 0 6 4 9 0 ####
+    5 5 6 0 8 2 0 1
 
 Every number has its least significant digit first: this is 2365 * 4347 = 10280655. A digit of the second factor gives a
 partial product, shifted by zeros in front, one digit longer than the first factor; behind it, in brackets, stands
-the sum so far, except behind the first, where it is the product itself, and the last, where it is the answer. No number is shortened: the
-answer of n by m digits has n + m.
+the sum so far, except behind the first, where it is the product itself, and the last, where it is the answer. No number
+is shortened: the answer of n by m digits has n + m.
 
-A step is one partial product with its sum, the `+` before it included; steps joined by spaces are the published text. The answer is
-text (`5 5 6 0 8 2 0 1`): a number in this order with its leading zeros cannot be compared as a number.
+A step is one partial product with its sum, the `+` before it included; steps joined by spaces are the published text.
+The answer is text (`5 5 6 0 8 2 0 1`): a number in this order with its leading zeros cannot be compared as a number.
 
 Generated questions are uniform over the factors of exactly n and m digits (no leading zero), all distinct within a
 call. Their hash decides the split (80 / 10 / 10 %), so training, validation and test are disjoint for every seed.
@@ -22,7 +24,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 from rim_bench.tasks.streams import check_request, shuffled_runs, split_of
 
 LEVELS: Final = tuple(f"{n}x{m}" for n in range(1, 10) for m in range(1, 10))

@@ -2,13 +2,15 @@
 
     3adg.:,;?        starts at 3, moved by a, then d, then g (fillers mean nothing)
 
-A step is the permutation and the point it leads to (`a1`), the answer the last point. Each step needs the one before: the word
-problem of permutations of five points is complete for NC1, so a fixed number of layers cannot do it at every length (Barrington 1989;
-Liu et al., arXiv 2210.10749, on what shallow transformers do instead). The permutations are fixed and not shown: a method has to learn
-them from the data, ten tables of five entries.
+A step is the permutation and the point it leads to (`a1`), the answer the last point. Each step needs the one before:
+the word problem of permutations of five points is complete for NC1, so a fixed number of layers cannot do it at every
+length (Barrington 1989; Liu et al., arXiv 2210.10749, on what shallow transformers do instead). The permutations are
+fixed and
+not shown: a method has to learn them from the data, ten tables of five entries.
 
-No shortcut: the ten permutations are two Latin squares, so a start, or any one permutation, leads to every point equally often; no
-token alone, whether at its position or counted, says anything about the answer. Levels are `T=1` to `T=8`. `lookup T=1` and so on are
+No shortcut: the ten permutations are two Latin squares, so a start, or any one permutation, leads to every point
+equally often; no token alone, whether at its position or counted, says anything about the answer. Levels are `T=1` to
+`T=8`. `lookup T=1` and so on are
 the control: the same questions and steps, but the answer is the start, which stands in the question.
 Standard library only.
 """
@@ -20,7 +22,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 from rim_bench.tasks.litmus import TOKEN_PATTERN, fill
 from rim_bench.tasks.streams import stream
 
@@ -35,7 +37,9 @@ LEVELS: Final = tuple(f"T={depth}" for depth in range(1, MAX_DEPTH + 1))
 
 @cache
 def permutations() -> dict[str, tuple[int, ...]]:
-    """Letter -> the points that 0 to 4 move to: two Latin squares of five different permutations each, drawn once for all."""
+    """Letter -> the points that 0 to 4 move to: two Latin squares of five different permutations each, drawn once for
+    all.
+    """
     rng = random.Random("permute 1")
     rows: list[tuple[int, ...]] = []
     while len(rows) < len(MOVES):
@@ -57,7 +61,9 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
 
 
 def _draw(level: str, answer: str, rng: random.Random) -> tuple[str, tuple[str, ...]]:
-    """Uniform over the questions of a level with this answer: moves at random, and the one start that they lead from to it."""
+    """Uniform over the questions of a level with this answer:
+    moves at random, and the one start that they lead from to it.
+    """
     tables, depth = permutations(), int(level[-1])
     moves = rng.choices(MOVES, k=depth)
     start = int(answer)

@@ -1,20 +1,22 @@
-r"""ProntoQA (Saparov and He, arXiv 2210.01240): is a statement about somebody true or false? The published JSON form, and generated proofs.
+r"""ProntoQA (Saparov and He, arXiv 2210.01240): is a statement about somebody true or false? The published JSON form,
+and generated proofs.
 
     Yumpuses are not sweet. Each zumpus is a wumpus. Rex is a zumpus. ... True or false: Rex is not sweet.
 
-The published program writes one JSON object, `example1`, `example2`, ..., each with a `test_example` of question, query,
-chain_of_thought and answer. Here a question is `question query`; a step is a conclusion with the rule that is applied
-to it next, and the last one is what is concluded in the end, as in Coconut's preparation of the data: 6 steps for 5 hops.
-That preparation's own files (arrays of question, steps and answer) are read too.
+The published program writes one JSON object, `example1`, `example2`, ..., each with a `test_example` of question,
+query, chain_of_thought and answer. Here a question is `question query`; a step is a conclusion with the rule that is
+applied to it next, and the last one is what is concluded in the end, as in Coconut's preparation of the data: 6 steps
+for 5 hops. That preparation's own files (arrays of question, steps and answer) are read too.
 
-Generated proofs have the same sentences and the same number of hops and are not made by the published program. Somebody belongs to a
-concept; four rules lead to wider ones and a fifth from there to a property, stated or denied. Distractors: every other
-concept has a property of its own, the chain of concepts goes on above the one that is needed and below the first, and a second chain
-that nobody belongs to has one with the opposite of the property that is asked for. (The published program gives the
-latter a single concept, which occurs in one sentence only and gives itself away.)
+Generated proofs have the same sentences and the same number of hops and are not made by the published program. Somebody
+belongs to a concept; four rules lead to wider ones and a fifth from there to a property, stated or denied. Distractors:
+every other concept has a property of its own, the chain of concepts goes on above the one that is needed and below the
+first, and a second chain that nobody belongs to has one with the opposite of the property that is asked for. (The
+published program gives the latter a single concept, which occurs in one sentence only and gives itself away.)
 
 Of every four generated questions two are true, two are false, and in each case one states and one denies: neither
-"not" in the question nor in a rule tells the label. The hash of a question decides its split (80 / 10 / 10 %). Standard library only.
+"not" in the question nor in a rule tells the label. The hash of a question decides its split (80 / 10 / 10 %). Standard
+library only.
 """
 
 from __future__ import annotations
@@ -26,24 +28,62 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 from rim_bench.tasks.streams import check_request, shuffled_runs, split_of
 
 PEOPLE: Final = [
     "Alex", "Fae", "Max", "Polly", "Rex", "Sally", "Sam", "Stella", "Wren",
 ]  # fmt: skip
 _STEMS: Final = [
-    "wum", "yum", "zum", "dum", "rom", "num", "tum", "vum", "im", "jom", "tim", "yim", "shum", "ster", "lem", "gor", "brim", "gwom",
-    "zhor", "kim",
-]  # fmt: skip
+    "wum",
+    "yum",
+    "zum",
+    "dum",
+    "rom",
+    "num",
+    "tum",
+    "vum",
+    "im",
+    "jom",
+    "tim",
+    "yim",
+    "shum",
+    "ster",
+    "lem",
+    "gor",
+    "brim",
+    "gwom",
+    "zhor",
+    "kim",
+]
 CONCEPTS: Final = [stem + "pus" for stem in _STEMS]
 PROPERTIES: Final = [
-    "blue", "small", "metallic", "opaque", "nervous", "bright", "sweet", "floral", "hot", "kind", "red", "large", "wooden",
-    "transparent", "happy", "dull", "sour", "fruity", "cold", "angry",
-]  # fmt: skip
+    "blue",
+    "small",
+    "metallic",
+    "opaque",
+    "nervous",
+    "bright",
+    "sweet",
+    "floral",
+    "hot",
+    "kind",
+    "red",
+    "large",
+    "wooden",
+    "transparent",
+    "happy",
+    "dull",
+    "sour",
+    "fruity",
+    "cold",
+    "angry",
+]
 LEVELS: Final = tuple(f"hops={hops}" for hops in range(2, 8))
 CHOICES: Final = ("True", "False")
-TOKEN_PATTERN: Final = r"#### |pus(?:es)?| (?:is|are)(?: not)?(?: an?)?|Every |Each |\. |[A-Za-z]+?(?=pus)|[A-Za-z]+| |\n|[\s\S]"
+TOKEN_PATTERN: Final = (
+    r"#### |pus(?:es)?| (?:is|are)(?: not)?(?: an?)?|Every |Each |\. |[A-Za-z]+?(?=pus)|[A-Za-z]+| |\n|[\s\S]"
+)
 
 _FIELDS: Final = ("question", "query", "chain_of_thought", "answer")
 
@@ -87,7 +127,9 @@ def _draw(hops: int, true: bool, denies: bool, rng: random.Random) -> tuple[str,
     has = {name: _rule(name, what, what, no, rng) for name, (what, no) in held.items()}
     facts = [*is_a.values(), *has.values(), f"{person} is {_a(chain[below])}."]
     rng.shuffle(facts)
-    steps = [f"{person} is {_a(name)}. {has[name] if name == last else is_a[name]}" for name in chain[below : below + hops]]
+    steps = [
+        f"{person} is {_a(name)}. {has[name] if name == last else is_a[name]}" for name in chain[below : below + hops]
+    ]
     steps.append(f"{person} is {'not ' if negated else ''}{asked}.")
     question = " ".join([*facts, f"True or false: {person} is {'not ' if denies else ''}{asked}."])
     return question, tuple(steps), str(true)
@@ -101,7 +143,11 @@ def _rule(concept: str, one: str, many: str, negated: bool, rng: random.Random) 
     """A rule about a concept, in one of the three published forms."""
     no = "not " if negated else ""
     form = rng.randrange(3)
-    return f"{concept.capitalize()}es are {no}{many}." if form == 2 else f"{('Every', 'Each')[form]} {concept} is {no}{one}."
+    return (
+        f"{concept.capitalize()}es are {no}{many}."
+        if form == 2
+        else f"{('Every', 'Each')[form]} {concept} is {no}{one}."
+    )
 
 
 def parse(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -113,11 +159,15 @@ def parse(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"line {error.lineno}: not JSON ({error.msg}): expected one object of examples, or an array of rows") from None
+        raise ValueError(
+            f"line {error.lineno}: not JSON ({error.msg}): expected one object of examples, or an array of rows"
+        ) from None
     if isinstance(value, list):
         for number, row in enumerate(value, 1):
             if not isinstance(row, dict):
-                raise ValueError(f"item {number}: found {type(row).__name__}, expected an object with question, steps and answer")
+                raise ValueError(
+                    f"item {number}: found {type(row).__name__}, expected an object with question, steps and answer"
+                )
             yield f"item {number}", row
         return
     if not isinstance(value, dict):

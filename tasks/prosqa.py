@@ -1,23 +1,25 @@
-r"""ProsQA (Hao et al., arXiv 2412.06769): which of two classes does somebody belong to? Graphs like the published ones, and their rows.
+r"""ProsQA (Hao et al., arXiv 2412.06769): which of two classes does somebody belong to? Graphs like the published ones,
+and their rows.
 
     Every shumpus is a rempus. Tom is a terpus. Every terpus is a brimpus. ... Is Tom a lempus or scrompus?
 
 One of the two is reached from the person asked about, the other from somebody else only. Steps are the sentences of a
-shortest path, the answer is a sentence: `Tom is a lempus.` The published training rows are generated too, but by a program
-that is not public. `draw_graph` was fitted to the 800 published validation and test rows: nodes, edges, parents
+shortest path, the answer is a sentence: `Tom is a lempus.` The published training rows are generated too, but by a
+program that is not public. `draw_graph` was fitted to the 800 published validation and test rows: nodes, edges, parents
 of a node, what is reached from whom, hops and the depth of the wrong option agree (tests compare them).
 
-A graph grows node by node out of two people, each of whom has a side. A new node belongs to one side, or may have parents anywhere;
-it has a Poisson number of parents, deeper ones more likely. A node without parents is another person; one without any
-edge is dropped. The answer is the deepest leaf that only one of the first two people reaches, and lies 3 to 6 hops away; the
-wrong option is a leaf that only the other one reaches.
+A graph grows node by node out of two people, each of whom has a side. A new node belongs to one side, or may have
+parents anywhere; it has a Poisson number of parents, deeper ones more likely. A node without parents is another person;
+one without any edge is dropped. The answer is the deepest leaf that only one of the first two people reaches, and lies
+3 to 6 hops away; the wrong option is a leaf that only the other one reaches.
 
-Levels: `hops=3-6` is like the published rows. Out of distribution are `hops=7`, `hops=8` (exactly), `dense` (twice the mean
-number of parents) and `dag` (nobody has a single parent where more are to be had, and several shortest paths lead to the answer).
+Levels: `hops=3-6` is like the published rows. Out of distribution are `hops=7`, `hops=8` (exactly), `dense` (twice the
+mean number of parents) and `dag` (nobody has a single parent where more are to be had, and several shortest paths lead
+to the answer).
 
-The hash of the graph decides its split (80 / 10 / 10 %), whatever its names and the order of its sentences: training, validation and
-test graphs are disjoint for every seed. Which option comes first is balanced: once each in every two questions.
-Standard library only.
+The hash of the graph decides its split (80 / 10 / 10 %), whatever its names and the order of its sentences: training,
+validation and test graphs are disjoint for every seed. Which option comes first is balanced: once each in every two
+questions. Standard library only.
 """
 
 from __future__ import annotations
@@ -29,23 +31,75 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 from rim_bench.tasks import streams
 from rim_bench.tasks.streams import check_request, shuffled_runs
 
 PEOPLE: Final = [
-    "Alex", "Bob", "Carol", "Davis", "Eva", "Fae", "Gabriel", "Jack", "Max", "Oliver", "Polly", "Rex", "Sally", "Sam", "Stella",
-    "Tom", "Wren",
-]  # fmt: skip
+    "Alex",
+    "Bob",
+    "Carol",
+    "Davis",
+    "Eva",
+    "Fae",
+    "Gabriel",
+    "Jack",
+    "Max",
+    "Oliver",
+    "Polly",
+    "Rex",
+    "Sally",
+    "Sam",
+    "Stella",
+    "Tom",
+    "Wren",
+]
 _STEMS: Final = [
-    "bom", "boom", "brim", "chor", "dum", "fel", "fom", "ger", "gor", "grim", "gwom", "hil", "im", "jel", "jom", "ker", "lem",
-    "lor", "num", "quim", "rem", "rom", "ror", "scrom", "shum", "ster", "stor", "ter", "tim", "tum", "vum", "wor", "wum", "yer",
-    "yim", "yum", "zhor", "zum",
-]  # fmt: skip
+    "bom",
+    "boom",
+    "brim",
+    "chor",
+    "dum",
+    "fel",
+    "fom",
+    "ger",
+    "gor",
+    "grim",
+    "gwom",
+    "hil",
+    "im",
+    "jel",
+    "jom",
+    "ker",
+    "lem",
+    "lor",
+    "num",
+    "quim",
+    "rem",
+    "rom",
+    "ror",
+    "scrom",
+    "shum",
+    "ster",
+    "stor",
+    "ter",
+    "tim",
+    "tum",
+    "vum",
+    "wor",
+    "wum",
+    "yer",
+    "yim",
+    "yum",
+    "zhor",
+    "zum",
+]
 CLASSES: Final = [stem + "pus" for stem in _STEMS]
 LEVELS: Final = ("hops=3-6", "hops=7", "hops=8", "dense", "dag")
 TOKEN_PATTERN: Final = r"#### |\. Every | is a | a | or |Every |Is |\. |[A-Za-z]+|\n|[\s\S]"
-"""Pieces for a tokenizer from scratch: a name is the same token wherever it stands, what stands between names is one token."""
+"""Pieces for a tokenizer from scratch: a name is the same token wherever it stands, what stands between names is one
+token.
+"""
 
 _ASKED: Final = re.compile(r"Is (\w+) an? (\w+) or (?:an? )?(\w+)\?$")
 
@@ -97,11 +151,16 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
     Raises:
         ValueError: an unknown split or level, or a negative n.
     """
-    return [_example(f"prosqa/{split}/{i}", row, level) for i, (level, row) in enumerate(generate_rows(n, levels, seed, split))]
+    return [
+        _example(f"prosqa/{split}/{i}", row, level)
+        for i, (level, row) in enumerate(generate_rows(n, levels, seed, split))
+    ]
 
 
 def generate_rows(n: int, levels: Sequence[str], seed: int, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(level, row in the published form) of the same examples: question, answer, steps, idx_to_symbol, edges, root, target, neg_target."""
+    """(level, row in the published form) of the same examples:
+    question, answer, steps, idx_to_symbol, edges, root, target, neg_target.
+    """
     check_request(n, levels, split, LEVELS)
     rng = random.Random(f"prosqa/{split}/{seed}")
     turns, sides = shuffled_runs(len(levels), rng), {level: shuffled_runs(2, rng) for level in levels}
@@ -163,7 +222,11 @@ def _poisson(mean: float, rng: random.Random) -> int:
 
 
 def _pose(
-    shape: _Shape, parents_of: Sequence[Sequence[int]], sides: Sequence[int], reach: Sequence[Sequence[float]], rng: random.Random
+    shape: _Shape,
+    parents_of: Sequence[Sequence[int]],
+    sides: Sequence[int],
+    reach: Sequence[Sequence[float]],
+    rng: random.Random,
 ) -> Graph | None:
     """The question that a grown graph allows, with nodes that have no edge left out."""
     inner = {parent for parents in parents_of for parent in parents}
@@ -221,7 +284,8 @@ def _example(name: str, row: Mapping[str, Any], level: str) -> Example:
 
 
 def complete(example: Example) -> Example:
-    """A published row's example with what its text says besides: the two sentences to choose from, and its number of hops as the level.
+    """A published row's example with what its text says besides: the two sentences to choose from, and its number of
+    hops as the level.
 
     Raises:
         ValueError: a question without two options, or an answer that is none of them.
@@ -232,5 +296,7 @@ def complete(example: Example) -> Example:
     name, *options = asked.groups()
     choices = tuple(f"{name} is a {option}." for option in options)
     if example.answer not in choices or choices[0] == choices[1]:
-        raise ValueError(f"the answer {example.answer!r} is not one of the two options, {choices[0]!r} and {choices[1]!r}")
+        raise ValueError(
+            f"the answer {example.answer!r} is not one of the two options, {choices[0]!r} and {choices[1]!r}"
+        )
     return replace(example, choices=choices, level=f"hops={len(example.steps)}" if example.steps else "")

@@ -1,9 +1,11 @@
 """What the generators share: balanced streams of questions, and splits that no question crosses.
 
-A family gives a `draw`: one question, with its steps, uniform over those of a level that have the wanted answer. `stream` adds what every
-family must have: levels and answers take their turns in shuffled runs (so answers are balanced, and the best constant answer is at chance),
-a question's hash alone decides the only split in which it may occur (so training, validation and test are disjoint whatever the seeds), and
-the same seed gives the same examples (a shorter stream is the beginning of a longer one). Standard library only.
+A family gives a `draw`: one question, with its steps, uniform over those of a level that have the wanted answer.
+    `stream` adds what every
+family must have: levels and answers take their turns in shuffled runs (so answers are balanced, and the best constant
+answer is at chance), a question's hash alone decides the only split in which it may occur (so training, validation and
+test are disjoint whatever the seeds), and the same seed gives the same examples (a shorter stream is the beginning of a
+longer one). Standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final = ("train", "validation", "test")
@@ -47,11 +49,21 @@ def check_request(n: int, levels: Sequence[str], split: str, allowed: Sequence[s
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: allowed are {', '.join(SPLITS)}")
     if n < 0 or not levels or any(level not in allowed for level in levels):
-        raise ValueError(f"cannot generate {n} examples of levels {list(levels)}: allowed are {told or ', '.join(allowed)}")
+        raise ValueError(
+            f"cannot generate {n} examples of levels {list(levels)}: allowed are {told or ', '.join(allowed)}"
+        )
 
 
 def stream(
-    family: str, n: int, levels: Sequence[str], seed: int, split: str, *, allowed: Sequence[str], answers: Sequence[str], draw: Draw
+    family: str,
+    n: int,
+    levels: Sequence[str],
+    seed: int,
+    split: str,
+    *,
+    allowed: Sequence[str],
+    answers: Sequence[str],
+    draw: Draw,
 ) -> list[Example]:
     """`n` examples of a family, levels and answers in balanced, shuffled order; the first k of them do not depend on n.
 

@@ -1,7 +1,8 @@
-"""Parallel steps, joined without a riddle: look-ups as in `rim_bench.tasks.lookups`, whose majority is the answer; m = 1, 3, 5, 7, 9.
+"""Parallel steps, joined without a riddle: look-ups as in `rim_bench.tasks.lookups`, whose majority is the answer; m =
+1, 3, 5, 7, 9.
 
-An XOR of m entries is hard to learn in itself: no part of it says anything about the whole. A majority follows from its parts one by
-one, so what is left to learn is the look-ups. Standard library only.
+An XOR of m entries is hard to learn in itself: no part of it says anything about the whole. A majority follows from its
+parts one by one, so what is left to learn is the look-ups. Standard library only.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rim_bench.method import Example
+from rim_bench.methods.method import Example
 from rim_bench.tasks.litmus import TOKEN_PATTERN
 from rim_bench.tasks.lookups import Family
 

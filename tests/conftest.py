@@ -15,16 +15,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and parall
 import pytest
 import torch
 
-from rim_bench import cli
-from rim_bench.data import Task, load_task
-from rim_bench.method import Encoded
+from rim_bench.cli import main
+from rim_bench.data.task import Task, load_task
+from rim_bench.methods.method import Encoded
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many tests of the published files were skipped, and how to run them."""
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if "RIM_BENCH_DATA" in str(r.longrepr)]
     if skipped:
-        terminalreporter.write_line(f"{len(skipped)} tests of the published files skipped: set RIM_BENCH_DATA to their folder")
+        terminalreporter.write_line(
+            f"{len(skipped)} tests of the published files skipped: set RIM_BENCH_DATA to their folder"
+        )
 
 
 @pytest.fixture
@@ -48,7 +50,9 @@ def published() -> Path:
 def unregistered(name: str) -> Task:
     """A shipped task without what it knows of the published rows (hashes, sizes): tests make up rows of their own."""
     task = load_task(name)
-    return dataclasses.replace(task, metadata={k: v for k, v in task.metadata.items() if k not in ("registered", "size")})
+    return dataclasses.replace(
+        task, metadata={k: v for k, v in task.metadata.items() if k not in ("registered", "size")}
+    )
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rim-bench", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main.main()
         code = stopped.value.code
         return (code if isinstance(code, int) else 0, *capsys.readouterr())
 

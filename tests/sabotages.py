@@ -1,9 +1,10 @@
-"""The accuracy gate against sound weights and a broken engine: every sabotage must turn it red. Not part of the suite: a few minutes.
+"""The accuracy gate against sound weights and a broken engine: every sabotage must turn it red. Not part of the suite:
+a few minutes.
 
     pytest tests/sabotages.py
 
-Training can learn around such faults, so they are applied at evaluation. The equivalence tests have the same sabotages as their
-negative controls (tests/test_equivalence.py).
+Training can learn around such faults, so they are applied at evaluation. The equivalence tests have the same sabotages
+as their negative controls (tests/test_equivalence.py).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rim_bench import cli, generate, workspace
-from rim_bench.store import Store
+from rim_bench.cli import main
+from rim_bench.engine import generate, packing
+from rim_bench.storage.run_folder import Store
 
 GATE = Path(__file__).parent.parent / "results" / "gate"
 METHODS = ("rim", "cot", "coconut")
@@ -32,17 +34,17 @@ def broken_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     def visible(sees: Tensor, q_segment: Tensor, q_index: Tensor, k_segment: Tensor, k_index: Tensor) -> Tensor:
         return (q_segment[:, :, None] == k_segment[:, None, :]) & (k_index[:, None, :] <= q_index[:, :, None])
 
-    monkeypatch.setattr(workspace, "visible", visible)
+    monkeypatch.setattr(packing, "visible", visible)
 
 
 def shifted_position(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generated tokens stand one position too far."""
-    real = workspace.Workspace.extend
+    real = packing.PackedModel.extend
 
     def extend(self: Any, columns: Any, tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor) -> Tensor:
         return real(self, columns, tokens, segment, index, position + 1)
 
-    monkeypatch.setattr(workspace.Workspace, "extend", extend)
+    monkeypatch.setattr(packing.PackedModel, "extend", extend)
 
 
 def shifted_label(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +65,7 @@ def shifted_label(monkeypatch: pytest.MonkeyPatch) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     monkeypatch.setattr(sys, "argv", ["rim-bench", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        main.main()
     return int(stopped.value.code or 0)
 
 
@@ -73,7 +75,19 @@ def gate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[int, dict[str, 
     runs = [r.id for r in Store(folder).runs()[0]]
     assert command(monkeypatch, "eval", *runs, "--task", "chain_gate", "--out", folder) == 0
     report = folder / "check.json"
-    code = command(monkeypatch, "check", *runs, "--against", GATE / "baseline.toml", "--margin", "2", "--out", folder, "--json", report)
+    code = command(
+        monkeypatch,
+        "check",
+        *runs,
+        "--against",
+        GATE / "baseline.toml",
+        "--margin",
+        "2",
+        "--out",
+        folder,
+        "--json",
+        report,
+    )
     verdicts = json.loads(report.read_text())["checks"]
     return code, {v["name"].split("-chain")[0]: v["verdict"] for v in verdicts}
 
@@ -84,7 +98,9 @@ def test_sound_weights_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("sabotage", [broken_mask, shifted_position, shifted_label], ids=lambda f: f.__name__)
-def test_a_broken_engine_turns_the_gate_red(sabotage: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_broken_engine_turns_the_gate_red(
+    sabotage: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     torch.set_num_threads(1)
     sabotage(monkeypatch)
     code, verdicts = gate(monkeypatch, tmp_path / "gate")

@@ -1,0 +1,111 @@
+"""The picture of a scaling measurement: measured times, and the closed-form FLOPs as the line to compare with.
+
+No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rim_bench.bench.report import model, place
+from rim_bench.report.plots.plot import _STYLE, _check_suffix, _look, _save
+from rim_bench.util.errors import UsageError
+from rim_bench.util.files import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KNOBS = {
+    "question-length": "tokens of the question",
+    "K": "memory blocks K",
+    "thoughts": "continuous thoughts",
+    "batch": "examples in a batch",
+    "width": "width of the model",
+}
+WORKS = {"training": "training, ms for an example of a step", "answer": "answering, ms for a question of a batch"}
+
+
+def scaling_pictures(told: Record, stem: Path, suffixes: Iterable[str] = ("svg", "png")) -> list[Path]:
+    """Writes the picture beside a measurement's file, `stem` being its path without a suffix; returns the files."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in suffixes]
+    for path in paths:
+        scaling_picture(told, path)
+    return paths
+
+
+def scaling_picture(told: Record, path: Path) -> None:
+    """A panel for each work. Dots: medians of the rounds with their ranges; lines: closed-form FLOPs, on one rate with
+    the last dot.
+
+    Raises:
+        UsageError: another suffix than .svg, .png or .pdf, a path that cannot be written, or a record without curves.
+    """
+    _check_suffix(path)
+    if not told["scaling"] or not told["scaling"]["curves"]:
+        raise UsageError("there is nothing to plot: this is no measurement of `rim-bench bench scaling`")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    found = told["scaling"]
+    works = [w for w in WORKS if any(c["work"] == w for c in found["curves"])]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.9 * len(works), 3.7), layout="constrained")
+        axes = figure.subplots(1, len(works), squeeze=False)[0]
+        for ax, work in zip(axes, works, strict=True):
+            _panel(ax, found, [c for c in found["curves"] if c["work"] == work])
+            ax.set_title(WORKS[work], loc="left", pad=8)
+            ax.set_xlabel(KNOBS.get(found["vary"], str(found["vary"])))
+        axes[0].legend(fontsize=8)
+        figure.suptitle(_heading(told), fontsize=8, color="#404040", x=0.01, ha="left")
+        _save(figure, path)
+
+
+def _panel(ax: Axes, found: Record, curves: list[Record]) -> None:
+    from matplotlib.ticker import LogLocator
+
+    values = [float(v) for v in found["values"]]
+    names = [str(c["method"]) for c in curves]
+    doubling = values[-1] / values[0] >= 4
+    for k, curve in enumerate(curves):
+        color, marker = _look(str(curve["method"]), names)
+        medians = [1000 * s["median"] for s in curve["seconds"]]
+        below = [m - 1000 * s["low"] for m, s in zip(medians, curve["seconds"], strict=True)]
+        above = [1000 * s["high"] - m for m, s in zip(medians, curve["seconds"], strict=True)]
+        look: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "ms": 4.5,
+            "ls": "",
+            "elinewidth": 1,
+            "capsize": 2,
+            "zorder": 3,
+        }
+        beside = k - (len(curves) - 1) / 2  # dots of several methods stand beside each other, around their value
+        at = [v * 1.04**beside if doubling else v + 0.01 * beside * values[-1] for v in values]
+        ax.errorbar(at, medians, yerr=[below, above], label=str(curve["method"]), **look)
+        rate = medians[-1] / curve["flops"][-1]
+        ax.plot(values, [rate * f for f in curve["flops"]], color=color, lw=1.1, zorder=2)
+    if doubling:
+        ax.set_xscale("log", base=2)
+    ax.set_xticks(values, [f"{v:g}" for v in values])
+    ax.set_xticks([], minor=True)
+    ends = [1000 * s[end] for c in curves for s in c["seconds"] for end in ("low", "high")]
+    if max(ends) > 10 * min(ends):
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
+    else:
+        ax.set_ylim(bottom=0)
+    ax.grid(axis="y", color="#D8D8D8", lw=0.6)
+
+
+def _heading(told: Record) -> str:
+    setting, found = told["setting"], told["scaling"]
+    what = f"{setting['task']}{' (generated)' if setting['embedded'] else ''}"
+    what += f"; {setting['backbone']['name'] if found['vary'] == 'width' else model(setting)}; {place(told['machine'])}"
+    busy = " on a BUSY MACHINE" if told["machine"]["busy"] else ""
+    rounds = f"dots: measured{busy}, median and range of {told['rounds']} rounds"
+    return f"{what}\n{rounds}; lines: closed-form FLOPs at the rate of the last dot"

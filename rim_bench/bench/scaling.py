@@ -1,0 +1,161 @@
+"""Cost against one knob: measured, and in closed form.
+
+The same examples at every value of the knob and in every round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rim_bench.bench.arms import Arm, Bench
+from rim_bench.bench.record import Measured
+from rim_bench.bench.session import Job, Session, interleave
+from rim_bench.compute.flops import decode_flops, prefill_flops
+from rim_bench.methods.method import Encoded
+from rim_bench.runs.options import Options
+from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.files import Record
+
+TOKENS = 16  # generated for each question
+POSITIONS = 1024  # of a from-scratch model, where questions are lengthened
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """What is varied: the methods that have it, and the values where none are given."""
+
+    methods: tuple[str, ...]
+    values: tuple[int, ...]
+
+
+_ALL = ("direct", "cot", "coconut", "rim")
+KNOBS: Mapping[str, Knob] = {
+    "question-length": Knob(_ALL, (16, 32, 64, 128, 256)),
+    "K": Knob(("rim",), (1, 2, 4, 8, 16)),
+    "thoughts": Knob(("coconut",), (1, 2, 4, 6, 8)),
+    "batch": Knob(_ALL, (1, 4, 8, 16, 32, 64)),
+    "width": Knob(_ALL, (64, 128, 256, 512)),
+}
+
+
+def parse_values(text: str | None, vary: str) -> tuple[int, ...]:
+    """The knob's values: those given, or its own.
+
+    Raises:
+        UsageError: an unknown knob, fewer than two values, or values that are no ascending whole numbers of at least 1.
+    """
+    if vary not in KNOBS:
+        raise unknown("knob of scaling", vary, KNOBS)
+    if text is None:
+        return KNOBS[vary].values
+    try:
+        values = tuple(int(v) for v in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) < 2 or list(values) != sorted(set(values)) or values[0] < 1:
+        raise UsageError(f"--values {text!r} must be at least two ascending whole numbers of at least 1, as in 1,2,4,8")
+    return values
+
+
+def scaling(options: Options, vary: str, values: Sequence[int], rounds: int, show: Show = lambda _: None) -> Measured:
+    """Seconds for one example of a training step and for one answered question, at each value, beside the closed-form
+    FLOPs.
+
+    Every value and method is one piece of work of the same interleaved rounds.
+    """
+    methods = KNOBS[vary].methods
+    options = dataclasses.replace(
+        options, methods=methods, settings={k: v for k, v in options.settings.items() if k in methods}
+    )
+    points: dict[tuple[str, int], Arm] = {}
+    benches = []
+    for value in values:
+        show(f"{vary} = {value}")
+        bench = _bench(options, vary, value)
+        benches.append(bench)
+        if vary == "question-length":
+            bench.data = [lengthened(e, value) for e in bench.data]
+        points |= {(name, value): bench.arm(name) for name in methods}
+    jobs = [
+        job
+        for (name, value), arm in points.items()
+        for job in (
+            _same(arm.train(1, f"training {name} {value}")),
+            _same(arm.answer(arm.batch_size, TOKENS, f"answer {name} {value}")),
+        )
+    ]
+    session = interleave(jobs, rounds, benches[0].device)
+    curves = [_curve(session, points, name, values, work) for work in ("training", "answer") for name in methods]
+    told: Record = {"vary": vary, "values": list(values), "curves": curves}
+    return Measured(peak=session.peak, cpu_share=session.cpu_share, setting=benches[-1].setting(), scaling=told)
+
+
+def _same(job: Job) -> Job:
+    """The same examples in every round: what differs between two values is the knob alone."""
+    return Job(job.name, lambda _: job.prepare(0))
+
+
+def _bench(options: Options, vary: str, value: int) -> Bench:
+    """Rows and model at one value of the knob."""
+    if vary == "K":
+        return Bench(_set(options, "rim", {"K": value}))
+    if vary == "thoughts":
+        return Bench(_set(options, "coconut", {"c": 1, "latent_stages": value}))
+    if vary == "batch":
+        return Bench(dataclasses.replace(options, batch_size=value))
+    plain = Bench(options)
+    spec = plain.study.backbone_spec
+    if spec["kind"] != "scratch":
+        if vary == "width":
+            raise UsageError(
+                f"--vary width builds models from scratch, and {spec['name']!r} is pretrained: give --model bench-gpt2"
+            )
+        return plain
+    if vary == "width":
+        heads = max(1, value // 32)
+        if value % (2 * heads):
+            raise UsageError(f"--values {value}: a width is split into heads of 32, so give multiples of 64")
+        return Bench(options, (int(spec["layers"]), value, heads))
+    return Bench(
+        dataclasses.replace(
+            options, backbone={**options.backbone, "max_positions": max(POSITIONS, int(spec["max_positions"]))}
+        )
+    )
+
+
+def _set(options: Options, method: str, fields: Mapping[str, Any]) -> Options:
+    return dataclasses.replace(
+        options, settings={**options.settings, method: {**options.settings.get(method, {}), **fields}}
+    )
+
+
+def lengthened(example: Encoded, tokens: int) -> Encoded:
+    """The example with a question of exactly so many tokens: its own, over and over."""
+    question = (example.question * (-(-tokens // len(example.question))))[:tokens]
+    return dataclasses.replace(example, question=question)
+
+
+def _curve(
+    session: Session, points: Mapping[tuple[str, int], Arm], name: str, values: Sequence[int], work: str
+) -> Record:
+    seconds, flops, rates = [], [], []
+    for value in values:
+        job, arm = f"{work} {name} {value}", points[name, value]
+        each = session.seconds(job) / session.told(job, "examples")
+        cost = session.told(job, "flops").median / arm.batch_size if work == "training" else answer_flops(arm)
+        seconds.append(each.data())
+        flops.append(round(cost))
+        rates.append(float(f"{cost / each.median / 1e9:.5g}"))
+    return {"method": name, "work": work, "seconds": seconds, "flops": flops, "gflops": rates}
+
+
+def answer_flops(arm: Arm) -> float:
+    """Closed form of one answered question, mean over those of the round:
+    prompt and cached steps, visible keys, no padding.
+    """
+    prompts, shape = arm.prompts(arm.questions(0, arm.batch_size)), arm.trainer.shape
+    return sum(prefill_flops(shape, row) + decode_flops(shape, row, TOKENS) for row in prompts) / len(prompts)

@@ -1,1 +1,0 @@
-"""What `rim-bench bench` measures: training, answering, first tokens, memory, overhead, scaling. Ratios of interleaved rounds."""

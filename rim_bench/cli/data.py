@@ -1,0 +1,162 @@
+"""Commands about data: what there is, and what a training set shares with evaluation sets. `cli.py` takes them in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rim_bench.util.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from rim_bench.runs.stored_runs import EvaluationSets
+
+app = typer.Typer()
+Suites = Annotated[
+    list[str] | None, typer.Option("--suite", help="Also evaluate on these sets: see `rim-bench list suites`.")
+]
+EvalTasks = Annotated[
+    list[str] | None, typer.Option("--eval-tasks", help="Also on these tasks: ours, a YAML file, or any of lm-eval's.")
+]
+IncludePath = Annotated[Path | None, typer.Option("--include-path", help="Folder of your own lm-eval tasks.")]
+StrictSets = Annotated[bool, typer.Option("--strict-sets", help="Stop where one of these sets cannot be evaluated.")]
+Changed = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changed-data", envvar="RIM_BENCH_ALLOW_CHANGED", help="Take rows whose hash is not the registered one."
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files instead of the hub."),
+]
+
+
+def wanted_sets(
+    suite: list[str] | None, eval_tasks: list[str] | None, include_path: Path | None, strict: bool
+) -> EvaluationSets:
+    """The options above as one object; names may have commas between them."""
+    from rim_bench.runs.stored_runs import EvaluationSets
+
+    wanted = EvaluationSets(tuple(suite or ()), tuple(eval_tasks or ()), include_path, strict)
+    if not wanted.any and (include_path is not None or strict):
+        raise UsageError("--include-path and --strict-sets are for --suite and --eval-tasks: give one of those too")
+    return wanted
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, tasks, suites, models or references.")],
+    name: Annotated[str | None, typer.Argument(help="One task or suite, in full.")] = None,
+    long: Annotated[bool, typer.Option("--long", "-l", help="Tasks and suites in full.")] = False,
+) -> None:
+    """What there is, one line each; a task's source, licence, size and traps with --long or its name."""
+    kinds = ("methods", "tasks", "suites", "models", "references")
+    if what not in kinds:
+        raise unknown("list", what, kinds)
+    if name is not None and what not in ("tasks", "suites"):
+        raise UsageError(f"`rim-bench list {what}` takes no name ({name!r}): it lists one line each")
+    if what == "tasks":
+        from rim_bench.data.listing import task_lines
+
+        return typer.echo("\n".join(task_lines(name, long=long or name is not None)))
+    if what == "suites":
+        from rim_bench.data.listing import suite_lines
+
+        return typer.echo("\n".join(suite_lines(name, long=long or name is not None)))
+    if what == "methods":
+        from rim_bench.methods.registry import all_methods
+
+        lines = {name: cls.summary for name, cls in sorted(all_methods().items())}
+    elif what == "references":
+        from rim_bench.report.references import listing, shipped
+
+        lines = listing(shipped())
+    else:
+        from rim_bench.compute.backbones import backbone_names
+
+        lines = backbone_names()
+    width = max(map(len, lines))
+    typer.echo("\n".join(f"{key.ljust(width)}  {line}" for key, line in lines.items()))
+
+
+@app.command()
+def leakage(
+    task: Annotated[str, typer.Option("--task", "-t", help="The task whose training rows are looked for.")] = "gsm8k",
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="Evaluation sets to look in, see `rim-bench list suites`.")
+    ] = None,
+    eval_tasks: Annotated[
+        list[str] | None, typer.Option("--eval-tasks", help="Further tasks to look in, separated by commas.")
+    ] = None,
+    data: Data = None,
+    steps: Annotated[
+        str, typer.Option("--steps", help="Reasoning steps of annotated tasks: equations or prose.")
+    ] = "equations",
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Only the first N rows of each set and of training.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    ngram: Annotated[
+        int | None, typer.Option("--ngram", help="Words in a run. Default: GPT-3's rule, 8 to 13 by the set.")
+    ] = None,
+    allow_changed_data: Changed = False,
+    worst: Annotated[int, typer.Option("--worst", help="How many of the worst questions of each set to name.")] = 5,
+    text: Annotated[bool, typer.Option("--text", help="Show the questions themselves, not their ids alone.")] = False,
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="terminal, markdown, csv, latex or json.")
+    ] = "terminal",
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Write it to this file instead: .md, .csv, .tex or .json.")
+    ] = None,
+) -> None:
+    """What a training set shares with evaluation sets: exact, number-masked and n-gram overlap of the questions."""
+    formats = {"terminal": "", "markdown": ".md", "csv": ".csv", "latex": ".tex", "json": ".json"}
+    if format_ not in formats:
+        raise unknown("format", format_, formats)
+    if to is not None:
+        if to.suffix not in list(formats.values())[1:]:
+            raise unknown("file type", to.suffix, list(formats.values())[1:])
+        format_ = next(name for name, suffix in formats.items() if suffix == to.suffix)
+    for flag, value in (("--worst", worst + 1), ("--limit", limit), ("--ngram", ngram)):
+        if value is not None and value < 1:
+            raise UsageError(f"{flag} {value - (flag == '--worst')} is too small")
+    from rim_bench.cli.common import check_split
+    from rim_bench.data.leakage import leakage_report
+
+    check_split(split)
+    kind: Any = steps
+    made = leakage_report(
+        task,
+        suite or (),
+        eval_tasks or (),
+        data=data,
+        steps=kind,
+        limit=limit,
+        split=split,
+        ngram=ngram,
+        worst=worst,
+        allow_changed=allow_changed_data,
+    )
+    for name, reason in made.missing.items():
+        typer.echo(f"{name} is not compared: {reason}", err=True)
+    if format_ == "terminal":
+        from rich.console import Console
+
+        console = Console()
+        return console.print(made.table(text).to_rich(console.width))
+    table = made.table(text)
+    texts = {
+        "markdown": table.to_markdown,
+        "csv": table.to_csv,
+        "latex": table.to_latex,
+        "json": lambda: made.to_json(text),
+    }
+    written = texts[format_]()
+    if to is None:
+        return typer.echo(written, nl=not written.endswith("\n"))
+    from rim_bench.util.files import write_bytes_atomic
+
+    write_bytes_atomic(to, written.encode())
+    typer.echo(str(to))

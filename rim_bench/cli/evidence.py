@@ -1,0 +1,195 @@
+"""Commands about evidence: baselines and the accuracy gate, power, and the comparison of two systems.
+
+`cli.py` takes them in.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rim_bench.util.errors import UsageError, unknown
+
+app = typer.Typer()
+Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
+
+
+@app.command()
+def baseline(
+    runs: Annotated[list[str], typer.Argument(help="Evaluated runs: ids or folders.")],
+    to: Annotated[Path, typer.Option("--output", "-o", help="The baseline file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The results folder.")] = Path("results"),
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Where a run is evaluated on several tasks.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Name of an evaluation folder, where several fit.")] = None,
+) -> None:
+    """Write the stored, measured answers of runs (right or wrong, item by item) as a baseline for `check`."""
+    from rim_bench.cli.common import check_split
+    from rim_bench.evidence.baseline import choose, measured, write_baseline
+    from rim_bench.storage.run_folder import Store
+
+    check_split(split)
+    store, entries = Store(out), []
+    for run in (store.find(name) for name in runs):
+        chosen, summary = choose(run, split, task, key)
+        if summary.get("quick") or run.spec.get("quick"):
+            raise UsageError(
+                f"run {run.id!r} is a plumbing check (--quick), not a result: nothing is to be measured against it"
+            )
+        entries.append(measured(run, chosen, summary))
+    write_baseline(to, entries)
+    for entry in entries:
+        n = entry.questions.n
+        typer.echo(f"{entry.setting}  {100 * entry.correct / n:.2f} % of {n:,}  {entry.origin['run']}")
+    typer.echo(f"written: {to}")
+
+
+@app.command()
+def check(
+    runs: Annotated[list[str], typer.Argument(help="Evaluated runs: ids or folders.")],
+    against: Annotated[Path, typer.Option("--against", help="A file that `rim-bench baseline` wrote.")],
+    margin: Annotated[float, typer.Option("--margin", help="Points of accuracy that a run may not lose.")],
+    out: Results = Path("results"),
+    min_n: Annotated[int | None, typer.Option("--min-n", help="Fewer items are underpowered. Default: 500.")] = None,
+    level: Annotated[
+        list[str] | None, typer.Option("--level", help="Only the items of this level; may be given several times.")
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Name of an evaluation folder, where several fit.")] = None,
+    repeat: Annotated[
+        list[str] | None,
+        typer.Option("--repeat", help="Another evaluation of the same weights (a run folder): the noise floor."),
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the verdicts here, as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="The same as JUnit XML.")] = None,
+    summary: Annotated[Path | None, typer.Option("--summary", help="The same as Markdown, for a job page.")] = None,
+) -> None:
+    """Gate on accuracy. Exit code 0: holds, 1: regressed, 2: usage or bad input, 3: not comparable, 4:
+    underpowered; the worst counts.
+    """
+    from rich.console import Console
+
+    from rim_bench.evidence.gate import MIN_N, Gate, check_all, exit_code
+    from rim_bench.report import gate as report
+    from rim_bench.storage.run_folder import Store
+    from rim_bench.util.files import write_bytes_atomic, write_json_atomic
+
+    gate = Gate(margin, MIN_N if min_n is None else min_n, tuple(level or ()), key)
+    checks = check_all(runs, Store(out), against, gate, repeat or ())
+    if json_ is not None:
+        write_json_atomic(json_, report.to_data(checks, gate))
+    if junit is not None:
+        write_bytes_atomic(junit, report.to_junit(checks, gate))
+    if summary is not None:
+        write_bytes_atomic(summary, report.to_markdown(checks, gate).encode())
+    console = Console()
+    console.print(report.to_rich(checks, gate, console.width))
+    for one in checks:
+        if one.decision is None:
+            typer.echo(f"error: {one.reason}", err=True)
+    if code := exit_code(checks):
+        raise typer.Exit(code)
+
+
+@app.command()
+def margin(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Evaluated runs of the same recipe, each with another seed; several recipes at once."),
+    ],
+    out: Results = Path("results"),
+    rate: Annotated[float, typer.Option("--rate", help="Share of sound retrainings that may go red.")] = 0.05,
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Where runs are evaluated on several tasks.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write everything here, as JSON.")] = None,
+    to: Annotated[Path | None, typer.Option("--output", help="Also write the table here, as Markdown.")] = None,
+) -> None:
+    """The margin of a gate that retrains, from at least 20 retrainings with other seeds."""
+    from rich.console import Console
+
+    from rim_bench.cli.common import check_split
+    from rim_bench.evidence import retraining
+    from rim_bench.report import gate as gate_module
+    from rim_bench.storage.run_folder import Store
+    from rim_bench.util.files import write_bytes_atomic, write_json_atomic
+
+    check_split(split)
+    if not 0 < rate < 0.5:
+        raise UsageError(f"--rate {rate:g} must lie above 0 and below 0.5: it is a share, as in --rate 0.05")
+    found = retraining.retrainings([Store(out).find(name) for name in runs], split=split, task=task)
+    if json_ is not None:
+        write_json_atomic(json_, {"schema": 1, "systems": [one.data(rate) for one in found]})
+    if to is not None:
+        write_bytes_atomic(to, gate_module.margins_to_markdown(found, rate).encode())
+    Console().print(gate_module.margins_to_rich(found, rate))
+
+
+@app.command()
+def power(
+    n: Annotated[int | None, typer.Option("--n", help="Items.")] = None,
+    discordance: Annotated[
+        float | None, typer.Option("--discordance", help="Share of items that exactly one system solves.")
+    ] = None,
+    difference: Annotated[float | None, typer.Option("--difference", help="A true difference, in points.")] = None,
+    power_: Annotated[float, typer.Option("--power", help="Wanted probability of finding it.")] = 0.8,
+    alpha: Annotated[float, typer.Option("--alpha", help="Two-sided level of McNemar's test.")] = 0.05,
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="Also: what `rim-bench check` does at this margin, in points.")
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+) -> None:
+    """What a paired comparison on n items can show, before anyone trains:
+    smallest detectable difference, power, items needed.
+    """
+    from rich.console import Console
+
+    from rim_bench.evidence.power import plan_power
+
+    made = plan_power(n, discordance, difference, power=power_, alpha=alpha, margin=margin)
+    if json_ is not None:
+        from rim_bench.util.files import write_json_atomic
+
+        write_json_atomic(json_, made.data())
+    Console().print(made.to_rich())
+
+
+@app.command()
+def compare(
+    first: Annotated[
+        str, typer.Argument(help="A run, RUN@K=2 or RUN@KEY for another of its evaluations; seeds separated by commas.")
+    ],
+    second: Annotated[str, typer.Argument(help="The same; the difference is first - second.")],
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The separately trained direct, seeds separated by commas.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option("--margin", help="Points within which two systems count as equivalent.")
+    ] = 1.0,
+    out: Results = Path("results"),
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Where runs are evaluated on several tasks.")] = None,
+    format_: Annotated[str, typer.Option("--format", "-f", help="terminal, markdown or json.")] = "terminal",
+) -> None:
+    """Two systems on the same items: intervals, exact tests, what could have been found, and whether they are as good
+    as each other.
+    """
+    formats = ("terminal", "markdown", "json")
+    if format_ not in formats:
+        raise unknown("format", format_, formats)
+    from rim_bench.cli.common import check_split
+    from rim_bench.evidence.two_systems import versus
+    from rim_bench.report import two_systems as text
+    from rim_bench.storage.run_folder import Store
+
+    check_split(split)
+    made = versus(Store(out), first, second, baseline, margin=margin, split=split, task=task)
+    if format_ == "json":
+        typer.echo(json.dumps(text.to_data(made), indent=2, ensure_ascii=False))
+    elif format_ == "markdown":
+        typer.echo(text.to_markdown(made), nl=False)
+    else:
+        from rich.console import Console
+
+        Console().print(text.to_rich(made))

@@ -1,0 +1,57 @@
+"""Which of the processes that one command was started as runs it; the others work for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rim_bench.engine.distributed.environment import check_asked, rank, started
+from rim_bench.util.errors import UsageError
+
+COMMANDS = (
+    "run",
+    "train",
+    "eval",
+    "sweep",
+    "study",
+    "lm-eval",
+)  # those that train or evaluate; of the others one process is enough
+
+
+@contextmanager
+def leads_command(arguments: Sequence[str]) -> Iterator[bool]:
+    """Whether this process is to run the command: the only one, or the one that leads.
+
+    One that follows does its part here, and yields False when the command is over.
+
+    Raises:
+        UsageError: processes that do not find each other, or another number of them than asked for.
+    """
+    first = rank() == 0 or started() == 1  # a RANK that something left in the environment names no other process
+    if not arguments or arguments[0] not in COMMANDS:
+        yield first
+        return
+    if first:
+        check_asked()
+    if started() == 1:
+        yield True
+        return
+    if "RANK" not in os.environ:
+        raise UsageError(
+            f"WORLD_SIZE={started()} in the environment, but no RANK: start with torchrun, or unset WORLD_SIZE"
+        )
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP remarks on options that a later stage needs
+    from rim_bench.engine.distributed import workers
+
+    team = workers.join()
+    if not first:
+        from rim_bench.evaluate.follower import follow
+
+        follow(team)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        team.close()

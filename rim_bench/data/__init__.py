@@ -1,0 +1,1 @@
+"""Task files become hashed, split-checked examples; answers are scored."""

@@ -1,0 +1,351 @@
+"""What evaluation sets share with a training set: equal questions, questions equal but for their numbers, runs of equal
+words.
+
+Time and memory are linear: what is looked for comes from the evaluation sets, and the training rows stream past it
+once. Only questions are compared; answers and steps are not. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rim_bench.data.datasets import Dataset, training_data
+from rim_bench.data.rows import Steps
+from rim_bench.data.suites import asked, readable
+from rim_bench.data.task import Task, load_task
+from rim_bench.util.errors import UsageError
+from rim_bench.util.table import Panel, Section, Table
+from rim_bench.util.text import format_percent
+
+SHORTEST, LONGEST = 8, 13
+"""Bounds of the words in a run, from Brown et al. 2020 (arXiv 2005.14165, appendix C): the 5th percentile of a set's
+question lengths in
+words, ignoring punctuation, white space and case, but at least 8 and at most 13."""
+HALF = 0.5
+WORDS = re.compile(r"\d[\d,]*(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)*")
+_DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_Gram = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An evaluation question and the training question that it shares most with."""
+
+    id: str
+    train_id: str
+    kind: str  # exact, masked or n-gram: the strongest that holds
+    share: float  # of its n-grams that stand anywhere in the training set
+    question: str
+    train_question: str
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What one evaluation set shares with the training set; counts are of its questions."""
+
+    task: str
+    title: str
+    split: str
+    n: int
+    data_sha256: str
+    source: str
+    ngram: int  # words in a run
+    short: int  # questions with fewer words than that: they have no n-gram
+    exact: int  # equal but for white space
+    masked: int  # equal but for numbers, case, punctuation and white space; what is exact is masked too
+    any: int  # that share at least one n-gram
+    half: int  # of whose n-grams at least half stand in the training set
+    hits: tuple[Hit, ...]  # the worst, the worst first
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An evaluation question made ready."""
+
+    exact: str
+    masked: str
+    grams: tuple[_Gram, ...]
+
+
+def words(text: str, pattern: str | None = None) -> list[str]:
+    """Lower-case words and numbers (thousands commas out); with `pattern`, the pieces that it matches, blanks left
+    out.
+    """
+    if pattern is not None:
+        return [piece for m in re.finditer(pattern, text) if (piece := m[0].strip())]
+    return [w.replace(",", "") for w in WORDS.findall(text.lower())]
+
+
+def grams(given: Sequence[str], n: int) -> Iterator[_Gram]:
+    """Runs of n words."""
+    return (tuple(given[i : i + n]) for i in range(len(given) - n + 1))
+
+
+def usual_ngram(lengths: Sequence[int]) -> int:
+    """Words in a run for questions of these lengths (see `SHORTEST`)."""
+    return min(LONGEST, max(SHORTEST, sorted(lengths)[int(0.05 * (len(lengths) - 1))]))
+
+
+def leakage(
+    train: Dataset,
+    sets: Sequence[tuple[Task, Dataset]],
+    *,
+    ngram: int | None = None,
+    pattern: str | None = None,
+    worst: int = 5,
+) -> list[Leak]:
+    """Compare the questions of every set with the training questions.
+
+    Args:
+        ngram: words in a run; None: `usual_ngram` of each set.
+        pattern: pieces of a generated task's text instead of words (`Task.token_pattern`): there, signs are not
+            punctuation.
+        worst: how many of the worst questions to name for each set.
+
+    Raises:
+        UsageError: fewer than one word in a run.
+    """
+    if ngram is not None and ngram < 1:
+        raise UsageError(
+            f"--ngram {ngram} is too small: give a whole number of at least 1, or leave it out (8 to 13 words)"
+        )
+    sizes, prepared = [], []
+    for _, dataset in sets:
+        split = [words(e.question, pattern) for e in dataset.examples]
+        sizes.append(size := ngram or usual_ngram([len(w) for w in split]))
+        pairs = zip(split, dataset.examples, strict=True)
+        prepared.append([_Item(_plain(e.question), _masked(w), tuple(grams(w, size))) for w, e in pairs])
+    found = _search(train, prepared, sorted(set(sizes)), pattern)
+    return [
+        _leak(task, dataset, train, items, size, found, worst)
+        for (task, dataset), items, size in zip(sets, prepared, sizes, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What of the evaluation sets stands in the training set, and the first row it stands in."""
+
+    exact: Mapping[str, int]
+    masked: Mapping[str, int]
+    grams: Mapping[_Gram, int]
+
+
+def _search(train: Dataset, prepared: Sequence[Sequence[_Item]], sizes: Sequence[int], pattern: str | None) -> _Found:
+    """One pass over the training rows."""
+    every = [item for items in prepared for item in items]
+    exact, masked, runs = {i.exact for i in every}, {i.masked for i in every}, {g for i in every for g in i.grams}
+    found = _Found({}, {}, {})
+    for row, example in enumerate(train.examples):
+        given = words(example.question, pattern)
+        looked: list[tuple[Any, Any, Any]] = [
+            (found.exact, exact, (_plain(example.question),)),
+            (found.masked, masked, (_masked(given),)),
+        ]
+        looked += [(found.grams, runs, grams(given, size)) for size in sizes]
+        for into, wanted, keys in looked:
+            for key in keys:
+                if key in wanted:
+                    into.setdefault(key, row)
+    return found
+
+
+def _leak(
+    task: Task, dataset: Dataset, train: Dataset, items: Sequence[_Item], size: int, found: _Found, worst: int
+) -> Leak:
+    exact, masked = [i.exact in found.exact for i in items], [i.masked in found.masked for i in items]
+    rows = [[row for g in i.grams if (row := found.grams.get(g)) is not None] for i in items]
+    shares = [len(r) / len(i.grams) if i.grams else 0.0 for r, i in zip(rows, items, strict=True)]
+    hits = []
+    order = sorted(range(len(items)), key=lambda k: (-exact[k], -masked[k], -shares[k], k))
+    for k in [k for k in order if exact[k] or masked[k] or shares[k]][:worst]:
+        kind = "exact" if exact[k] else "masked" if masked[k] else "n-gram"
+        if exact[k]:
+            row = found.exact[items[k].exact]
+        else:
+            row = found.masked[items[k].masked] if masked[k] else Counter(rows[k]).most_common(1)[0][0]
+        shown, asked = train.examples[row], dataset.examples[k]
+        hits.append(Hit(asked.id, shown.id, kind, shares[k], asked.question, shown.question))
+    return Leak(
+        task.name,
+        task.title,
+        dataset.split,
+        len(items),
+        dataset.sha256,
+        dataset.source,
+        size,
+        sum(not i.grams for i in items),
+        sum(exact),
+        sum(masked),
+        sum(s > 0 for s in shares),
+        sum(s >= HALF for s in shares),
+        tuple(hits),
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _masked(given: Sequence[str]) -> str:
+    return " ".join(_DIGITS.sub("#", word) for word in given)
+
+
+# The report
+# ----------------------------------------------------------------------------------------------------------------------------
+COLUMNS = (
+    "train_task",
+    "train_sha256",
+    "train_rows",
+    "task",
+    "split",
+    "n",
+    "data_sha256",
+    "source",
+    "ngram",
+    "short",
+    "exact",
+    "masked",
+    "any",
+    "half",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The leakage of a training set into several evaluation sets; `missing` are sets that could not be read, with the
+    reason.
+    """
+
+    task: Task
+    train: Dataset
+    leaks: tuple[Leak, ...]
+    missing: Mapping[str, str]
+
+    def table(self, text: bool = False) -> Table:
+        """The report as a table; with `text` the questions of the worst examples stand in it, else their ids alone."""
+
+        def share(count: int, n: int) -> str:
+            return f"{count:,} ({format_percent(count / n)} %)"
+
+        rows = [
+            (
+                k.title,
+                f"{k.n:,}",
+                share(k.exact, k.n),
+                share(k.masked, k.n),
+                share(k.any, k.n),
+                share(k.half, k.n),
+                str(k.ngram),
+                str(k.short),
+                k.split,
+                k.data_sha256[:8],
+            )
+            for k in self.leaks
+        ]
+        names = (
+            "set",
+            "n",
+            "exact",
+            "numbers masked",
+            "any n-gram",
+            "half of its n-grams",
+            "n-gram words",
+            "too short",
+            "split",
+            "data",
+        )
+        grids = [Panel("Questions that stand in the training set, and their share of the set", names, tuple(rows))]
+        if worst := [(k, h) for k in self.leaks for h in k.hits]:
+            columns = ("evaluation question", "training question", "match", "n-grams shared")
+            lines = [
+                (h.id, h.train_id, h.kind, f"{format_percent(h.share)} %", h.question, h.train_question)
+                for _, h in worst
+            ]
+            told = (*columns, "asked", "trained on") if text else columns
+            grids.append(Panel("The worst of each set", told, tuple(line[: len(told)] for line in lines)))
+        head = (
+            f"trained on {self.task.title}: {len(self.train.examples):,} rows, data {self.train.sha256[:8]}, "
+            f"{self.train.source}"
+        )
+        records = tuple(
+            {
+                "train_task": self.task.name,
+                "train_sha256": self.train.sha256,
+                "train_rows": len(self.train.examples),
+                **asdict(k),
+            }
+            for k in self.leaks
+        )
+        left_out = tuple(f"{name} was not compared: {reason}" for name, reason in self.missing.items())
+        section = Section(head, tuple(grids), NOTES)
+        return Table(
+            "Leakage of a training set into evaluation sets",
+            False,
+            (section,),
+            records,
+            COLUMNS,
+            left_out,
+            "the markdown form",
+        )
+
+    def to_json(self, text: bool = False) -> str:
+        """Everything as one object; questions only with `text`."""
+        sets = [asdict(k) for k in self.leaks]
+        for one in sets:
+            one["hits"] = [{k: v for k, v in h.items() if text or not k.endswith("question")} for h in one["hits"]]
+        train = {
+            "task": self.task.name,
+            "rows": len(self.train.examples),
+            "sha256": self.train.sha256,
+            "source": self.train.source,
+        }
+        whole = {"schema": 1, "train": train, "sets": sets, "not_compared": dict(self.missing), "notes": list(NOTES)}
+        return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+NOTES = (
+    "Exact: equal but for white space. Numbers masked: equal but for numbers written in digits, case, punctuation and "
+    "white space.",
+    "n-grams: words without case and punctuation; as in Brown et al. 2020 (arXiv 2005.14165, appendix C) n is the 5th "
+    "percentile of the "
+    f"set's question lengths, at least {SHORTEST} and at most {LONGEST}, unless it was given. A question with fewer "
+    "words has none.",
+    "Of a generated task's text the pieces of its own tokenizer count as words. Training rows: those that train, "
+    "without validation.",
+)
+
+
+def leakage_report(
+    name: str,
+    suite: Sequence[str],
+    names: Sequence[str],
+    *,
+    data: Path | None = None,
+    steps: Steps = "equations",
+    limit: int | None = None,
+    split: str = "test",
+    ngram: int | None = None,
+    worst: int = 5,
+    allow_changed: bool = False,
+) -> Report:
+    """`leakage` of a task's training set into the sets of suites and tasks; without any, into the task's own.
+
+    Generated text is split by the training task's own pattern.
+
+    Raises:
+        UsageError: no such task or suite, or a training set that cannot be read.
+    """
+    task = load_task(name)
+    tasks = [load_task(n) for n in asked(suite, names)] or [task]
+    train, _ = training_data(task, data=data, steps=steps, limit=limit, allow_changed=allow_changed)
+    sets, missing = readable(tasks, data=data, steps=steps, limit=limit, split=split, allow_changed=allow_changed)
+    return Report(
+        task, train, tuple(leakage(train, sets, ngram=ngram, pattern=task.token_pattern, worst=worst)), missing
+    )

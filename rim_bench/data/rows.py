@@ -1,0 +1,375 @@
+"""Rows of a data set, from a published file or the hub, as examples. Every refusal names the file and line and what was
+expected.
+
+Imports neither torch, transformers nor datasets (the latter inside the hub branch only).
+
+The text format of Implicit CoT's data (Deng et al., github.com/da03/Internalize_CoT_Step_by_Step): one problem a line,
+
+    question||<<4-2=2>> <<2/.5=4>> #### 4
+
+Steps may be missing (`question|| #### 4`); everything else is refused with file, line and what was expected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from rim_bench.data.answers import Kind, canonical, kind_of
+from rim_bench.methods.method import Example
+from rim_bench.util.errors import UsageError
+
+Steps = Literal["equations", "prose"]
+PROBE_SECONDS: Final = 3.0
+_ANNOTATION: Final = re.compile(r"<<[^<>\n]*>>")
+_THOUSANDS: Final = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_LINES: Final = re.compile(r"\s*[\r\n]\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record as published, and where it stands (`FILE, line 3` or `row 3 of openai/gsm8k (main), train`)."""
+
+    place: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Which keys of a row hold what. Several question keys are joined by a space (SVAMP's Body and Question)."""
+
+    question: tuple[str, ...] = ("question",)
+    steps: str | None = "steps"  # an optional key: rows without it have no steps
+    answer: str = "answer"
+    level: str | None = None
+    id: str | None = None
+    cluster: str | None = None  # what items of one template or seed question share
+    null_answer: str | None = None  # the text that stands for an answer that is null; None: null is refused
+    sentences: bool = (
+        False  # question parts are sentences: one that has no closing mark gets a full stop (SVAMP's published file)
+    )
+    unit: bool = False  # a unit in parentheses follows the answer: "9 (apples)" is 9
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The keys that a row of this form has in any case."""
+        return (*self.question, self.answer, *(key for key in (self.level, self.id, self.cluster) if key))
+
+
+FIELDS: Final = tuple(Fields.__dataclass_fields__)
+
+
+def fields_of(form: Mapping[str, Any]) -> Fields:
+    """A form as a YAML gives it."""
+    question = form.get("question", "question")
+    rest = {key: value for key, value in form.items() if key != "question"}
+    return Fields(question=tuple([question] if isinstance(question, str) else question), **rest)
+
+
+def fitting(row: Row, forms: Sequence[Fields]) -> Fields:
+    """The first form whose keys a row has; where there is only one, that one (what it lacks is told when it is read).
+
+    Raises:
+        UsageError: several forms, and none fits.
+    """
+    for form in forms:
+        if len(forms) == 1 or all(key in row.data for key in form.needed):
+            return form
+    wanted = "; or ".join(", ".join(map(repr, form.needed)) for form in forms)
+    raise UsageError(f"{row.place}: found the fields {', '.join(map(repr, row.data)) or 'none'}, expected {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A data set on the hub: repository, configuration and the hub's own names of the splits."""
+
+    path: str
+    config: str | None
+    splits: Mapping[str, str]
+
+
+def read_file(path: Path) -> list[Row]:
+    """The rows of a JSONL file, or of a JSON file that holds one array of objects. Blank lines are skipped.
+
+    Raises:
+        UsageError: no such file, not UTF-8, not JSON, or rows that are not objects; with the line.
+    """
+    raw = read_raw(path)
+    if raw.lstrip()[:1] == b"[":
+        return _read_array(path, raw)
+    rows = []
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            rows.append(Row(place, _object(_parse(line, place, "one JSON object a line"), place)))
+    if not rows:
+        raise UsageError(f"data file {str(path)!r} is empty: expected one JSON object a line")
+    return rows
+
+
+def read_raw(path: Path) -> bytes:
+    """A data file whole, without a byte order mark.
+
+    Raises:
+        UsageError: no such file, or a pointer to it where Git LFS has not fetched it.
+    """
+    try:
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise UsageError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from None
+    if raw.startswith(b"version https://git-lfs"):
+        raise UsageError(f"data file {str(path)!r} is a Git LFS pointer, not the data: fetch it with `git lfs pull`")
+    return raw
+
+
+def read_text(path: Path) -> str:
+    """A text file whole.
+
+    Raises:
+        UsageError: no such file, or not UTF-8.
+    """
+    try:
+        return read_raw(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def _read_array(path: Path, raw: bytes) -> list[Row]:
+    items = _parse(raw, str(path), "an array of JSON objects")
+    if not items:
+        raise UsageError(f"data file {str(path)!r} is empty: expected an array of JSON objects")
+    return [Row(f"{path}, item {i}", _object(item, f"{path}, item {i}")) for i, item in enumerate(items, 1)]
+
+
+def _parse(raw: bytes, place: str, expected: str) -> Any:
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not a JSON number")
+
+    try:
+        return json.loads(raw.decode("utf-8"), parse_constant=refuse)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{place}: not UTF-8 text (byte {error.start}): expected {expected}") from None
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise UsageError(f"{place}: not JSON ({error.msg} at {where}): expected {expected}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{place}: not JSON ({error}): expected {expected}") from None
+
+
+def _object(value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{place}: found {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def read_hub(hub: Hub, split: str, way_out: str) -> list[Row]:
+    """The rows of one split from the hub, in the hub's order, or from the local cache where the hub is out of reach.
+
+    The hub is probed with a time limit first: the client library alone would retry for half a minute.
+
+    Raises:
+        UsageError: it is neither reachable nor cached, or the data set cannot be loaded; ends with `way_out`.
+    """
+    name = f"{hub.path} ({hub.config})" if hub.config else hub.path
+    trouble = _unreachable()
+    import datasets  # heavy, and needed for the hub only
+
+    try:
+        with _offline() if trouble else contextlib.nullcontext():
+            loaded = datasets.load_dataset(hub.path, hub.config, split=hub.splits.get(split, split))
+            rows = loaded.to_list()
+    except Exception as error:
+        reason = (
+            trouble
+            or f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        )
+        cached = " and no copy of it is in the local cache" if trouble else ""
+        raise UsageError(f"data set {name} could not be loaded from the hub ({reason}){cached}: {way_out}") from None
+    return [Row(f"row {i} of {name}, {split}", row) for i, row in enumerate(rows)]
+
+
+def _unreachable() -> str | None:
+    """Why the hub (or the proxy in front of it) does not take a TCP connection within `PROBE_SECONDS`; None if it
+    does.
+    """
+    if any(
+        os.environ.get(v, "").upper() in {"1", "ON", "YES", "TRUE"} for v in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    ):
+        return "offline mode is set in the environment"
+    url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    host = url.hostname or "huggingface.co"
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if proxy and not urllib.request.proxy_bypass(host):
+        url = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    host, port = url.hostname or host, url.port or (80 if url.scheme == "http" else 443)
+    answer: list[str] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+            answer.append("")
+        except (OSError, UnicodeError) as error:
+            answer.append(f"{host} cannot be reached: {error}")
+
+    # In a thread, because looking a name up has no time limit of its own.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return (answer[0] or None) if answer else f"{host} does not answer within {PROBE_SECONDS:g} s"
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """The client libraries' offline mode for a while.
+
+    They read the environment variable at import only, hence the attributes.
+    """
+    import datasets.config
+    import huggingface_hub.constants
+
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def to_example(row: Row, fields: Fields, source: str, steps: Steps, name: str, kind: Kind) -> Example:
+    """A row as an example.
+
+    Args:
+        source: "annotated" (GSM8K's form: the answer key holds prose lines with `<<48/2=24>>` annotations and `####
+            24`), or "rows" (question, steps and answer apart; steps are a list of strings or one text with a step a
+            line).
+        steps: for "annotated": its annotations, or its lines without them.
+        name: the id, where `fields.id` is None.
+        kind: what answers are; thousands commas are taken out of numbers (`1,080` becomes `1080`).
+
+    Raises:
+        UsageError: a missing or malformed field, with the row's place.
+    """
+    parts = [_text(row, key) for key in fields.question]
+    if source == "annotated":
+        solution = _text(row, fields.answer)
+        if "####" not in solution:
+            raise UsageError(
+                f"{row.place}: {fields.answer!r} has no '#### ' before its answer: expected steps, then a line '#### "
+                "72'"
+            )
+        reasoning, _, answer = solution.rpartition("####")
+        chain = _ANNOTATION.findall(reasoning) if steps == "equations" else _ANNOTATION.sub("", reasoning).split("\n")
+    else:
+        null = fields.null_answer is not None and fields.answer in row.data and row.data[fields.answer] is None
+        answer = str(fields.null_answer) if null else _text(row, fields.answer)
+        chain = _steps(row, fields.steps)
+    answer = (answer.split(" (")[0] if fields.unit else answer).strip()
+    if not answer or "\n" in answer:
+        raise UsageError(f"{row.place}: the answer {answer!r} must be one line of text")
+    return Example(
+        id=_text(row, fields.id) if fields.id else name,
+        question=_joined([part.strip() for part in parts], fields.sentences),
+        steps=tuple(step for step in map(_one_line, chain) if step),
+        answer=_THOUSANDS.sub("", answer) if kind_of(answer, kind) == "number" else answer,
+        level=_text(row, fields.level) if fields.level else "",
+        cluster=_text(row, fields.cluster) if fields.cluster else "",
+    )
+
+
+def _joined(parts: list[str], sentences: bool) -> str:
+    """The parts of a question, with a space between them."""
+    closed = [part if not sentences or part.endswith((".", "?", "!")) else f"{part}." for part in parts[:-1]]
+    return " ".join([*closed, parts[-1]])
+
+
+def _one_line(step: str) -> str:
+    """A step is one line of the training text: line breaks inside it become spaces."""
+    return _LINES.sub(" ", step.strip())
+
+
+def _text(row: Row, key: str) -> str:
+    """A field as text that is not blank; numbers as people write them (18.0 is 18, 1e+16 is 10000000000000000)."""
+    if key not in row.data:
+        raise UsageError(f"{row.place}: no field {key!r}: found {', '.join(map(repr, row.data)) or 'no fields'}")
+    value = row.data[key]
+    if isinstance(value, float) and math.isfinite(value):
+        value = canonical(Fraction(repr(value)))
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UsageError(f"{row.place}: field {key!r} is {type(value).__name__}, expected text or a number")
+    text = str(value)
+    if not text.strip():
+        raise UsageError(f"{row.place}: field {key!r} is blank, expected text")
+    if not text.isascii() and _SURROGATE.search(text):  # JSON can spell half a character; no file can hold it
+        raise UsageError(f"{row.place}: field {key!r} holds a lone surrogate, expected Unicode text")
+    return text
+
+
+def _steps(row: Row, key: str | None) -> list[str]:
+    value = row.data.get(key) if key else None
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return value.split("\n")
+    if isinstance(value, list) and all(isinstance(step, str) for step in value):
+        return value
+    raise UsageError(f"{row.place}: field {key!r} must be a list of strings, or one text with a step a line")
+
+
+_STEPS: Final = re.compile(r"\s*(?:<<[^<>\n]*>>\s*)*")
+_STEP: Final = re.compile(r"<<[^<>\n]*>>")
+_EXPECTED: Final = "expected 'question||<<a+b=c>> <<...>> #### answer' on one line"
+
+
+def read_step_text(path: Path) -> list[Row]:
+    """The rows of such a file, with the fields question, steps (a list) and answer. Blank lines are skipped.
+
+    Raises:
+        UsageError: no such file, not UTF-8, no rows, or a line of another form.
+    """
+    raw = read_raw(path)
+    rows = []
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if line.strip():
+            rows.append(_row(line, f"{path}, line {number}"))
+    if not rows:
+        raise UsageError(f"data file {str(path)!r} is empty: {_EXPECTED}")
+    return rows
+
+
+def _row(line: bytes, place: str) -> Row:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{place}: not UTF-8 text (byte {error.start}): {_EXPECTED}") from None
+    question, bars, rest = text.partition("||")
+    chain, mark, answer = rest.partition("####")
+    if not bars or "||" in rest:
+        problem = f"found {text.count('||')} times '||'"
+    elif not mark or "####" in answer:
+        problem = f"found {rest.count('####')} times '####' behind '||'"
+    elif not question.strip():
+        problem = "the question is blank"
+    elif not answer.strip():
+        problem = "the answer is blank"
+    elif not _STEPS.fullmatch(chain):
+        problem = f"found {_STEP.sub('', chain).strip()[:40]!r} between the steps"
+    else:
+        return Row(place, {"question": question.strip(), "steps": _STEP.findall(chain), "answer": answer.strip()})
+    raise UsageError(f"{place}: {problem}, {_EXPECTED}")

@@ -1,0 +1,1 @@
+"""One packed forward pass, one training loop, one decoder, for every method."""

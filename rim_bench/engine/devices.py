@@ -1,0 +1,114 @@
+"""The largest memory of a stretch of work: of the GPU where one is used, else of the process."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rim_bench.engine.distributed import environment
+from rim_bench.util.environment import cpu_model
+from rim_bench.util.errors import UsageError
+
+
+def pick_device(given: str | None = None) -> torch.device:
+    """The device to run on: what was asked for, else the first GPU, else the CPU.
+
+    Raises:
+        UsageError: an unknown or absent device.
+    """
+    if given is None:
+        given = "cuda" if torch.cuda.is_available() else "cpu"
+    device = named_device(given)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise _refused(given, error) from None
+    if device.type == "cuda" and (several := environment.started()) > 1:
+        if device.index is not None:
+            raise UsageError(
+                f"device {given!r} is one GPU, and {several} processes take one each: give --device cuda, or leave it "
+                "out"
+            )
+        if (here := environment.on_this_machine()) > (found := torch.cuda.device_count()):
+            raise UsageError(
+                f"{here} processes were started on a machine with {found} GPU: start one for each GPU, or give "
+                "--device cpu"
+            )
+    return device
+
+
+def named_device(given: str) -> torch.device:
+    """The device of that name, whether this machine has it or not.
+
+    Raises:
+        UsageError: neither the CPU nor a GPU.
+    """
+    try:
+        device = torch.device(given)
+    except RuntimeError as error:
+        raise _refused(given, error) from None
+    if device.type not in ("cpu", "cuda"):
+        raise _refused(given, RuntimeError("not one that is supported"))
+    return device
+
+
+def _refused(given: str, error: Exception) -> UsageError:
+    reason = str(error).splitlines()[0]
+    return UsageError(f"device {given!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda")
+
+
+_together = 1
+
+
+def share(cells: int) -> None:
+    """Say how many cells of a grid may compute on this machine at a time, 0 where that is not known: they slow each
+    other, and what is
+    timed records it."""
+    global _together
+    _together = cells
+
+
+def runtime(device: torch.device) -> dict[str, Any]:
+    """What times depend on beside the method: device, processor, threads, number type, and other cells where there are
+    some.
+    """
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_properties(device).name if cuda else "cpu",
+        "host_cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "dtype": "bfloat16" if cuda else "float32",
+        "torch": torch.__version__,
+        **({"cells_at_a_time": _together or "unknown"} if _together != 1 else {}),
+    }
+
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start a new stretch. Where the system cannot (no GPU, not Linux), the process's own maximum goes on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        _CLEAR.write_text("5")  # sets the high-water mark of resident memory back to what is resident now
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the largest since `reset_peak`: allocated on the GPU where one is used, else resident in memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        (line,) = [row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,89 @@
+"""How many processes one command was started as, and who of them leads. No torch: bad starts are refused at once.
+
+`torchrun --nproc_per_node 2 -m -- rim_bench run …` starts two processes with one command line and tells them of each
+other in RANK, WORLD_SIZE and LOCAL_RANK. The first leads (`rim_bench.engine.distributed.workers`): it alone parses,
+decides, writes and prints. The others follow.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rim_bench.util.errors import UsageError, unknown
+
+ASKED = "RIM_BENCH_PROCESSES"
+STRATEGIES = ("ddp", "fsdp")
+
+
+def _number(name: str, default: int) -> int:
+    """A whole number in the environment.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    text = os.environ.get(name, "").strip() or str(default)
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(
+            f"{name}={text} in the environment is not a number of processes: give a whole one, or unset it"
+        )
+    return int(text)
+
+
+def started() -> int:
+    """Processes that the launcher says it started: WORLD_SIZE, 1 without a launcher."""
+    return max(1, _number("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Which of them this one is; the first, 0, leads."""
+    return _number("RANK", 0)
+
+
+def on_this_machine() -> int:
+    """How many of them this machine has."""
+    return max(1, _number("LOCAL_WORLD_SIZE", started()))
+
+
+def check_asked(given: int | None = None) -> None:
+    """Refuse another number of processes than the user asks for, in the command or in RIM_BENCH_PROCESSES.
+
+    Some launchers start one where several were asked for and say nothing (`accelerate launch --cpu --num_processes 2`
+    does).
+
+    Raises:
+        UsageError: another number was started.
+    """
+    where, asked = ("--processes", given) if given is not None else (ASKED, _number(ASKED, 0))
+    if (given is not None or asked) and asked != (real := started()):
+        raise UsageError(
+            f"{where} asks for {asked} processes, but {real} {'was' if real == 1 else 'were'} started: "
+            f"start them with `torchrun --nproc_per_node {max(1, asked)} -m -- rim_bench …`"
+        )
+
+
+def check_strategy(given: str | None) -> None:
+    """Refuse an unknown way of training on several processes, or one of them on a single process.
+
+    Raises:
+        UsageError: either.
+    """
+    if given is not None and given not in STRATEGIES:
+        raise unknown("strategy", given, STRATEGIES)
+    if given is not None and started() == 1:
+        raise UsageError(
+            f"--strategy {given} is for several processes, and one was started: leave it out, or start more with "
+            "torchrun"
+        )
+
+
+def check_batch(size: int) -> None:
+    """Refuse a batch that does not hold a row for every process.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if size < started():
+        raise UsageError(
+            f"a batch of {size} examples cannot be shared by {started()} processes: give --batch-size {started()} or "
+            "more"
+        )

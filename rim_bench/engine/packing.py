@@ -1,0 +1,266 @@
+"""The one forward path: a batch of layouts through a backbone, for training, scoring and decoding alike.
+
+Columns are packed wave by wave: wave w holds, for every row, the columns with w latent slots on their path, padded on
+the right. The attention mask is derived from the trees; padding and siblings are invisible. No method is known by name
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rim_bench.compute.flops import Shape, bridge_macs
+from rim_bench.engine.micro_batches import micro_batches
+from rim_bench.methods.layout import Layout, Segment
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+    from rim_bench.engine.backbone import Backbone
+
+NOWHERE = -1
+
+
+@dataclass
+class PackedBatch:
+    """The columns of a batch that have been computed, in packing order; `seen` of them per row, padding included."""
+
+    layouts: tuple[Layout, ...]
+    sees: Tensor  # bool [rows, segments, segments]: query segment sees key segment (other than itself)
+    segment: Tensor  # int [rows, seen]: segment of each column, the last index (an all-False segment) for padding
+    index: Tensor  # int [rows, seen]: the column's number in its layout, orders columns inside a segment
+    place: list[list[int]]  # row -> column number -> packed index
+    waves: list[Tensor] = field(default_factory=list)  # hidden states of each pass, [rows, new, width]
+    layers: list[tuple[Tensor, ...]] = field(default_factory=list)  # all layers of each pass, where asked for
+    cache: DynamicCache | None = None
+    executed: int = 0  # columns computed, padding included
+    pairs: int = 0  # (column, key) pairs multiplied, padding included
+
+    @property
+    def hidden(self) -> Tensor:
+        """Last hidden state of every computed column, [rows, seen, width]."""
+        return self.waves[0] if len(self.waves) == 1 else torch.cat(self.waves, dim=1)
+
+    def at(self, row: int, column: int) -> int:
+        """Packed index of a column; raises IndexError for one that was not computed."""
+        return self.place[row][column]
+
+
+def pad_rows(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
+    """Ragged rows as one int64 tensor [rows, longest], padded on the right with `value`."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*r, *(value,) * (longest - len(r))] for r in rows], dtype=torch.long, device=device)
+
+
+class PackedModel:
+    """Runs layouts on a backbone; `bridges` maps a hidden state to the next latent slot's input where a segment names
+    one.
+    """
+
+    def __init__(self, backbone: Backbone, bridges: nn.ModuleDict | None = None) -> None:
+        self.backbone = backbone
+        self.bridges = bridges if bridges is not None else nn.ModuleDict()
+
+    def shape(self) -> Shape:
+        """What the cost of a layout depends on: the backbone's shape, and the matrices of each bridge.
+
+        Raises:
+            UsageError: a bridge with a module whose cost is not known.
+        """
+        return replace(
+            self.backbone.shape(),
+            bridges=tuple((name, bridge_macs(name, bridge)) for name, bridge in self.bridges.items()),
+        )
+
+    def forward(self, layouts: Sequence[Layout], *, cached: bool = False, layers: bool = False) -> PackedBatch:
+        """All waves of a batch of layouts.
+
+        Args:
+            layouts: one tree a row; rows may differ in everything.
+            cached: keep the KV cache, so that columns can be added (it is kept anyway between waves).
+            layers: also keep every layer's hidden states, for auxiliaries.
+        Raises:
+            ValueError: a row deeper than the model has positions for.
+        """
+        rows = tuple(layouts)
+        deepest = max(max(row.position) for row in rows) + 1
+        if deepest > self.backbone.max_positions:
+            raise ValueError(f"a row needs {deepest} positions, the model has {self.backbone.max_positions}")
+        columns = self._empty(rows)
+        waves = max(row.waves for row in rows)
+        if cached or waves > 1:
+            columns.cache = self.backbone.new_cache()
+        order = [_by_wave(row, waves) for row in rows]
+        owner = [_segment_of(row) for row in rows]
+        for wave in range(waves):
+            self._add_wave(columns, [o[wave] for o in order], owner, layers)
+        return columns
+
+    def prefill(self, layouts: Sequence[Layout]) -> list[PackedBatch]:
+        """`forward` with its cache kept, for decoding: rows of similar size together, as parts that can be extended
+        side by side.
+
+        The layouts must come sorted by size, so that the rows of the parts, one behind the other, stand in their order.
+        """
+        kernel, device = self.backbone.kernel, self.backbone.device.type
+        parts = (
+            micro_batches(layouts, len(layouts), device, self.backbone.width) if kernel == "sdpa" else [list(layouts)]
+        )
+        return [self.forward(part, cached=True) for part in parts]
+
+    def extend(
+        self, parts: Sequence[PackedBatch], tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor
+    ) -> Tensor:
+        """Further token columns behind cached ones; returns their hidden states [rows, new, width].
+
+        Args:
+            parts: computed with a cache; their rows one behind the other are the rows of the tensors.
+            tokens, segment, index, position: int [rows, new]; `segment` counts the segments that `make_room` added,
+                and is `columns.sees.shape[1] - 1` for padding.
+        """
+        masks, caches, at = [], [], 0
+        for columns in parts:
+            assert columns.cache is not None, "extend needs a forward pass with cached=True"
+            rows = slice(at, at + len(columns.segment))
+            columns.segment = torch.cat([columns.segment, segment[rows]], dim=1)
+            columns.index = torch.cat([columns.index, index[rows]], dim=1)
+            masks.append(self._mask(columns, tokens.shape[1]))
+            caches.append(columns.cache)
+            columns.executed += segment[rows].numel()
+            columns.pairs += segment[rows].numel() * columns.segment.shape[1]
+            at = rows.stop
+        embeds = self.backbone.embed(tokens)
+        if len(parts) == 1:
+            return self.backbone.run(embeds, masks[0], position, caches[0])
+        return self.backbone.run_parts(embeds, masks, position, caches)
+
+    def _empty(self, rows: tuple[Layout, ...]) -> PackedBatch:
+        device = self.backbone.device
+        blank = torch.zeros(len(rows), 0, dtype=torch.long, device=device)
+        return PackedBatch(rows, _sees_table(rows).to(device), blank, blank, [[NOWHERE] * r.size for r in rows])
+
+    def _add_wave(
+        self, columns: PackedBatch, chosen: list[list[int]], owner: list[tuple[int, ...]], layers: bool
+    ) -> None:
+        """One pass over the chosen columns of each row; `owner` maps a row's columns to their segments."""
+        backbone, rows = self.backbone, columns.layouts
+        past = columns.segment.shape[1]
+        padding = columns.sees.shape[1] - 1
+        for r, picked in enumerate(chosen):
+            for k, c in enumerate(picked):
+                columns.place[r][c] = past + k
+        ids = [[_id(backbone, row, c) for c in picked] for row, picked in zip(rows, chosen, strict=True)]
+        segment = pad_rows(
+            [[o[c] for c in picked] for o, picked in zip(owner, chosen, strict=True)], padding, backbone.device
+        )
+        columns.segment = torch.cat([columns.segment, segment], dim=1)
+        columns.index = torch.cat([columns.index, pad_rows(chosen, 0, backbone.device)], dim=1)
+        embeds = backbone.embed(pad_rows(ids, 0, backbone.device))
+        if past:
+            embeds = self._fill_slots(columns, chosen, owner, embeds)
+        chain = past == 0 and all(row.is_chain for row in rows)
+        if chain:  # plain causal: padding on the right is never seen, its positions only need to run on
+            mask = None
+            position = torch.arange(segment.shape[1], device=backbone.device).expand(len(rows), -1)
+            position = position.clamp(max=backbone.max_positions - 1)
+        else:
+            mask = self._mask(columns, segment.shape[1])
+            places = [[row.position[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)]
+            position = pad_rows(places, 0, backbone.device)
+        columns.executed += segment.numel()
+        columns.pairs += segment.numel() * columns.segment.shape[1]
+        if layers:
+            hidden, every_layer = backbone.run(embeds, mask, position, columns.cache, layers=True)
+            columns.layers.append(every_layer)
+        else:
+            hidden = backbone.run(embeds, mask, position, columns.cache)
+        columns.waves.append(hidden)
+
+    def _fill_slots(
+        self, columns: PackedBatch, chosen: list[list[int]], owner: list[tuple[int, ...]], embeds: Tensor
+    ) -> Tensor:
+        """Write the hidden state before each latent slot, through its bridge, into the slot's input. Vectorised:
+        no per-row slices.
+        """
+        where: dict[str | None, tuple[list[int], list[int], list[int]]] = {}
+        for r, (row, picked) in enumerate(zip(columns.layouts, chosen, strict=True)):
+            for k, c in enumerate(picked):
+                if row.tokens[c] is None:
+                    s = owner[r][c]
+                    before = c - 1 if c > row.first[s] else row.before(s)
+                    into = where.setdefault(row.segments[s].bridge, ([], [], []))
+                    for target, value in zip(into, (r, k, columns.at(r, before)), strict=True):
+                        target.append(value)
+        hidden = columns.hidden
+        for bridge, indices in where.items():
+            rows, slots, sources = (torch.tensor(i, device=embeds.device) for i in indices)
+            thought = hidden[rows, sources]  # [slots, width]
+            if bridge is not None:
+                thought = self.bridges[bridge](thought)
+            embeds = embeds.index_put((rows, slots), thought.to(embeds.dtype))
+        return embeds
+
+    @staticmethod
+    def _mask(columns: PackedBatch, new: int) -> Tensor:
+        """Bool [rows, new, seen]: what each of the last `new` packed columns attends to."""
+        return visible(columns.sees, columns.segment[:, -new:], columns.index[:, -new:], columns.segment, columns.index)
+
+
+def visible(sees: Tensor, q_segment: Tensor, q_index: Tensor, k_segment: Tensor, k_index: Tensor) -> Tensor:
+    """Bool [rows, queries, keys]: ancestors' columns, and the earlier columns of the query's own segment, itself
+    included.
+    """
+    row = torch.arange(sees.shape[0], device=sees.device)[:, None, None]
+    other = sees[row, q_segment[:, :, None], k_segment[:, None, :]]
+    same = q_segment[:, :, None] == k_segment[:, None, :]
+    return other | (same & (k_index[:, None, :] <= q_index[:, :, None]))
+
+
+def _segment_of(row: Layout) -> tuple[int, ...]:
+    """Column -> its segment."""
+    return tuple(i for i, s in enumerate(row.segments) for _ in range(s.size))
+
+
+def _id(backbone: Backbone, row: Layout, column: int) -> int:
+    token = row.tokens[column]
+    if token is None:
+        return 0  # overwritten by the thought before the pass runs
+    return token if isinstance(token, int) else backbone.resolve(token)
+
+
+def _by_wave(row: Layout, waves: int) -> list[list[int]]:
+    """Wave -> the row's columns in it, in layout order."""
+    if row.waves == 1:
+        return [list(range(row.size)), *([] for _ in range(waves - 1))]
+    out: list[list[int]] = [[] for _ in range(waves)]
+    for c, w in enumerate(row.wave):
+        out[w].append(c)
+    return out
+
+
+def _sees_table(rows: Sequence[Layout]) -> Tensor:
+    """Bool [rows, segments + 1, segments + 1]; the last segment is padding's: it sees nothing and nobody sees it."""
+    size = max(len(r.segments) for r in rows) + 1
+    pairs: list[int] = []  # flat indices, written at once: a write a segment costs more than a layer of a small model
+    for r, row in enumerate(rows):
+        for s, above in enumerate(row.sees):
+            at = (r * size + s) * size
+            pairs += [at + a for a in above]
+            if row.segments[s].mutual:
+                pairs.append(at + s)
+    sees = torch.zeros(len(rows) * size * size, dtype=torch.bool)
+    sees[torch.tensor(pairs, dtype=torch.long)] = True
+    return sees.view(len(rows), size, size)
+
+
+def make_room(columns: PackedBatch, layouts: Sequence[Layout], extra: Sequence[Sequence[Segment]]) -> None:
+    """Add empty segments (decoding's new branches) to the visibility table of computed columns."""
+    sees = _sees_table([layout.grow(*segments) for layout, segments in zip(layouts, extra, strict=True)])
+    old_padding, padding = columns.sees.shape[1] - 1, sees.shape[1] - 1
+    columns.segment = torch.where(columns.segment == old_padding, padding, columns.segment)
+    columns.sees = sees.to(columns.segment.device)

@@ -1,0 +1,236 @@
+"""Hugging Face models with random weights of a given shape, or from a folder, every weight accounted for.
+
+Where the files of pretrained weights lie on this machine, fetching them once where a hub can be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers.utils import logging
+
+from rim_bench.compute.backbones import FAMILIES, weight_hashes
+from rim_bench.engine.attention import register
+from rim_bench.util.errors import UsageError
+
+hf_logging: Any = logging  # untyped
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Hugging Face's progress bars and load reports: what is wrong with weights becomes an error anyway."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def fuse_activations(model: Any) -> None:
+    """Computes GPT-2's activation (the tanh form of GELU) in one kernel instead of eight passes over memory:
+    equal to rounding.
+    """
+    for module in model.modules():
+        if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":  # by name: its module is slow to import
+            module.act = nn.GELU(approximate="tanh")
+
+
+def _auto() -> tuple[Any, Any]:
+    """Hugging Face's configurations and models by name; imported where a model is about to come."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    return AutoConfig, AutoModelForCausalLM
+
+
+def _kernel(attention: str) -> str:
+    """Hugging Face's name of a kernel; for "sdpa" the one that also attends by parts."""
+    return register() if attention == "sdpa" else attention
+
+
+def scratch_model(spec: Mapping[str, Any], vocabulary: int, end: int, seed: int, attention: str) -> Any:
+    """A model of the spec's shape with random weights that depend on `seed` alone."""
+    family = str(spec["family"])
+    common = {
+        "vocab_size": vocabulary,
+        "bos_token_id": None,
+        "eos_token_id": end,
+        "pad_token_id": None,  # HF would freeze the row of the end token, which doubles as padding
+        "tie_word_embeddings": bool(spec["tied"]),
+    }
+    if family == "gpt2":
+        p = float(spec["dropout"])
+        shape = {
+            "n_layer": spec["layers"],
+            "n_embd": spec["width"],
+            "n_head": spec["heads"],
+            "n_inner": spec["intermediate"],
+            "n_positions": spec["max_positions"],
+            "resid_pdrop": p,
+            "embd_pdrop": p,
+            "attn_pdrop": p,
+        }
+    else:
+        shape = {
+            "num_hidden_layers": spec["layers"],
+            "hidden_size": spec["width"],
+            "num_attention_heads": spec["heads"],
+            "num_key_value_heads": spec["heads"],
+            "head_dim": spec["width"] // spec["heads"],
+            "intermediate_size": spec["intermediate"],
+            "max_position_embeddings": spec["max_positions"],
+            "attention_dropout": float(spec["dropout"]),
+        }
+    configs, auto = _auto()
+    config = configs.for_model(family, **common, **shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = auto.from_config(config, attn_implementation=_kernel(attention), dtype=torch.float32)
+        if spec["embedding_std"] is not None:
+            for module in model.modules():
+                if isinstance(module, nn.Embedding):  # rows of tokens, and of GPT-2's positions: of one size
+                    nn.init.normal_(module.weight, std=float(spec["embedding_std"]))
+    return model
+
+
+def load_model(folder: Path, attention: str) -> Any:
+    """The model in a folder, in float32, every weight accounted for."""
+    configs, auto = _auto()
+    config = configs.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    if config.model_type not in FAMILIES:
+        raise UsageError(f"a model of type {config.model_type!r} is not supported: allowed are {', '.join(FAMILIES)}")
+    try:
+        with quiet():
+            model, info = auto.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=torch.float32,
+                attn_implementation=_kernel(attention),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UsageError(f"the weights in {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    bad = {kind: sorted(map(str, names))[:4] for kind, names in info.items() if names and kind != "error_msgs"}
+    if bad or info.get("error_msgs"):
+        raise UsageError(f"the weights in {str(folder)!r} do not fit their config.json: {bad or info['error_msgs']}")
+    return model
+
+
+WAIT = 3.0  # seconds until a hub that does not answer counts as unreachable
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+UNWANTED = ["onnx/*", "original/*"]
+
+
+def locate(spec: Mapping[str, Any]) -> Path:
+    """The folder with the weights of a "hub" or "path" backbone.
+
+    Raises:
+        UsageError: weight files that changed since the spec was made, or a hub model that is neither stored here nor to
+            be had.
+    """
+    if spec["kind"] == "hub":
+        return _from_hub(str(spec["hub"]), spec.get("revision"))
+    folder = Path(spec["path"])
+    if weight_hashes(folder) != spec["weights"]:
+        raise UsageError(
+            f"the weights in {str(folder)!r} changed since the run was made: put the old files back, or start a new run"
+        )
+    return folder
+
+
+def stored_here(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub model that was fetched before, with all it takes to load it; None where there is none.
+
+    Fetches nothing.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
+        return None
+    return folder if _complete(folder) else None
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    import huggingface_hub as hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    way_out = "download it elsewhere and give the folder's path instead of the name"
+    if (found := stored_here(name, revision)) is not None:
+        return found
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise UsageError(f"{name} is not stored on this machine and HF_HUB_OFFLINE is set: unset it, or {way_out}")
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    if not _answers(endpoint):
+        raise UsageError(f"{name} is not stored on this machine and the hub {endpoint} cannot be reached: {way_out}")
+    try:
+        folder = Path(
+            hub.snapshot_download(
+                name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED, endpoint=endpoint
+            )
+        )
+    except GatedRepoError:
+        raise UsageError(
+            f"{name} is gated: accept its licence on {endpoint}/{name} and log in with `hf auth login`, or {way_out}"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UsageError(
+            f"{endpoint} has no model {name!r}: check the id's spelling, or give a folder's path"
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise UsageError(
+            f"{name} could not be fetched from {endpoint} ({type(error).__name__}): try again, or {way_out}"
+        ) from error
+    if not _complete(folder):
+        raise UsageError(
+            f"{name} has no config.json with *.safetensors and tokenizer.json: only such models are supported"
+        )
+    return folder
+
+
+def _complete(folder: Path) -> bool:
+    """Whether model and tokenizer can be loaded from the folder alone."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        weights = all((folder / shard).is_file() for shard in shards)
+    else:
+        weights = any(folder.glob("*.safetensors"))
+    return weights and (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()
+
+
+def _answers(endpoint: str) -> bool:
+    """Whether the endpoint, or the proxy that leads to it, takes a connection; huggingface_hub itself retries for half
+    a minute.
+    """
+    url = urlsplit(endpoint)
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme=url.scheme)
+    try:
+        with socket.create_connection(
+            (url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout=WAIT
+        ):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,127 @@
+"""Byte-level BPE from scratch, and text to ids without surprises:
+no special tokens read from text, no clean-up of spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from rim_bench.methods.method import Encoded, Example
+from rim_bench.util.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END = "<|end|>"
+"""The end token of tokenizers from scratch; it doubles as padding."""
+PIECES = r"<<|>>|\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s+"
+"""What a token never crosses: single digits, words with their space, runs of signs, white space; `<<` and `>>` are
+pieces.
+"""
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, pattern: str | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `texts`; it encodes any text and decodes it to the same text.
+
+    `vocabulary` is the largest size, end token included: a small text gives less. With `pattern`, each match of this
+    regular expression is one piece (and what lies between two matches is another). The result depends on the texts
+    alone.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(pattern or PIECES), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    from transformers import PreTrainedTokenizerFast
+
+    fast: Any = PreTrainedTokenizerFast  # untyped
+    return cast(
+        "PreTrainedTokenizerFast",
+        fast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False),
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a folder. Imported here: a run that is done already needs none, and it takes a quarter of a
+    second.
+    """
+    from transformers import AutoTokenizer
+
+    auto: Any = AutoTokenizer  # untyped
+    return cast(
+        "PreTrainedTokenizerFast", auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    )
+
+
+class Codec:
+    """Text to ids and back on a fast tokenizer.
+
+    Text that looks like a special token (`<|end|>`, `<b>`) is encoded letter by letter: a question cannot inject one.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer: PreTrainedTokenizerFast = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None or tokenizer.eos_token_id is None:
+            raise UsageError(
+                "the backbone's tokenizer is not supported: a fast tokenizer (tokenizer.json) with an end token is "
+                "needed"
+            )
+        self.start: tuple[int, ...] = _start(tokenizer)  # what the tokenizer puts in front of a text by default
+        self.end: int = int(tokenizer.eos_token_id)
+        # A copy: HF's own calls switch padding, truncation and the reading of special tokens on the shared object.
+        self._backend = Tokenizer.from_str(backend.to_str())
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = True
+        self.size: int = 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
+        probe = "How many? 7\n"
+        if self.decode(self.encode(probe)) != probe:
+            raise UsageError("the backbone's tokenizer is not supported: it does not give back the text it encodes")
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of `text`, nothing added."""
+        return tuple(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_question(self, text: str) -> tuple[int, ...]:
+        """Ids of `text` and a newline, behind the start token where the tokenizer puts one by default."""
+        return self.start + self.encode(text + "\n")
+
+    def encode_example(self, example: Example) -> Encoded:
+        """Each part encoded on its own, in the text format that all methods share."""
+        return Encoded(
+            id=example.id,
+            question=self.encode_question(example.question),
+            steps=tuple(self.encode(step + "\n") for step in example.steps),
+            answer=(*self.encode("#### " + example.answer), self.end),
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; special tokens and ids beyond the vocabulary (markers) are dropped."""
+        return str(self._backend.decode([int(i) for i in ids if i < self.size], skip_special_tokens=True))
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer's files."""
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def _start(tokenizer: Any) -> tuple[int, ...]:
+    """The ids that the tokenizer adds in front of a text by default."""
+    plain, full = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    width = len(plain)
+    for at in range(len(full) - width + 1):
+        if full[at : at + width] == plain:
+            return tuple(full[:at])
+    return ()

@@ -1,0 +1,93 @@
+"""A trained model as one thing: backbone, method and bridges, saved to and loaded from a run's `model/` folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.packing import PackedModel
+from rim_bench.methods.method import Method
+from rim_bench.methods.registry import load_method
+from rim_bench.util.errors import UsageError
+
+if TYPE_CHECKING:
+    from rim_bench.storage.run_folder import Run
+
+BRIDGES = "bridges.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What evaluation needs of a run."""
+
+    backbone: Backbone
+    method: Method
+    bridges: nn.ModuleDict
+    spec: dict[str, Any]
+
+    @property
+    def workspace(self) -> PackedModel:
+        return PackedModel(self.backbone, self.bridges)
+
+    def save(self, folder: Path) -> None:
+        """Write the backbone and the bridges."""
+        self.backbone.save(folder)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.bridges.state_dict().items()}
+        if state:
+            save_file(state, str(folder / BRIDGES))
+
+
+def build_bridges(method: Method, backbone: Backbone, seed: int) -> nn.ModuleDict:
+    """The method's bridges with seeded weights, on the backbone's device; the global random state is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        bridges = method.bridges(backbone.width)
+    return (bridges if bridges is not None else nn.ModuleDict()).to(backbone.device)
+
+
+def method_of(spec: dict[str, Any]) -> Method:
+    """The method that a run's specification names, with its settings.
+
+    Raises:
+        UsageError: the method's file is gone, or not the one that the run was trained with.
+    """
+    given = spec["method"]
+    if "file" not in given:
+        return load_method(given["name"], given["settings"])
+    method = load_method(given["file"], given["settings"])  # says so where the file is gone
+    if hashlib.sha256(Path(given["file"]).read_bytes()).hexdigest() != given["file_sha256"]:
+        raise UsageError(
+            f"method file {given['file']!r} has changed since the run was trained: restore it, or train again"
+        )
+    return method
+
+
+def load_trained(
+    run: Run, *, device: str | torch.device = "cpu", attention: str = "sdpa", folder: Path | None = None
+) -> TrainedModel:
+    """A finished run's model, its weights verified; or the one in `folder`, a candidate of the run that the caller has
+    verified.
+
+    Raises:
+        UsageError: the run is not trained, or its model folder is damaged.
+    """
+    folder = run.model_path() if folder is None else folder
+    method = method_of(run.spec)
+    backbone = Backbone.load(folder, device=device, attention=attention)
+    bridges = build_bridges(method, backbone, 0)
+    file = folder / BRIDGES
+    state = load_file(str(file)) if file.is_file() else {}
+    if set(state) != set(bridges.state_dict()):
+        raise UsageError(
+            f"{folder} holds other bridge modules than method {method.name!r} has: was its file changed since training?"
+        )
+    bridges.load_state_dict(state)
+    backbone.model.eval()
+    return TrainedModel(backbone, method, bridges.eval(), run.spec)

@@ -1,0 +1,405 @@
+"""One training loop for every method: stages, exact accumulation, checkpoints, resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+from rim_bench.compute.training_flops import Trains, executed, executed_cost, padding_cost, training_cost
+from rim_bench.engine.losses import group_counts, tree_loss
+from rim_bench.engine.micro_batches import micro_batches
+from rim_bench.engine.optimizer import optimizer_of, trained_parameters
+from rim_bench.engine.packing import PackedModel
+from rim_bench.methods.layout import Layout
+from rim_bench.methods.method import Encoded, Method
+from rim_bench.methods.schedule import Schedule, Span, TrainingPlan, batches, flops_spans, lay_out, spans
+from rim_bench.util.errors import UsageError
+from rim_bench.util.progress import TrainingStep
+
+if TYPE_CHECKING:
+    from rim_bench.engine.backbone import Backbone
+    from rim_bench.engine.distributed.trainer import DistributedTrainer
+    from rim_bench.engine.distributed.workers import WorkerGroup
+
+
+class Journal(Protocol):
+    """Where a run's progress goes: `rim_bench.storage.run_folder.Run` in practice."""
+
+    def append_metrics(self, record: dict[str, Any]) -> None: ...
+    def truncate_metrics(self, step: int) -> None: ...
+    def checkpoint(self, step: int) -> AbstractContextManager[Path]: ...
+    def latest_checkpoint(self) -> tuple[int, Path] | None: ...
+
+
+class Watcher(Protocol):
+    """Looks at the weights in the course of training and leaves everything as it was:
+    `rim_bench.runs.checkpoints.CheckpointSelector` in practice.
+    """
+
+    @property
+    def points(self) -> int: ...  # evenly spaced ones, the last at the end of training
+    def resume(self, step: int) -> None: ...  # training goes on behind that step: what was seen later is void
+    def look(
+        self, step: int, stage: str, *, candidate: bool, ends: bool
+    ) -> None: ...  # at a point, at the end of a stage, or both
+    def settled(self, step: int) -> None: ...  # a checkpoint of that step is stored: training never goes back behind it
+
+
+class Diverged(UsageError):
+    """Training ended because the loss or a gradient was not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training did. Counts cover the whole run; seconds too, also those before a resume."""
+
+    steps: int
+    examples: int
+    tokens: int  # real columns that were computed
+    executed: int  # columns that were computed, padding included
+    seconds: float
+    final_loss: float
+    resumed_from: int
+    flops: int = 0  # forward and backward of the layouts: the headline
+    flops_executed: int = 0  # what a counter would have seen
+    flops_padding: int = 0  # the part of it that padding made
+    last_step_flops: int = 0  # headline
+
+
+class Trainer:
+    """Trains one method on one backbone. `run` is idempotent: it starts from the newest sound checkpoint.
+
+    Args:
+        start: the weights that the backbone comes with, which may spare a stage.
+        inherited: FLOPs that these weights cost; they are part of a budget in FLOPs.
+        watcher: is shown the weights at its points and at the end of every stage.
+        team: the processes that share every step, the way that `strategy` says ("ddp" or "fsdp"); None: this one is
+            alone.
+
+    Raises:
+        UsageError: a budget that is too small for the stages, or for what is inherited; a strategy that does not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        bridges: nn.ModuleDict | None,
+        data: Sequence[Encoded],
+        plan: TrainingPlan,
+        journal: Journal,
+        start: str = "recipe",
+        inherited: int = 0,
+        watcher: Watcher | None = None,
+        team: WorkerGroup | None = None,
+        strategy: str = "ddp",
+    ) -> None:
+        self.backbone, self.method, self.data, self.plan, self.journal = backbone, method, data, plan, journal
+        self.watcher = watcher
+        self.team, self.strategy = team, strategy
+        self.crew: DistributedTrainer | None = None  # while the team trains
+        self.others: list[Any] = []  # random states of the processes that wrote the checkpoint
+        if team is not None:
+            from rim_bench.engine.distributed import trainer
+
+            trainer.check(backbone, strategy)
+        self.bridges = bridges if bridges is not None else nn.ModuleDict()
+        auxiliary = method.auxiliary(backbone.width)
+        if auxiliary is not None:
+            raise UsageError(f"{method.name} asks for an auxiliary loss, which this version does not train")
+        self.workspace = PackedModel(backbone, self.bridges)
+        self.shape = self.workspace.shape()
+        if plan.flops:
+            trains = backbone.trains()
+            self.spans = flops_spans(
+                method, data, plan, start, inherited, lambda row: training_cost(self.shape, trains, row)
+            )
+        else:
+            self.spans = spans(method.stages(), plan.steps, start)
+        self.schedule = Schedule(self.spans, plan.warmup)
+        self.parameters = trained_parameters(backbone, self.bridges)
+        self.optimizer = optimizer_of(backbone, self.bridges, plan)
+        self.counters: Counter[str] = Counter()
+        self.entered: int | None = None  # the stage that the last step belonged to
+        self.spent = 0  # of the budget, in its unit
+        self.seconds = 0.0
+        self.loss = math.nan
+
+    def run(self, show: Callable[[TrainingStep], None] | None = None) -> Outcome:
+        """Train to the end of the budget.
+
+        Raises:
+            Diverged: the loss is not finite; the last good checkpoint stays.
+        """
+        try:
+            return self._run(show)
+        finally:
+            if self.crew is not None:
+                self.crew.dismiss()
+                self.crew = None
+
+    def _run(self, show: Callable[[TrainingStep], None] | None) -> Outcome:
+        plan, total = self.plan, self.schedule.total
+        torch.manual_seed(plan.seed)
+        first = done = self._resume()
+        self.journal.truncate_metrics(first)
+        if self.watcher is not None:
+            self.watcher.resume(first)
+        every = max(1, total // max(1, plan.checkpoints))
+        rate = _Rate()
+        self.backbone.model.train()
+        if self.team is not None:
+            self._gather_crew(self.team, first)
+        for step, chosen in enumerate(batches(len(self.data), plan.batch_size, plan.seed)):
+            if self.spent >= total:
+                break
+            if step < first:
+                continue
+            before, span = self.spent, self.schedule.span(self.spent, self.entered)
+            self._enter(span)
+            began = time.perf_counter()
+            record = self._step(span, before, step, chosen)
+            took = time.perf_counter() - began
+            self.seconds += took
+            done = step + 1
+            self.spent += record["flops"] if plan.flops else 1
+            self.journal.append_metrics({**record, "seconds": round(took, 4)})
+            self._watch(span, before, done)
+            if self.spent // every > before // every and self.spent < total:
+                self._save(done)
+                if self.watcher is not None:
+                    self.watcher.settled(done)
+            if show is not None:
+                steps = max(done, round(done * total / self.spent))  # exact for a budget in examples
+                speed = rate.add(plan.batch_size, took)
+                show(
+                    TrainingStep(
+                        done, steps, span.stage.name, self.loss, speed, (steps - done) * plan.batch_size / speed
+                    )
+                )
+        if self.crew is not None:
+            self.crew.settle()
+        self.backbone.set_dropout(0.0)
+        self.backbone.model.eval()
+        return self._outcome(done, first)
+
+    def _watch(self, span: Span, before: int, step: int) -> None:
+        """Show the weights to who watches, behind a step of `span` that began at `before`, where that is due."""
+        if self.watcher is None or not (points := self.watcher.points):
+            return
+        total = self.schedule.total
+        candidate = (
+            points * self.spent // total > points * before // total
+        )  # a last step may overshoot a budget in FLOPs
+        ends = self.spent >= total or self.schedule.span(self.spent, self.entered) is not span
+        if candidate or ends:
+            if self.crew is not None:
+                self.crew.settle()
+            self.watcher.look(step, span.stage.name, candidate=candidate, ends=ends)
+
+    def _outcome(self, steps: int, first: int) -> Outcome:
+        counters = self.counters
+        return Outcome(
+            steps,
+            steps * self.plan.batch_size,
+            counters["tokens"],
+            counters["executed"],
+            self.seconds,
+            self.loss,
+            first,
+            counters["flops"],
+            counters["flops_executed"],
+            counters["flops_padding"],
+            counters["last_step_flops"],
+        )
+
+    def _enter(self, span: Span) -> None:
+        """Begin a stage, where the last step was not in it: fresh optimizer if it asks for one, its dropout."""
+        stage = self.spans.index(span)
+        if stage != self.entered:
+            if span.stage.reset and self.entered is not None:
+                if self.crew is not None:
+                    self.crew.reset()
+                else:
+                    self.optimizer = optimizer_of(self.backbone, self.bridges, self.plan)
+            self.entered = stage
+            self.backbone.set_dropout(span.stage.dropout)
+            if self.crew is not None:
+                self.crew.dropout(span.stage.dropout)
+
+    def layouts(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> list[Layout]:
+        """The training layouts of one step that begins at `at`; randomness depends on seed, step and example alone."""
+        return lay_out(self.method, self.data, self.plan.seed, self.schedule, span, at, step, chosen)
+
+    def _step(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> dict[str, Any]:
+        """One optimizer step: micro-batches of similar length, whose gradients add up to the whole batch's exactly."""
+        layouts = self.layouts(span, at, step, chosen)
+        trains = self.backbone.trains()
+        cost = sum(training_cost(self.shape, trains, row) for row in layouts)
+        lr = self.plan.lr * self.schedule.rate(span, at, cost if self.plan.flops else 1)
+        flops_before = self.counters["flops_executed"]
+        parts, norm = (self._alone if self.crew is None else self._together)(layouts, lr, trains, span, step)
+        tokens = sum(row.size for row in layouts)
+        self.counters.update(tokens=tokens, flops=cost)
+        self.counters["last_step_flops"] = cost
+        self.loss = sum(parts.values())
+        return {
+            "step": step + 1,
+            "stage": span.stage.name,
+            "loss": _digits(self.loss),
+            "losses": {name: _digits(part) for name, part in parts.items()},
+            "lr": _digits(lr),
+            "examples": (step + 1) * self.plan.batch_size,
+            "tokens": tokens,
+            "grad_norm": _digits(norm),
+            "flops": cost,
+            "flops_executed": self.counters["flops_executed"] - flops_before,
+        }
+
+    def _cut(self, rows: Sequence[Layout]) -> list[list[Layout]]:
+        """Rows as micro-batches of similar length."""
+        return micro_batches(rows, self.plan.micro_batch, self.backbone.device.type, self.backbone.width)
+
+    def _alone(
+        self, layouts: list[Layout], lr: float, trains: Trains, span: Span, step: int
+    ) -> tuple[dict[str, float], float]:
+        """Losses by group and norm of the gradient of a step that this process makes by itself."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        counts = group_counts(layouts)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts: Counter[str] = Counter()
+        for micro in self._cut(layouts):
+            with self.backbone.autocast():
+                columns = self.workspace.forward(micro)
+                loss, groups = tree_loss(self.backbone, columns, counts)
+            if not math.isfinite(sum(groups.values())):
+                raise self._diverged(span, step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            parts.update(groups)
+            self.counters["executed"] += columns.executed
+            self.counters["flops_executed"] += executed_cost(self.shape, trains, micro)
+            self.counters["flops_padding"] += padding_cost(self.shape, trains, micro)
+        norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.plan.clip))
+        if not math.isfinite(norm):
+            raise self._diverged(span, step)
+        self.optimizer.step()
+        return dict(parts), norm
+
+    # Several processes
+
+    def _gather_crew(self, team: WorkerGroup, done: int) -> None:
+        """Hand the run to all processes, as it is behind `done` steps; this one keeps no optimizer of its own."""
+        from rim_bench.engine.distributed.trainer import DistributedTrainer
+
+        state = self.optimizer.state_dict()
+        self.crew = DistributedTrainer(
+            team, self.backbone, self.bridges, self.plan, self.strategy, done, state, self.others
+        )
+        self.optimizer.state.clear()
+
+    def _together(
+        self, layouts: list[Layout], lr: float, trains: Trains, span: Span, step: int
+    ) -> tuple[dict[str, float], float]:
+        """The same of a step that all processes make, each with its share of the rows."""
+        from rim_bench.engine.distributed.trainer import is_filler
+
+        assert self.crew is not None
+        done = self.crew.step(layouts, self._cut, group_counts(layouts), lr)
+        if not math.isfinite(done.norm):
+            raise self._diverged(span, step)
+        for micro in done.micros:
+            cost = executed_cost(self.shape, trains, micro)
+            self.counters["executed"] += executed(micro).columns
+            self.counters["flops_executed"] += cost
+            self.counters["flops_padding"] += cost - sum(
+                executed_cost(self.shape, trains, [row]) for row in micro if not is_filler(row)
+            )
+        return done.losses, done.norm
+
+    def _diverged(self, span: Span, step: int) -> Diverged:
+        kept = self.journal.latest_checkpoint()
+        last = (
+            f"the last good checkpoint (step {kept[0]}) is kept at {kept[1]}"
+            if kept
+            else "no checkpoint had been written yet"
+        )
+        return Diverged(
+            f"the loss or gradient of {self.method.name} is not finite at step {step + 1} (stage {span.stage.name!r}, "
+            f"learning rate {self.plan.lr:g}): {last}; a lower learning rate usually helps"
+        )
+
+    def _save(self, step: int) -> None:
+        if self.crew is not None:
+            self.crew.settle()
+        optimizer, others = (self.optimizer.state_dict(), []) if self.crew is None else self.crew.state()
+        state = {
+            "step": step,
+            "parameters": {name: p.detach() for name, p in self.parameters},
+            "optimizer": optimizer,
+            "counters": dict(self.counters),
+            "stage": self.entered,
+            "spent": self.spent,
+            "seconds": self.seconds,
+            "loss": self.loss,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "others": others,
+        }
+        with self.journal.checkpoint(step) as folder:
+            torch.save(state, folder / "trainer.pt")
+
+    def _resume(self) -> int:
+        """Load the newest sound checkpoint; returns the number of steps that are done."""
+        found = self.journal.latest_checkpoint()
+        if found is None:
+            return 0
+        state = torch.load(found[1] / "trainer.pt", map_location="cpu", weights_only=True)
+        names = {name for name, _ in self.parameters}
+        if "spent" not in state:
+            raise UsageError(
+                f"checkpoint {found[1]} was written before FLOPs were counted: move it away to start afresh"
+            )
+        if names != set(state["parameters"]):
+            raise UsageError(
+                f"checkpoint {found[1]} holds other parameters than this run trains: move it away to start afresh"
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters:
+                parameter.copy_(state["parameters"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.counters, self.spent = Counter(state["counters"]), state["spent"]
+        self.entered = state["stage"]
+        self.backbone.set_dropout(self.spans[state["stage"]].stage.dropout)
+        self.seconds, self.loss = state["seconds"], state["loss"]
+        self.others = state.get("others", [])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        return int(state["step"])
+
+
+def _digits(value: float) -> float:
+    """As many as float32 has: the others are noise, and a third of a record."""
+    return float(f"{value:.7g}")
+
+
+class _Rate:
+    """Examples per second over the last steps."""
+
+    def __init__(self, window: int = 20) -> None:
+        self.window = window
+        self.seen: list[tuple[int, float]] = []
+
+    def add(self, examples: int, seconds: float) -> float:
+        self.seen = [*self.seen[-self.window + 1 :], (examples, seconds)]
+        return sum(e for e, _ in self.seen) / max(1e-9, sum(s for _, s in self.seen))

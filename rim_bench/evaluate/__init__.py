@@ -1,0 +1,1 @@
+"""A trained model answers questions: outputs, scores, costs, latency."""

@@ -1,0 +1,404 @@
+"""Evaluation of a trained run: the questions through lm-eval, one record per item, times of single questions and of
+batches.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rim_bench.data import answers
+from rim_bench.data.datasets import GUESS, Dataset, evaluation_data
+from rim_bench.data.rows import Steps
+from rim_bench.data.task import Task
+from rim_bench.engine.backbone import RECORD
+from rim_bench.engine.devices import peak_memory, reset_peak, runtime
+from rim_bench.engine.distributed import workers
+from rim_bench.engine.generate import Sampling
+from rim_bench.engine.trained_model import TrainedModel
+from rim_bench.evaluate.distributed import GenerateBatch, answer_all
+from rim_bench.evaluate.latency import latency, throughput
+from rim_bench.evaluate.lm_eval_model import PROMPT_DIFFERS, RimLM, through_lm_eval
+from rim_bench.evaluate.multiple_choice import ChoicePredictor
+from rim_bench.evaluate.predict import Prediction
+from rim_bench.evaluate.self_consistency import TEMPERATURE, sampling_of, votes_record
+from rim_bench.methods.method import Example, Method
+from rim_bench.storage.run_folder import Run
+from rim_bench.util.errors import UsageError
+from rim_bench.util.files import canonical, read_json
+
+_LEFT_OUT = {
+    "prompt_hash",
+    "reference",
+    "output",
+    "task",
+    "strict",
+    "lm_eval_strict",
+    "lm_eval_flexible",
+    "latency_s",
+    "batch_s",
+    "batch_size",
+}  # of a curve point's items: what its run's default evaluation says, and times inside a batch
+CHOICE_RULE = "sum of token log-probabilities"
+REPEAT_ORDER = "rim-bench repeat 1"  # what the order of a repeat is drawn from
+UNTIL = ("\n\n",)  # as in the tasks' YAMLs: what is trained has single newlines
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to evaluate and how; together with the weights it decides every number but the times."""
+
+    task: Task
+    data: Path | None = None
+    files: dict[str, str] | None = None
+    steps: Steps = "equations"
+    limit: int | None = None
+    split: str = "test"
+    effort: int | None = None
+    max_tokens: int = 128
+    batch_size: int = 64
+    quick: bool = False
+    votes: int = 1
+    temperature: float = TEMPERATURE  # of votes above 1, as is the seed
+    sample_seed: int = 0
+    curve: bool = False  # a point of an inference curve, not a row of the comparison table
+    capped: bool = False  # max_tokens is what was turned, not the setting of all
+    split_passes: bool = False  # filler positions in passes of their own: a latency control
+    repeat: bool = (
+        False  # once more in another order, which is no row of any table: what changes though nothing changed
+    )
+    device: str = "cpu"  # its type: numbers come in another dtype on cuda
+    allow_changed: bool = False  # rows whose hash is not the registered one
+
+    def __post_init__(self) -> None:
+        _ = self.sampling  # refuses what does not fit
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """What is drawn; None: one greedy answer."""
+        return sampling_of(self.votes, self.temperature, self.sample_seed) if self.votes != 1 else None
+
+    def key(self) -> str:
+        """Name of the evaluation inside its run: equal requests on equal data and evaluator have equal keys."""
+        fields = [
+            self.task.name,
+            self.task.version,
+            self.split,
+            self.limit,
+            self.effort,
+            self.max_tokens,
+            self.steps,
+            self.quick,
+        ]
+        fields += [answers.EVALUATOR_VERSION, self.dataset().sha256]
+        if (sampling := self.sampling) is not None:
+            fields.append(votes_record(sampling))
+        given = {
+            "curve": self.curve,
+            "capped": self.capped,
+            "split passes": self.split_passes,
+            self.device: self.device != "cpu",
+        }
+        fields += [name for name, holds in given.items() if holds]
+        if self.repeat:
+            fields.append(f"repeat in batches of {self.batch_size}")
+        digest = sha256(canonical(fields).encode()).hexdigest()[:10]
+        return f"{self.task.name}-{self.split}-{digest}"
+
+    def knob(self, method: Method) -> dict[str, Any] | None:
+        """What of the method's default setting was turned; None for nothing. Several at once are named together."""
+        name = method.effort_field
+        turned: dict[str, Any] = {}
+        if name is not None and self.effort is not None and self.effort != getattr(method, name, None):
+            turned[name] = self.effort
+        if self.votes > 1:
+            turned["votes"] = self.votes
+        if self.capped:
+            turned["max_tokens"] = self.max_tokens
+        if self.split_passes:
+            turned["passes"] = "split"
+        if len(turned) < 2:
+            return next(({"name": n, "value": v} for n, v in turned.items()), None)
+        return {"name": "+".join(turned), "value": list(turned.values())}
+
+    def dataset(self) -> Dataset:
+        """The questions."""
+        if self.split not in ("test", "validation"):
+            raise UsageError(f"split {self.split!r} cannot be evaluated: allowed are test and validation")
+        split: Any = self.split
+        where: dict[str, Any] = {"data": self.data, "files": self.files, "allow_changed": self.allow_changed}
+        return evaluation_data(self.task, steps=self.steps, limit=self.limit, split=split, **where)
+
+
+def evaluate_run(
+    run: Run,
+    trained: TrainedModel,
+    request: EvaluationRequest,
+    on_items: Callable[[int, int], None] | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Evaluate and store, unless the same evaluation is stored already; returns its summary, with `told` in it."""
+    key = request.key()
+    stored = evaluated(run, request)
+    if stored is not None:
+        return stored
+    items, summary = evaluate(trained, request, on_items)
+    run.write_evaluation(key, items, {**summary, **(told or {})})
+    found = run.evaluation(key)
+    assert found is not None
+    return found
+
+
+def evaluated(run: Run, request: EvaluationRequest) -> dict[str, Any] | None:
+    """The stored summary of this evaluation of the run's weights as they are now, or None."""
+    stored = run.evaluation(request.key())
+    record = run.path / "model" / RECORD
+    if stored is not None and record.is_file() and stored.get("weights_sha256") != read_json(record).get("sha256"):
+        return None  # made of weights that were replaced
+    return stored
+
+
+def evaluate(
+    trained: TrainedModel, request: EvaluationRequest, on_items: Callable[[int, int], None] | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Item records (SCIENCE rule: everything a paired comparison needs) and the summary of one evaluation.
+
+    The test split goes through lm-eval; validation, which lm-eval is not told of, and the many points of a curve, which
+    its own work would make several times slower, through the same adapter and scorer.
+    """
+    dataset = request.dataset()
+    lm = _model(trained, request, probe=not request.curve, on_batch=_counter(dataset, on_items))
+    _offer(lm, dataset, request.task)
+    began = time.perf_counter()
+    if by_lm_eval := request.split == "test" and not (request.curve or request.repeat):
+        metadata = request.task.lm_eval_metadata(
+            request.data, request.steps, request.limit, request.files, request.allow_changed
+        )
+        results = through_lm_eval(lm, request.task, max_tokens=request.max_tokens, metadata=metadata)
+        answered = _by_example(lm, request.task, dataset, results)
+    else:
+        answered = _directly(lm, dataset, request)
+    seconds = time.perf_counter() - began
+    items = [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
+    if by_lm_eval:
+        _agree(items, results, request.task)
+    summary = _summary(lm, request, dataset, items, seconds)
+    return [_slim(i) for i in items] if request.curve else items, summary
+
+
+def _counter(dataset: Dataset, on_items: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """Adds up what batches report, and passes on how many of all questions are done."""
+    done = 0
+
+    def count(new: int) -> None:
+        nonlocal done
+        done += new
+        if on_items is not None:
+            on_items(done, len(dataset.examples))
+
+    return count
+
+
+def _model(trained: TrainedModel, request: EvaluationRequest, **others: Any) -> RimLM:
+    drawn = {} if request.sampling is None else votes_record(request.sampling)
+    settings: dict[str, Any] = {
+        "effort": request.effort,
+        "batch_size": request.batch_size,
+        "max_gen_toks": request.max_tokens,
+    }
+    return RimLM(trained=trained, split_passes=request.split_passes, **settings, **drawn, **others)
+
+
+def _offer(lm: RimLM, dataset: Dataset, task: Task) -> None:
+    """In the choice form the run chooses where it would otherwise generate."""
+    if task.form == "choice":
+        lm.answerer = ChoicePredictor(lm.answerer, {lm.question(e.question): e.choices for e in dataset.examples})
+
+
+def validation_accuracy(trained: TrainedModel, request: EvaluationRequest) -> tuple[float, int]:
+    """Share of right answers among the questions, and their number: scores only, no item records, probes or timings."""
+    items = marked(trained, request, request.dataset())
+    return sum(bool(i["correct"]) for i in items) / len(items), len(items)
+
+
+def marked(
+    trained: TrainedModel,
+    request: EvaluationRequest,
+    dataset: Dataset,
+    on_items: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Item records of the questions, in their order, through the adapter and scorer of every evaluation:
+    no probes, timings or summary.
+    """
+    lm = _model(trained, request, on_batch=_counter(dataset, on_items))
+    _offer(lm, dataset, request.task)
+    answered = _directly(lm, dataset, request)
+    return [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
+
+
+def _by_example(lm: RimLM, task: Task, dataset: Dataset, results: dict[str, Any]) -> list[Prediction]:
+    """lm-eval's samples joined to our examples by the document's id; what it scored must be what we recorded."""
+    samples = {s["doc"]["id"]: s for s in results["samples"][task.lm_eval_name]}
+    if set(samples) != {e.id for e in dataset.examples}:
+        raise RuntimeError(
+            f"lm-eval evaluated {len(samples)} documents of {task.lm_eval_name}, not the {len(dataset.examples)} "
+            "expected"
+        )
+    out = []
+    for example in dataset.examples:
+        sample = samples[example.id]
+        answered = lm.records[task.lm_eval_name, int(sample["doc_id"])]
+        if task.form == "choice":
+            if answered.logprobs and [r[0][0] for r in sample["resps"]] != answered.logprobs:
+                raise RuntimeError(f"lm-eval's likelihoods of {example.id} are not those that were recorded")
+        elif sample["resps"][0][0] != answered.text:
+            raise RuntimeError(f"lm-eval's response to {example.id} is not the one that was generated")
+        out.append(answered)
+    return out
+
+
+def _directly(lm: RimLM, dataset: Dataset, request: EvaluationRequest) -> list[Prediction]:
+    questions = [lm.question(e.question) for e in dataset.examples]
+    layouts = [lm.answerer.prompt(q) for q in questions]
+    out = {
+        i: lm.answerer.unanswered(layouts[i], q) for i, q in enumerate(questions) if not lm.answerer.fits(layouts[i])
+    }
+    order = sorted((i for i in range(len(questions)) if i not in out), key=lambda i: layouts[i].size)
+    if request.repeat:
+        random.Random(REPEAT_ORDER).shuffle(
+            order
+        )  # other neighbours, and padding where rows of a batch differ in length
+    batches = [order[at : at + lm.batch_size] for at in range(0, len(order), lm.batch_size)]
+    asked = [
+        GenerateBatch(
+            [layouts[i] for i in chosen], [questions[i] for i in chosen], request.max_tokens, UNTIL, request.task.kind
+        )
+        for chosen in batches
+    ]
+    for chosen, answered in zip(batches, answer_all(lm.answerer, asked, lm.on_batch), strict=True):
+        out.update(zip(chosen, answered, strict=True))
+    return [out[i] for i in range(len(questions))]
+
+
+def _item(
+    request: EvaluationRequest, example: Example, answered: Prediction, decode_tokens: Callable[..., str]
+) -> dict[str, Any]:
+    task = request.task
+    tolerance = task.tolerance_at(example.answer)
+    mark = answers.score(answered.text, example.answer, tolerance, task.kind)
+    item = {
+        "id": example.id,
+        "task": task.name,
+        "level": example.level,
+        "ood": example.level in task.ood_levels,
+        "prompt_hash": sha256(example.question.encode()).hexdigest()[:8],
+        "reference": example.answer,
+        **({"cluster": example.cluster} if example.cluster else {}),
+        **({"chance": 1 / len(example.choices)} if example.choices else {}),
+        "output": answered.text,
+        "answer": mark.answer,
+        "correct": mark.correct,
+        "strict": mark.strict,
+        "flexible": mark.flexible,
+        "lm_eval_strict": answers.lm_eval_strict(answered.text, example.answer),
+        "lm_eval_flexible": answers.lm_eval_flexible(answered.text, example.answer),
+        "unparseable": mark.unparseable,
+        "empty": mark.empty,
+        **answered.cost,
+    }
+    if task.form == "choice":
+        item["logprobs"] = answered.logprobs  # of the choices, in the question's order; in nats
+        right = example.choices.index(example.answer)
+        item["margin"] = answers.margin(answered.logprobs, right)
+        item["correct_norm"] = (
+            bool(answered.logprobs) and answers.likelier_a_character(answered.logprobs, example.choices) == right
+        )
+    if answered.blocks:
+        marks = [answers.score(text, example.answer, tolerance, task.kind) for text in answered.blocks]
+        item["blocks"] = [{"answer": m.answer, "correct": m.correct} for m in marks]
+    return item
+
+
+def _slim(item: dict[str, Any]) -> dict[str, Any]:
+    """An item of a curve point: what scores, pairs and costs need.
+
+    What was asked stands in the run's default evaluation.
+    """
+    return {k: v for k, v in item.items() if k not in _LEFT_OUT}
+
+
+def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task) -> None:
+    """lm-eval's aggregate and our records must say the same, or neither can be trusted."""
+    metrics = results["results"][task.lm_eval_name]
+    pairs = [("accuracy", "correct"), ("strict_match", "lm_eval_strict"), ("flexible_extract", "lm_eval_flexible")]
+    for name, field in [pairs[0], ("accuracy_norm", "correct_norm")] if task.form == "choice" else pairs:
+        (theirs,) = [float(v) for k, v in metrics.items() if k.split(",")[0] == name]
+        ours = sum(bool(i[field]) for i in items) / len(items)
+        if abs(ours - theirs) > 1e-9:
+            raise RuntimeError(f"lm-eval's {name} is {theirs}, the item records say {ours}")
+
+
+def _floor(dataset: Dataset) -> dict[str, Any]:
+    """What an answer that looks at nothing gets: the most frequent one, or a guess among the choices where that is
+    better.
+    """
+    common, count = Counter(e.answer for e in dataset.examples).most_common(1)[0]
+    n = len(dataset.examples)
+    guess = sum(1 / len(e.choices) for e in dataset.examples if e.choices) / n
+    return {"answer": GUESS, "accuracy": guess} if guess > count / n else {"answer": common, "accuracy": count / n}
+
+
+def _summary(
+    lm: RimLM, request: EvaluationRequest, dataset: Dataset, items: Sequence[dict[str, Any]], seconds: float
+) -> dict[str, Any]:
+    timed = (lm.answerer, {e.id: lm.question(e.question) for e in dataset.examples}, request.max_tokens, UNTIL)
+    device, n = lm.backbone.device, len(items)
+    alone = latency(*timed)
+    reset_peak(device)  # of answering a batch: what lm-eval holds and what only probes is not the method's
+    together = throughput(*timed, request.batch_size)
+    return {
+        "schema": 1,
+        "task": request.task.name,
+        "task_title": request.task.title,
+        "task_version": request.task.version,
+        "evaluator_version": answers.EVALUATOR_VERSION,
+        "split": request.split,
+        "n": n,
+        "data_sha256": dataset.sha256,
+        "data_source": dataset.source,
+        "data_registered": dataset.registered,
+        **({"data_notes": list(dataset.notes)} if dataset.notes else {}),
+        "effort": request.effort,
+        "limit": request.limit,
+        "quick": request.quick,
+        "curve": request.curve,
+        "knob": request.knob(lm.trained.method),
+        **({"repeat": True} if request.repeat else {}),
+        **({"choice": CHOICE_RULE} if request.task.form == "choice" else {}),
+        "settings": {
+            "max_tokens": request.max_tokens,
+            "batch_size": request.batch_size,
+            "dtype": "bfloat16" if device.type == "cuda" else "float32",
+            "device": device.type,
+            **({"order": "shuffled"} if request.repeat else {}),
+            **({} if request.sampling is None else votes_record(request.sampling)),
+        },
+        "weights_sha256": lm.backbone.weights_sha256(),
+        "seconds": round(seconds, 3),
+        "examples_per_s": round(
+            n / max(1e-9, sum(i["batch_s"] / i["batch_size"] for i in items if i["batch_size"])), 3
+        ),  # decoding alone
+        "latency": alone,
+        "throughput": together,
+        **({} if (team := workers.team()) is None else {"processes": team.size}),
+        "peak_memory_bytes": peak_memory(device),
+        "runtime": runtime(device),
+        "floor": _floor(dataset),
+        "prompt_note": PROMPT_DIFFERS if lm.differs else None,
+    }

@@ -1,0 +1,119 @@
+"""How long answers take: one question at a time, and side by side in a batch. Warmed up and synchronised."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rim_bench.engine.generate import Completion, Stop
+from rim_bench.evaluate.predict import Predictor, answer_token
+from rim_bench.methods.layout import Layout
+
+TIMED = 24  # questions timed one at a time
+WARM_UP = 3
+ROUNDS = 3  # batches timed at the throughput batch, behind one that is not; and times that a single question is timed
+PATIENCE = 10.0  # seconds of timing single questions after which no further round begins
+Question = tuple[int, ...]
+
+
+def latency(
+    answerer: Predictor, questions: Mapping[str, Question], limit: int, until: tuple[str, ...]
+) -> dict[str, Any]:
+    """Time to the first answer token and to the full answer, one question at a time, in milliseconds.
+
+    The questions are timed in `rounds`, and a question's time is the median of its own: what else the machine did for a
+    moment is in no number. Median, 95th percentile and mean are over the questions. The first answer token is the first
+    behind `####`; where an answer has none, the full time stands for it. With votes both times are those of the slowest
+    sample. Questions that the model has no positions for are left out; without any other, the times are null. `items`
+    are the times of each question by its id.
+    """
+    picked = _spread(_fitting(answerer, questions), TIMED)
+    layouts = [layout for _, layout in picked]
+    stop = answerer.stop(until)
+    for layout in layouts[:WARM_UP]:
+        _answer(answerer, [layout], limit, stop)
+    rounds: list[list[tuple[float, float]]] = []
+    began = time.perf_counter()
+    while len(rounds) < ROUNDS and (not rounds or time.perf_counter() - began < PATIENCE):
+        rounds.append([t for layout in layouts for t in _answer(answerer, [layout], limit, stop)[0]])
+    times = [
+        (float(np.median([r[i][0] for r in rounds])), float(np.median([r[i][1] for r in rounds])))
+        for i in range(len(layouts))
+    ]
+    items = [[name, *(round(1000 * t, 3) for t in pair)] for (name, _), pair in zip(picked, times, strict=True)]
+    return {"batch": 1, "rounds": len(rounds), "n": len(times), **_both(times), "items": items}
+
+
+def throughput(
+    answerer: Predictor, questions: Mapping[str, Question], limit: int, until: tuple[str, ...], batch: int
+) -> dict[str, Any]:
+    """The same times for questions answered `batch` together, each until its own answer is whole, and questions a
+    second.
+
+    Questions of similar length share a batch, as in an evaluation. Fewer questions than `batch` make a smaller one.
+    """
+    fitting = _fitting(answerer, questions)
+    size = min(batch, len(fitting))
+    layouts = sorted((layout for _, layout in _spread(fitting, ROUNDS * size)), key=lambda row: row.size)
+    stop = answerer.stop(until)
+    batches = [layouts[at : at + size] for at in range(0, len(layouts) - size + 1, size)] if size else []
+    times: list[tuple[float, float]] = []
+    seconds = 0.0
+    for i, rows in enumerate([*batches[:1], *batches]):
+        took, whole = _answer(answerer, rows, limit, stop)
+        if i:
+            times += took
+            seconds += whole
+    speed = round(len(times) / seconds, 3) if seconds else None
+    return {"batch": size, "rounds": len(batches), "n": len(times), **_both(times), "examples_per_s": speed}
+
+
+def _fitting(answerer: Predictor, questions: Mapping[str, Question]) -> list[tuple[str, Layout]]:
+    return [(name, layout) for name, q in questions.items() if answerer.fits(layout := answerer.prompt(q))]
+
+
+def _spread(found: Sequence[tuple[str, Layout]], n: int) -> list[tuple[str, Layout]]:
+    """`n` of them from all over the set, or all."""
+    return [found[i * len(found) // n] for i in range(n)] if len(found) > n else list(found)
+
+
+def _answer(
+    answerer: Predictor, rows: Sequence[Layout], limit: int, stop: Stop | None
+) -> tuple[list[tuple[float, float]], float]:
+    """Seconds to the first answer token and to the whole answer of each row, and seconds for all of them."""
+    device = answerer.backbone.device
+    _synchronise(device)
+    began = time.perf_counter()
+    done = answerer.complete(rows, limit, stop)
+    _synchronise(device)
+    took = time.perf_counter() - began
+    return [_times(answerer, samples) for samples in done], took
+
+
+def _times(answerer: Predictor, samples: Sequence[Completion]) -> tuple[float, float]:
+    firsts = [(s, answer_token(answerer.backbone.decode, s.tokens)) for s in samples]
+    full = max(s.seconds for s in samples)
+    return max((s.times[at] for s, at in firsts if at is not None), default=full), full
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _both(times: Sequence[tuple[float, float]]) -> dict[str, dict[str, float | None]]:
+    return {
+        "ttft_ms": _milliseconds([first for first, _ in times]),
+        "full_ms": _milliseconds([full for _, full in times]),
+    }
+
+
+def _milliseconds(values: Sequence[float]) -> dict[str, float | None]:
+    if not values:
+        return {"median": None, "p95": None, "mean": None}
+    found = {"median": np.median(values), "p95": np.quantile(values, 0.95), "mean": np.mean(values)}
+    return {name: round(1000 * float(value), 3) for name, value in found.items()}

@@ -1,0 +1,462 @@
+"""Trained runs as lm-eval models, and evaluation of our tasks through lm-eval. The only module that imports lm_eval."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lm_eval.api.task
+
+# built-in models must be registered before ours (lm-eval looks them up only in an empty registry)
+import lm_eval.models
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import model_registry
+from lm_eval.evaluator import evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from rim_bench.data.answers import Kind
+from rim_bench.data.task import Task, tasks_folder
+from rim_bench.engine.devices import pick_device
+from rim_bench.engine.trained_model import TrainedModel, load_trained
+from rim_bench.evaluate.distributed import GenerateBatch, ScoreBatch, answer_all, score_all
+from rim_bench.evaluate.multiple_choice import ChoicePredictor, branches
+from rim_bench.evaluate.predict import Prediction, Predictor
+from rim_bench.evaluate.self_consistency import sampling_of, votes_record, whole
+from rim_bench.methods.layout import Layout, Segment
+from rim_bench.storage.run_folder import Store
+from rim_bench.util.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+logger = logging.getLogger(__name__)
+NAME = "rim-bench"
+PROMPT_DIFFERS = "prompt differs from training"
+COMPLAINTS = tuple(
+    f"lm_eval/{m}.py" for m in ("config/evaluate_config", "api/registry", "_cli/utils", "evaluator_utils")
+)
+"""Where lm-eval raises what is a user's mistake."""
+
+
+def register() -> None:
+    """Make `--model rim-bench` known to lm-eval. Safe to call twice."""
+    if NAME not in model_registry:
+        model_registry.register(NAME, target="rim_bench.evaluate.lm_eval_model:RimLM")
+
+
+class RimLM(TemplateLM):  # type: ignore[misc]
+    """A trained run behind lm-eval's interface.
+
+    The whole context of a request is the question; the method's own positions follow it. Decoding is greedy, unless
+    there are votes. A context longer than the model's positions is counted (`overlong`) and answered with nothing,
+    never cut.
+
+    Args:
+        path: a run folder, or its id (or the beginning of it) below the folder `results`.
+        trained: a loaded run instead of a path.
+        effort: overrides the method's compute knob (rim: blocks, coconut: thoughts, pause: pauses).
+        batch_size: prompts decoded together; "auto" is 32.
+        max_gen_toks: cap where a task sets none.
+        device: "cuda:0" is what lm-eval passes where nobody chose: without a GPU it means the CPU.
+        probe: also decode behind every probe place of the method (rim: after every block).
+        votes: above 1: as many samples a question at `temperature`, drawn from `sample_seed`, whose most frequent
+            answer counts.
+        split_passes: every filler position in a pass of its own (pause-curriculum): the same answers at another
+            latency.
+        trust_remote_code: taken from lm-eval's command line and not needed: a run's code is this package's.
+
+    Raises:
+        UsageError: no such run, an option that is not one, or a value that does not fit.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        *,
+        results: str = "results",
+        trained: TrainedModel | None = None,
+        effort: int | None = None,
+        batch_size: int | str | None = 32,
+        max_batch_size: int | None = None,
+        max_gen_toks: int = 256,
+        device: str | None = None,
+        probe: bool = False,
+        votes: int = 1,
+        temperature: float | None = None,
+        sample_seed: int | None = None,
+        split_passes: bool = False,
+        on_batch: Callable[[int], None] | None = None,
+        trust_remote_code: bool = False,
+        **others: Any,
+    ) -> None:
+        super().__init__()
+        for name in others:
+            known = (
+                "path",
+                "results",
+                "effort",
+                "max_gen_toks",
+                "probe",
+                "votes",
+                "temperature",
+                "sample_seed",
+                "split_passes",
+            )
+            raise unknown(f"option of model {NAME}", name, known)
+        sampling = sampling_of(votes, temperature, sample_seed)
+        if trained is None:
+            if path is None:
+                raise UsageError("model rim-bench needs path=RUN in --model_args: a run folder or its id")
+            if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
+                logger.warning("no GPU is available: running on the CPU instead of %s", device)
+                device = "cpu"
+            trained = load_trained(Store(Path(results)).find(str(path)), device=pick_device(device))
+        self.trained, self.backbone, self.workspace, self.on_batch = (
+            trained,
+            trained.backbone,
+            trained.workspace,
+            on_batch,
+        )
+        blocks = None if effort is None else whole("effort", effort, 0)
+        self.answerer = Predictor(trained, blocks, probe=probe, sampling=sampling, split=split_passes)
+        automatic = batch_size is None or str(batch_size).startswith("auto")
+        self.batch_size = 32 if automatic else whole("batch_size", batch_size, 1)
+        if max_batch_size is not None:
+            self.batch_size = min(self.batch_size, whole("max_batch_size", max_batch_size, 1))
+        self.max_gen_toks = whole("max_gen_toks", max_gen_toks, 1)
+        self.records: dict[tuple[str, int], Prediction] = {}
+        self.counts: dict[
+            str, Counter[str]
+        ] = {}  # task -> what its last requests had: prompts overlong, prompts that differ
+        self._device = self.backbone.device
+        self._chat = False
+        self.tokenizer = self.backbone.tokenizer
+
+    # what lm-eval asks of a model
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.backbone.end
+
+    @property
+    def tokenizer_name(self) -> str:
+        return f"{self.trained.spec['backbone']['name']} ({NAME})"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        return list(self.backbone.encode(string))
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Called by lm-eval where a response cache was asked for."""
+        raise UsageError(
+            "lm-eval's response cache (use_cache) is not keyed by the weights, so another run would get this one's "
+            "answers"
+        )
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        if not chat_template:
+            return None
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise UsageError("this run's tokenizer has no chat template: leave out --apply_chat_template")
+        return str(self.tokenizer.get_chat_template(chat_template if isinstance(chat_template, str) else None))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        self.chat_template(True)
+        self._chat = True
+        text = self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        return str(text)
+
+    @property
+    def overlong(self) -> int:
+        """Prompts longer than the model's positions."""
+        return sum(c["overlong"] for c in self.counts.values())
+
+    @property
+    def differs(self) -> int:
+        """Prompts that are not the bare question the method was trained on."""
+        return sum(c["differs"] for c in self.counts.values())
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Merged by lm-eval into the `config` of its results."""
+        spec = self.trained.spec
+        note, sampling = PROMPT_DIFFERS if self.differs else None, self.answerer.sampling
+        drawn = {} if sampling is None else {f"rim_bench_{k}": v for k, v in votes_record(sampling).items()}
+        return {
+            "rim_bench_method": spec["method"],
+            "rim_bench_backbone": spec["backbone"],
+            "rim_bench_seed": spec["seed"],
+            "rim_bench_prompt_note": note,
+            "rim_bench_prompts_that_differ": self.differs,
+            "rim_bench_overlong_prompts": self.overlong,
+            **drawn,
+        }
+
+    # generation
+
+    def question(self, context: str) -> tuple[int, ...]:
+        """A context as the tokens the method was trained to see as its question, newline included."""
+        text = context.removesuffix("\n")
+        if self._chat:  # the template's own special tokens are meant as such
+            return tuple(self.tokenizer.encode(text + "\n", add_special_tokens=False))
+        return self.backbone.encode_question(text)
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers, in the order of the requests; batches hold requests of similar length."""
+        asked: list[tuple[int, tuple[int, ...], Layout, int, tuple[str, ...], Kind]] = []
+        answered: dict[int, Prediction] = {}
+        self._forget(requests)
+        for i, request in enumerate(requests):
+            context, settings = request.args
+            limit, until = self._settings(settings)
+            self._note_prompt(request, context)
+            question = self.question(context)
+            layout = self.answerer.prompt(question)
+            if self.answerer.fits(layout):
+                asked.append((i, question, layout, limit, until, _kind(request)))
+            else:
+                self.counts[request.task_name]["overlong"] += 1
+                answered[i] = self.answerer.unanswered(layout, question)
+        asked.sort(key=lambda a: (*a[3:], a[2].size, a[0]))
+        alike = [list(same) for _, same in groupby(asked, key=lambda a: a[3:])]
+        cuts = [same[at : at + self.batch_size] for same in alike for at in range(0, len(same), self.batch_size)]
+        batches = [GenerateBatch([b[2] for b in batch], [b[1] for b in batch], *batch[0][3:]) for batch in cuts]
+        for batch, done in zip(cuts, answer_all(self.answerer, batches, self.on_batch), strict=True):
+            answered.update((b[0], one) for b, one in zip(batch, done, strict=True))
+        for i, request in enumerate(requests):
+            self.records[request.task_name, int(request.doc_id)] = answered[i]
+        self._warn()
+        return [answered[i].text for i in range(len(requests))]
+
+    def _forget(self, requests: Sequence[Instance]) -> None:
+        """What is counted belongs to the latest requests of a task."""
+        self.counts.update((task, Counter()) for task in {r.task_name for r in requests})
+
+    def _note_prompt(self, request: Instance, context: str) -> None:
+        """Count contexts that are more, or other, than the bare question the method was trained on."""
+        doc = request.doc if isinstance(request.doc, dict) else {}
+        if doc.get("question") != context.removesuffix("\n"):
+            self.counts[request.task_name]["differs"] += 1
+
+    def _warn(self) -> None:
+        if self.overlong:
+            limit = self.backbone.max_positions
+            logger.warning(
+                "%d prompts are longer than the model's %d positions: answered with nothing", self.overlong, limit
+            )
+        if self.differs:
+            logger.warning("%d prompts: %s", self.differs, PROMPT_DIFFERS)
+
+    def _settings(self, given: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+        """Cap and stop strings of a request. How to decode is the model's matter:
+        a task or the command line cannot change it.
+        """
+        if given.get("do_sample") or given.get("temperature") or given.get("num_beams") not in (None, 1):
+            raise UsageError(
+                "rim-bench decodes greedily, or with the votes and temperature of --model_args: leave out do_sample, "
+                "temperature and "
+                "num_beams, or set them to false, 0 and 1"
+            )
+        until = given.get("until") or []
+        until = [until] if isinstance(until, str) else until
+        caps = [c for name in ("max_gen_toks", "max_new_tokens") if (c := given.get(name)) is not None]
+        return whole("max_gen_toks", caps[0] if caps else self.max_gen_toks, 1), tuple(str(u) for u in until if u)
+
+    # likelihoods
+
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Choices of one question are sibling branches behind its prompt, in the trained answer format.
+
+        The log-likelihood is that of the choice, given the question, the method's positions and `#### `. A method that
+        reasons in generated text (cot) is asked for its answer without that text: a likelihood leaves it no room.
+        """
+        self._forget(requests)
+        for request in requests:
+            self._note_prompt(request, request.args[0])
+        if requests and all(isinstance(r.doc, dict) and r.doc.get("form") == "choice" for r in requests):
+            return self._chosen(requests)
+        out = self._likelihoods([request.args for request in requests])
+        for request, (logprob, _) in zip(requests, out, strict=True):
+            self.counts[request.task_name]["overlong"] += logprob == float("-inf")
+        self._warn()
+        return out
+
+    def _chosen(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Our own choice form (`rim_bench.evaluate.multiple_choice`):
+        as above, but cot writes its steps first; one record a document.
+        """
+        documents: dict[tuple[str, int], tuple[tuple[int, ...], list[str]]] = {}
+        for request in requests:
+            documents[request.task_name, int(request.doc_id)] = (
+                self.question(request.args[0]),
+                list(request.doc["choices"]),
+            )
+        chooser = ChoicePredictor(self.answerer, dict(documents.values()))
+        asked = [(key, question, chooser.prompt(question)) for key, (question, _) in documents.items()]
+        for key, question, layout in asked:
+            if not chooser.fits(layout):
+                self.records[key] = chooser.unanswered(layout, question)
+        fitting = sorted((a for a in asked if chooser.fits(a[2])), key=lambda a: a[2].size)
+        cuts = [fitting[at : at + self.batch_size] for at in range(0, len(fitting), self.batch_size)]
+        batches = [GenerateBatch([b[2] for b in batch], [b[1] for b in batch], self.max_gen_toks, ()) for batch in cuts]
+        for batch, done in zip(cuts, answer_all(chooser, batches, self.on_batch), strict=True):
+            self.records.update((b[0], one) for b, one in zip(batch, done, strict=True))
+        for name, number in documents:
+            self.counts[name]["overlong"] += bool(self.records[name, number].cost["overlong"])
+        self._warn()
+        out = []
+        for request in requests:
+            key = (request.task_name, int(request.doc_id))
+            text, logprobs = str(request.args[1]).lstrip(" "), self.records[key].logprobs
+            out.append((logprobs[documents[key][1].index(text)], False) if logprobs else (float("-inf"), False))
+        return out
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        return self._likelihoods([texts for texts, _, _ in requests])
+
+    def _likelihoods(self, asked: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether greedy) of each (context, continuation); minus infinity where the model has no
+        positions for it.
+        """
+        places: dict[str, list[int]] = {}
+        for i, (context, _) in enumerate(asked):
+            places.setdefault(context, []).append(i)
+        out: list[tuple[float, bool]] = [(float("-inf"), False)] * len(asked)
+        pending: list[tuple[list[int], Layout, list[tuple[int, ...]]]] = []
+        for context, where in places.items():
+            layout, choices = branches(
+                self.backbone, self.answerer.prompt(self.question(context)), [asked[i][1] for i in where]
+            )
+            if max(layout.position) + 1 + max(map(len, choices)) <= self.backbone.max_positions:
+                pending.append((where, layout, choices))
+        pending.sort(key=lambda p: p[1].size)
+        cuts = [pending[at : at + self.batch_size] for at in range(0, len(pending), self.batch_size)]
+        scored = score_all(self.trained, [ScoreBatch([p[1] for p in batch], [p[2] for p in batch]) for batch in cuts])
+        for (where, _, _), scores in zip(chain(*cuts), chain(*scored), strict=True):
+            for i, one in zip(where, scores, strict=True):
+                out[i] = (one.logprob, one.greedy)
+        return out
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of plain text under the backbone, without the method's positions, in disjoint windows."""
+        totals = [0.0] * len(requests)
+        windows: list[tuple[int, Layout, tuple[int, ...]]] = []
+        for i, request in enumerate(requests):
+            (text,) = request.args
+            pairs = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.eot_token_id,
+                max_seq_len=self.backbone.max_positions - 1,
+                context_len=1,
+            )
+            for context, continuation in map(make_disjoint_window, pairs):
+                windows.append((i, Layout((Segment("text", None, tuple(context)),), ("text",)), tuple(continuation)))
+        windows.sort(key=lambda w: len(w[2]))
+        cuts = [windows[at : at + self.batch_size] for at in range(0, len(windows), self.batch_size)]
+        scored = score_all(self.trained, [ScoreBatch([w[1] for w in batch], [[w[2]] for w in batch]) for batch in cuts])
+        for (i, _, _), scores in zip(chain(*cuts), chain(*scored), strict=True):
+            totals[i] += scores[0].logprob
+        return totals
+
+
+def _kind(request: Instance) -> Kind:
+    """What a document's answers are; our own tasks say it."""
+    found = request.doc.get("kind") if isinstance(request.doc, dict) else None
+    return "number" if found == "number" else "text" if found == "text" else "auto"
+
+
+def lm_eval_main(arguments: Sequence[str]) -> None:
+    """lm-eval's own command line with `--model rim-bench` registered, and our tasks beside its own and the user's.
+
+    Raises:
+        UsageError: what our model refuses, and lm-eval's own complaints about its options.
+    """
+    register()
+    from lm_eval._cli import HarnessCLI
+    from lm_eval.utils import setup_logging
+
+    setup_logging()
+    sys.argv = ["rim-bench lm-eval", *arguments]  # what lm-eval's parser reads
+    parser = HarnessCLI()
+    given = parser.parse_args()
+    try:
+        _prepare(given)
+        parser.execute(given)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--data DIR", "--metadata rim_bench_data=DIR")) from None
+    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not place.endswith(COMPLAINTS):
+            raise
+        raise UsageError(f"lm-eval: {error.args[0] if error.args else error}") from None
+
+
+def _prepare(given: argparse.Namespace) -> None:
+    """Adds our tasks to lm-eval's parsed options, and refuses its response cache before it makes a file."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    config = EvaluatorConfig.load_yaml_config(given.config) if getattr(given, "config", None) else {}
+    options = config | {k: v for k, v in vars(given).items() if v}
+    if options.get("use_cache") and options.get("model") == NAME:
+        raise UsageError(
+            "--use_cache cannot be used with model rim-bench: lm-eval's response cache is not keyed by the weights"
+        )
+    if hasattr(given, "include_path"):
+        theirs = options.get("include_path") or []
+        given.include_path = [str(tasks_folder()), *([theirs] if isinstance(theirs, str) else theirs)]
+
+
+def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate a task with lm-eval itself: its task loading, prompts, filters and aggregation. Returns its results.
+
+    What `simple_evaluate` adds to this is left out: a response cache (lm-eval's is not keyed by the weights), global
+    seeding (it would change a training run's state), and a description of the machine (1.5 s; the run folder has one).
+    """
+    with _apart():
+        manager = TaskManager(include_path=str(task.path.parent), include_defaults=False, metadata=metadata)
+        if task.lm_eval_name not in manager.all_tasks:
+            raise UsageError(f"lm-eval finds no task {task.lm_eval_name!r} in {task.path.parent}")
+        loaded = manager.load([task.lm_eval_name])
+        one = loaded["tasks"][task.lm_eval_name]
+        if task.form == "generate":
+            one.set_config(key="generation_kwargs", value={"max_gen_toks": max_tokens}, update=True)
+        one.set_config(key="num_fewshot", value=0)
+        results = evaluate(lm=lm, task_dict=loaded, bootstrap_iters=0, log_samples=True)
+    assert results is not None
+    return dict(results)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Keeps lm-eval's progress bar and its remarks below errors out of our own display, and its draws out of `random`'s
+    state.
+    """
+    log, bar = logging.getLogger("lm_eval"), lm_eval.api.task.tqdm
+    level, state = log.level, random.getstate()  # it draws names for tasks, which nobody sees
+    log.setLevel(logging.ERROR)
+    lm_eval.api.task.tqdm = lambda items, **_: items
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        log.setLevel(level)
+        lm_eval.api.task.tqdm = bar

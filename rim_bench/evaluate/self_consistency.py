@@ -1,0 +1,93 @@
+"""k-vote self-consistency (Wang et al., arXiv 2203.11171): several sampled answers to a question, of which the most
+frequent counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rim_bench.data import answers
+from rim_bench.engine.generate import Sampling
+from rim_bench.util.errors import UsageError
+
+TEMPERATURE = 0.7
+"""As in the paper's experiments with its largest models."""
+
+
+def whole(name: str, given: Any, least: int) -> int:
+    """`given` as a whole number of at least `least`.
+
+    Raises:
+        UsageError: anything else.
+    """
+    try:
+        number = int(given)
+    except (TypeError, ValueError, OverflowError):
+        number = least - 1
+    if number < least or isinstance(given, bool) or (isinstance(given, float) and given != number):
+        raise UsageError(f"{name} {given!r} must be a whole number of at least {least}")
+    return number
+
+
+def sampling_of(votes: Any = 1, temperature: Any = None, sample_seed: Any = None) -> Sampling | None:
+    """What is drawn for `votes` samples a question; None for one, which is decoded greedily.
+
+    Args:
+        temperature: above 0; None is TEMPERATURE.
+        sample_seed: 0 or more; None is 0.
+    Raises:
+        UsageError: a value that does not fit, or a temperature or seed for a single, greedy answer.
+    """
+    samples = whole("votes", votes, 1)
+    if samples == 1:
+        for name, given in (("temperature", temperature), ("sample_seed", sample_seed)):
+            if given is not None:
+                raise UsageError(f"{name} {given!r} needs votes of at least 2: a single answer is decoded greedily")
+        return None
+    try:
+        heat = TEMPERATURE if temperature is None else float(temperature)
+    except (TypeError, ValueError):
+        heat = math.nan
+    if not (math.isfinite(heat) and heat > 0):
+        raise UsageError(
+            f"temperature {temperature!r} must be a number above 0 (greedy decoding is votes 1, without a temperature)"
+        )
+    return Sampling(samples, heat, whole("sample_seed", 0 if sample_seed is None else sample_seed, 0))
+
+
+def votes_record(sampling: Sampling) -> dict[str, Any]:
+    """How answers were drawn, as stored with a result."""
+    return {"votes": sampling.samples, "temperature": sampling.temperature, "sample_seed": sampling.seed}
+
+
+def majority(texts: Sequence[str], kind: answers.Kind = "auto") -> tuple[int, int]:
+    """The sample that speaks for the largest group of equal answers, and the size of that group.
+
+    Answers are what follows the last `####`: numbers are equal as numbers, other texts once normalised ("number": they
+    are no answer). Ties go to the group whose first member has the lowest index. Samples without an answer do not vote,
+    unless none has
+    one: then equal texts are a group. The reference plays no part.
+
+    Args:
+        texts: one or more sampled outputs, in order.
+        kind: what the task's answers are; "auto": numbers where they can be read as such.
+    """
+    ballots: list[object] = [_ballot(text, kind) for text in texts]
+    if all(ballot is None for ballot in ballots):
+        ballots = [answers.normalise_text(text) for text in texts]
+    groups: dict[object, list[int]] = {}
+    for i, ballot in enumerate(ballots):
+        if ballot is not None:
+            groups.setdefault(ballot, []).append(i)
+    largest = max(groups.values(), key=len)  # the first of several: groups stand in the order of their first members
+    return largest[0], len(largest)
+
+
+def _ballot(text: str, kind: answers.Kind) -> object:
+    found = answers.extract(text).strict
+    if found is None:
+        return None
+    value = None if kind == "text" else answers.parse_number(found)
+    return value if value is not None or kind == "number" else answers.normalise_text(found) or None

@@ -1,0 +1,108 @@
+"""Text that a tokenizer from scratch never saw: it encodes any text, byte by byte, but what training never showed has
+random embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rim_bench.data.datasets import training_data
+from rim_bench.data.task import load_task
+from rim_bench.engine.backbone import Backbone
+from rim_bench.methods.method import Example
+from rim_bench.util.errors import UsageError
+
+MOST = 0.5
+"""Share of a set's questions that may hold a token which training never showed; with more of them the evaluation is
+refused.
+"""
+
+
+def shown(backbone: Backbone, examples: Iterable[Example]) -> frozenset[int]:
+    """The token ids of training examples: questions, steps and answers."""
+    ids: set[int] = set()
+    for example in examples:
+        encoded = backbone.encode_example(example)
+        ids.update(encoded.question, encoded.answer, *encoded.steps)
+    return frozenset(ids)
+
+
+def training_examples(spec: dict[str, Any], data: Path | None) -> tuple[Example, ...] | None:
+    """The examples that a run was trained on, by its specification; None where they are not there, or not the same."""
+    given = spec["task"]
+    try:
+        task = load_task(given["name"])
+        train, _ = training_data(task, data=data, steps=given["steps"], limit=given.get("limit"), allow_changed=True)
+    except UsageError:
+        return None
+    return train.examples if train.sha256 == given["train_sha256"] else None
+
+
+_known: dict[tuple[str, str], frozenset[int]] = {}
+
+
+def shown_in_training(backbone: Backbone, spec: dict[str, Any], data: Path | None) -> frozenset[int] | None:
+    """`shown` of a run's training text, found once a process for each text and tokenizer; None where that text is not
+    there.
+    """
+    tokenizer = sha256(backbone.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    key = (str(spec["task"]["train_sha256"]), tokenizer)
+    if key not in _known:
+        examples = training_examples(spec, data)
+        if examples is None:
+            return None
+        _known[key] = shown(backbone, examples)
+    return _known[key]
+
+
+class CannotBeAsked(UsageError):
+    """A set whose text a run's tokenizer never saw."""
+
+
+def check_text(
+    backbone: Backbone, known: frozenset[int] | None, questions: Sequence[tuple[str, str]], trained_on: str, task: str
+) -> dict[str, Any]:
+    """What a summary says of unseen tokens: how many questions hold one, None where the training text is not there to
+    tell.
+
+    Args:
+        known: the tokens of the training text.
+        questions: (id, text).
+
+    Raises:
+        CannotBeAsked: more than `MOST` of the questions do: the run would be asked in letters that it never learned.
+    """
+    if known is None:
+        return {"questions": None, "n": len(questions)}
+    odd = [(name, text) for name, text in questions if not known.issuperset(backbone.encode_question(text))]
+    if len(odd) > MOST * len(questions):
+        (name, text), *_ = odd
+        tokens = [i for i in backbone.encode_question(text) if i not in known]
+        raise CannotBeAsked(
+            f"{task} cannot be asked of a run trained from scratch on {trained_on}: {len(odd):,} of {len(questions):,} "
+            "questions hold text "
+            f"that its tokenizer never saw in training (such as {backbone.decode(tokens[:8])!r} in {name}), and at "
+            f"most {MOST:.0%} may: "
+            "evaluate the run on tasks in the same words, or train on this one"
+        )
+    return {"questions": len(odd), "n": len(questions)}
+
+
+def about(
+    backbone: Backbone, spec: dict[str, Any], name: str, questions: Sequence[tuple[str, str]], data: Path | None
+) -> dict[str, Any]:
+    """What a summary says of an evaluation on a task that the run was not trained on; `questions` are (id, text).
+
+    Raises:
+        CannotBeAsked: a tokenizer from scratch that never saw the text of most questions.
+    """
+    given = spec["task"]
+    told: dict[str, Any] = {"trained_on": {k: given.get(k) for k in ("name", "train_sha256", "train_rows", "limit")}}
+    if spec["backbone"].get("kind") != "scratch":
+        return told
+    return told | {
+        "unseen_text": check_text(backbone, shown_in_training(backbone, spec, data), questions, given["name"], name)
+    }

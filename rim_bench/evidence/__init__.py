@@ -1,0 +1,1 @@
+"""Stored runs become rows, statistics, verdicts and ranks."""

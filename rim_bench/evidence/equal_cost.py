@@ -1,0 +1,111 @@
+"""Curves compared at equal inference cost: which costs, every pair of curves at each of them, and what is clear of
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rim_bench.evidence.curves import CostCurve, MatchedAccuracy, same
+from rim_bench.evidence.pairs import PairedDifference, adjusted, contrasts
+from rim_bench.evidence.rows import Group, Row, Subset
+from rim_bench.evidence.stats.intervals import Interval, Resampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost at which curves are compared: what the default settings of some rows cost, where `same` says so."""
+
+    value: float
+    rows: tuple[Row, ...]
+
+
+def default_costs(found: Sequence[CostCurve]) -> list[Cost]:
+    """The default cost of each row, rising; rows whose costs count as equal share the lowest of theirs."""
+    costs: dict[str, tuple[float, Row]] = {}
+    for track in found:
+        if track.default is not None:
+            costs.setdefault(track.curve.row.label, (track.default, track.curve.row))
+    out: list[Cost] = []
+    for value, row in sorted(costs.values(), key=lambda c: c[0]):
+        if out and same(found[0].kind, value, out[-1].value):
+            out[-1] = Cost(out[-1].value, (*out[-1].rows, row))
+        else:
+            out.append(Cost(value, (row,)))
+    return out
+
+
+@dataclass(frozen=True)
+class Field:
+    """The curves of one section on one set of questions, over one cost."""
+
+    group: Group
+    scope: Subset
+    tracks: tuple[CostCurve, ...]
+
+    def interval(self, reading: MatchedAccuracy) -> Interval:
+        """Bootstrap interval of an accuracy at a cost, over seeds and questions."""
+        return self._interval(reading.solved, reading.curve.row)
+
+    def area(self, track: CostCurve, span: tuple[float, float]) -> tuple[float, Interval]:
+        """Mean accuracy over log cost in `span`, with a bootstrap interval."""
+        values = track.area(*span)
+        return float(values.mean()), self._interval(values, track.curve.row)
+
+    def _interval(self, solved: NDArray[np.float64], row: Row) -> Interval:
+        return self.resampler.interval(self.resampler.means(solved, row.runs_text))
+
+    @property
+    def resampler(self) -> Resampler:
+        """The one of its questions."""
+        return Resampler.of(len(self.scope.ids), self.group.clusters(self.scope))
+
+    def readings(self, cost: float) -> list[MatchedAccuracy]:
+        """What reaches a cost, in the order of the curves; the same answers only once."""
+        found = (r for t in self.tracks if (r := t.at(cost)) is not None)
+        return list({r.key: r for r in found}.values())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two readings at the same cost, on the same questions."""
+
+    scope: Subset
+    cost: Cost
+    first: MatchedAccuracy
+    second: MatchedAccuracy
+    value: float  # accuracy of first − second
+    p: float
+    holm: float
+    interval: Interval
+    detectable: float | None
+    verdict: str
+    higher: MatchedAccuracy | None
+
+
+def differences(fields: Sequence[Field]) -> list[Difference]:
+    """Every pair of readings of different rows at every default cost of every field; Holm over all of them. What is
+    clear is what
+    `pairing.Contrast` calls clear.
+    """
+    drafts: list[tuple[Field, Cost, PairedDifference[MatchedAccuracy]]] = []
+    for field in fields:
+        for cost in default_costs(field.tracks):
+            drafts += [
+                (field, cost, c) for c in contrasts(field.readings(cost.value), field.group.clusters(field.scope))
+            ]
+    out = []
+    for (field, cost, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, _, c in drafts]), strict=True):
+        verdict, higher = c.judged(holm, field.group.floor(field.scope)[1], holm_seeds)
+        out.append(
+            Difference(
+                field.scope, cost, c.first, c.second, c.value, c.p, holm, c.interval, c.detectable, verdict, higher
+            )
+        )
+    return out

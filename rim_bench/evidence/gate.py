@@ -1,0 +1,425 @@
+"""The accuracy gate: has a run become worse than its stored baseline by a margin or more?
+
+One-sided and paired. With d = baseline − run over the same items:
+    regressed     d ≥ margin, and the exact one-sided McNemar p < 0.05;
+    holds         d ≤ 0, or the one-sided 95 % upper bound of d < margin;
+    underpowered  neither, or fewer items than the minimum.
+The bound is Tango's score bound (`evidence_stats.upper_bound`): its test has its size where gates are used, with few
+discordant items, too. Wald's bound has no width there, and a bootstrap is no better and moves with its seed.
+
+`operating` gives the exact probability of every verdict. Evaluating anew without a change comes out as regressed in
+less than 5 %, far less where the margin is wide for n. A true loss of exactly the margin comes out as regressed in
+about half of the cases, for d ≥ margin asks for that, and as holding in about 5 % (at most 5.5 % where the bound
+decides; more where n is so small that d ≤ 0 happens by chance, which the reason then says). A gate that retrains has
+another null: see `Check.same_weights`.
+
+Where items share sources (templates, seed questions), p is the larger of McNemar's and the exact sign-flip test over
+sources, and the bound the larger of Tango's and t's over sources: nothing is concluded that independent items alone
+would allow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rim_bench.evidence.baseline import (
+    BaselineEntry,
+    Questions,
+    Setting,
+    difference,
+    measured,
+    questions_of,
+    read_baseline,
+    setting_of,
+)
+from rim_bench.evidence.stats import clustered, intervals, tests
+from rim_bench.storage.run_folder import Run, Store
+from rim_bench.util.errors import UsageError
+from rim_bench.util.files import Record
+
+GateVerdict = Literal["holds", "regressed", "bad input", "not comparable", "underpowered"]
+CODES: Mapping[GateVerdict, int] = {"holds": 0, "regressed": 1, "bad input": 2, "not comparable": 3, "underpowered": 4}
+WORST_FIRST: tuple[GateVerdict, ...] = ("bad input", "not comparable", "regressed", "underpowered", "holds")
+ALPHA = 0.05
+POWER = 0.8
+MIN_N = 500
+
+
+class NotComparable(Exception):
+    """The run answered other questions, or is another kind of system, than what the baseline holds."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict on n paired items, and what it rests on. Fractions; `difference` and `upper` are baseline − run."""
+
+    verdict: GateVerdict
+    reason: str
+    n: int
+    baseline: float
+    run: float
+    lost: int  # items that only the baseline solved
+    won: int  # items that only the run solved
+    difference: float
+    upper: float  # one-sided 95 % bound
+    p: float  # exact one-sided McNemar
+    smallest_margin: (
+        float | None
+    )  # that this n holds or breaks with 80 % power at this discordance; None where nothing differs
+    sources: int | None = None  # that the items share; None where they share none
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The same weights evaluated again: how many answers changed between right and wrong, with no change of the
+    model.
+    """
+
+    run: str
+    how: str
+    changed: int
+    n: int
+    difference: float  # first − repeat
+
+
+@dataclass(frozen=True)
+class Check:
+    """One run against the baseline."""
+
+    name: str  # the run as given
+    verdict: GateVerdict
+    reason: str  # one sentence
+    setting: Setting | None = None
+    questions: Questions | None = None
+    decision: Decision | None = None
+    run: Record = field(default_factory=dict)  # where both come from
+    baseline: Record = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    noise: tuple[Noise, ...] = ()
+
+    @property
+    def code(self) -> int:
+        """Exit code of this verdict."""
+        return CODES[self.verdict]
+
+    @property
+    def same_weights(self) -> bool | None:
+        """Whether the baseline's very weights were evaluated again; None where that is not known. With other weights
+        the margin
+        must come from retrainings, for other training seeds move accuracy by more than the questions' error."""
+        one, two = self.run.get("weights_sha256"), self.baseline.get("weights_sha256")
+        return None if one is None or two is None else one == two
+
+    @property
+    def same_evaluation(self) -> bool:
+        """Whether the baseline was written from this very evaluation, so that nothing was measured anew."""
+        one, two = self.run.get("items_sha256"), self.baseline.get("items_sha256")
+        return one is not None and one == two
+
+
+def exit_code(checks: Sequence[Check]) -> int:
+    """The worst verdict's: 2, then 3, then 1, then 4, then 0. Nothing checked is bad input."""
+    verdicts = {c.verdict for c in checks}
+    return CODES[next((v for v in WORST_FIRST if v in verdicts), "bad input")]
+
+
+def check_margin(margin: float, min_n: int) -> None:
+    """Raises UsageError for a margin (in points) or a minimum that no gate can have."""
+    if not (math.isfinite(margin) and 0 < margin < 100):
+        raise UsageError(f"--margin {margin} is not a number of points above 0 and below 100, as in --margin 2")
+    if min_n < 1:
+        raise UsageError(f"--min-n {min_n} must be at least 1")
+
+
+# The decision
+# ------------------------------------------------------------------------------------------------------------------------
+def decide(
+    baseline: Sequence[bool],
+    run: Sequence[bool],
+    margin: float,
+    min_n: int = MIN_N,
+    clusters: Sequence[int] | None = None,
+) -> Decision:
+    """The rule on answers to the same items in the same order; `margin` is a fraction, `clusters` the number of each
+    item's source.
+
+    Raises:
+        ValueError: no items, or not equally many.
+    """
+    n = len(baseline)
+    if n == 0 or len(run) != n:
+        raise ValueError(f"{n} and {len(run)} answers are not pairs")
+    lost = sum(a and not b for a, b in zip(baseline, run, strict=True))
+    won = sum(b and not a for a, b in zip(baseline, run, strict=True))
+    p, upper = tests.mcnemar(lost, won, "greater"), tests.upper_bound(lost, won, n, 1 - ALPHA)
+    psi, d, effective = (lost + won) / n, (lost - won) / n, n
+    if clusters is not None:
+        p, upper, effective = _by_source(baseline, run, clusters, p, upper)
+    verdict = _verdict(lost, won, n, margin, p, upper, min_n)
+    smallest = tests.detectable_difference(effective, psi, POWER, 2 * ALPHA) if psi else None
+    reason = _reason(verdict, n, d, upper, p, margin, psi, min_n, n / effective)
+    sources = None if clusters is None else len(set(clusters))
+    return Decision(verdict, reason, n, sum(baseline) / n, sum(run) / n, lost, won, d, upper, p, smallest, sources)
+
+
+def _by_source(
+    baseline: Sequence[bool], run: Sequence[bool], clusters: Sequence[int], p: float, upper: float
+) -> tuple[float, float, int]:
+    """p and bound where items share sources, never less than those of independent items, and n / design effect."""
+    import numpy as np
+
+    difference = np.asarray(baseline, dtype=np.float64) - np.asarray(run, dtype=np.float64)
+    p = max(p, clustered.sign_flip(difference, clusters, "greater"))
+    upper = clustered.as_good(difference, clusters, 0.0, intervals.Interval(-1.0, upper), 1.0, 1.0)[0].high
+    effect = clustered.design_effect(difference, clusters)
+    return p, upper, 1 if effect is None else max(1, math.floor(len(difference) / effect + 1e-9))
+
+
+def _verdict(lost: int, won: int, n: int, margin: float, p: float, upper: float, min_n: int) -> GateVerdict:
+    if n < min_n:
+        return "underpowered"
+    if lost - won >= margin * n - 1e-9 and p < ALPHA:
+        return "regressed"
+    return "holds" if lost <= won or upper < margin else "underpowered"
+
+
+def _reason(
+    verdict: GateVerdict, n: int, d: float, upper: float, p: float, margin: float, psi: float, min_n: int, effect: float
+) -> str:
+    size, most, limit = (f"{100 * v:.2f}".rstrip("0").rstrip(".") for v in (abs(d), upper, margin))
+    if n < min_n:
+        return f"{n:,} items are too few: the minimum is {min_n:,}"
+    if verdict == "regressed":
+        return f"{size} points lower than the baseline ({_p(p)}): the margin is {limit}"
+    if verdict == "holds" and d <= 0:
+        text = "as accurate as the baseline on these items" if d == 0 else f"{size} points higher than the baseline"
+        return text + (f"; a loss of up to {most} is not excluded (95 %)" if upper >= margin else "")
+    if verdict == "holds":
+        return f"{size} points lower, and with 95 % confidence by less than {most}: under the margin of {limit}"
+    needed = math.ceil(effect * tests.items_needed(max(psi, margin), margin, POWER, 2 * ALPHA))
+    more = f"at this discordance a margin of {limit} needs about {needed:,} items for 80 % power"
+    if d >= margin - 1e-12:
+        return f"{size} points lower, which is the margin of {limit} or more, but {_p(p)}: {more}"
+    return (
+        f"{size} points lower, and a loss of up to {most} is not excluded (95 %), where the margin is {limit}: {more}"
+    )
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def operating(n: int, discordance: float, difference: float, margin: float) -> dict[GateVerdict, float]:
+    """Probability of every verdict at a true difference baseline − run: exact, by adding up all outcomes on n items.
+
+    All arguments but n are fractions; n is taken to be enough, and no two items to share a source. At difference 0
+    "regressed" is the false-positive rate of a gate that evaluates anew; at difference = margin "holds" is the rate at
+    which it lets such a loss pass.
+    """
+    from scipy.stats import binom
+
+    b, c, p = tests.outcomes(n, discordance, difference)
+    regressed = (b - c >= margin * n - 1e-9) & (binom.cdf(c, b + c, 0.5) < ALPHA)
+    below = (
+        tests.score(b, c, n, margin) < -1.6448536269514722
+    )  # the bound is under the margin where its test rejects it
+    holds = ~regressed & ((b <= c) | below)
+    shares: dict[GateVerdict, float] = {"holds": float(p[holds].sum()), "regressed": float(p[regressed].sum())}
+    shares["underpowered"] = max(0.0, float(p.sum()) - sum(shares.values()))
+    return shares
+
+
+# Runs against a file
+# -----------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Gate:
+    """What is asked of every run. `margin` in points."""
+
+    margin: float
+    min_n: int = MIN_N
+    levels: tuple[str, ...] = ()
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        check_margin(self.margin, self.min_n)
+
+
+def check_all(
+    names: Sequence[str], store: Store, against: Path, gate: Gate, repeats: Sequence[str] = ()
+) -> list[Check]:
+    """Every named run against the file; what cannot be read or compared is a verdict, too."""
+    checks: list[Check] = []
+    seen: set[Path] = set()
+    for name in names:
+        try:
+            run = store.find(name)
+            if (path := run.path.resolve()) in seen:
+                raise UsageError(f"run {run.id!r} is given more than once")
+            seen.add(path)
+            entries = read_baseline(against)
+            checks.append(check(run, name, entries, gate, [store.find(r) for r in repeats]))
+        except UsageError as error:
+            checks.append(Check(name, "bad input", str(error)))
+        except NotComparable as error:
+            checks.append(Check(name, "not comparable", str(error)))
+    return checks
+
+
+def check(run: Run, name: str, entries: Sequence[BaselineEntry], gate: Gate, repeats: Sequence[Run] = ()) -> Check:
+    """One run against the entry that is about the same kind of system.
+
+    Raises:
+        UsageError: the run or a repeat cannot be read, or is a plumbing check.
+        NotComparable: no entry, or several, fit.
+    """
+    key, summary, fitting = _match(run, entries, gate.key)
+    if summary.get("quick") or run.spec.get("quick"):
+        raise UsageError(f"run {run.id!r} is a plumbing check (--quick), not a result")
+    mine = measured(run, key, summary)
+    same_items = [e for e in fitting if difference(mine.questions, e.questions) is None]
+    if not same_items:
+        raise NotComparable(
+            f"run {run.id!r} and the baseline do not fit: {difference(mine.questions, fitting[0].questions)}"
+        )
+    base = _closest(mine, same_items)
+    levels = tuple(gate.levels)
+    decision = decide(base.flat(levels), mine.flat(levels), gate.margin / 100, gate.min_n, mine.clusters(levels))
+    given = tuple(n for other in repeats for n in noise_of(mine, other, levels))
+    noise = noise_of(mine, run, levels, repeats_only=True)
+    if repeats and not given:
+        raise UsageError(
+            f"no repeat holds the weights of run {run.id!r} evaluated on the same items at the same setting"
+        )
+    notes = (*_notes(mine, base), *_shared_sources(decision))
+    of = (mine.setting, mine.questions, decision, mine.origin, base.origin)
+    return Check(name, decision.verdict, decision.reason, *of, notes, (*noise, *given))
+
+
+def _match(run: Run, entries: Sequence[BaselineEntry], key: str | None) -> tuple[str, Record, list[BaselineEntry]]:
+    """The evaluation of the run that some entry is about, and those entries. Ids are not compared yet."""
+    stored = run.evaluations()
+    if not stored:
+        raise UsageError(f"run {run.id!r} is not evaluated: `rim-bench eval` does it")
+    if key is not None and key not in stored:
+        raise UsageError(f"run {run.id!r} has no evaluation {key!r}: it has {', '.join(stored)}")
+    if key is not None and stored[key].get("repeat"):
+        raise UsageError(
+            f"evaluation {key!r} of run {run.id!r} is a repeat, which gives the noise floor and is not gated: leave "
+            "out --key"
+        )
+    found: dict[str, list[BaselineEntry]] = {}
+    misfits: list[tuple[int, str]] = []
+    for name, summary in stored.items():
+        if key not in (None, name) or summary.get("repeat"):
+            continue
+        questions, setting = questions_of(summary), setting_of(run.spec, summary)
+        for entry in entries:
+            if setting.label != entry.setting.label:
+                misfits.append((0, f"the baseline holds {_names(entries)}, not {setting.label}"))
+            elif (other := difference(questions, entry.questions)) is not None:
+                misfits.append((2 if questions.task == entry.questions.task else 1, other))
+            elif setting != entry.setting:
+                misfits.append((3, f"the run is {setting}, the baseline {entry.setting}"))
+            else:
+                found.setdefault(name, []).append(entry)
+    if not found:
+        raise NotComparable(f"run {run.id!r} and the baseline do not fit: {max(misfits, key=lambda m: m[0])[1]}")
+    if len(found) > 1:  # such as on another kind of device
+        like = [
+            n
+            for n, fits in found.items()
+            if any(_runtime(stored[n].get("settings") or {}) == _runtime(e.origin) for e in fits)
+        ]
+        if len(like) != 1:
+            raise UsageError(
+                f"run {run.id!r} has several evaluations that fit the baseline: choose one with --key, "
+                f"{', '.join(found)}"
+            )
+        found = {like[0]: found[like[0]]}
+    name, fitting = next(iter(found.items()))
+    return name, stored[name], fitting
+
+
+def _names(entries: Sequence[BaselineEntry]) -> str:
+    return ", ".join(dict.fromkeys(e.setting.label for e in entries))
+
+
+def _runtime(told: Record) -> tuple[str, str]:
+    return str(told.get("device")), str(told.get("dtype"))
+
+
+def _closest(mine: BaselineEntry, entries: Sequence[BaselineEntry]) -> BaselineEntry:
+    """The entry of the same run, else of the same seed, else the only one."""
+    for field_ in ("run", "seed"):
+        same = [e for e in entries if e.origin.get(field_) == mine.origin.get(field_)]
+        if len(same) == 1:
+            return same[0]
+    if len(entries) > 1:
+        seeds = ", ".join(str(e.origin.get("seed")) for e in entries)
+        raise NotComparable(
+            f"the baseline holds {mine.setting} with seeds {seeds}, and the run has seed {mine.origin.get('seed')}"
+        )
+    return entries[0]
+
+
+def _shared_sources(decision: Decision) -> tuple[str, ...]:
+    """What is done where items come from sources that they share."""
+    if decision.sources is None:
+        return ()
+    text = (
+        f"{decision.n:,} items share {decision.sources:,} sources: p and bound are the larger ones of items and of "
+        "sources"
+    )
+    return (
+        text
+        + (
+            f", and with fewer than {clustered.FEW} sources still too small" if decision.sources < clustered.FEW else ""
+        ),
+    )
+
+
+def _notes(mine: BaselineEntry, base: BaselineEntry) -> tuple[str, ...]:
+    """What else differs, which is no reason not to compare."""
+    notes = []
+    for name in ("weights_sha256", "recipe_sha256", "seed", "dtype", "device", "batch_size", "order"):
+        one, two = mine.origin.get(name), base.origin.get(name)
+        if one != two:
+            if name == "weights_sha256":
+                notes.append(
+                    "other weights than the baseline's: the margin must come from retrainings (`rim-bench margin`)"
+                )
+            elif name == "recipe_sha256":
+                notes.append("the recipe (specification without seed) is not the baseline's")
+            else:
+                notes.append(f"{name.replace('_', ' ')} {one}, baseline {two}")
+    return tuple(notes)
+
+
+def noise_of(mine: BaselineEntry, other: Run, levels: Sequence[str] = (), *, repeats_only: bool = False) -> list[Noise]:
+    """The evaluations in `other` of the very weights of `mine`, at the same setting, on the same items:
+    what changes without a change.
+    """
+    out = []
+    for key, summary in other.evaluations().items():
+        same = (
+            setting_of(other.spec, summary) == mine.setting
+            and difference(questions_of(summary), mine.questions) is None
+        )
+        weights = summary.get("weights_sha256")
+        if repeats_only and not summary.get("repeat"):
+            continue
+        if not same or weights is None or weights != mine.origin.get("weights_sha256"):
+            continue
+        repeat = measured(other, key, summary)
+        if difference(repeat.questions, mine.questions) is not None:
+            continue
+        pairs = list(zip(mine.flat(levels), repeat.flat(levels), strict=True))
+        told = [k for k in ("device", "dtype", "batch_size", "order") if k in repeat.origin]
+        how = ", ".join(f"{k.replace('_', ' ')} {repeat.origin[k]}" for k in told)
+        changed, n = sum(a != b for a, b in pairs), len(pairs)
+        out.append(Noise(other.id, how, changed, n, sum(a - b for a, b in pairs) / n))
+    return out

@@ -1,0 +1,334 @@
+"""The numbers of one section of the leaderboard: ranks, points, curves at equal cost, needs and areas, and all of them
+as records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rim_bench.evidence import training_budgets
+from rim_bench.evidence.curves import COSTS, CostCurve, Need, Point, cheapest, front, joined, shared_span
+from rim_bench.evidence.equal_cost import Difference, Field, default_costs, differences
+from rim_bench.evidence.pairs import Pair, pairs
+from rim_bench.evidence.ranking import Rank, RankingGroup, ranking
+from rim_bench.evidence.rows import Accuracy, Row, Subset, stamp
+from rim_bench.evidence.stats.intervals import Interval
+from rim_bench.util.files import Record
+from rim_bench.util.text import backbone_label
+
+TARGETS = (0.25, 0.5, 0.75, 0.9)  # accuracies whose FLOPs are looked up
+COLUMNS = (
+    "section",
+    "stamp",
+    "task",
+    "task_version",
+    "evaluator_version",
+    "data_sha256",
+    "split",
+    "backbone",
+    "division",
+    "budget_kind",
+    "budget_asked",
+    "set",
+    "ood",
+    "n",
+    "record",
+    "label",
+    "method",
+    "seeds",
+    "run_ids",
+    "setting",
+    "rank_low",
+    "rank_high",
+    "accuracy",
+    "ci_low",
+    "ci_high",
+    "seed_sd",
+    "training_flops",
+    "training_examples",
+    "budget_used",
+    "tuning_trials",
+    "flops",
+    "passes",
+    "full_ms",
+    "ttft_ms",
+    "fronts",
+    "cost_kind",
+    "cost",
+    "cost_high",
+    "at_most",
+    "against",
+    "against_setting",
+    "difference",
+    "p",
+    "holm",
+    "detectable",
+    "verdict",
+)
+
+
+def _fraction(value: float) -> float:
+    """Rounded beyond what the number of questions can show, so that it does not depend on the order in which a machine
+    adds.
+    """
+    return round(value, 6) + 0.0
+
+
+def _digits(value: float | None, digits: int = 6) -> float | None:
+    return None if value is None else float(f"{value:.{digits}g}")
+
+
+@dataclass(frozen=True)
+class MeasuredSetting:
+    """One setting of one row on one set of questions, as it was measured."""
+
+    row: Row  # of the comparison
+    point: Point
+    accuracy: Accuracy
+    costs: dict[str, float | None]  # by kind
+    ttft: float | None  # milliseconds
+    fronts: tuple[str, ...]  # kinds of cost in which it is on the Pareto front
+
+    @property
+    def label(self) -> str:
+        """The row, and the setting where it is not the default."""
+        return self.row.label if self.point.default else f"{self.row.label}, {self.point.label}"
+
+
+@dataclass(frozen=True)
+class LeaderboardNumbers:
+    """What is computed for a contest, each thing once."""
+
+    contest: RankingGroup
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Every pair of rows at their default settings."""
+        return pairs(self.contest.group)
+
+    def places(self, scope: Subset) -> list[Rank]:
+        """The ranking."""
+        return ranking(self.contest, scope, self.pairs)
+
+    @cached_property
+    def fields(self) -> dict[tuple[str, str], Field]:
+        """By kind of cost and name of the set of questions; only those where some curve has that cost, and costs that
+        compare.
+        """
+        out = {}
+        for scope in self.contest.scopes:
+            for kind in COSTS:
+                if found := self.contest.tracks(kind, scope):
+                    out[kind, scope.name] = Field(self.contest.group, scope, tuple(found))
+        return out
+
+    @cached_property
+    def compared(self) -> dict[str, list[Difference]]:
+        """Differences at equal cost by kind; one Holm family each, over all its costs and sets of questions."""
+        return {kind: differences([f for (k, _), f in self.fields.items() if k == kind]) for kind in COSTS}
+
+    @cached_property
+    def measured(self) -> dict[str, list[MeasuredSetting]]:
+        """Every setting of every row, by the name of the set of questions."""
+        return {scope.name: self._measured(scope) for scope in self.contest.scopes}
+
+    def _measured(self, scope: Subset) -> list[MeasuredSetting]:
+        points = {(c.row.label, p.label): (c.row, p) for c in self.contest.curves for p in c.points if not p.default}
+        points |= {(c.row.label, ""): (c.row, p) for c in self.contest.curves for p in c.points if p.default}
+        order = [r.label for r in self.contest.group.rows]
+
+        def place(found: tuple[Row, Point]) -> tuple[Any, ...]:
+            row, point = found
+            return order.index(row.label), not point.default, point.knob or "", point.value or 0.0, point.note
+
+        found = sorted(points.values(), key=place)
+        accuracies = [p.row.accuracy(scope.ids) for _, p in found]
+        costs = [{kind: p.cost(kind, scope.ids) for kind in COSTS} for _, p in found]
+        fronts: list[list[str]] = [[] for _ in found]
+        for kind in self.contest.kinds:
+            known = [(k, c, accuracies[k].value) for k, by_kind in enumerate(costs) if (c := by_kind[kind]) is not None]
+            for (k, _, _), on in zip(known, front([(c, a) for _, c, a in known]), strict=True):
+                fronts[k] += [kind] if on else []
+        return [
+            MeasuredSetting(row, p, a, c, p.milliseconds("ttft_ms", scope.ids), tuple(f))
+            for (row, p), a, c, f in zip(found, accuracies, costs, fronts, strict=True)
+        ]
+
+    def default(self, row: Row, scope: Subset) -> MeasuredSetting:
+        """The row's default setting."""
+        return next(m for m in self.measured[scope.name] if m.row.label == row.label and m.point.default)
+
+    def span(self, kind: str, scope: Subset) -> tuple[float, float] | None:
+        """The costs that all curves of more than one point share."""
+        field = self.fields.get((kind, scope.name))
+        return None if field is None else shared_span(joined(field.tracks))
+
+    def narrow(self, kind: str, scope: Subset) -> list[CostCurve]:
+        """Curves whose costs are too near to each other for an area, though they have several settings."""
+        field = self.fields.get((kind, scope.name))
+        return [] if field is None else [t for t in joined(field.tracks) if t.span is None and len(t.curve.points) > 1]
+
+    def needed(self, scope: Subset) -> list[tuple[Row, list[tuple[CostCurve, Need] | None]]]:
+        """For every row what each of `TARGETS` costs at least in FLOPs, over all its curves, and the curve; None where
+        none gets there.
+        """
+        field = self.fields.get(("flops", scope.name))
+        found = joined(field.tracks) if field is not None else []
+        by_row = [(row, [t for t in found if t.curve.row.label == row.label]) for row in self.contest.group.rows]
+        return [(row, [cheapest(mine, target) for target in TARGETS]) for row, mine in by_row if mine]
+
+    def areas(self, kind: str, scope: Subset) -> list[tuple[CostCurve, float, Interval]]:
+        """Mean accuracy over log cost on the shared range, of every curve that has a range; nothing without a shared
+        one.
+        """
+        field, span = self.fields.get((kind, scope.name)), self.span(kind, scope)
+        return (
+            []
+            if field is None or span is None
+            else [(t, *field.area(t, span)) for t in joined(field.tracks) if t.span is not None]
+        )
+
+    # records
+
+    def records(self) -> list[Record]:
+        """All numbers, one record each: what it is stands under "record".
+
+        The first, "section", has what is said of the others once.
+        """
+        out: list[Record] = []
+        group, contest = self.contest.group, self.contest
+        facts = group.facts
+        base: Record = {
+            "stamp": stamp(group.rows), "task": facts.task, "split": facts.split, "division": contest.division,
+            "budget_kind": contest.kind, "budget_asked": contest.asked,
+        }  # fmt: skip
+        whole = {
+            "record": "section", "task_version": facts.task_version, "evaluator_version": facts.evaluator_version,
+            "data_sha256": facts.data, "backbone": backbone_label(group.rows[0].first.spec.get("backbone")),
+        }  # fmt: skip
+        out.append(base | whole)
+        for scope in contest.scopes:
+            here = base | {"set": scope.name, "ood": scope.ood, "n": len(scope.ids)}
+            for records in (
+                self._ranks(scope),
+                self._points(scope),
+                self._matched(scope),
+                self._needs(scope),
+                self._areas(scope),
+            ):
+                out += [here | r for r in records]
+        return out
+
+    def _ranks(self, scope: Subset) -> Iterator[Record]:
+        for place in self.places(scope):
+            row = place.row
+            used = [b.used for b in training_budgets.budgets(row) if b.used is not None]
+            yield {
+                "record": "rank",
+                **_row(row),
+                "seeds": _seeds(row),
+                "run_ids": row.runs_text,
+                **_measures(self.default(row, scope)),
+                "rank_low": place.low,
+                "rank_high": place.high,
+                "training_flops": _digits(training_budgets.total_flops(row), 9),
+                "training_examples": training_budgets.total_examples(row),
+                "budget_used": _digits(sum(used) / len(used), 9) if used else None,
+                "tuning_trials": training_budgets.tuning_trials(row),
+                **({} if (spent := training_budgets.tuning_flops(row)) is None else {"tuning_flops": spent}),
+            }
+
+    def _points(self, scope: Subset) -> Iterator[Record]:
+        for m in self.measured[scope.name]:
+            told = {"seeds": _seeds(m.row), "setting": m.point.label, "fronts": " ".join(m.fronts)}
+            yield {"record": "point", **_row(m.row), **_measures(m)} | told
+
+    def _matched(self, scope: Subset) -> Iterator[Record]:
+        for kind in COSTS:
+            if (field := self.fields.get((kind, scope.name))) is None:
+                continue
+            for cost in default_costs(field.tracks):
+                for r in field.readings(cost.value):
+                    low, high = field.interval(r)
+                    told = {
+                        "setting": r.setting,
+                        "cost_kind": kind,
+                        "cost": _digits(cost.value),
+                        "accuracy": _fraction(r.value),
+                    }
+                    yield {
+                        "record": "matched",
+                        **_row(r.curve.row),
+                        **told,
+                        "ci_low": _fraction(low),
+                        "ci_high": _fraction(high),
+                    }
+            for d in self.compared[kind]:
+                if d.scope.name == scope.name:
+                    yield {
+                        "record": "difference",
+                        **_row(d.first.curve.row),
+                        "setting": d.first.setting,
+                        "against": d.second.curve.row.label,
+                        "against_setting": d.second.setting,
+                        "cost_kind": kind,
+                        "cost": _digits(d.cost.value),
+                        "difference": _fraction(d.value),
+                        "ci_low": _fraction(d.interval.low),
+                        "ci_high": _fraction(d.interval.high),
+                        "p": _digits(d.p, 3),
+                        "holm": _digits(d.holm, 3),
+                        "detectable": _digits(d.detectable, 3),
+                        "verdict": _verdict(d),
+                    }
+
+    def _needs(self, scope: Subset) -> Iterator[Record]:
+        for row, needs in self.needed(scope):
+            for target, found in zip(TARGETS, needs, strict=True):
+                if found is not None:
+                    track, need = found
+                    told = {
+                        "accuracy": target,
+                        "cost_kind": "flops",
+                        "cost": _digits(need.cost),
+                        "at_most": need.at_most,
+                    }
+                    yield {"record": "needed", **_row(row), "setting": track.curve.by} | told
+
+    def _areas(self, scope: Subset) -> Iterator[Record]:
+        for kind in COSTS:
+            span = self.span(kind, scope)
+            for track, value, (low, high) in self.areas(kind, scope):
+                assert span is not None
+                told = {"accuracy": _fraction(value), "ci_low": _fraction(low), "ci_high": _fraction(high)}
+                ends = {"cost_kind": kind, "cost": _digits(span[0]), "cost_high": _digits(span[1])}
+                yield {"record": "area", **_row(track.curve.row), "setting": track.curve.by, **ends} | told
+
+
+def _row(row: Row) -> Record:
+    return {"label": row.label, "method": row.method}
+
+
+def _seeds(row: Row) -> str:
+    return " ".join(str(p.seed) for p in row.parts)
+
+
+def _verdict(d: Difference) -> str:
+    """Which of the two a record names is higher, without its name."""
+    for side, word in ((d.first, "first"), (d.second, "second")):
+        if d.higher is side:
+            return word + d.verdict.removeprefix(side.label)
+    return d.verdict
+
+
+def _measures(m: MeasuredSetting) -> Record:
+    a = m.accuracy
+    costs = {"flops": m.costs["flops"], "passes": m.costs["passes"], "full_ms": m.costs["latency"], "ttft_ms": m.ttft}
+    return {
+        "accuracy": _fraction(a.value), "ci_low": _fraction(a.interval.low), "ci_high": _fraction(a.interval.high),
+        "seed_sd": _fraction(a.sd),
+        **{k: _digits(v) for k, v in costs.items()},
+    }  # fmt: skip

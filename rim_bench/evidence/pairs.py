@@ -1,0 +1,255 @@
+"""Every pair of rows on the same questions, and the one rule for what is called higher, here and at equal inference
+cost.
+
+A difference smaller than the number of questions can show is called "tied", and so is one that other training seeds
+could undo.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from rim_bench.evidence.rows import Group, Row, Subset, budget_of
+from rim_bench.evidence.stats import clustered, tests
+from rim_bench.evidence.stats.intervals import Interval, Resampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ALONE = "this pair alone"
+TINY = 1e-9  # what differs by less is equal: sums of fractions are not exact
+
+
+class Side(Protocol):
+    """One setting of a row, or a mixture of two, and how it answered the questions."""
+
+    @property
+    def row(self) -> Row:
+        """Of the comparison."""
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+
+    @property
+    def solved(self) -> NDArray[np.float64]:
+        """[seeds, items]: 1 where correct; a fraction in a mixture."""
+
+    @property
+    def measured(self) -> bool:
+        """False: a mixture."""
+
+
+S = TypeVar("S", bound=Side)
+
+
+@dataclass(frozen=True)
+class PairedDifference(Generic[S]):
+    """Two sides on the same questions."""
+
+    first: S
+    second: S
+    interval: Interval  # two-level bootstrap of the difference
+    clusters: tuple[int, ...] | None = None  # the items' sources by number, where items share one
+
+    @cached_property
+    def difference(self) -> NDArray[np.float64]:
+        """[items]: first − second, of the means over seeds."""
+        import numpy as np
+
+        return np.asarray(self.first.solved.mean(0) - self.second.solved.mean(0))
+
+    @property
+    def value(self) -> float:
+        """Accuracy of first − second."""
+        return float(self.difference.mean())
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Questions that the first solves only (or in a larger share of its seeds), and those of the second."""
+        return int((self.difference > TINY).sum()), int((self.difference < -TINY).sum())
+
+    @cached_property
+    def p(self) -> float:
+        """Two-sided p over the questions: exact McNemar between two settings with one seed each, otherwise z = Σd/√Σd².
+        Where questions
+        share a source, the same over sums by source: the exact sign-flip test, and z.
+        """
+        exact = all(side.measured and len(side.solved) == 1 for side in (self.first, self.second))
+        if self.clusters is not None:
+            return (clustered.sign_flip if exact else clustered.normal_sign_flip)(self.difference, self.clusters)
+        return tests.mcnemar(*self.counts) if exact else tests.normal_test(self.difference)
+
+    @cached_property
+    def detectable(self) -> float | None:
+        """Smallest detectable difference at the discordance observed. None where no question is discordant: the
+        discordance's upper bound
+        is no way out, for no n is a difference within that bound detectable. Where questions share a source, on n /
+        design effect of them.
+        """
+        if self.clusters is not None:
+            return clustered.detectable_clustered(self.difference, self.clusters)
+        squares = float((self.difference * self.difference).mean())
+        return tests.detectable_difference(len(self.difference), min(1.0, squares)) if squares > 1e-12 else None
+
+    def retraining(self, level: float = 0.95) -> float | None:
+        """`stats.retraining_bound` of the difference."""
+        return tests.retraining_bound(self.first.solved, self.second.solved, level, self.clusters)
+
+    @cached_property
+    def p_seeds(self) -> float | None:
+        """Two-sided p over training seeds and questions; None with one seed on each side."""
+        found = tests.retraining(self.first.solved, self.second.solved, self.clusters)
+        return None if found is None else found.p
+
+    def judged(self, holm: float, floor: float, holm_seeds: float | None = None) -> tuple[str, S | None]:
+        """The verdict, and the side that is clearly better; `holm` and `holm_seeds` are the adjusted `p` and `p_seeds`,
+        `floor` is the best
+        constant answer's accuracy.
+
+        Clear is: adjusted p < 0.05, at least the smallest detectable difference, and, where a side has several seeds,
+        more than `stats.retraining_bound`; that holds for this pair by itself, and the verdict says so where it does
+        not after Holm over the seeds' p of the family, too. Nothing is clear where both sides' intervals reach the
+        floor.
+        """
+        size, least = abs(self.value), self.detectable
+        clear = holm < 0.05 and least is not None and size >= least - TINY
+        if clear and (bound := self.retraining()) is not None:
+            clear = size > bound + TINY
+        higher = (self.first if self.value > 0 else self.second) if clear else None
+        verdict = f"{higher.label} higher" if higher is not None else "tied"
+        if higher is not None and holm_seeds is not None and holm_seeds >= 0.05:
+            verdict += f" ({ALONE})"
+        if all(clustered.lowest(s.solved, self.clusters) <= floor + TINY for s in (self.first, self.second)):
+            higher, verdict = None, "tied (both at the floor)"
+        return verdict + "".join(f" ({text})" for text in differing(self.first.row, self.second.row)), higher
+
+
+def contrasts(
+    sides: Sequence[S], clusters: tuple[int, ...] | None = None, *, ablations: bool = False
+) -> Iterator[PairedDifference[S]]:
+    """Every pair of sides in order. Two settings of the same trained model are not ranked against each other: with
+    `ablations` they are
+    contrasted, too, and the caller must not say that the one is better.
+    """
+    if len(sides) < 2:
+        return
+    resampler = Resampler.of(sides[0].solved.shape[1], clusters)
+    alone = (
+        clusters is not None and len(set(clusters)) < 2
+    )  # a single source shows no spread, and says nothing of another
+    draws = [resampler.means(s.solved, s.row.runs_text) for s in sides]
+    for (first, a), (second, b) in itertools.combinations(list(zip(sides, draws, strict=True)), 2):
+        if ablations or not set(first.row.runs) & set(second.row.runs):
+            yield PairedDifference(first, second, Interval(-1.0, 1.0) if alone else resampler.interval(a - b), clusters)
+
+
+def adjusted(found: Sequence[PairedDifference[S]]) -> list[tuple[float, float | None]]:
+    """Holm's adjusted p of a family of contrasts: over the questions, and over the seeds of those that have several."""
+    seeds = iter(tests.holm([c.p_seeds for c in found if c.p_seeds is not None]))
+    over_seeds = [None if c.p_seeds is None else next(seeds) for c in found]
+    return list(zip(tests.holm([c.p for c in found]), over_seeds, strict=True))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows on the same questions; see `Contrast` for what the numbers are."""
+
+    scope: Subset
+    first: Row
+    second: Row
+    difference: float  # accuracy of first − second
+    b: int  # questions only (with several seeds: or more often) the first solves
+    c: int
+    p: float
+    holm: float
+    interval: Interval
+    detectable: float | None
+    verdict: str
+    higher: Row | None  # the row that is clearly better, this pair taken by itself; None where they are tied
+    p_seeds: float | None = None  # over training seeds and questions, for this pair by itself
+    alone: bool = False  # it is not after Holm over the seeds' p of all pairs: nothing is ranked or headlined by that
+
+    @property
+    def winner(self) -> Row | None:
+        """The row that is clearly better also after Holm over the seeds' p: what may rank."""
+        return None if self.alone else self.higher
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A row as a side."""
+
+    row: Row
+    solved: NDArray[np.float64]
+    measured: bool = True
+
+    @property
+    def label(self) -> str:
+        return self.row.label
+
+
+def pairs(group: Group) -> list[Pair]:
+    """Every pair of rows of different runs on the headline set and on the OOD set; Holm over all of them."""
+    drafts: list[tuple[Subset, PairedDifference[Whole]]] = []
+    for scope in (s for s in group.scopes if not s.level):
+        sides = [Whole(r, r.solved(scope.ids)) for r in group.rows]
+        drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope))]
+    out = []
+    for (scope, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, c in drafts]), strict=True):
+        verdict, higher = c.judged(holm, group.floor(scope)[1], holm_seeds)
+        best = None if higher is None else higher.row
+        (b, k), rows = c.counts, (c.first.row, c.second.row)
+        alone = best is not None and holm_seeds is not None and holm_seeds >= 0.05
+        out.append(
+            Pair(scope, *rows, c.value, b, k, c.p, holm, c.interval, c.detectable, verdict, best, c.p_seeds, alone)
+        )
+    return out
+
+
+def differing(first: Row, second: Row) -> list[str]:
+    """What else than the method may explain a difference between two rows: another start, another training budget."""
+    one, two = first.first.spec, second.first.spec
+    texts = ["other start"] if one.get("start") != two.get("start") else []
+    return texts + (["other budget"] if budget_of(one) != budget_of(two) else [])
+
+
+def rule_notes(rows: Iterable[Row]) -> Iterator[str]:
+    """What p and "higher" mean for these rows."""
+    rows = list(rows)
+    one = [r.label for r in rows if len(r.parts) == 1]
+    several = len(one) < len(rows)
+    yield (
+        "p (questions): the error of the questions alone; exact McNemar test between two settings with one seed each, "
+        "otherwise "
+        "z = Σd/√Σd² over the questions' differences d of seed means."
+    )
+    text = "Higher: Holm p < 0.05 and at least the smallest detectable difference (80 % power)"
+    if several:
+        yield (
+            "p (seeds): the error of the seeds and the questions together, from the t of this pair by itself, "
+            "unadjusted."
+        )
+        text += (
+            "; with several seeds also more than t·se, se² = s₁²/S₁ + s₂²/S₂ + var(d)/n with s over the S seeds, t of "
+            "Welch and "
+            "Satterthwaite, each comparison by itself. With 3 seeds only large differences pass. Among many pairs of "
+            "equally good systems "
+            f'some pass so: "{ALONE}" where the seeds\' p does not stay under 0.05 after Holm over all pairs'
+        )
+    yield f"{text}. Everything else is tied."
+    if one and several:
+        yield (
+            f"One seed: {', '.join(one)}. Beside a row with several seeds the other's spread over seeds stands for "
+            "both."
+        )
+    if one:
+        yield (
+            'Between rows with one seed each: one seed says nothing of retraining, "higher" is said of these trained '
+            "models alone."
+        )

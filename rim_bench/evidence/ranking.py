@@ -1,0 +1,308 @@
+"""Which stored runs are ranked against each other, and their ranks.
+
+A contest is one set of comparable runs (task, data, split, evaluator, backbone), one division and one training budget.
+In the closed division the rows share training data, training FLOPs (each met within one step) and the declared number
+of tuning trials; the open division holds whatever is declared, against rows of the same kind of budget and the same
+amount. Rows of different budgets are never in one contest, no score is blended over tasks, and oracle numbers do not
+appear. Runs stored before training FLOPs were counted have a budget by examples and stand in the open division with
+their FLOPs blank.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
+
+from rim_bench.evidence import training_budgets
+from rim_bench.evidence.curves import COSTS, CostCurve, Curve, curves_of, tracks
+from rim_bench.evidence.pairs import Pair
+from rim_bench.evidence.rows import ComparisonKey, Evaluation, Group, Row, Subset, grouped, headings, read
+from rim_bench.storage.run_folder import Run
+from rim_bench.util.errors import UsageError
+from rim_bench.util.files import canonical
+from rim_bench.util.text import short
+
+
+@dataclass(frozen=True)
+class RankingGroup:
+    """Rows that are ranked against each other, with their inference curves."""
+
+    group: Group  # only the rows of this contest
+    heading: str  # of the comparable group
+    closed: bool
+    kind: str  # of the training budget
+    asked: float | None
+    missed: bool  # the budget was not met within one step: then the row stands alone
+    others: bool  # other budgets of the same group stand in other sections
+    curves: tuple[Curve, ...]
+
+    @property
+    def division(self) -> str:
+        """Its name."""
+        return "closed" if self.closed else "open"
+
+    @property
+    def title(self) -> str:
+        """The group, the division and the budget."""
+        budget = training_budgets.budget_text(self.kind, self.asked)
+        missed = (
+            f", missed by more than one step ({training_budgets.closeness(self.group.rows[0])})" if self.missed else ""
+        )
+        return f"{self.heading}: {self.division} division, {budget}{missed}"
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Those of all settings of all rows."""
+        return tuple({(e.run, e.key): e for c in self.curves for p in c.points for e in p.row.parts}.values())
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The costs that compare: without latency where the settings were timed on different machines."""
+        return tuple(k for k in COSTS if k != "latency" or not training_budgets.timed_apart(self.evaluations))
+
+    def tracks(self, kind: str, scope: Subset) -> list[CostCurve]:
+        """Every curve over a cost; none where that cost does not compare."""
+        return tracks(self.curves, kind, scope.ids) if kind in self.kinds else []
+
+    @property
+    def ending(self) -> str:
+        """What stands in brackets behind every row's label, " (from cot)": said once, it need not be repeated.
+
+        Empty where they differ.
+        """
+        ends = {found[0] if (found := re.search(r" \([^()]*\)$", r.label)) else "" for r in self.group.rows}
+        return ends.pop() if len(ends) == 1 else ""
+
+    @property
+    def scopes(self) -> tuple[Subset, ...]:
+        """The headline set, and OOD where there is one."""
+        return tuple(s for s in self.group.scopes if not s.level)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A row's rank as an interval: 1 + the rows clearly better, to n − the rows clearly worse."""
+
+    row: Row
+    low: int
+    high: int
+
+    @property
+    def text(self) -> str:
+        """ "2", or "1-3" where it is tied with others."""
+        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+
+
+def ranking(contest: RankingGroup, scope: Subset, found: Sequence[Pair]) -> list[Rank]:
+    """The rows of a contest on one set of questions, best first; tied rows keep their fixed order. `found` are the
+    contest's pairs.
+
+    A pair that is clear only by itself ranks nobody: among many pairs of equally good systems some are.
+    """
+    rows = contest.group.rows
+    here = [p for p in found if p.scope.name == scope.name]
+    places = []
+    for row in rows:
+        mine = [p.winner for p in here if p.winner is not None and (p.first is row or p.second is row)]
+        worse = sum(higher is row for higher in mine)
+        places.append(Rank(row, 1 + len(mine) - worse, len(rows) - worse))
+    return sorted(places, key=lambda p: (p.low, p.high))
+
+
+# From runs to contests
+# ---------------------------------------------------------------------------------------------------------------
+def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[RankingGroup], list[str]]:
+    """The contests of stored runs, and a line for each run, evaluation or setting left out. `split` keeps one split.
+
+    Raises:
+        UsageError: no evaluation at all, or runs of one task that share no evaluator, task version, split, data and
+            item set.
+    """
+    runs = list(runs)
+    everything, left_out = read(runs, split)
+    found = [e for e in everything if e.default]
+    left_out += [
+        f"{e.run}: its evaluation {e.key!r} is not at the method's default setting" for e in everything if not e.default
+    ]
+    if not found:
+        where = f" on {split}" if split else ""
+        raise UsageError(
+            f"there is nothing to rank: no run is evaluated{where}; `rim-bench run` makes some. " + "; ".join(left_out)
+        )
+    found, others = shared(found)
+    found, twice = one_each(found)
+    points, lines = read(runs, split, curve=True)
+    left_out += others + twice + [line for line in lines if line not in left_out and "not evaluated yet" not in line]
+    known = {(e.run, e.facts) for e in found}
+    strangers = [e for e in points if (e.run, e.facts) not in known]
+    left_out += [
+        f"{e.run}: {e.key!r} is no point of a curve: no default evaluation like it is ranked" for e in strangers
+    ]
+    groups = grouped(found)
+    out: list[RankingGroup] = []
+    for group, heading in zip(groups, headings(groups), strict=True):
+        curves, missing = curves_of(group, points)
+        left_out += missing
+        out += _divide(group, heading, curves)
+    return out, left_out
+
+
+def shared(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
+    """Of each task the evaluations on one split by one evaluator on one task version, data set and set of questions,
+    and a line for each of
+    the others. Where every run has several such, they are those on the test split, of the newest versions, on the most
+    questions.
+
+    Raises:
+        UsageError: no evaluation that all runs of a task have; it names what differs, and which run has which.
+    """
+    kept: list[Evaluation] = []
+    lines = []
+    for task in sorted({_task(e) for e in found}):
+        mine = [e for e in found if _task(e) == task]
+        common = set.intersection(*({_variant(e) for e in mine if e.run == run} for run in {e.run for e in mine}))
+        if not common:
+            _refuse(task, mine)
+        best = max(common, key=_preference)
+        for e in mine:
+            if _variant(e) == best:
+                kept.append(e)
+                continue
+            own = [
+                f"{what} {short(v)}" for (what, _), v, b in zip(_MUST_AGREE, _variant(e), best, strict=True) if v != b
+            ]
+            lines.append(f"{e.run}: its evaluation {e.key!r} is beside those that all runs have ({', '.join(own)})")
+    return kept, lines
+
+
+def _preference(variant: tuple[str, ...]) -> tuple[Any, ...]:
+    split, evaluator, version, data, items = variant
+    return split == "test", _natural(evaluator), _natural(version), int(items.split()[0].replace(",", "")), data, items
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Version 10 after version 9."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", text) if p]
+
+
+def _refuse(task: str, found: Sequence[Evaluation]) -> NoReturn:
+    everyone = {e.run for e in found}
+
+    def by_value(k: int) -> dict[str, set[str]]:
+        runs: dict[str, set[str]] = {}
+        for e in found:
+            runs.setdefault((*_variant(e), " ".join(map(short, _variant(e))))[k], set()).add(e.run)
+        return runs
+
+    whats = [*(what for what, _ in _MUST_AGREE), "evaluations"]
+    what, runs = next((w, r) for k, w in enumerate(whats) if everyone not in (r := by_value(k)).values())
+    told = "; ".join(f"{short(value)}: {_few(sorted(names))}" for value, names in sorted(runs.items()))
+    hint = " (--split keeps one)" if what == "splits" else ""
+    advice = "name runs that agree, or evaluate again those that do not"
+    raise UsageError(f"one leaderboard cannot mix {what} of task {task!r}{hint}: {told}; {advice}")
+
+
+def one_each(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
+    """One default evaluation of each run on each task, and a line for each of the others: a model is not ranked against
+    itself. It is the
+    one whose settings most of the runs have, not a plumbing check where there is another.
+    """
+
+    def settings(e: Evaluation) -> str:
+        return canonical([_task(e), e.settings, e.summary.get("prompt_note")])
+
+    common = Counter(s for _, s in {(e.run, settings(e)) for e in found})
+    batches = Counter(str((e.summary.get("settings") or {}).get("batch_size")) for e in found)
+
+    def rank(e: Evaluation) -> tuple[Any, ...]:
+        return (
+            e.quick,
+            -common[settings(e)],
+            -batches[str((e.summary.get("settings") or {}).get("batch_size"))],
+            settings(e),
+            e.key,
+        )
+
+    kept: dict[tuple[str, ComparisonKey], Evaluation] = {}
+    for e in sorted(found, key=rank):
+        kept.setdefault((e.run, e.facts), e)
+    lines = [
+        f"{e.run}: its evaluation {e.key!r} is beside {one.key!r}: one evaluation of a run is ranked, with the "
+        "settings that most runs have"
+        for e in found
+        if (one := kept[e.run, e.facts]) is not e
+    ]
+    return [e for e in found if kept[e.run, e.facts] is e], lines
+
+
+def _task(e: Evaluation) -> str:
+    return str(e.summary.get("task") or e.summary.get("task_title") or e.spec["task"]["name"])
+
+
+_MUST_AGREE: tuple[tuple[str, Callable[[ComparisonKey], str]], ...] = (
+    ("splits", lambda f: f.split),
+    ("evaluator versions", lambda f: f.evaluator_version),
+    ("task versions", lambda f: f.task_version),
+    ("data sets", lambda f: f.data),
+    ("item sets", lambda f: f.questions),
+)
+
+
+def _variant(e: Evaluation) -> tuple[str, ...]:
+    return tuple(pick(e.facts) for _, pick in _MUST_AGREE)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _divide(group: Group, heading: str, curves: Sequence[Curve]) -> list[RankingGroup]:
+    """A group's rows by training budget, and each budget by division.
+
+    A budget's rows are in the closed division where training data, FLOPs and tuning trials allow it. Where not all of
+    its rows are in one such class, the open division holds all of them, so that each meets every row of its budget
+    somewhere.
+    """
+    budgets: dict[tuple[str, float | None, str], list[Row]] = {}
+    for row in group.rows:
+        first, missed = training_budgets.budgets(row)[0], _missed(row)
+        budgets.setdefault((first.kind, first.asked, missed), []).append(row)
+    out = []
+
+    def add(rows: Sequence[Row], closed: bool, kind: str, asked: float | None, missed: str) -> None:
+        labels = {r.label for r in rows}
+        mine = tuple(c for c in curves if c.row.label in labels)
+        part = Group(group.facts, tuple(rows))
+        out.append(RankingGroup(part, heading, closed, kind, asked, bool(missed), len(budgets) > 1, mine))
+
+    for (kind, asked, missed), rows in sorted(budgets.items(), key=lambda b: (b[0][0], b[0][1] or 0.0, b[0][2])):
+        classes: dict[tuple[str, int], list[Row]] = {}
+        for row in rows:
+            trials = training_budgets.tuning_trials(row)
+            if (
+                kind == training_budgets.FLOPS
+                and not missed
+                and trials is not None
+                and training_budgets.total_flops(row) is not None
+            ):
+                classes.setdefault((str(row.first.spec["task"].get("train_sha256")), trials), []).append(row)
+        whole = [c for c in classes.values() if len(c) == len(rows)]
+        for _, members in sorted(classes.items()):
+            if whole or len(members) > 1:
+                add(members, True, kind, asked, missed)
+        if not whole:
+            add(rows, False, kind, asked, missed)
+    return sorted(out, key=lambda c: not c.closed)
+
+
+def _missed(row: Row) -> str:
+    """Empty where every seed met its budget within one step; else what tells the row from all others."""
+    found = training_budgets.budgets(row)
+    if found[0].asked is None:
+        return ""
+    met = all(b.met and (b.kind, b.asked) == (found[0].kind, found[0].asked) for b in found)
+    return "" if met else f"{row.label} {' '.join(f'{b.used}' for b in found)}"

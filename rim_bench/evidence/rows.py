@@ -1,0 +1,524 @@
+"""Stored runs as rows that may be compared.
+
+What differs in task, task version, evaluator version, data, split, questions or backbone is never in the same group.
+
+What stands in the way of taking a result at its name: a plumbing check, or rows that are not the registered ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rim_bench.data.datasets import GUESS
+from rim_bench.evidence.stats import clustered, intervals
+from rim_bench.evidence.stats.intervals import Interval
+from rim_bench.storage.run_folder import Run
+from rim_bench.storage.selection import kept_apart
+from rim_bench.util.errors import UsageError
+from rim_bench.util.files import Record, canonical
+from rim_bench.util.table import QUICK
+from rim_bench.util.text import backbone_short, format_flops, format_number, leaves, short
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ORDER = ("direct", "pause", "cot", "coconut", "rim")
+
+
+class ComparisonKey(NamedTuple):
+    """What evaluations must agree in to be compared."""
+
+    task: str  # title
+    task_version: str
+    evaluator_version: str
+    data: str  # sha256
+    split: str
+    backbone: str  # as JSON
+    questions: str  # how many, and the first digits of their ids' sha256
+
+
+# From runs to rows
+# -------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Evaluation:
+    """One stored evaluation of one run, read and verified."""
+
+    run: str
+    key: str
+    spec: Record
+    summary: Record
+    training: Record
+    items: Mapping[str, Record]  # by item id, in stored order
+
+    @property
+    def seed(self) -> int:
+        """The training seed."""
+        return int(self.spec.get("seed", 0))
+
+    @property
+    def quick(self) -> bool:
+        """Whether training or evaluation was a plumbing check."""
+        return bool(self.spec.get("quick") or self.summary.get("quick"))
+
+    @property
+    def curve(self) -> bool:
+        """Whether it is a point of an inference curve, and so no row of a comparison."""
+        return bool(self.summary.get("curve"))
+
+    @property
+    def default(self) -> bool:
+        """Whether it is the method's default setting."""
+        return self.summary.get("effort") is None and self.summary.get("knob") is None
+
+    @property
+    def settings(self) -> Record:
+        """How it was evaluated, but for the batch, which changes no answer."""
+        return {k: v for k, v in (self.summary.get("settings") or {}).items() if k != "batch_size"}
+
+    @property
+    def runtime(self) -> dict[str, str]:
+        """What it was timed on: device, host CPU, threads, dtype, cells that shared it; of an older evaluation kind of
+        device and dtype.
+        """
+        told = self.summary.get("runtime") or {k: self.settings.get(k) for k in ("device", "dtype")}
+        names = ("device", "host_cpu", "threads", "dtype", "cells_at_a_time")
+        return {k: str(told[k]) for k in names if told.get(k) is not None}
+
+    @cached_property
+    def facts(self) -> ComparisonKey:
+        """What it must share with what it is compared with."""
+        title, version, evaluator, data, split = (str(self.summary.get(k, "")) for k in _FACTS)
+        ids = hashlib.sha256(canonical(sorted(self.items)).encode()).hexdigest()[:12]
+        return ComparisonKey(
+            title,
+            version,
+            evaluator,
+            data,
+            split,
+            canonical(self.spec.get("backbone")),
+            f"{len(self.items):,} with ids {ids}",
+        )
+
+    @property
+    def cut(self) -> int | None:
+        """The limit where it left rows out; None without one, and where more rows were allowed than the full set
+        has.
+        """
+        limit = self.summary.get("limit")
+        return None if limit is None or int(limit) > len(self.items) else int(limit)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A set of questions that an accuracy is stated for: `all`, `in distribution`, `OOD`, or one level."""
+
+    name: str
+    ood: bool
+    ids: tuple[str, ...]
+    level: bool
+
+    @property
+    def title(self) -> str:
+        """The column's name."""
+        return f"{self.name} (OOD)" if self.level and self.ood else self.name
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Mean accuracy on n questions; with several seeds also its spread over them.
+
+    The interval is Wilson's for the mean number of correct answers on n questions (n, not n times seeds: the seeds
+    answer the same questions). It is the question error only; `sd` is the seed error.
+    """
+
+    value: float
+    n: int
+    sd: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with its settings, start and effort; `parts` are its training seeds, on the same items."""
+
+    label: str
+    parts: tuple[Evaluation, ...]
+
+    @property
+    def first(self) -> Evaluation:
+        """The part that stands for what all parts have in common."""
+        return self.parts[0]
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.first.spec["method"]["name"])
+
+    @property
+    def quick(self) -> bool:
+        """Whether any part is a plumbing check."""
+        return any(p.quick for p in self.parts)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The ids of its runs."""
+        return tuple(p.run for p in self.parts)
+
+    @property
+    def runs_text(self) -> str:
+        """The same in one text."""
+        return " ".join(self.runs)
+
+    def accuracy(
+        self, ids: Sequence[str], good: Callable[[Record], bool] = lambda item: bool(item["correct"])
+    ) -> Accuracy:
+        """Share of `ids` that are `good`."""
+        seeds = [intervals.mean([float(good(p.items[i])) for i in ids]) for p in self.parts]
+        value = intervals.mean(seeds)
+        return Accuracy(
+            value, len(ids), intervals.spread(seeds), intervals.wilson(min(len(ids), value * len(ids)), len(ids))
+        )
+
+    def solved(self, ids: Sequence[str]) -> NDArray[np.float64]:
+        """[seeds, items]: 1 where correct."""
+        import numpy as np
+
+        return np.array([[float(p.items[i]["correct"]) for i in ids] for p in self.parts])
+
+    def item_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
+        """Mean of an item field over items and seeds; None where no item has it."""
+        values = [float(v) for p in self.parts for i in (ids or p.items) if (v := p.items[i].get(field)) is not None]
+        return intervals.mean(values) if values else None
+
+    def cost_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
+        """The same of what an answer costs: over the questions that were answered, for one that is too long for the
+        model costs nothing.
+        """
+        asked = [(p, i) for p in self.parts for i in (ids or p.items) if not p.items[i].get("overlong")]
+        values = [float(v) for p, i in asked if (v := p.items[i].get(field)) is not None]
+        return intervals.mean(values) if values else None
+
+    def part_mean(self, pick: Callable[[Evaluation], Any]) -> float | None:
+        """Mean over seeds of a number of the run; None where none has it."""
+        values = [float(v) for p in self.parts if (v := pick(p)) is not None]
+        return intervals.mean(values) if values else None
+
+    def flops(self, ids: Sequence[str] | None = None) -> float | None:
+        """Mean prefill and decode FLOPs of a question that was answered; None where they were not stored."""
+        prefill, decode = self.cost_mean("flops_prefill", ids), self.cost_mean("flops_decode", ids)
+        return None if prefill is None and decode is None else (prefill or 0.0) + (decode or 0.0)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows that may be compared: same task, versions, data, split, questions and backbone."""
+
+    facts: ComparisonKey
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """Task, split and the backbone in short."""
+        return f"{self.facts.task}, {self.facts.split}, {backbone_short(self.rows[0].first.spec.get('backbone'))}"
+
+    @property
+    def quick(self) -> bool:
+        """Whether any row is a plumbing check."""
+        return any(r.quick for r in self.rows)
+
+    @cached_property
+    def scopes(self) -> tuple[Subset, ...]:
+        """The headline set first, then OOD where it is mixed with in-distribution items, then the levels in order."""
+        items = self.rows[0].first.items
+        ood = tuple(i for i, item in items.items() if item.get("ood"))
+        inside = tuple(i for i, item in items.items() if not item.get("ood"))
+        mixed = bool(ood and inside)
+        out = [
+            Subset(
+                "in distribution" if mixed else "all", bool(ood) and not mixed, inside if mixed else tuple(items), False
+            )
+        ]
+        if mixed:
+            out.append(Subset("OOD", True, ood, False))
+        levels = sorted(
+            {(bool(item.get("ood")), str(item.get("level") or "")) for item in items.values()}, key=_natural
+        )
+        if len(levels) > 1:
+            for is_ood, level in levels:
+                ids = tuple(
+                    i for i, m in items.items() if bool(m.get("ood")) == is_ood and str(m.get("level") or "") == level
+                )
+                out.append(Subset(level or "no level", is_ood, ids, True))
+        return tuple(out)
+
+    def floor(self, scope: Subset) -> tuple[str, float]:
+        """The best constant answer to the scope's questions and its accuracy."""
+        first = self.rows[0].first
+        stored = first.summary.get("floor")
+        if isinstance(stored, Mapping) and len(scope.ids) == len(first.items):
+            return str(stored.get("answer")), float(stored["accuracy"])
+        answers = Counter(str(first.items[i].get("reference")) for i in scope.ids)
+        answer, count = min(answers.items(), key=lambda a: (-a[1], a[0]))
+        chance = sum(float(first.items[i].get("chance") or 0.0) for i in scope.ids)
+        return (GUESS, chance / len(scope.ids)) if chance > count else (answer, count / len(scope.ids))
+
+    def clusters(self, scope: Subset) -> tuple[int, ...] | None:
+        """The number of each question's source (template, seed question), from 0; None where no two of them share
+        one.
+        """
+        items = self.rows[0].first.items
+        names = [("cluster", str(items[i]["cluster"])) if items[i].get("cluster") else ("item", i) for i in scope.ids]
+        numbers = {name: k for k, name in enumerate(dict.fromkeys(names))}
+        return tuple(numbers[name] for name in names) if len(numbers) < len(names) else None
+
+    def at_floor(self, row: Row, scope: Subset) -> bool:
+        """Whether the row's interval includes the best constant answer's accuracy, or lies under it."""
+        return clustered.lowest(row.solved(scope.ids), self.clusters(scope)) <= self.floor(scope)[1] + 1e-9
+
+
+def _natural(key: tuple[bool, str]) -> tuple[bool, list[tuple[int, int, str]]]:
+    """In distribution before OOD, T=2 before T=10."""
+    parts = re.split(r"(\d+)", key[1])
+    return key[0], [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
+
+
+def headings(groups: Sequence[Group]) -> list[str]:
+    """A title for each group; equal ones get what the groups differ in added to it."""
+    views = []
+    for group in groups:
+        told = {k.replace("_", " "): v for k, v in group.facts._asdict().items() if k != "backbone"}
+        views.append(told | leaves(group.rows[0].first.spec.get("backbone"), "backbone"))
+    out = []
+    for group, mine in zip(groups, views, strict=True):
+        twins = [view for other, view in zip(groups, views, strict=True) if other.title == group.title]
+        own = [k for k in mine if any(view.get(k) != mine[k] for view in twins)]
+        texts = [f"{k.rpartition('.')[2]} {short(mine[k])}" for k in own]
+        out.append(f"{group.title} [{', '.join(texts)}]" if texts else group.title)
+    return out
+
+
+_FACTS = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
+_CURVE_FIELDS = (
+    "correct",
+    "overlong",
+    "passes",
+    "flops_prefill",
+    "flops_decode",
+)  # of an item: what a point of a curve needs, and no more
+
+
+def read(runs: Iterable[Run], split: str | None = None, *, curve: bool = False) -> tuple[list[Evaluation], list[str]]:
+    """The stored evaluations, and a line for each run or evaluation left out. `split` keeps one split.
+
+    `curve=False` gives those that are rows of a comparison, whole; `curve=True` the points of inference curves, of
+    which there may
+    be many: their items are cut down to whether they are correct and what they cost.
+    """
+    found: list[Evaluation] = []
+    left_out: list[str] = []
+    for run in sorted(runs, key=lambda r: r.id):
+        try:
+            if reason := kept_apart(run.spec):
+                left_out.append(f"{run.id}: {reason}")
+                continue
+            summaries = run.evaluations()
+            for key, summary in summaries.items():
+                if (
+                    summary.get("repeat")
+                    or bool(summary.get("curve")) != curve
+                    or split not in (None, summary.get("split"))
+                ):
+                    continue
+                items = {
+                    str(i["id"]): {k: i.get(k) for k in _CURVE_FIELDS} if curve else i for i in run.read_items(key)
+                }
+                if items:
+                    found.append(Evaluation(run.id, key, run.spec, summary, run.training() or {}, items))
+                else:
+                    left_out.append(f"{run.id}: its evaluation {key!r} has no items")
+            if not any(not s.get("curve") for s in summaries.values()):
+                left_out.append(f"{run.id}: not evaluated yet" + (" but for points of a curve" if summaries else ""))
+        except UsageError as error:
+            left_out.append(f"{run.id}: {error}")
+    return found, left_out
+
+
+def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group], list[str]]:
+    """The evaluations of `runs` in comparable groups, and a line for each run or evaluation left out. `split` keeps one
+    split.
+
+    Points of inference curves are no rows: `rim_bench.evidence.curves` takes them.
+    """
+    found, left_out = read(runs, split)
+    chosen, twice = _once(found)
+    return grouped(chosen), left_out + twice
+
+
+def _once(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
+    """Without those of a run that differ from another of it in nothing that changes an answer, and a line for each of
+    them.
+    """
+    batches = Counter(_batch(e) for e in found)
+    kept: dict[tuple[str, ComparisonKey, str], Evaluation] = {}
+    lines = []
+    for e in sorted(found, key=lambda e: (-batches[_batch(e)], e.key)):
+        first = kept.setdefault((e.run, e.facts, _sameness(e)), e)
+        if first is not e:
+            lines.append(
+                f"{e.run}: its evaluation {e.key!r} differs from {first.key!r} in nothing that changes an answer"
+            )
+    chosen = {id(e) for e in kept.values()}
+    return [e for e in found if id(e) in chosen], sorted(lines)
+
+
+def _batch(e: Evaluation) -> str:
+    return str((e.summary.get("settings") or {}).get("batch_size"))
+
+
+def _sameness(e: Evaluation) -> str:
+    """Equal for evaluations that may be seeds of one row."""
+    spec = {k: v for k, v in e.spec.items() if k not in ("seed", "parent")}
+    how = {k: e.summary.get(k) for k in ("effort", "knob", "prompt_note", "quick")}
+    return canonical([spec, how, e.settings, e.cut])
+
+
+def grouped(found: Iterable[Evaluation]) -> list[Group]:
+    """Evaluations in comparable groups."""
+    groups: dict[ComparisonKey, list[Evaluation]] = {}
+    for e in found:
+        groups.setdefault(e.facts, []).append(e)
+    return [Group(facts, _rows(groups[facts])) for facts in sorted(groups)]
+
+
+def _rows(found: Sequence[Evaluation]) -> tuple[Row, ...]:
+    """Evaluations that differ in the training seed only (and, with it, in the run they started from) become one row."""
+    same: dict[str, list[Evaluation]] = {}
+    for e in found:
+        same.setdefault(_sameness(e), []).append(e)
+    words = _budget_words([parts[0] for parts in same.values()])
+    rows = []
+    for parts, word in zip(same.values(), words, strict=True):
+        parts.sort(key=lambda e: (e.seed, e.run, e.key))
+        if len({e.seed for e in parts}) < len(parts):  # a seed twice: not seeds of one recipe, so nothing is averaged
+            rows += [Row(_label(e, word), (e,)) for e in parts]
+        else:
+            rows.append(Row(_label(parts[0], word), tuple(parts)))
+    rows.sort(key=_place)
+    return tuple(_told_apart(rows))
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """Budgets by examples, then those by FLOPs; in each the known methods in their order, then the others by name."""
+    rank = ORDER.index(row.method) if row.method in ORDER else len(ORDER)
+    return budget_of(row.first.spec)[0] != "examples", rank, row.method, row.label, row.first.run, row.first.key
+
+
+def budget_of(spec: Record) -> tuple[str, float | None]:
+    """Kind of the training budget a run was given, and how much, inherited part included; None where nothing is said of
+    it.
+    """
+    budget = spec.get("budget") or {}
+    if "train_flops" in budget:
+        return "train-flops", float(budget["train_flops"])
+    return "examples", float(
+        budget["examples"] + (budget.get("inherited_examples") or 0)
+    ) if "examples" in budget else None
+
+
+def _base_label(e: Evaluation) -> str:
+    return str(e.spec["method"].get("label") or e.spec["method"]["name"])
+
+
+def _budget_words(found: Sequence[Evaluation]) -> list[str]:
+    """A few words on each one's budget where not all of them have the same kind, or where twins differ in how much;
+    else nothing.
+    """
+    given = [budget_of(e.spec) for e in found]
+    kinds = {kind for kind, _ in given}
+    amounts = {amount for kind, amount in given if kind == "train-flops"}
+    names = [
+        (_base_label(e), e.spec.get("start"), canonical([e.summary.get(k) for k in ("effort", "knob")])) for e in found
+    ]
+    out = []
+    for name, (kind, amount) in zip(names, given, strict=True):
+        twins = {a for other, (k, a) in zip(names, given, strict=True) if other == name and k == kind}
+        if kind == "train-flops":
+            word = f"{format_flops(amount)} FLOPs" if len(amounts) > 1 else "equal FLOPs"
+            out.append(word if len(kinds) > 1 or len(twins) > 1 else "")
+        else:
+            out.append(f"{format_number(amount, 0)} examples" if len(twins) > 1 else "")
+    return out
+
+
+def _label(e: Evaluation, budget: str) -> str:
+    label, start, effort = _base_label(e), e.spec.get("start"), e.summary.get("effort")
+    words = [f"from {start}"] if start not in (None, "recipe") and "(from" not in label else []
+    words += [budget] if budget else []
+    words += ["best checkpoint"] if (e.spec.get("selection") or {}).get("rule") == "best" else []
+    label += f" ({', '.join(words)})" if words else ""
+    knob = e.summary.get("knob")
+    if effort is None and isinstance(knob, Mapping):
+        return f"{label}, {knob.get('name')} {knob.get('value')}"
+    return label if effort is None else f"{label}, effort {effort}"
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows with the same label get what they differ in added to it: settings, else the run and evaluation."""
+    out = []
+    for row in rows:
+        twins = [r for r in rows if r.label == row.label]
+        if len(twins) > 1:
+            views = [leaves({"spec": r.first.spec, "eval": r.first.settings}) for r in twins]
+            mine = views[twins.index(row)]
+            own = [
+                k
+                for k in sorted(mine)
+                if any(v.get(k) != mine[k] for v in views) and k not in ("spec.seed", "spec.parent")
+            ]
+            texts = [f"{k.rsplit('.', 1)[1]}={short(mine[k])}" for k in own] or [
+                f"{row.first.run[-12:]}/{row.first.key}"
+            ]
+            row = Row(f"{row.label} [{', '.join(texts)}]", row.parts)
+        out.append(row)
+    return out
+
+
+CHANGED = "changed data"
+
+
+def changed_questions(rows: Iterable[Row]) -> bool:
+    """Whether the questions of an evaluation are not those that their task registers."""
+    return any(p.summary.get("data_registered") is False for r in rows for p in r.parts)
+
+
+def changed_training(rows: Iterable[Row]) -> list[str]:
+    """The rows that were trained on data which their task does not register."""
+    return sorted({r.label for r in rows for p in r.parts if (p.spec.get("task") or {}).get("registered") is False})
+
+
+def stamp(rows: Sequence[Row]) -> str:
+    """One cell of a CSV: what holds for any of these rows, nothing where all is as registered."""
+    told = [QUICK] if any(r.quick for r in rows) else []
+    if changed_questions(rows) or changed_training(rows):
+        told.append(CHANGED)
+    return "; ".join(told)
+
+
+def changed_notes(rows: Sequence[Row]) -> list[str]:
+    """The same in sentences."""
+    notes = []
+    if changed_questions(rows):
+        notes.append("CHANGED DATA: the questions are not the set that the task registers (--allow-changed-data).")
+    if trained := changed_training(rows):
+        notes.append(
+            "CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): "
+            f"{', '.join(trained)}."
+        )
+    return notes

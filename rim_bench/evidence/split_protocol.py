@@ -1,0 +1,203 @@
+"""RiM's published protocol: checkpoints chosen on one part of the test questions and scored on the other, over 16
+random splits.
+
+A pure function of stored answers. It selects on test items, so what it gives never stands beside an ordinary row: it
+has a section of its own. The mean's standard error over splits ("split SE") says how much the split matters; it is no
+sampling error, for every split has the same questions.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rim_bench.evidence.stats.intervals import mean, spread
+from rim_bench.storage.run_folder import Run
+from rim_bench.storage.selection import SPLIT, best, selects_on_test
+from rim_bench.util.errors import UsageError
+from rim_bench.util.files import Record, canonical
+from rim_bench.util.text import format_flops
+
+FOLDER = "candidates"  # of a run: its candidates' weights, and their answers
+
+
+@dataclass(frozen=True)
+class QuestionSplit:
+    """One random split: which candidate its held-out questions chose, and what the others say of it."""
+
+    held: tuple[str, ...]
+    scored: tuple[str, ...]
+    chosen: int
+    accuracy: float  # of the chosen candidate on the scored questions
+    last: float  # of the last candidate on them: what no choice at all would have given
+
+
+@dataclass(frozen=True)
+class Result:
+    """All splits of one set of questions."""
+
+    splits: tuple[QuestionSplit, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over splits."""
+        return mean([s.accuracy for s in self.splits])
+
+    @property
+    def last(self) -> float:
+        """The same of the last candidate on the same scored questions."""
+        return mean([s.last for s in self.splits])
+
+    @property
+    def split_se(self) -> float:
+        """Standard deviation over splits, divided by the root of their number."""
+        return spread([s.accuracy for s in self.splits]) / math.sqrt(len(self.splits))
+
+
+def held_out(n: int, share: float = SPLIT["share"]) -> int:
+    """How many of n questions choose: 264 of 1,319.
+
+    Raises:
+        UsageError: so few questions that none chooses or none is scored.
+    """
+    if not enough(n, share):
+        raise UsageError(
+            f"{n} test questions are too few for the 16-split protocol: a share of {share:g} of them chooses, the rest "
+            "scores"
+        )
+    return round(share * n)
+
+
+def enough(n: int, share: float = SPLIT["share"]) -> bool:
+    """Whether some of n questions choose, and some score."""
+    return 1 <= round(share * n) < n
+
+
+def run_splits(items: Sequence[Record], *, splits: int = 16, share: float = SPLIT["share"], seed: int = 0) -> Result:
+    """The protocol on items with an `id` and `correct`, a text with a 1 or 0 for each candidate in the order of
+    training.
+
+    The splits follow from the ids, the share and the seed alone: runs with the same questions have the same splits. Of
+    candidates with equal accuracy on the held-out questions the latest is chosen.
+
+    Raises:
+        UsageError: too few questions, an id twice, or items with different numbers of candidates.
+    """
+    marks = {str(i["id"]): str(i["correct"]) for i in items}
+    widths = {len(m) for m in marks.values()}
+    if (
+        len(marks) < len(items)
+        or len(widths) != 1
+        or not all(set(m) <= {"0", "1"} for m in marks.values())
+        or widths == {0}
+    ):
+        raise UsageError(
+            "the candidates' answers do not fit together: every question once, with a 1 or 0 for each candidate"
+        )
+    ids, (candidates,) = sorted(marks), widths
+    held_number = held_out(len(ids), share)
+    out = []
+    for k in range(splits):
+        held = frozenset(random.Random(f"16-split {seed} {k}").sample(ids, held_number))
+        rest = [i for i in ids if i not in held]
+        chosen = best([_accuracy(marks, sorted(held), c) for c in range(candidates)])
+        scores = _accuracy(marks, rest, chosen), _accuracy(marks, rest, candidates - 1)
+        out.append(QuestionSplit(tuple(sorted(held)), tuple(rest), chosen, *scores))
+    return Result(tuple(out))
+
+
+def _accuracy(marks: dict[str, str], ids: Sequence[str], candidate: int) -> float:
+    return sum(marks[i][candidate] == "1" for i in ids) / len(ids)
+
+
+# From stored runs to a section
+# -------------------------------------------------------------------------------------------------------
+def answers(run: Run) -> Run:
+    """Where the candidates' answers of a run lie: stored and verified like evaluations, but where nothing takes them
+    for one.
+    """
+    return Run(run.path / FOLDER)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run's candidates on one set of test questions."""
+
+    run: Run
+    summary: Record
+    items: tuple[Record, ...]
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What runs must share to stand in one section."""
+        names = ("task_title", "task_version", "evaluator_version", "data_sha256", "split", "limit")
+        return (*(str(self.summary.get(k)) for k in names), canonical(self.run.spec["backbone"]))
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is a plumbing check."""
+        return bool(self.summary.get("quick") or self.run.spec.get("quick"))
+
+    @property
+    def label(self) -> str:
+        """Method and start."""
+        spec = self.run.spec
+        text, start = str(spec["method"].get("label") or spec["method"]["name"]), spec.get("start")
+        return f"{text} (from {start})" if start not in (None, "recipe") else text
+
+    @property
+    def training(self) -> Record:
+        """The training summary."""
+        return self.run.training() or {}
+
+    @property
+    def tuned(self) -> str:
+        """The learning rate that trials gave, their number and training FLOPs; "-" without trials."""
+        if (told := self.training.get("tuning")) is None:
+            return "-"
+        return f"{told['chosen']:g} ({len(told['trials'])}, {format_flops(told['flops'])})"
+
+    def sets(self) -> dict[str, list[Record]]:
+        """The questions by headline set, as in the other tables: OOD apart where both are there.
+
+        Without those that are too few.
+        """
+        ood, inside = [i for i in self.items if i.get("ood")], [i for i in self.items if not i.get("ood")]
+        found = {"in distribution": inside, "OOD": ood} if ood and inside else {"all": list(self.items)}
+        return {
+            name: items
+            for name, items in found.items()
+            if enough(len(items), float(self.run.spec["selection"]["share"]))
+        }
+
+    @property
+    def too_few(self) -> bool:
+        """Whether any of its questions are in a set that is too small to choose on and to score."""
+        return sum(map(len, self.sets().values())) < len(self.items)
+
+    def result(self, items: Sequence[Record]) -> Result:
+        """The protocol as this run's specification has it."""
+        told = self.run.spec["selection"]
+        return run_splits(items, splits=int(told["splits"]), share=float(told["share"]), seed=int(told["seed"]))
+
+
+def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Scored], list[str]]:
+    """The stored answers of the runs that select on test items, and a line for each that has none or damaged ones."""
+    found, left_out = [], []
+    for run in sorted(runs, key=lambda r: r.id):
+        try:
+            if not selects_on_test(run.spec) or run.spec.get("role") == "trial":
+                continue
+        except UsageError:
+            continue  # a specification that cannot be read: said by who reads the ordinary evaluations
+        try:
+            stored = answers(run)
+            keys = [k for k, s in stored.evaluations().items() if split in (None, s.get("split"))]
+            found += [Scored(run, stored.evaluation(k) or {}, tuple(stored.read_items(k))) for k in keys]
+            if not keys:
+                left_out.append(f"{run.id}: its candidates have not answered the test questions yet")
+        except UsageError as error:
+            left_out.append(f"{run.id}: {error}")
+    return found, left_out

@@ -1,0 +1,1 @@
+"""Intervals, tests and power of accuracies. Nothing here knows what a run is."""

@@ -1,0 +1,188 @@
+"""Intervals of accuracies: Wilson for one share, the two-level bootstrap for several seeds.
+
+Everything is a fraction in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+RESAMPLES = 2_000
+
+
+class Interval(NamedTuple):
+    """Lower and upper bound."""
+
+    low: float
+    high: float
+
+
+def normal_quantile(probability: float) -> float:
+    return NormalDist().inv_cdf(probability)
+
+
+def wilson(k: float, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval (no continuity correction) for `k` of `n` correct; (0, 1) where n is 0.
+
+    Equal to scipy's `binomtest(k, n).proportion_ci(level, "wilson")` for whole k. Here k may also be a mean count over
+    training seeds, which the formula takes as it is.
+
+    Raises:
+        ValueError: k outside [0, n].
+    """
+    if n < 0 or not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} is not a proportion")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    z, p = normal_quantile((1 + level) / 2), k / n
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Interval(0.0 if k == 0 else max(0.0, center - half), 1.0 if k == n else min(1.0, center + half))
+
+
+class Resampler:
+    """Two-level percentile bootstrap of accuracies on the same items: training seeds within each system, then items,
+    which are common to
+    all. The draws of the items are made once for all that is compared on them, so that a hundred differences cost
+    hardly more than one.
+
+    Where items share a source (`clusters`: its number from 0, per item), whole clusters are drawn: items of one
+    template are not new evidence each.
+    """
+
+    def __init__(
+        self, items: int, *, resamples: int = RESAMPLES, seed: int = 0, clusters: Sequence[int] | None = None
+    ) -> None:
+        import numpy as np
+
+        self.items, self.resamples, self.seed = items, resamples, seed
+        self._clusters = None if clusters is None else np.asarray(clusters)
+        if self._clusters is not None and len(self._clusters) != items:
+            raise ValueError(f"{items} items have {len(self._clusters)} clusters")
+        if self._clusters is not None:
+            items = int(self._clusters.max()) + 1  # what is drawn
+        rng = np.random.default_rng(seed)
+        size = max(1, 2_000_000 // max(1, items))  # resamples at a time: 16 MB as doubles
+        starts = range(0, resamples, size)
+        self._counts = [
+            rng.multinomial(items, np.full(items, 1 / items), size=min(size, resamples - at)).astype(np.uint16)
+            for at in starts
+        ]
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def of(items: int, clusters: tuple[int, ...] | None = None) -> Resampler:
+        """The one for so many items: the same comparison has the same interval wherever it is made."""
+        return Resampler(items, clusters=clusters)
+
+    def means(self, solved: NDArray[np.float64], system: str) -> NDArray[np.float64]:
+        """[resamples]: accuracies of [seeds, items].
+
+        Equal names draw equal seeds, as all settings of one trained system must.
+        """
+        import numpy as np
+
+        chunks = (counts.T.astype(np.float64) for counts in self._counts)  # [items or clusters, resamples at a time]
+        if self._clusters is None:
+            by_seed = np.concatenate([solved @ counts for counts in chunks], axis=1) / self.items
+        else:
+            sizes = np.bincount(self._clusters).astype(np.float64)
+            solved = np.array([np.bincount(self._clusters, weights=row) for row in solved])
+            by_seed = np.concatenate([solved @ counts / (sizes @ counts) for counts in chunks], axis=1)
+        seeds = len(solved)
+        if seeds == 1:
+            return np.asarray(by_seed[0])
+        rng = np.random.default_rng([self.seed, zlib.crc32(system.encode())])
+        drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=self.resamples).T / seeds  # [seeds, resamples]
+        return np.asarray((by_seed * drawn).sum(0))
+
+    @staticmethod
+    def interval(draws: NDArray[np.float64], level: float = 0.95) -> Interval:
+        """Percentile interval."""
+        import numpy as np
+
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(float(low), float(high))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; NaN of nothing."""
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def spread(values: Sequence[float]) -> float:
+    """Sample standard deviation (n − 1); NaN of fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    center = mean(values)
+    return math.sqrt(math.fsum((v - center) ** 2 for v in values) / (len(values) - 1))
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Quantile q in [0, 1], linear between the order statistics (numpy's default); NaN of nothing."""
+    if not 0 <= q <= 1:
+        raise ValueError(f"{q} is not in [0, 1]")
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    place = q * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value; NaN of nothing."""
+    return quantile(values, 0.5)
+
+
+# Items that share a source
+# -----------------------------------------------------------------------------------------------------------
+class Clustered(NamedTuple):
+    """A mean over items that come in clusters, with t's interval on (clusters − 1) degrees of freedom."""
+
+    mean: float
+    se: float
+    interval: Interval
+    clusters: int
+    design_effect: float  # variance over that of as many independent items; NaN where those do not vary
+
+
+def clustered(values: Sequence[float], sources: Sequence[Hashable], level: float = 0.95) -> Clustered:
+    """Mean and clustered standard error of item scores, or of paired differences of them, where items share a template
+    or source question.
+
+    The sandwich with the factor G/(G − 1) over G clusters: √(G/(G−1)·Σ_g(Σ_i∈g(x_i − x̄))²)/n, which is what
+    statsmodels gives for a constant with `cov_type="cluster"`, and for clusters of one size the standard error of their
+    means. The interval is not cut to [0, 1].
+
+    Raises:
+        ValueError: fewer than two clusters, or not one source per value.
+    """
+    n = len(values)
+    if len(sources) != n:
+        raise ValueError(f"{n} values have {len(sources)} sources")
+    groups: dict[Hashable, list[float]] = {}
+    for value, source in zip(values, sources, strict=True):
+        groups.setdefault(source, []).append(value)
+    if (g := len(groups)) < 2:
+        raise ValueError("a clustered error needs items from at least two sources")
+    mean = math.fsum(values) / n
+    square = math.fsum(math.fsum(v - mean for v in group) ** 2 for group in groups.values())
+    se = math.sqrt(g / (g - 1) * square) / n
+    alone = math.fsum((v - mean) ** 2 for v in values) / (n * (n - 1))
+    from scipy.stats import t as student
+
+    half = float(student.ppf((1 + level) / 2, g - 1)) * se
+    return Clustered(mean, se, Interval(mean - half, mean + half), g, se * se / alone if alone > 0 else math.nan)

@@ -1,0 +1,1 @@
+"""Tables, leaderboards, pictures and gate reports from what evidence says."""

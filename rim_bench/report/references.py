@@ -1,0 +1,230 @@
+"""Published numbers beside measured ones: read from `references.yaml`, shown in a grid of their own, never ranked with
+anything.
+
+A published number is somebody's account of other items, another evaluator and other training; it may be read first or
+second hand, and several of the same thing may contradict each other. All of that stands beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rim_bench.evidence.rows import Group
+from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.table import Panel
+
+READINGS = ("primary", "secondary")
+UNITS = {"accuracy": "%", "ttft_ms": "ms to first token", "full_ms": "ms to full answer"}
+REQUIRED = ("paper", "source", "reading", "backbone", "training", "metric", "values")
+OPTIONAL = ("spread_kind", "note")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?: ± (\d+(?:\.\d+)?))?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One published number; accuracies and spreads in per cent, times in milliseconds.
+
+    Texts as they are to be shown.
+    """
+
+    paper: str
+    source: str  # where it was read: table, section, address
+    reading: str  # of READINGS
+    method: str
+    backbone: str
+    training: str
+    task: str
+    metric: str  # of UNITS
+    value: float
+    spread: float | None
+    spread_kind: str
+    note: str
+
+    @property
+    def subject(self) -> tuple[str, ...]:
+        """What it is a number of: others of the same subject should say the same."""
+        return self.task, self.method, self.backbone, self.training, self.metric
+
+    @property
+    def text(self) -> str:
+        """The value with its spread and unit."""
+        spread = "" if self.spread is None else f" ± {self.spread:g}"
+        return f"{self.value:.1f}{spread} {UNITS[self.metric]}"
+
+
+@dataclass(frozen=True)
+class References:
+    """All published numbers, and the names of our tasks that ask the questions of a published set."""
+
+    values: tuple[Reference, ...]
+    tasks: Mapping[str, tuple[str, ...]]
+
+    def of(self, *names: str) -> list[Reference]:
+        """Those of the task that has one of these names (case and punctuation aside)."""
+        wanted = {_plain(n) for n in names}
+        sets = {name for name, ours in self.tasks.items() if wanted & {_plain(n) for n in ours}}
+        return [r for r in self.values if r.task in sets]
+
+    def conflicts(self, reference: Reference) -> list[Reference]:
+        """Others of the same subject whose value is another one (by more than rounding to one decimal)."""
+        return [r for r in self.values if r.subject == reference.subject and abs(r.value - reference.value) > 0.05]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+# Reading
+# -----------------------------------------------------------------------------------------------------------------------------
+@cache
+def shipped() -> References:
+    """The numbers that come with the package."""
+    return parse(files("rim_bench").joinpath("report/references.yaml").read_text("utf-8"), "references.yaml")
+
+
+def load(path: Path) -> References:
+    """Those of another file.
+
+    Raises:
+        UsageError: it cannot be read, or does not hold what `parse` wants.
+    """
+    try:
+        return parse(path.read_text("utf-8"), str(path))
+    except OSError as error:
+        raise UsageError(f"references {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"references {str(path)!r} is not a text file") from None
+
+
+def parse(text: str, name: str) -> References:
+    """Published numbers from YAML.
+
+    Raises:
+        UsageError: the first thing that is wrong, by name and place: unknown or missing keys, an empty source, a value
+            that is no number, a spread whose kind is not told, a task without names.
+    """
+    import yaml
+
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        raise UsageError(f"references {name!r} is no YAML" + (f" (line {where.line + 1})" if where else "")) from None
+    if not isinstance(given, dict):
+        raise UsageError(f"references {name!r} holds no entries")
+    for key in given:
+        if key not in ("tasks", "entries"):
+            raise UsageError(f"references {name!r}: {unknown('key', str(key), ('tasks', 'entries'))}")
+    tasks, entries = given.get("tasks"), given.get("entries")
+    if not isinstance(entries, list) or not entries:
+        raise UsageError(f"references {name!r} holds no entries")
+    if not isinstance(tasks, dict) or not all(
+        isinstance(v, list) and v and all(isinstance(n, str) for n in v) for v in tasks.values()
+    ):
+        raise UsageError(f"references {name!r}: tasks must be a table from each published set to a list of task names")
+    found = [r for k, entry in enumerate(entries, 1) for r in _entry(entry, f"references {name!r}, entry {k}", tasks)]
+    return References(tuple(found), {str(k): tuple(v) for k, v in tasks.items()})
+
+
+def _entry(entry: Any, where: str, tasks: Mapping[str, Any]) -> Iterator[Reference]:
+    if not isinstance(entry, dict):
+        raise UsageError(f"{where}, is no table")
+    for key in entry:
+        if key not in (*REQUIRED, *OPTIONAL):
+            raise UsageError(f"{where}: {unknown('key', str(key), (*REQUIRED, *OPTIONAL))}")
+    for key in (*REQUIRED, *OPTIONAL):
+        if key == "values" or (key in OPTIONAL and key not in entry):
+            continue
+        if not isinstance(entry.get(key), str) or not entry[key].strip():
+            raise UsageError(f"{where}: {key} is missing or no text; every number needs it")
+    for key, allowed in (("reading", READINGS), ("metric", tuple(UNITS))):
+        if entry[key] not in allowed:
+            raise UsageError(f"{where}: {unknown(key, entry[key], allowed)}")
+    values = entry.get("values")
+    if not isinstance(values, dict) or not values or not all(isinstance(v, dict) and v for v in values.values()):
+        raise UsageError(f"{where}: values is missing or no table of tasks, each a table of methods")
+    same = {k: entry[k] for k in ("paper", "source", "reading", "backbone", "training", "metric")}
+    same |= {k: entry.get(k, "") for k in OPTIONAL}
+    for task, methods in values.items():
+        if task not in tasks:
+            raise UsageError(f"{where}: {unknown('task', str(task), tuple(tasks))}")
+        for method, told in methods.items():
+            for one in told if isinstance(told, list) and told else [told]:
+                value, spread = _value(one, f"{where}: {task}, {method}", entry["metric"])
+                if spread is not None and not same["spread_kind"]:
+                    raise UsageError(f"{where}: {task}, {method} has a spread, but spread_kind does not say of what")
+                yield Reference(task=str(task), method=str(method), value=value, spread=spread, **same)
+
+
+def _value(told: Any, where: str, metric: str) -> tuple[float, float | None]:
+    found = _NUMBER.fullmatch(str(told)) if isinstance(told, int | float | str) and not isinstance(told, bool) else None
+    if found is None:
+        raise UsageError(f'{where} is {told!r}: give a number, or "value ± spread", or a list of those that conflict')
+    value = float(found[1])
+    if metric == "accuracy" and value > 100:
+        raise UsageError(f"{where} is {told!r}: an accuracy is at most 100 %")
+    return value, None if found[2] is None else float(found[2])
+
+
+# Showing
+# -----------------------------------------------------------------------------------------------------------------------------
+CAPTION = "Published values: not measured here, other items, training and evaluators; never ranked with the rows above"
+
+
+def section(group: Group, known: References) -> tuple[list[Panel], list[str]]:
+    """The published numbers of a group's task as a grid of their own, and what is to be said of them; only a note where
+    there is none.
+    """
+    first = group.rows[0].first
+    names = [str(n) for n in (first.summary.get("task"), first.summary.get("task_title")) if n]
+    found = known.of(*names)
+    if not found:
+        return [], [f"Published values: none of task {names[0] if names else group.facts.task!r} is known."]
+    measured = {r.method for r in group.rows}
+    found.sort(key=lambda r: r.method not in measured)  # stable: methods with a row first
+    lines, short = [], []
+    for r in found:
+        others = ", ".join(dict.fromkeys(f"{o.value:.1f}" for o in known.conflicts(r)))
+        kind = "" if r.spread is None else r.spread_kind
+        told = "; ".join(filter(None, (r.source, r.note, f"± {kind}" if kind else "")))
+        lines.append((r.paper, r.method, r.backbone, r.training, r.text, r.reading, others or "-", told))
+        short.append((r.method, r.backbone, r.text, r.reading, others or "-"))
+    names_ = ("paper", "method", "backbone", "training data", "value", "reading", "conflicts with", "source")
+    small = ("method", "backbone", "value", "reading", "conflicts with")
+    grids = [
+        Panel(CAPTION, names_, tuple(lines), False),
+        Panel("Published values, never ranked (sources: --format markdown)", small, tuple(short), True),
+    ]
+    notes = [
+        "Published values: secondary = read in somebody else's account, not in the authors' text; many chose "
+        "checkpoints on the test set."
+    ]
+    if any(line[6] != "-" for line in lines):
+        notes.append(
+            "Conflicting published values of one method, backbone and training set stand side by side; none is "
+            "preferred."
+        )
+    return grids, notes
+
+
+def listing(known: References) -> dict[str, str]:
+    """One line for each paper, backbone and metric: its tasks, methods, and how it was read."""
+    groups: dict[tuple[str, str, str], list[Reference]] = {}
+    for r in known.values:
+        groups.setdefault((r.paper, r.backbone, r.metric), []).append(r)
+    out = {}
+    for (paper, backbone, metric), found in groups.items():
+        out[f"{paper} [{backbone}, {metric}]"] = (
+            f"{_unique(r.task for r in found)}: {_unique(r.method for r in found)}; {found[0].reading}"
+        )
+    return out
+
+
+def _unique(names: Iterator[str] | Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(names))

@@ -1,0 +1,168 @@
+"""A comparison of two systems for a person, a page and a program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rim_bench.evidence.stats.intervals import Interval
+from rim_bench.evidence.two_systems import SubsetComparison, SystemComparison
+from rim_bench.util.files import Record
+from rim_bench.util.text import format_p
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def to_data(made: SystemComparison) -> Record:
+    """Everything, for JSON; fractions."""
+    named = {
+        "schema": 1,
+        "first": made.first,
+        "second": made.second,
+        "baseline": made.baseline,
+        "ablation": made.ablation,
+    }
+    told = {"headline": made.headline if made.allowed else None, "refused": None if made.allowed else made.headline}
+    readings = {"readings": [_data(r) for r in made.readings], "against": [_data(r) for r in made.against]}
+    return named | told | readings | {"notes": list(made.notes)}
+
+
+def to_markdown(made: SystemComparison) -> str:
+    """For a page."""
+    out = [f"## {made.first} against {made.second}", "", made.headline, ""]
+    for readings in _by_pair(made):
+        c = readings[0].contrast
+        out += [f"### {c.first.label} - {c.second.label}", ""]
+        rows = [["", *(_items(r) for r in readings)], ["---"] * (len(readings) + 1), *_rows(readings)]
+        out += ["| " + " | ".join(row).replace("<", "&lt;") + " |" for row in rows] + [""]
+    return "\n".join([*out, *(f"- {n}" for n in made.notes), ""])
+
+
+def to_rich(made: SystemComparison) -> RenderableType:
+    """For a terminal."""
+    from rich.console import Group as Stack
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for readings in _by_pair(made):
+        c = readings[0].contrast
+        table = Table(title=Text(f"{c.first.label} - {c.second.label}"), title_justify="left")
+        for name in ("", *(_items(r) for r in readings)):
+            table.add_column(Text(name))
+        for row in _rows(readings):
+            table.add_row(*map(Text, row))
+        parts.append(table)
+    parts.append(Text(made.headline, style="bold" if made.allowed else "bold red"))
+    return Stack(*parts, *(Text(f"- {n}") for n in made.notes))
+
+
+def _by_pair(made: SystemComparison) -> list[list[SubsetComparison]]:
+    """The readings of each pair together: one for each set of items."""
+    pairs: dict[tuple[str, str], list[SubsetComparison]] = {}
+    for r in (*made.readings, *made.against):
+        pairs.setdefault((r.contrast.first.label, r.contrast.second.label), []).append(r)
+    return list(pairs.values())
+
+
+def _items(reading: SubsetComparison) -> str:
+    return f"{reading.scope.name}, {len(reading.scope.ids):,} items"
+
+
+def _rows(readings: Sequence[SubsetComparison]) -> list[list[str]]:
+    """A row for each quantity: its name, then its value for each set of items, "-" where there is none."""
+    columns = [dict(_lines(r)) for r in readings]
+    names = max(columns, key=len)
+    return [[name, *(column.get(name, "-") for column in columns)] for name in names]
+
+
+def _lines(reading: SubsetComparison) -> list[tuple[str, str]]:
+    """Names and values for a person; per cent and points."""
+    c, m = reading.contrast, reading.margin
+    out = []
+    for side, accuracy in zip((c.first, c.second), reading.accuracies, strict=True):
+        spread = "" if math.isnan(accuracy.sd) else f", sd over {len(side.solved)} seeds {100 * accuracy.sd:.1f}"
+        text = f"{100 * accuracy.value:.1f} % {_bounds(accuracy.interval)} (Wilson){spread}"
+        out.append((f"accuracy of {side.label}", text))
+    out.append(("difference", f"{100 * c.value:+.2f} points {_bounds(c.interval)} (bootstrap)"))
+    exact = len(c.first.solved) == len(c.second.solved) == 1
+    b, k = c.counts
+    out.append(("only the first / only the second" + ("" if exact else " (more often)"), f"{b} / {k}"))
+    unit = "questions" if c.clusters is None else "sources"
+    test = ("exact McNemar" if c.clusters is None else "exact sign-flip over sources") if exact else f"z over {unit}"
+    out.append((f"p ({test})", f"{format_p(c.p)}, Holm {format_p(reading.holm)}"))
+    out.append(("smallest detectable difference", "-" if c.detectable is None else f"{100 * c.detectable:.1f} points"))
+    if reading.retraining is not None:
+        out.append(("retraining bound (t, 95 %)", f"{100 * reading.retraining:.1f} points"))
+        out.append(("p over seeds and items (t)", "-" if c.p_seeds is None else format_p(c.p_seeds)))
+    if reading.clustered is not None:
+        s = reading.clustered
+        text = f"{100 * s.se:.2f} points over {s.clusters:,} sources {_bounds(s.interval)} (95 %)"
+        out.append(("clustered standard error", text))
+    how = (
+        ("Tango score" if c.clusters is None else "the wider of Tango score and t over sources")
+        if exact
+        else "t over seeds and items"
+    )
+    out.append((f"90 % interval for the margin ({how})", _bounds(m.interval)))
+    for name, good, p in (
+        ("not inferior", m.noninferior, m.p_noninferior),
+        ("equivalent", m.equivalent, m.p_equivalent),
+    ):
+        text = ("yes" if good else "not shown") + ("" if p is None else f" (p {_p(p)})")
+        out.append((f"{name} within {100 * m.value:g} points", text))
+    return [*out, ("verdict", reading.verdict)]
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _bounds(interval: Interval) -> str:
+    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _data(reading: SubsetComparison) -> Record:
+    c, m = reading.contrast, reading.margin
+    sides = []
+    for side, accuracy in zip((c.first, c.second), reading.accuracies, strict=True):
+        sd = None if math.isnan(accuracy.sd) else accuracy.sd
+        told = {
+            "label": side.label,
+            "seeds": len(side.solved),
+            "accuracy": accuracy.value,
+            "wilson": list(accuracy.interval),
+        }
+        sides.append(
+            told | {"seed_sd": sd, "runs": list(side.row.runs), "evaluations": [p.key for p in side.row.parts]}
+        )
+    clusters = reading.clustered
+    return {
+        "items": reading.scope.name,
+        "n": len(reading.scope.ids),
+        "systems": sides,
+        "difference": c.value,
+        "interval": list(c.interval),
+        "discordant": list(c.counts),
+        "p": c.p,
+        "holm": reading.holm,
+        "p_seeds": c.p_seeds,
+        "detectable": c.detectable,
+        "retraining_bound": reading.retraining
+        if reading.retraining is None or math.isfinite(reading.retraining)
+        else None,
+        "clustered_se": None if clusters is None else clusters.se,
+        "clusters": None if clusters is None else clusters.clusters,
+        "margin": {
+            "value": m.value,
+            "interval_90": list(m.interval),
+            "noninferior": m.noninferior,
+            "equivalent": m.equivalent,
+            "p_noninferior": m.p_noninferior,
+            "p_equivalent": m.p_equivalent,
+        },
+        "verdict": reading.verdict,
+        "higher": None if reading.higher is None else reading.higher.label,
+    }

@@ -1,0 +1,1 @@
+"""A request becomes planned runs, then trained and evaluated runs."""

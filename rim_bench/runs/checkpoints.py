@@ -1,0 +1,314 @@
+"""Candidates of a run: its weights at points of training, what they score on validation, and which of them becomes the
+run's model.
+
+Each candidate lies complete or not at all in the run's folder, beside the scores, so that a process that was killed
+comes to the same choice. Looking changes nothing: random states, modes and the account of training time and memory are
+as they were.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rim_bench.data import answers as marks
+from rim_bench.data.datasets import Dataset
+from rim_bench.engine.backbone import RECORD
+from rim_bench.engine.devices import peak_memory, reset_peak
+from rim_bench.engine.trained_model import TrainedModel, load_trained
+from rim_bench.evaluate.evaluation import EvaluationRequest, marked
+from rim_bench.evidence.split_protocol import FOLDER, answers, held_out
+from rim_bench.storage.run_folder import Run
+from rim_bench.storage.selection import BEST, LAST, SPLITS, TIES, CheckpointRule, best
+from rim_bench.util.errors import UsageError
+from rim_bench.util.files import MANIFEST, Record, complete_folder, damage_of, read_json, write_json_atomic
+
+
+class CheckpointSelector:
+    """What watches the training of one run.
+
+    Args:
+        trained: the model being trained, live.
+        request: the evaluation on the validation split that every look makes.
+    """
+
+    def __init__(self, run: Run, selection: CheckpointRule, trained: TrainedModel, request: EvaluationRequest) -> None:
+        if request.split != "validation":
+            raise ValueError("candidates are looked at on validation, never on the test split")
+        self.run, self.selection, self.trained, self.request = run, selection, trained, request
+        self.folder = run.path / FOLDER
+        self.seen: list[Record] = []  # by step
+        self.peak = 0  # bytes, of training between the looks
+
+    @property
+    def points(self) -> int:
+        """How many evenly spaced looks there are."""
+        return self.selection.count
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return self.request.dataset()
+
+    # while it trains
+
+    def resume(self, step: int) -> None:
+        """Training goes on behind `step`: later candidates are void, and leftovers of a kill are removed."""
+        if not self.points:  # the same run was looked at before, and no longer is: what was seen then is not of its end
+            shutil.rmtree(self.folder, ignore_errors=True)
+        stored = read_json(self._scores)["seen"] if self._scores.is_file() else []
+        self.seen = [r for r in stored if r["step"] <= step]
+        known = {self._weights(r["step"]) for r in self.seen}
+        for path in sorted(self.folder.glob("step-*")):
+            if path not in known:
+                shutil.rmtree(path)
+        if self._scores.is_file():
+            self._write()
+
+    def look(self, step: int, stage: str, *, candidate: bool, ends: bool) -> None:
+        """Answer the validation questions with the weights of `step`; a candidate's weights are kept. `ends`:
+        the stage ends with it.
+        """
+        device = self.trained.backbone.device
+        self.peak = max(self.peak, peak_memory(device))
+        began = time.perf_counter()
+        with self._undisturbed():
+            items = marked(self.trained, self.request, self._dataset)
+            if candidate and self.selection.rule != LAST:
+                with complete_folder(self._weights(step)) as folder:
+                    self.trained.save(folder)
+        self.seen.append(
+            {
+                "step": step,
+                "stage": stage,
+                "candidate": candidate,
+                "ends": ends,
+                "accuracy": sum(bool(i["correct"]) for i in items) / len(items),
+                "n": len(items),
+                "flops": sum(i["flops_prefill"] + i["flops_decode"] for i in items),
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+        )
+        self._write()
+        reset_peak(device)
+
+    def settled(self, step: int) -> None:
+        """Training never goes back behind `step`: of the candidates up to it only the one that leads is still
+        needed.
+        """
+        early = [r for r in self._candidates if r["step"] <= step]
+        if self.selection.rule != BEST or not early:
+            return
+        leader = early[best([r["accuracy"] for r in early])]
+        for record in early:
+            if record is not leader:
+                shutil.rmtree(self._weights(record["step"]), ignore_errors=True)
+
+    # when it has trained
+
+    @property
+    def chosen(self) -> Record | None:
+        """The look that the rule chooses; None where the rule waits for the test questions, or nothing was looked
+        at.
+        """
+        found = self._candidates
+        if not found or self.selection.rule == SPLITS:
+            return None
+        return found[-1] if self.selection.rule == LAST else found[best([r["accuracy"] for r in found])]
+
+    def record(self) -> Record | None:
+        """For train.json: every look, what all of them cost, and the choice. None where there was none."""
+        if not self.seen:
+            return None
+        chosen = self.chosen
+        return {
+            "rule": self.selection.rule,
+            "points": self.points,
+            "ties": TIES if self.selection.rule == BEST else None,
+            "chosen": None if chosen is None else {k: chosen[k] for k in ("step", "stage", "accuracy", "n")},
+            "stages": [
+                {k: r[k] for k in ("stage", "step", "accuracy", "n")} for r in self.seen if r["ends"]
+            ],  # at their ends
+            "seen": self.seen,
+            "flops": sum(r["flops"] for r in self.seen),  # of inference, in no training budget
+            "seconds": round(sum(r["seconds"] for r in self.seen), 3),
+        }
+
+    @property
+    def validation(self) -> Record | None:
+        """Accuracy and number of questions of the run's model; None where nothing was looked at."""
+        model = self.chosen or (self._candidates[-1] if self._candidates else None)
+        return None if model is None else {"n": model["n"], "accuracy": model["accuracy"]}
+
+    def write(self, folder: Path) -> None:
+        """The run's model: the chosen candidate's files, or the weights as they are at the end."""
+        if self.selection.rule != BEST or self.chosen is None:
+            self.trained.save(folder)
+            return
+        source = self._weights(self.chosen["step"])
+        if (damage := damage_of(source)) is not None:
+            raise UsageError(
+                f"candidate {str(source)!r} is damaged: {damage}; move the run {self.run.id} away to train it again"
+            )
+        link_files(source, folder)
+
+    def clean(self) -> None:
+        """Frees the disk of what a trained run no longer needs; candidates that the test questions choose between are
+        kept.
+        """
+        clean(self.run, self.selection)
+
+    @property
+    def _scores(self) -> Path:
+        return self.folder / "scores.json"
+
+    @property
+    def _candidates(self) -> list[Record]:
+        return [r for r in self.seen if r["candidate"]]
+
+    def _weights(self, step: int) -> Path:
+        return weights_folder(self.run, step)
+
+    def _write(self) -> None:
+        write_json_atomic(self._scores, {"schema": 1, "seen": self.seen})
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Evaluation mode within, and everything as before behind it:
+        modes, and torch's random states of the CPU and every GPU.
+        """
+        modules = (self.trained.backbone.model, self.trained.bridges)
+        before = [m.training for m in modules]
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            for module in modules:
+                module.eval()
+            try:
+                yield
+            finally:
+                for module, training in zip(modules, before, strict=True):
+                    module.train(training)
+
+
+def weights_folder(run: Run, step: int) -> Path:
+    """Where a candidate's weights lie."""
+    return run.path / FOLDER / f"step-{step:08d}"
+
+
+def clean(run: Run, selection: CheckpointRule) -> None:
+    """`Candidates.clean` of a run that may have been trained by another process."""
+    if selection.rule != SPLITS:
+        shutil.rmtree(run.path / FOLDER, ignore_errors=True)
+
+
+def link_files(source: Path, folder: Path) -> None:
+    """The files of a complete folder in another, but for its manifest: linked where the file system can, since files
+    are never rewritten
+    in place, else copied."""
+    for path in sorted(p for p in source.rglob("*") if p.is_file() and p.relative_to(source).as_posix() != MANIFEST):
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
+
+
+# The 16-split protocol: every candidate answers the test questions
+# ------------------------------------------------------------------
+def answered(run: Run, request: EvaluationRequest) -> Record | None:
+    """The stored summary of the candidates' answers, of the weights as they are now; None where there is none."""
+    stored = answers(run).evaluation(request.key())
+    if stored is None:
+        return None
+    return stored if all(_hash(run, c["step"]) in (None, c["weights_sha256"]) for c in stored["candidates"]) else None
+
+
+def evaluate_candidates(
+    run: Run, request: EvaluationRequest, device: torch.device, on_items: Callable[[int, int], None] | None = None
+) -> Record:
+    """Let every candidate of a trained run answer the questions, and store who was right: one record for each question.
+
+    Raises:
+        UsageError: too few questions for the protocol, or a candidate's weights are gone or damaged.
+    """
+    if (stored := answered(run, request)) is not None:
+        return stored
+    dataset, began = request.dataset(), time.perf_counter()
+    held_out(len(dataset.examples))  # refuses before anything is answered
+    selection = (run.training() or {}).get("selection") or {}
+    found = [r for r in selection.get("seen", ()) if r["candidate"]]
+    for record in found:
+        if (damage := damage_of(weights_folder(run, record["step"]))) is not None:
+            what = f"candidate of step {record['step']} of run {run.id} cannot be evaluated: {damage}"
+            raise UsageError(f"{what}; train the run again in another results folder")
+    columns: list[list[dict[str, Any]]] = []
+    total = len(found) * len(dataset.examples)
+    for k, record in enumerate(found):
+        trained = load_trained(run, device=device, folder=weights_folder(run, record["step"]))
+        before = k * len(dataset.examples)
+        show = None if on_items is None else (lambda done, _, before=before: on_items(before + done, total))  # type: ignore[misc]
+        columns.append(marked(trained, request, dataset, show))
+    items = [_compact(row) for row in zip(*columns, strict=True)]
+    candidates = [
+        {
+            "step": record["step"],
+            "stage": record["stage"],
+            "weights_sha256": _hash(run, record["step"]),
+            "accuracy": sum(bool(i["correct"]) for i in column) / len(column),
+            "flops": sum(i["flops_prefill"] + i["flops_decode"] for i in column),
+        }
+        for record, column in zip(found, columns, strict=True)
+    ]
+    answers(run).write_evaluation(
+        request.key(), items, _summary(request, dataset, candidates, device, time.perf_counter() - began)
+    )
+    made = answered(run, request)
+    assert made is not None
+    return made
+
+
+def _compact(row: tuple[dict[str, Any], ...]) -> Record:
+    """One question with all candidates' marks and extracted answers, in the order of training."""
+    first = row[0]
+    kept: Record = {k: v for k, v in first.items() if k in ("id", "level", "ood", "cluster", "reference")}
+    return kept | {"correct": "".join("1" if i["correct"] else "0" for i in row), "answers": [i["answer"] for i in row]}
+
+
+def _summary(
+    request: EvaluationRequest, dataset: Dataset, candidates: list[Record], device: torch.device, seconds: float
+) -> Record:
+    return {
+        "schema": 1,
+        "protocol": SPLITS,
+        "task": request.task.name,
+        "task_title": request.task.title,
+        "task_version": request.task.version,
+        "evaluator_version": marks.EVALUATOR_VERSION,
+        "split": request.split,
+        "n": len(dataset.examples),
+        "data_sha256": dataset.sha256,
+        "data_source": dataset.source,
+        "limit": request.limit,
+        "quick": request.quick,
+        "settings": {
+            "max_tokens": request.max_tokens,
+            "device": device.type,
+            "dtype": "bfloat16" if device.type == "cuda" else "float32",
+        },
+        "candidates": candidates,
+        "flops": sum(c["flops"] for c in candidates),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _hash(run: Run, step: int) -> str | None:
+    """Hash of a candidate's weights; None where they are gone."""
+    record = weights_folder(run, step) / RECORD
+    return str(read_json(record)["sha256"]) if record.is_file() else None

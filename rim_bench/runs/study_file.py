@@ -1,0 +1,226 @@
+"""A study: one file that says which runs make a comparison, and all that is derived from them beside it.
+
+    methods = ["direct", "pause", "cot", "coconut", "rim"]
+    task = "chain"
+    seeds = [0, 1, 2]
+    budgets = ["examples=38400", "train-flops=4.7e12"]
+    sweep = ["train-flops=4.7e12"]                      # inference curves: of these budgets' runs; true = of all
+
+    suite = ["gsm-ood"]                                 # further evaluation sets, as are eval_tasks = ["svamp", ...]
+    tune = "lr=1e-4..3e-3"                              # and trials = 5: learning rates, for every method at every
+    budget
+
+Other keys are the options of `rim-bench run`; `[set]` holds methods' fields (`"rim.K" = 4`), `[backbone]` the
+backbone's numbers. Where data lie and what computes is not part of it: that is given on the command line.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rim_bench.runs.options import Options, parse_budget
+from rim_bench.storage.selection import parse_tune
+from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.progress import Reporter
+
+if TYPE_CHECKING:
+    from rim_bench.runs.grid import Runner
+    from rim_bench.runs.stored_runs import EvaluationSets
+    from rim_bench.runs.study import Study
+    from rim_bench.storage.run_folder import Run
+
+PLAIN: dict[str, type | tuple[type, ...]] = {
+    "task": str,
+    "model": str,
+    "steps": str,
+    "start": str,
+    "tuning": str,
+    "limit": int,
+    "cot_examples": int,
+    "batch_size": int,
+    "lr": float,
+    "max_tokens": int,
+    "eval_batch_size": int,
+    "quick": bool,
+    "checkpoint": str,
+    "checkpoint_points": int,
+}
+TUNE: dict[str, type | tuple[type, ...]] = {
+    "tune": str,
+    "trials": int,
+    "tune_share": float,
+}  # together they are one option
+LISTS: dict[str, type] = {"methods": str, "seeds": int, "budgets": str, "suite": str, "eval_tasks": str}
+KEYS = (*LISTS, *PLAIN, *TUNE, "sweep", "set", "backbone")
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A study as it was read: one request per budget."""
+
+    path: Path
+    requests: tuple[Options, ...]
+    swept: tuple[bool, ...]  # by request: whether its runs get inference curves
+    suites: tuple[str, ...] = ()  # of further evaluation sets for every run
+    eval_tasks: tuple[str, ...] = ()  # such sets by themselves
+
+    @property
+    def out(self) -> Path:
+        """The folder of its runs, tables and pictures: that of the file."""
+        return self.path.parent
+
+
+def read_study(
+    path: Path,
+    *,
+    data: Path | None = None,
+    device: str | None = None,
+    strategy: str | None = None,
+    processes: int | None = None,
+) -> StudyFile:
+    """The requests of a study file; where data lie and what computes is beside it.
+
+    Raises:
+        UsageError: no such file, no TOML, or keys and values that do not fit, all of them together.
+    """
+    try:
+        given = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"study {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"study {str(path)!r} is no TOML file: {error}") from None
+    problems = [str(unknown("key of a study", key, KEYS)) for key in given if key not in KEYS]
+    wrong = [(key, kind) for key, kind in (PLAIN | TUNE).items() if key in given and not _is(given[key], kind)]
+    problems += [f"{key} = {given[key]!r} is not {_called(kind)}" for key, kind in wrong]
+    for key, kind in LISTS.items():
+        value = given.get(key, [])
+        if not isinstance(value, list) or not all(_is(v, kind) for v in value) or (key in given and not value):
+            problems.append(f"{key} = {value!r} is not a list of {'texts' if kind is str else 'whole numbers'}")
+    problems += [f"{key} is missing" for key in ("methods", "task") if key not in given]
+    asked, sweep = given.get("budgets", []), given.get("sweep", False)
+    if isinstance(asked, list) and len(set(map(str, asked))) < len(asked):
+        problems.append(f"budgets = {asked!r} has one of them twice")
+    if not isinstance(sweep, bool) and not (
+        isinstance(sweep, list) and isinstance(asked, list) and all(s in asked for s in sweep)
+    ):
+        problems.append(f"sweep = {sweep!r} is not true, false or a list of some of the budgets")
+    problems += [f"[{key}] is no table" for key in ("set", "backbone") if not isinstance(given.get(key, {}), dict)]
+    if problems:
+        raise UsageError(f"study {str(path)!r}: " + "; ".join(problems))
+    same: dict[str, Any] = {key: given[key] for key in PLAIN if key in given}
+    same |= {
+        "methods": tuple(given["methods"]),
+        "seeds": tuple(given.get("seeds", [0])),
+        "settings": _settings(path, given.get("set", {})),
+    }
+    same |= {"backbone": given.get("backbone", {}), "out": path.parent, "data": data, "device": device}
+    same |= {"strategy": strategy, "processes": processes}
+    same["tune"] = parse_tune(*(given.get(key) for key in TUNE))
+    budgets: list[dict[str, Any]] = [dict(parse_budget(b)) for b in given.get("budgets", [])] or [{}]
+    swept = [sweep] * len(budgets) if isinstance(sweep, bool) else [name in sweep for name in asked]
+    requests = tuple(Options(**same, **budget) for budget in budgets)
+    return StudyFile(path, requests, tuple(swept), tuple(given.get("suite", ())), tuple(given.get("eval_tasks", ())))
+
+
+def studies_of(study: StudyFile, *, elsewhere: bool = False) -> list[Study]:
+    """The runs that each budget stands for; `elsewhere`: another machine computes."""
+    from rim_bench.runs.study import Study
+
+    return [Study(request, elsewhere=elsewhere) for request in study.requests]
+
+
+def wanted_sets(study: StudyFile) -> EvaluationSets:
+    """The further evaluation sets of every run."""
+    from rim_bench.runs.stored_runs import EvaluationSets
+
+    return EvaluationSets(study.suites, study.eval_tasks)
+
+
+def run_study(
+    study: StudyFile, studies: Sequence[Study], reporter: Reporter, runner: Runner | None = None
+) -> list[Run]:
+    """Train and evaluate every run of a study that is not done yet, on all its sets, then its inference curves; returns
+    the runs, by
+    budget and seed.
+
+    Args:
+        studies: what `studies_of` makes of it.
+        runner: trains and evaluates the cells in other processes; curves are made in this one, once no cell is missing.
+    """
+    from rim_bench.runs.stored_runs import EvalOptions, evaluate_sets, plan_sets
+    from rim_bench.runs.sweep import sweep
+
+    for one in studies:  # all of them before the first trains
+        one.check_budget()
+    sets = plan_sets(wanted_sets(study), study.requests[0], reporter)
+    if runner is not None:
+        made = runner.run(studies)
+        if runner.failures:
+            return [run for runs in made for run in runs]
+    else:
+        made = [one.run(reporter) for one in studies]
+        evaluate_sets(
+            [run for runs in made for run in runs], sets, study.requests[0], reporter, EvalOptions(turned=False)
+        )
+    if chosen := [run for runs, swept in zip(made, study.swept, strict=True) if swept for run in runs]:
+        sweep(chosen, study.requests[0], reporter)
+    return [run for runs in made for run in runs]
+
+
+def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
+    """All that is derived from the runs: table, leaderboard, pictures; returns the files.
+
+    A pure function of what is stored.
+    """
+    from rim_bench.report.comparison import comparison
+    from rim_bench.report.leaderboard import leaderboard
+    from rim_bench.report.plots.curves import curve_plots
+    from rim_bench.report.plots.plot import accuracy_plot
+    from rim_bench.report.plots.selection import selection_plot, tuning_plot
+    from rim_bench.util.files import write_bytes_atomic
+
+    table = comparison(runs, split="test")
+    texts = {"table.md": table.to_markdown(), "table.csv": table.to_csv()}
+    for name, text in texts.items():
+        write_bytes_atomic(out / name, text.encode())
+    board = leaderboard(runs, split="test")
+    written = [out / name for name in texts] + board.write(out)
+    for suffix in ("svg", "png"):
+        accuracy_plot(runs, out / f"accuracy.{suffix}", split="test")
+        written.append(out / f"accuracy.{suffix}")
+    told = [run.training() or {} for run in runs]
+    for kind, draw in (("selection", selection_plot), ("tuning", tuning_plot)):
+        if any(kind in t for t in told):
+            draw(runs, out / f"{kind}.svg")
+            written.append(out / f"{kind}.svg")
+    return written + curve_plots(board.contests, out, ("svg",))[0]
+
+
+def _settings(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`"rim.K" = 4`, or a table per method."""
+    out: dict[str, dict[str, Any]] = {}
+    for key, value in given.items():
+        if isinstance(value, dict):
+            out.setdefault(key, {}).update(value)
+            continue
+        method, dot, field = key.partition(".")
+        if not dot:
+            raise UsageError(
+                f'study {str(path)!r}: [set] {key} = {value!r} is not METHOD.FIELD = VALUE, as in "rim.K" = 4'
+            )
+        out.setdefault(method, {})[field] = value
+    return out
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _called(kind: Any) -> str:
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

@@ -1,0 +1,270 @@
+"""Inference curves: the knob of each trained run is turned, and every setting evaluated and stored as a point.
+Resumable at every point.
+
+A method with an effort field turns that; one without answers several times and votes, and one that writes a chain is
+also cut short.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from rim_bench.engine.devices import pick_device
+from rim_bench.engine.trained_model import TrainedModel, load_trained, method_of
+from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
+from rim_bench.evaluate.self_consistency import sampling_of, votes_record
+from rim_bench.evidence.stats.intervals import mean
+from rim_bench.methods.method import Method
+from rim_bench.runs.options import Options
+from rim_bench.runs.stored_runs import stored_request, told_of
+from rim_bench.storage.run_folder import Run
+from rim_bench.storage.selection import kept_apart
+from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.files import Record, canonical
+from rim_bench.util.progress import Reporter
+
+VOTES = (3, 5, 9)
+"""Odd, so that two answers cannot tie; each near twice the one before, to points evenly spaced on a logarithmic axis of
+FLOPs.
+"""
+SHARES = (0.25, 0.5, 0.75)  # of the mean and of the largest length, where chains are cut
+LEAST = {"votes": 2, "max_tokens": 1}  # smallest values of the knobs that are not a method's own (those take 0)
+Knobs = Mapping[str, Sequence[int]]
+"""Values by knob. `rim.votes` is meant for that method alone, and adds a knob that it would not turn by itself."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One stored point of a curve; `name` is None for the default evaluation, which every curve of the run shares."""
+
+    run: Run
+    label: str
+    name: str | None
+    value: int | None
+    key: str
+    summary: Record
+
+
+def sweep(
+    runs: Sequence[Run],
+    options: Options,
+    reporter: Reporter,
+    *,
+    knobs: Knobs | None = None,
+    split: str = "test",
+    temperature: float | None = None,
+    sample_seed: int | None = None,
+) -> list[SweepPoint]:
+    """Evaluate every setting of every run that is not stored yet; returns all points, each run's default evaluation
+    first.
+
+    Args:
+        runs: shared starts among them are left out.
+        options: of its fields those that `rim-bench sweep` has; an empty task is each run's own.
+        knobs: values instead of the default ones.
+        temperature, sample_seed: of the votes; None as in `votes`.
+    Raises:
+        UsageError: a knob that no run has, values that make no sense, or no trained run.
+    """
+    sampling_of(2, temperature, sample_seed)  # refuses what does not fit before anything is done
+    arms = [run for run in runs if run.spec.get("role") != "start" and kept_apart(run.spec) is None]
+    trained = [run for run in arms if run.trained]
+    if not trained:
+        raise UsageError("none of these runs is trained, so there is nothing to sweep: `rim-bench run` trains")
+    _check_knobs(knobs or {}, [method_of(run.spec) for run in trained])
+    for run in arms:
+        if run not in trained:
+            reporter.note(f"{run.id}: not trained, left out")
+    turned = [_Arm(run, stored_request(run, options, split), options, reporter) for run in trained]
+    lengths: dict[str, list[int]] = {}
+    caps: dict[str, set[int]] = {}
+    for arm in turned:
+        lengths.setdefault(arm.family, []).extend(arm.start())
+        caps.setdefault(arm.family, set()).update(arm.stored_caps())
+    out: list[SweepPoint] = []
+    for arm in turned:
+        with arm.run.lock():
+            out += arm.sweep(knobs or {}, lengths[arm.family], caps[arm.family], temperature, sample_seed)
+    return out
+
+
+def effort_values(default: int) -> tuple[int, ...]:
+    """0, 1, half, one and a half and two times a method's own effort, rounded up; the default itself is evaluated
+    anyway.
+    """
+    values = {0, 1, (default + 1) // 2, (3 * default + 1) // 2, 2 * default}
+    return tuple(sorted(values - {default}))
+
+
+def cap_values(lengths: Sequence[int]) -> tuple[int, ...]:
+    """Caps at SHARES of the mean and of the largest of these lengths; none that would cut nothing."""
+    caps = {max(1, round(share * whole)) for share in SHARES for whole in (mean(lengths), max(lengths))}
+    return tuple(sorted(c for c in caps if c < max(lengths)))
+
+
+def _check_knobs(knobs: Knobs, methods: Sequence[Method]) -> None:
+    fields = {m.effort_field for m in methods if m.effort_field is not None}
+    names = {m.name for m in methods}
+    for given, values in knobs.items():
+        method, dot, name = given.rpartition(".")
+        if dot and method not in names:
+            raise unknown("method of these runs", method, names)
+        has = {m.effort_field for m in methods if m.name == method} - {None} if dot else fields
+        if name not in (allowed := {*LEAST, *(str(h) for h in has)}):
+            raise unknown("knob of these runs", name, allowed)
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int) or value < LEAST.get(name, 0):
+                raise UsageError(
+                    f"knob {given}: value {value!r} must be a whole number of at least {LEAST.get(name, 0)}"
+                )
+
+
+class _Arm:
+    """One run being swept. Its model is loaded when first needed.
+
+    A point of a curve needs every training seed at the same value. So what follows from the answers themselves follows
+    from those of the whole family, which is the runs of one method on one backbone and the same questions, whatever
+    their seeds and budgets.
+    """
+
+    def __init__(self, run: Run, request: EvaluationRequest, options: Options, reporter: Reporter) -> None:
+        self.run, self.request, self.options, self.reporter = run, request, options, reporter
+        self.method = method_of(run.spec)
+        seed = int(run.spec.get("seed", 0))
+        self.label = str(run.spec["method"].get("label", self.method.name)) + (f", seed {seed}" if seed else "")
+        self.family = canonical([run.spec["method"], run.spec["backbone"], request.key()])
+        self._trained: TrainedModel | None = None
+
+    @property
+    def trained(self) -> TrainedModel:
+        if self._trained is None:
+            self._trained = load_trained(self.run, device=pick_device(self.options.device))
+        return self._trained
+
+    def start(self) -> list[int]:
+        """Evaluate the default setting if that is not stored; returns the lengths of its answers."""
+        with self.run.lock():
+            point = self._evaluate(self.request, None, None)
+        self._trained = None  # not all models at once
+        return [int(i["generated_tokens"]) for i in self.run.read_items(point.key) if not i["overlong"]]
+
+    def stored_caps(self) -> set[int]:
+        """Caps of points that an earlier sweep made, of fewer seeds it may be: the others need them too."""
+        default = self.run.evaluation(self.request.key()) or {}
+        same = ("task", "task_version", "split", "data_sha256", "evaluator_version", "limit")
+        found = [
+            s
+            for s in self.run.evaluations().values()
+            if s.get("curve") and all(s.get(k) == default.get(k) for k in same)
+        ]
+        return {int(s["knob"]["value"]) for s in found if s["knob"]["name"] == "max_tokens"}
+
+    def sweep(
+        self, knobs: Knobs, lengths: Sequence[int], caps: set[int], temperature: float | None, sample_seed: int | None
+    ) -> list[SweepPoint]:
+        """The default evaluation and every point, in order; what is stored is not evaluated again.
+
+        `lengths` of all answers of the family, and `caps` that it has points of.
+        """
+        out = [self._evaluate(self.request, None, None)]
+        items = self.run.read_items(out[0].key)
+        for name, values in self._values(knobs, lengths, caps).items():
+            new = 0
+            for value in values:
+                if refusal := self._refusal(name, value, items):
+                    self.reporter.note(f"{self.label}: {name} = {value} is left out: {refusal}")
+                    continue
+                request = self._point(name, value, temperature, sample_seed)
+                new += evaluated(self.run, request) is None
+                out.append(self._evaluate(request, name, value))
+            done = sum(p.name == name for p in out)
+            if done:
+                self.reporter.note(
+                    f"{self.label}: {done} points of {name}" + (f", {done - new} there already" if new < done else "")
+                )
+        return out
+
+    def _evaluate(self, request: EvaluationRequest, name: str | None, value: int | None) -> SweepPoint:
+        key = request.key()
+        summary = evaluated(self.run, request)
+        if summary is None:
+            shown = self.label if name is None else f"{self.label} {name}={value}"
+            told = told_of(self.run, self.trained, request, self.options.data)
+            summary = evaluate_run(
+                self.run, self.trained, request, lambda done, total: self.reporter.evaluating(shown, done, total), told
+            )
+            self.reporter.finished(shown)
+        return SweepPoint(self.run, self.label, name, value, key, summary)
+
+    def _point(self, name: str, value: int, temperature: float | None, sample_seed: int | None) -> EvaluationRequest:
+        point = replace(self.request, curve=True)
+        if name == self.method.effort_field:
+            return replace(point, effort=value)
+        if name == "max_tokens":
+            return replace(point, max_tokens=value, capped=True)
+        drawn = sampling_of(value, temperature, sample_seed)
+        assert drawn is not None
+        return replace(point, **votes_record(drawn))
+
+    def _values(self, knobs: Knobs, lengths: Sequence[int], caps: set[int]) -> dict[str, tuple[int, ...]]:
+        """The knobs that are turned, each with its values but the default one."""
+        field = self.method.effort_field
+        usual = None if field is None else getattr(self.method, field, None)
+        found: dict[str, tuple[int, ...]] = {}
+        if field is None:
+            found["votes"] = VOTES
+            if lengths and mean(lengths) > 2 * mean(self._answers):
+                found["max_tokens"] = (*caps, *cap_values(lengths))
+        elif isinstance(usual, int) and not isinstance(usual, bool):
+            found[field] = effort_values(usual)
+        else:
+            self.reporter.note(
+                f"{self.label}: {field} has no whole number as its default: give its values (--knob {field}=...)"
+            )
+            found[field] = ()
+        own = {name: tuple(knobs[name]) for name in found if name in knobs}
+        prefix = f"{self.method.name}."
+        own |= {
+            given.removeprefix(prefix): tuple(values) for given, values in knobs.items() if given.startswith(prefix)
+        }
+        found |= own
+        same: dict[str | None, Any] = {"max_tokens": self.request.max_tokens, field: usual}
+        return {name: tuple(sorted({v for v in values if v != same.get(name)})) for name, values in found.items()}
+
+    @cached_property
+    def _answers(self) -> list[int]:
+        """Question -> number of tokens of `#### `, the reference answer and the end: what an answer needs at least."""
+        encode = self.trained.backbone.encode_example
+        return [len(encode(e).answer) for e in self.request.dataset().examples]
+
+    def _refusal(self, name: str, value: int, items: Sequence[Record]) -> str | None:
+        """Why a value cannot be evaluated: the method does not take it, or questions that fitted before would no
+        longer.
+        """
+        if name != self.method.effort_field:
+            return None
+        try:
+            self.method.lay_prompt((0,), value)
+        except UsageError as error:
+            return str(error)
+        positions = self.trained.backbone.max_positions
+        lengths = Counter((int(i["prompt_tokens"]), answer) for i, answer in zip(items, self._answers, strict=True))
+
+        def crowded(effort: int | None) -> int:  # the last token of an answer is never fed
+            return sum(
+                n
+                for (size, a), n in lengths.items()
+                if self.method.lay_prompt((0,) * size, effort).depth + a - 1 > positions
+            )
+
+        more = crowded(value) - crowded(None)
+        if more <= 0:
+            return None
+        return (
+            f"{more} questions more than at its default would not fit into the model's {positions} positions with "
+            "their answers"
+        )

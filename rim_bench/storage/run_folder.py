@@ -1,0 +1,437 @@
+"""Run folders: written once, verified when read, safe to kill at any moment.
+
+    <root>/runs/<id>/
+      spec.json                  what the run is; its hash is in the id
+      environment.json           versions, commit, hardware, argv of every start
+      train.jsonl(.xz)           one record per optimizer step, compressed when training is done
+      train.json                 the summary of training
+      checkpoints/step-00000100/ newest complete checkpoint, with manifest.json
+      model/                     final weights with manifest.json; its existence means "trained"
+      eval/<key>/                items.jsonl.gz, then summary.json; its existence means "evaluated"
+
+Every file and folder appears under its name only when it is complete. What does not match its hash is named, not
+trusted. This module imports neither torch nor transformers.
+
+What a run was to be evaluated on and was not, with the reason: `not_evaluated.json` in its folder, so that no table
+forgets it.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rim_bench.storage.step_log import StepLog
+from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.files import (
+    Record,
+    canonical,
+    complete_folder,
+    damage_of,
+    finite,
+    fsync,
+    read_json,
+    write_bytes_atomic,
+    write_json_atomic,
+    writing,
+)
+
+log = logging.getLogger(__name__)
+_STEP = re.compile(r"step-(\d{8,})")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+
+
+def spec_id(spec: Mapping[str, Any]) -> str:
+    """`<method>-<task>-<12 hex digits of the spec's sha256>`: equal specifications have equal ids.
+
+    Raises:
+        ValueError: a spec without method or task name, or with values that JSON cannot say.
+    """
+    try:
+        names = f"{spec['method']['name']}-{spec['task']['name']}"
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a spec needs method.name and task.name: {error!r}") from None
+    digest = hashlib.sha256(canonical(spec).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', names)}-{digest[:12]}"
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A run folder that is not to be trusted, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run. `Store.open` and `Store.find` make it; reading never changes the folder."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The folder's name: `spec_id` of its spec."""
+        return self.path.name
+
+    @cached_property
+    def spec(self) -> Record:
+        """The specification. Raises UsageError where it is missing or damaged."""
+        return read_json(self.path / "spec.json")
+
+    def check(self, spec: Mapping[str, Any]) -> None:
+        """Raises UsageError where the folder's spec.json is another than this one, or it or train.json cannot be read:
+        without them a run
+        is no row of any table."""
+        try:
+            same = canonical(self.spec) == canonical(spec)
+            self.training()
+        except UsageError as error:
+            raise UsageError(
+                f"run folder {str(self.path)!r} is damaged ({error}): move it away to start that run again"
+            ) from None
+        if not same:
+            raise UsageError(
+                f"run folder {str(self.path)!r} is damaged: its spec.json is not the one its name stands for; move it "
+                "away"
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; may be entered again by the same process. The kernel frees it when the
+        process dies.
+
+        Raises:
+            UsageError: at once, where another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock, holder = FileLock(self.path / "lock", timeout=0, is_singleton=True), self.path / "lock.pid"
+        with writing(self.path / "lock"):
+            try:
+                lock.acquire()
+            except Timeout:
+                pid = holder.read_text().strip() if holder.is_file() else ""
+                who = f"another process (pid {pid})" if pid else "another process"
+                raise UsageError(f"{who} works on {str(self.path)!r}: wait for it or end it") from None
+        try:
+            write_bytes_atomic(holder, f"{os.getpid()}\n".encode())
+            yield
+        finally:
+            if lock.lock_counter == 1:
+                holder.unlink(missing_ok=True)
+            lock.release()
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Stores the environment of this start; those of earlier starts stay under `earlier`."""
+        path = self.path / "environment.json"
+        before = read_json(path) if path.is_file() else None
+        earlier = [] if before is None else [*before.pop("earlier", []), before]
+        write_json_atomic(path, {**environment, **({"earlier": earlier} if earlier else {})})
+
+    # Training
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Adds one line to train.jsonl; numbers that are not finite become null. A line is there whole or not at all.
+
+        Raises:
+            UsageError: disk full or not writable; the file is then as it was.
+        """
+        self._steps.append(record)
+
+    @property
+    def _steps(self) -> StepLog:
+        return StepLog(self.path)
+
+    def metrics(self) -> list[Record]:
+        """All complete records of train.jsonl. Raises UsageError naming the line that cannot be read."""
+        return self._steps.read()
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drops the records with `record["step"]` > `step` (steps count from 1: a record's step is the number done with
+        it).
+
+        Called before training resumes from the checkpoint of `step`, or with 0 before it starts over.
+        """
+        self._steps.truncate(step)
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """Yields an empty folder to write a checkpoint into; it counts once the block ends, then older ones are
+        removed.
+
+        Raises:
+            UsageError: disk full or not writable; the older checkpoint is then still there.
+        """
+        folder = self.path / "checkpoints"
+        target = folder / f"step-{step:08d}"
+        with complete_folder(target) as temporary:
+            yield temporary
+            self._steps.sync()  # a checkpoint never knows more steps than the record of them
+        for other in folder.iterdir():
+            if other != target:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+    def latest_checkpoint(self) -> tuple[int, Path] | None:
+        """Step and folder of the newest checkpoint whose files match its manifest; a damaged one is logged and passed
+        over.
+        """
+        folder = self.path / "checkpoints"
+        found = [(int(m[1]), p) for p in folder.iterdir() if (m := _STEP.fullmatch(p.name))] if folder.is_dir() else []
+        for step, path in sorted(found, reverse=True):
+            if (damage := damage_of(path)) is None:
+                return step, path
+            log.warning("checkpoint %s is damaged and not used: %s", path, damage)
+        return None
+
+    def remove_checkpoints(self) -> None:
+        """Frees the disk of checkpoints, which a trained run no longer needs."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def finish(self, write: Callable[[Path], None], training: Mapping[str, Any] | None = None) -> None:
+        """Stores the training summary, then what `write` puts into the folder it is given, as `model/`: the run is
+        trained.
+
+        Raises:
+            UsageError: disk full or not writable; the run is then not trained, and its checkpoint still there.
+        """
+        if training is not None:
+            write_json_atomic(self.path / "train.json", finite(training))
+        self._steps.compress()
+        with complete_folder(self.path / "model") as temporary:
+            write(temporary)
+
+    @property
+    def trained(self) -> bool:
+        """Whether `model/` is there with the files and sizes of its manifest; `model_path` compares the contents
+        too.
+        """
+        return (self.path / "model").is_dir() and damage_of(self.path / "model", contents=False) is None
+
+    def model_path(self) -> Path:
+        """The folder of the final weights, every file verified.
+
+        Raises:
+            UsageError: not trained yet, or damaged.
+        """
+        path = self.path / "model"
+        if not path.is_dir():
+            raise UsageError(
+                f"run {str(self.path)!r} is not trained yet: it has no model/; the same command again goes on with it"
+            )
+        if (damage := damage_of(path)) is not None:
+            raise UsageError(f"model {str(path)!r} is damaged: {damage}; delete that folder to have it written again")
+        return path
+
+    def training(self) -> Record | None:
+        """The training summary (train.json), or None."""
+        path = self.path / "train.json"
+        return read_json(path) if path.is_file() else None
+
+    # Evaluation
+
+    def _evaluation_folder(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(
+                f"evaluation key {key!r} is not a plain folder name: letters, digits and . _ = - are allowed"
+            )
+        return self.path / "eval" / key
+
+    def write_evaluation(self, key: str, items: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+        """Stores items (gzip with the same bytes for the same items), then the summary with their sha256, which makes
+        it count.
+
+        Raises:
+            ValueError: a key that is no folder name, duplicate item ids, or `summary["n"]` that is not the number of
+                items.
+            UsageError: disk full or not writable; the run is then not evaluated under this key.
+        """
+        folder = self._evaluation_folder(key)
+        if len({item["id"] for item in items}) != len(items):
+            raise ValueError("two items have the same id")
+        if summary.get("n", len(items)) != len(items):
+            raise ValueError(f"the summary speaks of n = {summary['n']}, but there are {len(items)} items")
+        data = gzip.compress("".join(canonical(finite(item)) + "\n" for item in items).encode(), mtime=0)
+        with writing(folder):
+            (folder / "summary.json").unlink(
+                missing_ok=True
+            )  # while the items change, the old summary would not fit them
+        write_bytes_atomic(folder / "items.jsonl.gz", data)
+        stored = {"count": len(items), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        write_json_atomic(folder / "summary.json", {**finite(summary), "n": len(items), "items": stored})
+
+    def _verified_items(self, key: str) -> tuple[Record, bytes]:
+        folder = self._evaluation_folder(key)
+        summary = read_json(folder / "summary.json")
+        problem = f"evaluation {str(folder)!r} is damaged: %s; delete that folder to evaluate again"
+        try:
+            data = (folder / "items.jsonl.gz").read_bytes()
+        except OSError as error:
+            raise UsageError(problem % f"items.jsonl.gz: {error.strerror}") from None
+        stored = summary.get("items")
+        if not isinstance(stored, dict) or hashlib.sha256(data).hexdigest() != stored.get("sha256"):
+            raise UsageError(problem % "items.jsonl.gz does not match the sha256 in summary.json")
+        return summary, data
+
+    def evaluation(self, key: str) -> Record | None:
+        """The summary of a complete evaluation, or None. Raises UsageError where its files do not fit together."""
+        return self._verified_items(key)[0] if (self._evaluation_folder(key) / "summary.json").is_file() else None
+
+    def evaluations(self) -> dict[str, Record]:
+        """Key -> summary of every complete evaluation, by key. Raises UsageError where one is damaged."""
+        folders = (self.path / "eval").glob("*/summary.json")
+        return {
+            key: self._verified_items(key)[0]
+            for key in sorted(p.parent.name for p in folders if _KEY.fullmatch(p.parent.name))
+        }
+
+    def read_items(self, key: str) -> list[Record]:
+        """The item records of an evaluation, in the order they were written.
+
+        Raises UsageError where it is missing or damaged.
+        """
+        _, data = self._verified_items(key)
+        return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+
+
+def _check(run: Run) -> None:
+    """Raises UsageError for the first thing in the folder that cannot be trusted; an unfinished run is fine."""
+    try:
+        expected = spec_id(run.spec)
+    except ValueError as error:
+        raise UsageError(f"{str(run.path / 'spec.json')!r} is damaged: {error}") from None
+    if run.id != expected:
+        raise UsageError(f"run folder {str(run.path)!r} does not carry the id of its spec.json, {expected!r}")
+    run.metrics()
+    run.training()
+    run.evaluations()
+    if (run.path / "model").is_dir() and (damage := damage_of(run.path / "model", contents=False)) is not None:
+        raise UsageError(f"model {str(run.path / 'model')!r} is damaged: {damage}")
+
+
+@dataclass(frozen=True)
+class Store:
+    """All runs under one results folder: `<root>/runs/<id>/`."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the run folders lie."""
+        return self.root / "runs"
+
+    def open(self, spec: Mapping[str, Any]) -> Run:
+        """The run of this specification; its folder is made, with spec.json in it, where there is none yet.
+
+        Raises:
+            UsageError: the folder is there with another spec.json, or an unreadable one or train.json, or cannot be
+                written.
+        """
+        run = Run(self.folder / spec_id(spec))
+        if not run.path.exists():
+            new = self.folder / f".new-{run.id}-{uuid.uuid4().hex[:8]}"
+            with writing(run.path):
+                try:
+                    new.mkdir(parents=True)
+                    write_json_atomic(new / "spec.json", dict(spec))
+                    new.rename(run.path)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else: another process was faster
+                        raise
+                finally:
+                    shutil.rmtree(new, ignore_errors=True)
+                fsync(self.folder)
+        run.check(spec)
+        return run
+
+    def find(self, given: str) -> Run:
+        """A run by its id, by the beginning of its id, or by the path of its folder.
+
+        Raises:
+            UsageError: none or several fit, or the folder has no readable spec.json.
+        """
+        ids = (
+            sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+            if self.folder.is_dir()
+            else []
+        )
+        if given in ids:
+            run = Run(self.folder / given)
+        elif Path(given).is_dir() and (Path(given) / "spec.json").is_file():
+            run = Run(Path(given).resolve())
+        else:
+            fitting = [i for i in ids if given and i.startswith(given)]
+            if len(fitting) > 1:
+                raise UsageError(f"run {given!r} is not unique under {str(self.folder)!r}: {', '.join(fitting)}")
+            if not fitting:
+                raise unknown("run", given, ids)
+            run = Run(self.folder / fitting[0])
+        _ = run.spec  # raises where it cannot be read
+        return run
+
+    def runs(self) -> tuple[list[Run], list[Damaged]]:
+        """All runs by id, and beside them the folders that cannot be trusted, with the reason."""
+        good: list[Run] = []
+        bad: list[Damaged] = []
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
+            if not path.is_dir() or path.name.startswith("."):
+                continue
+            run = Run(path)
+            try:
+                _check(run)
+                good.append(run)
+            except UsageError as error:
+                bad.append(Damaged(path, str(error)))
+        return good, bad
+
+
+FILE = "not_evaluated.json"
+
+
+def omitted(run: Run) -> dict[str, str]:
+    """Set -> why the run was not evaluated on it. Raises UsageError where the file is damaged."""
+    path = run.path / FILE
+    if not path.is_file():
+        return {}
+    sets = read_json(path).get("sets")
+    if not isinstance(sets, dict):
+        raise UsageError(f"{str(path)!r} is damaged: it has no sets; delete it")
+    return {str(name): str(reason) for name, reason in sets.items()}
+
+
+def record_omitted(run: Run, missing: Mapping[str, str], evaluated: Iterable[str]) -> None:
+    """Adds what is missing and takes out what has been evaluated since."""
+    before = omitted(run)
+    now = {k: v for k, v in {**before, **missing}.items() if k not in set(evaluated)}
+    if now != before:
+        write_json_atomic(run.path / FILE, {"schema": 1, "sets": now})
+
+
+def omitted_lines(runs: Iterable[Run]) -> list[str]:
+    """A line for each set and reason, with the number of runs it holds for; where files were looked for stands in the
+    runs' own file.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        try:
+            for item in omitted(run).items():
+                found.setdefault((item[0], item[1].partition(": looked for ")[0]), []).append(run.id)
+        except UsageError as error:
+            found.setdefault(("a list of omitted sets", str(error)), []).append(run.id)
+    return [
+        f"{name}: asked for and not evaluated for {ids[0] if len(ids) == 1 else f'{len(ids)} runs'}: {reason}"
+        for (name, reason), ids in sorted(found.items())
+    ]

@@ -1,0 +1,135 @@
+"""Which checkpoint of a run counts, and which learning rate: the rules, fixed before anything trains. Pure; knows no
+model and no run.
+
+`last` is the end of training. `best` has the highest accuracy on the validation questions among candidates taken at
+evenly spaced points of training. `16-split` is the published protocol of RiM: the candidates are chosen between on a
+part of the *test* questions and scored on the rest, so its numbers stand apart from all others (`splits`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rim_bench.util.errors import UsageError, unknown
+
+LAST, BEST, SPLITS = "last", "best", "16-split"
+RULES = (LAST, BEST, SPLITS)
+POINTS = 8  # candidates of a run, the last one the end of training
+TRIALS = 3
+TUNED = ("lr",)  # what can be tuned
+TIES = "the latest"  # of candidates with the same accuracy: the one that trained the longest
+ON_TEST = "its checkpoint is chosen on test items (16-split protocol): never a row beside others"
+SPLIT = {"splits": 16, "share": 0.2, "seed": 0}  # 264 of 1,319 questions are a fifth
+
+
+@dataclass(frozen=True)
+class CheckpointRule:
+    """The checkpoint rule of a run. `points` candidates are taken after k/points of the budget, k = 1..points; so the
+    end is one of them,
+    and the start, which has trained nothing, is not. With `last` they are only measured.
+
+    Raises:
+        UsageError: an unknown rule, or too few points.
+    """
+
+    rule: str = LAST
+    points: int | None = None  # None: POINTS where something is chosen, else none
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise unknown("checkpoint rule", self.rule, RULES)
+        least = 1 if self.rule == LAST else 2
+        if self.points is not None and self.points < least:
+            raise UsageError(
+                f"--checkpoint-points {self.points} is too small: --checkpoint {self.rule} needs at least {least}"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many points are looked at."""
+        return self.points if self.points is not None else 0 if self.rule == LAST else POINTS
+
+    def record(self) -> dict[str, Any] | None:
+        """What a specification says of it; None where it changes no weights, so that ids stay what they were."""
+        if self.rule == LAST:
+            return None
+        return {"rule": self.rule, "points": self.count, "ties": TIES, **(SPLIT if self.rule == SPLITS else {})}
+
+
+LAST_RULE = CheckpointRule()
+
+
+def best(accuracies: Sequence[float]) -> int:
+    """Index of the candidate that counts: the highest accuracy, of equal ones the latest."""
+    if not accuracies:
+        raise ValueError("no candidate to choose from")
+    return max(range(len(accuracies)), key=lambda i: (accuracies[i], i))
+
+
+@dataclass(frozen=True)
+class LearningRateGrid:
+    """Learning rates to try for every method, each with `share` of the request's budget."""
+
+    rates: tuple[float, ...]
+    share: float = 1.0
+
+    def record(self, seed: int) -> dict[str, Any]:
+        """What the specification of a tuned run says of it."""
+        return {"field": "lr", "rates": list(self.rates), "share": self.share, "seed": seed}
+
+
+def parse_tune(text: str | None, trials: int | None, share: float | None) -> LearningRateGrid | None:
+    """`lr=1e-5..1e-3` as a grid of `trials` rates, evenly spaced on a logarithmic scale, both ends included, 4 digits
+    each.
+
+    Raises:
+        UsageError: another field or form, bounds that are no range of positive numbers, fewer than 2 trials, rates that
+        fall together, or a share outside (0, 1].
+    """
+    if text is None:
+        if trials is not None or share is not None:
+            raise UsageError(
+                "--trials and --tune-share say how to tune: give what to tune as well, as in --tune lr=1e-5..1e-3"
+            )
+        return None
+    field, _, bounds = text.partition("=")
+    if field not in TUNED:
+        raise unknown("field to tune", field, TUNED)
+    found = re.fullmatch(r"(.+?)\.\.(.+)", bounds)
+    try:
+        low, high = (float(found[1]), float(found[2])) if found else (math.nan, math.nan)
+    except ValueError:
+        low = high = math.nan
+    if not (0 < low < high < math.inf):
+        raise UsageError(f"--tune {text!r} is not lr=LOW..HIGH with 0 < LOW < HIGH, as in lr=1e-5..1e-3")
+    n = TRIALS if trials is None else trials
+    if n < 2:
+        raise UsageError(f"--trials {n} is too small: give at least 2 learning rates to choose between")
+    if share is not None and not 0 < share <= 1:
+        raise UsageError(f"--tune-share {share:g} is not a share of the budget: give a number above 0 and up to 1")
+    rates = tuple(float(f"{low * (high / low) ** (k / (n - 1)):.4g}") for k in range(n))
+    if len(set(rates)) < n:
+        raise UsageError(
+            f"--tune {text!r} holds no {n} different learning rates of 4 digits: give a wider range or fewer trials"
+        )
+    return LearningRateGrid(rates, 1.0 if share is None else share)
+
+
+def kept_apart(spec: Mapping[str, Any]) -> str | None:
+    """Why a run is no row of a comparison or ranking; None where it is one (or a start, which is left out without a
+    word).
+    """
+    if spec.get("role") == "trial":
+        return "a learning-rate trial, chosen between on validation: never a row"
+    if selects_on_test(spec):
+        return ON_TEST
+    return None
+
+
+def selects_on_test(spec: Mapping[str, Any]) -> bool:
+    """Whether a run's rule looks at the test split."""
+    return bool((spec.get("selection") or {}).get("rule") == SPLITS)

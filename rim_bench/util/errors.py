@@ -1,0 +1,41 @@
+"""The one exception that reaches a user as a sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """Bad input or a condition the user can act on.
+
+    The message is one sentence: what was given, what is allowed, the nearest match.
+    The command line prints it and exits with code 2.
+    """
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
+    """The error for a name that is not among `allowed`, with the nearest match where there is one."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {kind} {given!r}: allowed are {', '.join(names) or 'none'}{hint}")
+
+
+def sentence(error: BaseException) -> str | None:
+    """What an error says to someone who can act on it; None where only we can, and a traceback is due."""
+    if isinstance(error, UsageError):
+        return str(error)
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "while writing"
+            return f"the disk is full ({where}): make room; the same command again goes on from the last checkpoint"
+        if error.filename is not None and error.strerror is not None:
+            return f"{error.filename}: {error.strerror}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return (
+            "the GPU's memory is not enough: give a smaller --eval-batch-size, or a task whose recipe has a smaller "
+            "micro_batch"
+        )
+    return None

@@ -1,0 +1,203 @@
+"""Files and folders that appear under their name only when they are complete. Imports neither torch nor transformers.
+
+A file is written beside its place, brought to the disk and renamed. A folder gets a manifest with the size and sha256
+of every file in it, so that what does not match is named, not trusted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rim_bench.util.errors import UsageError
+
+MANIFEST = "manifest.json"
+_REFUSALS = {
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EFBIG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
+Record = dict[str, Any]
+
+
+# Atomic writes
+# -----------------------------------------------------------------------------------------------------------------------
+def canonical(value: Any) -> str:
+    """`value` as JSON with one spelling: sorted keys, no spaces.
+
+    Raises ValueError for what JSON cannot say (NaN, infinity).
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a full disk, missing rights and other refusals of the file system into a sentence that names `path`."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        if _disk_is_full(error):
+            raise UsageError(
+                f"no space left on the disk while writing {str(path)!r}: free some and start again"
+            ) from error
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        raise
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether `error` or its cause says so.
+
+    Libraries that write by themselves (safetensors) give the reason as text only.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def fsync(path: Path) -> None:
+    """Forces a file, or the entries of a folder, to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`: a reader, or a restart after a crash, finds the old bytes or the new ones, nothing
+    between.
+
+    Raises:
+        UsageError: disk full or not writable; `path` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        fsync(path.parent)
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """`write_bytes_atomic` of `value` as indented JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes_atomic(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Record:
+    """The object in a JSON file. Raises UsageError naming the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{str(path)!r} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{str(path)!r} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{str(path)!r} is damaged: it holds a {type(value).__name__}, not an object")
+    return value
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value
+
+
+# Folders with a manifest
+# -------------------------------------------------------------------------------------------------------------
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST)
+
+
+def damage_of(folder: Path, *, contents: bool = True) -> str | None:
+    """What is wrong with a folder that has a manifest, or None. `contents=False` compares names and sizes only."""
+    try:
+        entries = read_json(folder / MANIFEST)["files"]
+        expected = {str(name): (int(e["size"]), str(e["sha256"])) for name, e in entries.items()}
+    except UsageError as error:
+        return str(error)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return f"{MANIFEST} is not a manifest"
+    found = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} is not in {MANIFEST}"
+        size, digest = expected[name]
+        if (actual := found[name].stat().st_size) != size:
+            return f"{name} has {actual:,} bytes instead of {size:,}"
+        if contents and _sha256(found[name]) != digest:
+            return f"{name} does not match its sha256"
+    return None
+
+
+@contextmanager
+def complete_folder(target: Path) -> Iterator[Path]:
+    """Yields an empty `<target>.tmp` to fill; on success it gets its manifest and becomes `target`, on any error it is
+    removed.
+    """
+    temporary, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old.tmp")
+    with writing(target):
+        for leftover in (temporary, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            files = _files(temporary)
+            if not files:
+                raise ValueError(f"nothing was written for {target}")
+            for path in files:
+                fsync(path)
+            manifest = {
+                p.relative_to(temporary).as_posix(): {"sha256": _sha256(p), "size": p.stat().st_size} for p in files
+            }
+            write_json_atomic(temporary / MANIFEST, {"schema": 1, "files": manifest})
+            if target.exists():  # a folder cannot replace one that has files in it
+                target.rename(old)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        fsync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,27 @@
+"""Where a run's progress goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStep:
+    """One optimizer step, for display."""
+
+    step: int
+    steps: int
+    stage: str
+    loss: float
+    examples_per_s: float
+    seconds_left: float
+
+
+class Reporter(Protocol):
+    """Where progress goes; the command line draws it."""
+
+    def note(self, text: str) -> None: ...
+    def training(self, run: str, progress: TrainingStep) -> None: ...
+    def evaluating(self, run: str, done: int, total: int) -> None: ...
+    def finished(self, run: str) -> None: ...

@@ -1,0 +1,298 @@
+"""The scorer against an adversarial table, and against lm-eval's own filters and metric."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from rim_bench.data import answers
+from rim_bench.data.answers import canonical, extract, lm_eval_flexible, lm_eval_strict, parse_number, score
+
+NUMBERS = [
+    ("18", 18),
+    ("18.", 18),
+    ("18.0", 18),
+    ("18.00", 18),
+    (" 18 ", 18),
+    ("+18", 18),
+    ("-3", -3),
+    ("- 3", -3),
+    ("\u22123", -3),
+    ("\u20133", -3),
+    ("-0", 0),
+    ("007", 7),
+    ("1,234", 1234),
+    ("12,345,678.50", Fraction("12345678.5")),
+    ("109,200,000", 109200000),
+    ("$29.00", 29),
+    ("\\$5", 5),
+    ("-$5", -5),
+    ("$-5", -5),
+    ("$ 5", 5),
+    ("€7.50", Fraction("7.5")),
+    ("5$", 5),
+    ("50%", 50),
+    ("50 %", 50),
+    ("1e3", 1000),
+    ("1E+3", 1000),
+    ("2.5e-1", Fraction(1, 4)),
+    (".5", Fraction(1, 2)),
+    ("-.5", Fraction(-1, 2)),
+    ("5.", 5),
+    ("3 apples", 3),
+    ("3 apples.", 3),
+    ("20 mph", 20),
+    ("5m", 5),
+    ("18 (eighteen)", 18),
+    ("18!", 18),
+    ("1/2", Fraction(1, 2)),
+    ("-1/3", Fraction(-1, 3)),
+    ("3/4 cup", Fraction(3, 4)),
+    ("**72**", 72),
+    ("72,", 72),
+    ("1e400", Fraction(10) ** 400),
+    ("12345678901234567890123", 12345678901234567890123),
+    ("0.1", Fraction(1, 10)),
+    ("72\\", 72),
+    ("1,000.", 1000),
+    ("18°C", 18),
+]
+REFUSED = [
+    "",
+    " ",
+    "...",
+    ".",
+    ",",
+    "-",
+    "$",
+    "--5",
+    "-$-5",
+    "+-5",
+    "1,2,3",
+    "1,23",
+    "1,2345",
+    "1234,567",
+    "0,123",
+    "1.2.3",
+    "1.234,5",
+    "NaN",
+    "nan",
+    "inf",
+    "-inf",
+    "Infinity",
+    "five",
+    "x = 5",
+    "3 apples and 4 pears",
+    "3-5",
+    "3\u20135",
+    "2:30",
+    "5 + 3 = 8",
+    "5+3",
+    "5=5",
+    "1 1/2",
+    "1/0",
+    "1/2/3",
+    "1/2.5",
+    "1e999999999",
+    "1e-999999999",
+    "1e401",
+    "0x10",
+    "1_000",
+    "5\u00b2",
+    "\u0665",
+    "5\u00bd",
+    "\u00bd",
+    "\uff15",
+    "1 234",
+    "5 million",
+    "$2 billion",
+    "5k",
+    "2 dozen",
+    "9" * 401,
+    "**5",
+    "<<5>>",
+    "(5)",
+    "5^2",
+    "5/x",
+]
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS)
+def test_numbers_are_parsed_exactly(text: str, value: int | Fraction) -> None:
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_is_not_one_number_is_refused(text: str) -> None:
+    assert parse_number(text) is None
+
+
+SCORES = [  # output, reference, correct, flexible, unparseable
+    ("<<48/2=24>>\n#### 72", "72", True, True, False),
+    ("#### 72\n", "72", True, True, False),
+    ("#### $72.00", "72", True, True, False),
+    ("####72", "72", True, True, False),
+    ("####   72", "72", True, True, False),
+    ("#### 1234", "1,234", True, True, False),
+    ("#### 1,234", "1234", True, True, False),
+    ("#### 18.00", "18", True, True, False),
+    ("#### 18.", "18", True, True, False),
+    ("#### 5", "5.0", True, True, False),
+    ("#### -3", "\u22123", True, True, False),
+    ("#### 3", "-3", False, False, False),
+    ("#### 1e3", "1000", True, True, False),
+    ("#### 12\n#### 72", "72", True, True, False),
+    ("#### 72\n#### 12", "72", False, False, False),
+    ("#### 72 apples", "72", True, True, False),
+    ("#### 72 of the 80", "72", False, False, True),
+    ("#### 72\nand 5 more", "72", True, False, False),
+    ("The answer is 72.", "72", False, True, True),
+    ("The answer is 18", "18", False, True, True),
+    ("She has 18 eggs ... left", "18", False, True, True),
+    ("18 or 1,2,3", "18", False, False, True),
+    ("80-8=72", "72", False, True, True),
+    ("80-72", "72", False, True, True),
+    ("it is -72", "-72", False, True, True),
+    ("x=-72", "-72", False, True, True),
+    ("80 - 72", "72", False, True, True),
+    ("it is $-72 or -$72", "-72", False, True, True),
+    ("on 1/2/2020", "2020", False, True, True),
+    ("(80)-72", "72", False, True, True),
+    ("it costs $1,200.50.", "1200.5", False, True, True),
+    ("h72", "72", False, False, True),
+    ("#### ", "72", False, False, True),
+    ("####\n72", "72", False, True, True),
+    ("#### ...", "72", False, False, True),
+    ("#### NaN", "NaN", False, False, True),
+    ("#### inf", "inf", False, False, True),
+    ("#### x", "y", False, False, True),
+    ("", "72", False, False, False),
+    (" \n ", "72", False, False, False),
+    ("#### 1e999999999", "inf", False, False, True),
+    ("#### 1,2,3", "123", False, False, True),
+    ("#### --5", "5", False, False, True),
+    ("72 ####", "72", False, True, True),
+    ("## 72", "72", False, True, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("output", "reference", "correct", "flexible", "unparseable"), SCORES)
+def test_scores(output: str, reference: str, correct: bool, flexible: bool, unparseable: bool) -> None:
+    result = score(output, reference)
+    assert (result.correct, result.flexible, result.unparseable) == (correct, flexible, unparseable)
+    assert result.strict == result.correct
+    assert result.empty == (not output.strip()) and not (result.empty and result.unparseable)
+    assert (result.answer is None) == (result.unparseable or result.empty)
+
+
+def test_extraction_returns_the_text_as_it_stands() -> None:
+    assert extract("a 5\n#### $7.00 \nx 9") == answers.Extracted("$7.00", "9")
+    assert extract("no number") == answers.Extracted(None, None)
+
+
+def test_the_tolerance_is_absolute_and_zero_by_default() -> None:
+    assert not score("#### 0.333", "1/3").correct
+    assert score("#### 0.333", "1/3", tolerance=1e-3).correct
+    assert not score("#### 0.3", "1/3", tolerance=1e-3).correct
+    assert not score("#### x", "1/3", tolerance=1e9).correct
+    assert score("#### 0.1", "0.1000").correct  # exact decimals, not binary floats
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "correct", "flexible"),
+    [
+        ("#### Tom is a lempus.", "Tom is a lempus.", True, True),
+        ("steps\n####  tom is  a Lempus", "Tom is a lempus.", True, True),
+        ("#### Tom is a lempus indeed", "Tom is a lempus.", False, False),
+        ("Tom is a lempus.", "Tom is a lempus.", False, True),
+        ("#### 5.0", "5", False, False),
+        ("", "", False, False),
+        ("####", "", False, False),
+    ],
+)
+def test_answers_that_are_text(output: str, reference: str, correct: bool, flexible: bool) -> None:
+    result = score(output, reference, kind="text")
+    assert (result.correct, result.flexible) == (correct, flexible)
+
+
+def test_auto_is_decided_by_the_reference() -> None:
+    assert score("#### 5.0", "5", kind="auto").correct
+    assert score("#### Yes", "yes", kind="auto").correct
+    assert not score("#### yes", "5", kind="auto").correct
+
+
+def test_canonical_form() -> None:
+    for text, wanted in [
+        ("18.00", "18"),
+        ("1,234.50", "1234.5"),
+        ("-1/3", "-1/3"),
+        ("-0.05", "-0.05"),
+        ("1/8", "0.125"),
+        ("0", "0"),
+    ]:
+        value = parse_number(text)
+        assert value is not None and canonical(value) == wanted and parse_number(canonical(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 200_000,
+        "#### " + "1," * 100_000,
+        "-" * 200_000,
+        "#### 1e" + "9" * 100_000,
+        "." * 200_000,
+        " " * 200_000 + "x",
+    ],
+)
+def test_no_text_makes_the_scorer_slow(text: str) -> None:
+    start = time.perf_counter()
+    score(text, "5")
+    lm_eval_flexible(text, "5")
+    assert time.perf_counter() - start < 2
+
+
+def test_lm_evals_own_traps_are_reproduced() -> None:
+    assert not lm_eval_strict("#### $18", "18") and not lm_eval_strict("####18", "18")
+    assert lm_eval_strict("#### 1234", "1,234") and lm_eval_strict("#### 18.", "18")
+    assert not lm_eval_strict("#### 18.00", "18")
+    assert lm_eval_strict("#### 18\n#### 5", "18")  # its first match, not the last
+    assert not lm_eval_flexible("She has 18 eggs ... left", "18")
+    assert not lm_eval_flexible("18.00", "18") and lm_eval_flexible("it is $18.", "18")
+
+
+def test_secondary_columns_equal_lm_evals_filters_and_metric() -> None:
+    extraction = pytest.importorskip("lm_eval.filters.extraction")
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+
+    strict = extraction.RegexFilter(regex_pattern=r"#### (\-?[0-9\.\,]+)")
+    flexible = extraction.RegexFilter(regex_pattern=r"(-?[$0-9.,]{2,})|(-?[0-9]+)", group_select=-1)
+    outputs = [case[0] for case in SCORES] + [text for text, _ in NUMBERS] + [f"#### {text}" for text in REFUSED]
+    references = sorted({case[1] for case in SCORES})
+    for ours, theirs in ((lm_eval_strict, strict), (lm_eval_flexible, flexible)):
+        for output, (found,) in zip(outputs, theirs.apply([[o] for o in outputs], [{}] * len(outputs)), strict=True):
+            for reference in references:
+                wanted = exact_match_hf_evaluate(
+                    [found], [reference], regexes_to_ignore=[",", "\\$", "(?s).*#### ", "\\.$"], ignore_case=True
+                )["exact_match"]
+                assert ours(output, reference) == bool(wanted), (output, reference)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("RIM_BENCH_DATA"), reason="RIM_BENCH_DATA is not set: the published files are not at hand"
+)
+def test_every_published_answer_scores_right_against_itself() -> None:
+    rows = [
+        json.loads(line)
+        for line in (Path(os.environ["RIM_BENCH_DATA"]) / "gsm8k" / "test.jsonl").read_text().splitlines()
+    ]
+    assert len(rows) == 1319
+    for row in rows:
+        reference = row["answer"].rpartition("####")[2].strip()
+        result = score(row["answer"], reference)
+        assert result.correct and result.flexible and lm_eval_strict(row["answer"], reference)

@@ -1,0 +1,55 @@
+"""What worker processes of the engine's tests do: nothing that needs torch. A job's label says what."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from rim_bench.runs.job import Job, JobResult
+
+DIRECT = "from rim_bench.baselines.direct import Direct"
+MORTAL = f'''"""Direct, in a process that is killed late in training, as often as the file beside it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+{DIRECT}
+
+ARMED = Path(__file__).with_suffix(".armed")
+
+
+@dataclass(frozen=True)
+class Mortal(Direct):
+    name = "mortal"
+    summary = "dies"
+
+    def lay_train(self, example, stage, progress, rng):
+        left = int(ARMED.read_text()) if ARMED.exists() else 0
+        if left and progress > 0.6:
+            ARMED.write_text(str(left - 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().lay_train(example, stage, progress, rng)
+'''
+
+
+def work(job: Job) -> JobResult:
+    """`kill` ends the process, `raise` fails, `big` cannot be sent, `sleep N` takes N seconds, all others say who and
+    where they are.
+    """
+    what, _, value = job.label.partition(" ")
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "leave":
+        os._exit(3)
+    if what == "raise":
+        raise ValueError("no answer")
+    if what == "sleep":
+        (Path(job.folder) / f"{job.run}.pid").write_text(str(os.getpid()))
+        time.sleep(float(value))
+    return JobResult("done", (str(os.getpid()), os.environ.get("CUDA_VISIBLE_DEVICES", "all")))

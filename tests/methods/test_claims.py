@@ -1,0 +1,293 @@
+"""What the controls in a table say of the claims they test: supported, not shown, contradicted, withheld, or no row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabricated import evaluate, train
+
+from rim_bench.methods.controls import CONTROLS, OWN_STARTS
+from rim_bench.methods.registry import all_methods
+from rim_bench.report import comparison
+from rim_bench.storage.run_folder import Run, Store
+
+N = 400
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def right(share: float) -> list[bool]:
+    """The first questions of all: what a better method solves includes what a worse one does."""
+    return [k < share * N for k in range(N)]
+
+
+def arm(store: Store, name: str, share: float, *, settings: dict[str, Any] | None = None, **spec: Any) -> Run:
+    method = {"method": {"name": name, "settings": settings or {}, "label": name}}
+    run = train(store, name, spec=method | spec, flops=spec.pop("flops", 3.1e12))
+    evaluate(run, right(share))
+    return run
+
+
+def says(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, str]]:
+    (section,) = comparison.comparison(runs).sections
+    found = [g for g in section.grids if g.caption.startswith("Controls") and g.short is False]
+    lines = [dict(zip(g.columns, row, strict=True)) for g in found for row in g.rows]
+    return {(x["control"].split(" (")[0], x["of"].split(" (")[0]): x for x in lines}
+
+
+def test_supported_tied_and_contradicted(store: Store) -> None:
+    runs = [
+        arm(store, "rim", 0.7),
+        arm(store, "direct", 0.5),
+        arm(store, "pause", 0.7),
+        arm(store, "rim-shuffled-steps", 0.8),
+    ]
+    told = says(runs)
+    assert told["direct", "rim"]["the claim is"] == "supported" and told["direct", "rim"]["method − control"] == "+20.0"
+    assert told["pause", "rim"]["the claim is"] == "not shown: tied"
+    shuffled = told["rim-shuffled-steps", "rim"]
+    assert shuffled["the claim is"] == "contradicted: the control is higher" and shuffled["method − control"] == "-10.0"
+    assert shuffled["claim it tests"] == next(c.claim for c in CONTROLS if c.method == "rim-shuffled-steps")
+    assert told["direct", "pause"]["the claim is"] == "supported" and ("rim-shuffled-steps", "direct") not in told
+    (notes,) = [s.notes for s in comparison.comparison(runs).sections]
+    (missing,) = [n for n in notes if n.startswith("Controls of rim without a row")]
+    assert "rim-no-grounding" in missing and "rim-blocks-removed" in missing and "rim-shuffled-steps" not in missing
+
+
+def test_significant_but_under_the_detectable_difference_is_not_shown(store: Store) -> None:
+    told = says(
+        [arm(store, "rim", 0.5), arm(store, "direct", 0.5 - 7 / N)]
+    )  # 7 against 0: p = 0.016, detectable 1.9 points
+    assert (
+        told["direct", "rim"]["the claim is"] == "not shown: tied"
+        and told["direct", "rim"]["method − control"] == "+1.8"
+    )
+
+
+def test_what_else_differs_keeps_a_claim_from_being_supported(store: Store) -> None:
+    rim = arm(store, "rim", 0.7, settings={"K": 8, "M": 2})
+    told = says([rim, arm(store, "direct", 0.5, flops=9e12), arm(store, "pause-distinct", 0.5, settings={"N": 8})])
+    assert told["direct", "rim"]["the claim is"] == "not shown: higher, but another training budget"
+    assert told["pause-distinct", "rim"]["the claim is"] == "not shown: higher, but N 8 instead of 32"
+    alike = says([rim, arm(store, "pause-distinct", 0.5, settings={"N": 32})])
+    assert alike["pause-distinct", "rim"]["the claim is"] == "supported"
+
+
+def test_the_control_of_the_same_budget_is_taken(store: Store) -> None:
+    told = says([arm(store, "rim", 0.7), arm(store, "direct", 0.5, flops=9e12), arm(store, "direct", 0.8)])
+    assert told["direct", "rim"]["the claim is"] == "contradicted: the control is higher"
+
+
+def test_a_control_that_does_not_answer_supports_nothing(store: Store) -> None:
+    """20 points higher, but a quarter of the control's outputs cannot be read: that is not what the claim is about."""
+    broken = arm(store, "direct", 0.5)
+    evaluate(
+        broken, right(0.5), change=lambda k: {"unparseable": k >= 0.75 * N, "answer": "" if k >= 0.75 * N else "1"}
+    )
+    told = says([arm(store, "rim", 0.7), broken])["direct", "rim"]["the claim is"]
+    assert told == "not shown: higher, but 25.0 % of the control's outputs are empty, unparseable or capped"
+    evaluate(broken, right(0.5), change=lambda k: {"unparseable": k >= 0.9 * N, "answer": "" if k >= 0.9 * N else "1"})
+    assert says([arm(store, "rim", 0.7), broken])["direct", "rim"]["the claim is"] == "supported"
+
+
+def test_missing_controls_of_a_warm_start_are_named(store: Store) -> None:
+    """rim from a CoT start beside a direct from scratch: the gain may be the start's, and the grid says so."""
+    told = says([arm(store, "rim", 0.7), arm(store, "direct", 0.4, start="recipe")])
+    assert told["direct", "rim"]["the claim is"] == "no row: the gain may be the start's"
+    assert told["direct", "rim"]["method − control"] == "-"
+    assert told["pause", "rim"]["control"] == "pause (from cot)" and told["pause", "rim"]["the claim is"].startswith(
+        "no row"
+    )
+    scratch = says([arm(store, "rim", 0.7, start="recipe")])
+    assert scratch["direct", "rim"]["the claim is"] == "no row: not tested"
+
+
+def test_a_start_of_its_own_needs_direct_and_pause_from_it(store: Store) -> None:
+    """coconut by its recipe trains a CoT first: direct from such weights is its control, too."""
+    coconut = arm(store, "coconut", 0.7, start="recipe", settings={"epochs_cot": 6})
+    section = comparison.comparison(
+        [coconut, arm(store, "direct", 0.4, start="recipe"), arm(store, "direct", 0.6)]
+    ).sections[0]
+    grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+    told = {(row[0], row[2].split()[0]): row[4] for row in grid.rows}
+    assert told["direct", "thinking"] == "supported" and told["direct (from cot)", "its"] == "supported"
+    assert (
+        told["pause (from cot)", "its"] == "no row: the gain may be the start's"
+        and told["pause", "what"] == "no row: not tested"
+    )
+    without = says([arm(store, "coconut", 0.7, start="recipe", settings={"epochs_cot": 0}), arm(store, "direct", 0.6)])
+    assert not any(x["control"].endswith("(from cot)") for x in without.values())
+
+
+def test_own_starts_are_the_stages_that_are_given_by_a_start() -> None:
+    for method in (cls() for cls in all_methods().values()):
+        given = {s.given_by for s in method.stages() if s.given_by is not None}
+        assert given == {w for field, w in OWN_STARTS.items() if method.settings().get(field, 0) > 0}, method.name
+
+
+# Evaluations that are controls
+
+
+def blocks_removed(store: Store, rim: float, less: float, *others: Run) -> dict[str, str]:
+    run = arm(store, "rim", rim)
+    evaluate(run, right(less), key="toy-test-0", effort=0)
+    section = comparison.comparison([run, *others]).sections[0]
+    grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+    (line,) = [
+        dict(zip(grid.columns, r, strict=True)) for r in grid.rows if "effort 0" in r[0] and r[1].startswith("rim")
+    ]
+    return line
+
+
+def test_blocks_removed_is_no_headline_unless_rim_beats_direct(store: Store) -> None:
+    """A large difference, and both arms may lie below direct: its size is withheld."""
+    line = blocks_removed(store, 0.6, 0.2, arm(store, "direct", 0.8))
+    assert line["method − control"] == "withheld"
+    assert line["the claim is"] == (
+        "supported; an ablation, refused as a headline: rim (from cot) is not shown to beat direct (from cot)"
+    )  # fmt: skip
+    beats = blocks_removed(store, 0.6, 0.2, arm(store, "direct", 0.4))
+    assert (beats["method − control"], beats["the claim is"]) == ("+40.0", "supported")
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (lambda s: arm(s, "pause", 0.1), "there is no separately trained direct of its start and budget"),
+        (
+            lambda s: arm(s, "direct", 0.1, start="recipe"),
+            "there is no separately trained direct of its start and budget",
+        ),
+        (lambda s: arm(s, "direct", 0.1, flops=9e12), "there is no separately trained direct of its start and budget"),
+        (lambda s: arm(s, "direct", 0.6), "rim (from cot) is not shown to beat direct (from cot)"),
+    ],
+)
+def test_a_direct_that_says_nothing_of_it_does_not_help(
+    store: Store, other: Callable[[Store], Run], reason: str
+) -> None:
+    line = blocks_removed(store, 0.6, 0.2, other(store))
+    assert (
+        line["method − control"] == "withheld"
+        and line["the claim is"] == f"supported; an ablation, refused as a headline: {reason}"
+    )
+
+
+def test_blocks_that_do_nothing_or_harm(store: Store) -> None:
+    assert blocks_removed(store, 0.6, 0.6, arm(store, "direct", 0.4))["the claim is"] == "not shown"
+    assert blocks_removed(store, 0.6, 0.9, arm(store, "direct", 0.4))["the claim is"] == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("apart", "verdict"), [(0, "supported: the same answers to all 400"), (3, "contradicted: other answers to 3 of")]
+)
+def test_split_passes_are_held_against_their_own_run(store: Store, apart: int, verdict: str) -> None:
+    run = arm(store, "pause-curriculum", 0.5)
+    knob = {"name": "passes", "value": "split"}
+    summary = {"key": "toy-test-split", "change": lambda k: {"output": "#### 7"} if k < apart else {}}
+    evaluate(run, right(0.5), **summary)
+    stored = run.evaluation("toy-test-split") or {}
+    run.write_evaluation("toy-test-split", run.read_items("toy-test-split"), stored | {"knob": knob})
+    told = says([run, arm(store, "coconut", 0.5)])
+    (line,) = [x for x in told.values() if "passes split" in x["control"]]
+    assert line["of"] == "coconut" and line["the claim is"].startswith(verdict) and line["method − control"] == "-"
+
+
+def test_two_sets_of_questions_have_a_verdict_each(store: Store) -> None:
+    runs = []
+    for name, inside, outside in (("direct", 0.5, 0.1), ("rim", 0.5, 0.8)):
+        run = train(store, name)
+        good = [k < inside * 300 for k in range(300)] + [k < outside * 100 for k in range(100)]
+        evaluate(run, good, ood=100)
+        runs.append(run)
+    line = says(runs)["direct", "rim"]
+    assert line["the claim is (in distribution)"] == "not shown: tied" and line["the claim is (OOD)"] == "supported"
+
+
+def test_tables_without_a_compared_method_have_no_grid(store: Store) -> None:
+    assert (
+        says([arm(store, "direct", 0.5)]) == {}
+        and says([arm(store, "rim-no-grounding", 0.5), arm(store, "direct", 0.4)]) == {}
+    )
+
+
+def test_oracle_numbers_decide_nothing(store: Store) -> None:
+    """The best block of each question would solve all of them: no pair, claim or ranking knows of it."""
+    rim, direct = arm(store, "rim", 0.5), arm(store, "direct", 0.5)
+    without = comparison.comparison([rim, direct]).sections[0]
+    evaluate(
+        rim,
+        right(0.5),
+        change=lambda k: {"blocks": [{"answer": "1", "correct": True}, {"answer": "2", "correct": False}]},
+    )
+    section = comparison.comparison([rim, direct]).sections[0]
+    (oracle,) = [g for g in section.grids if "never ranked" in g.caption]
+    assert oracle.rows[0][2].startswith("100.0") and "oracle" in oracle.columns[2]
+    assert [g for g in section.grids if g is not oracle] == list(without.grids)
+    assert says([rim, direct])["direct", "rim"]["the claim is"] == "not shown: tied"
+
+
+def retrained(store: Store, shares: dict[str, tuple[float, float, float]]) -> list[Run]:
+    """Three seeds of each method; what one seed solves includes what a worse one does."""
+    runs = []
+    for name, three in shares.items():
+        for seed, share in enumerate(three):
+            run = train(store, name, seed=seed)
+            evaluate(run, right(share))
+            runs.append(run)
+    return runs
+
+
+def test_over_seeds_a_claim_must_pass_the_family_of_claims(store: Store) -> None:
+    """rim beats direct with p = 0.02 over the seeds: by itself that is higher, among the claims of the grid it is not
+    shown.
+    """
+    shares = {"rim": (0.6, 0.65, 0.7), "direct": (0.48, 0.51, 0.54)}
+    alone = says(retrained(store, shares))["direct", "rim"]
+    assert alone["the claim is"] == "supported"  # the only claim that has a row
+    others = {"pause": (0.6, 0.65, 0.68), "pause-curriculum": (0.6, 0.66, 0.7), "pause-distinct": (0.62, 0.66, 0.69)}
+    runs = retrained(store, shares | others)
+    told = says(runs)["direct", "rim"]["the claim is"]
+    assert told.startswith("not shown: higher by itself (seeds p = 0.0") and "not after Holm over the claims" in told
+    (section,) = comparison.comparison(runs).sections
+    paired = next(g for g in section.grids if g.caption.startswith("Paired comparisons"))
+    verdicts = {(r[0].split()[0], r[1].split()[0]): r[-1] for r in paired.rows}
+    assert verdicts["direct", "rim"] == "rim (from cot) higher (this pair alone)"
+    assert any("this pair alone" in note for note in section.notes)
+
+
+def test_an_ablation_is_no_headline_where_beating_direct_is_shown_by_that_pair_alone(store: Store) -> None:
+    shares = {"rim": (0.6, 0.65, 0.7), "direct": (0.48, 0.51, 0.54)}
+    others = {"pause": (0.6, 0.65, 0.68), "pause-curriculum": (0.6, 0.66, 0.7), "pause-distinct": (0.62, 0.66, 0.69)}
+    runs, beside = retrained(store, shares), retrained(store, others)
+    for run in runs[:3]:
+        evaluate(run, right(0.2), key="toy-test-0", effort=0)
+
+    def removed(runs: Sequence[Run]) -> str:
+        (section,) = comparison.comparison(runs).sections
+        grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+        (line,) = [
+            dict(zip(grid.columns, r, strict=True)) for r in grid.rows if "effort 0" in r[0] and r[1].startswith("rim")
+        ]
+        return line["method − control"]
+
+    assert removed(runs) == "+45.0" and removed([*runs, *beside]) == "withheld"
+
+
+def test_split_passes_of_a_run_that_answers_nothing_show_nothing(store: Store) -> None:
+    run = arm(store, "pause-curriculum", 0.0)
+    for key in ("toy-test", "toy-test-split"):
+        evaluate(run, right(0.0), key=key, change=lambda k: {"output": "", "answer": "", "empty": True})
+    stored = run.evaluation("toy-test-split") or {}
+    run.write_evaluation(
+        "toy-test-split", run.read_items("toy-test-split"), stored | {"knob": {"name": "passes", "value": "split"}}
+    )
+    coconut = arm(store, "coconut", 0.5)
+    (section,) = comparison.comparison([run, coconut]).sections
+    grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+    assert [row[4] for row in grid.rows if "split" in row[0]] == ["not shown: every output is empty"]

@@ -1,0 +1,84 @@
+"""The README's example of a user's own method, as it stands there:
+it runs, has a row in the table, and is told by its contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rim_bench.cli import main
+from rim_bench.engine.trained_model import method_of
+from rim_bench.runs.options import Options
+from rim_bench.runs.study import Study
+from rim_bench.storage.run_folder import Run, Store
+from rim_bench.util.errors import UsageError
+
+README = Path(__file__).parents[2] / "README.md"
+HEADING = "## Your own method"
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The first Python block under the README's heading, as a file in the working directory."""
+    _, found, section = README.read_text("utf-8").partition(f"\n{HEADING}\n")
+    assert found, f"README.md has no heading {HEADING!r}"
+    block = re.search(r"^```python\n(.*?)^```", section.split("\n## ")[0], re.DOTALL | re.MULTILINE)
+    assert block is not None, f"no Python block under {HEADING!r}"
+    assert len(block[1].splitlines()) < 40
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.py"
+    path.write_text(block[1], "utf-8")
+    return path
+
+
+def test_it_is_trained_evaluated_and_compared(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    arguments = (
+        "run --methods direct,./mine.py --backbone width=32 --backbone layers=1 --limit 24 --start recipe "
+        "--examples 160 --quick"
+    )
+    monkeypatch.setattr(sys, "argv", ["rim-bench", *arguments.split(), "--device", "cpu"])
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main.main()
+    finally:
+        torch.set_num_threads(threads)
+    assert stopped.value.code == 0
+    runs = {run.spec["method"]["name"]: run for run in Store(Path("results")).runs()[0]}
+    (own,) = runs.keys() - {"direct"}
+    for text in (capsys.readouterr().out, Path("results/table.md").read_text(), Path("results/table.csv").read_text()):
+        assert "direct" in text and own in text
+    given = runs[own].spec["method"]
+    assert given["file_sha256"] == hashlib.sha256(mine.read_bytes()).hexdigest()
+    evaluates_only_what_was_trained(runs[own], mine)
+
+
+def evaluates_only_what_was_trained(run: Run, mine: Path) -> None:
+    assert method_of(run.spec).name == run.spec["method"]["name"]
+    mine.write_text(mine.read_text() + "\n# another file now\n")
+    with pytest.raises(UsageError, match=r"mine\.py.*changed"):
+        method_of(run.spec)
+
+
+def test_a_changed_file_is_another_run(mine: Path) -> None:
+    options = Options(methods=("./mine.py",), task="chain", limit=24, start="recipe", device="cpu")
+
+    def spec() -> dict[str, object]:
+        (cell,) = Study(options).cells
+        return cell.spec
+
+    first, text = spec(), mine.read_text()
+    assert spec() == first
+    mine.write_text(text.replace("weight=1.0", "weight=0.5"))
+    assert spec() != first
+    mine.write_text(text)
+    assert spec() == first
