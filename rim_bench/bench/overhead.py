@@ -73,8 +73,9 @@ def tell():
     names = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        if file.startswith(roots) and not name.startswith(("rim_bench", "__")) and getattr(module, "__spec__", None) is not None:
-            names.append(module.__spec__.name)
+        spec = getattr(module, "__spec__", None)
+        if file.startswith(roots) and not name.startswith(("rim_bench", "__")) and spec is not None:
+            names.append(spec.name)
     with open(TARGET, "w") as file:
         json.dump(list(dict.fromkeys(names)), file)
 atexit.register(tell)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rim_bench.bench.report import model, place
-from rim_bench.report.plots.plot import _STYLE, _check_suffix, _look, _save
+from rim_bench.report.plots.plot import STYLE, check_suffix, color_and_marker, save
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
 
@@ -42,7 +42,7 @@ def scaling_picture(told: Record, path: Path) -> None:
     Raises:
         UsageError: another suffix than .svg, .png or .pdf, a path that cannot be written, or a record without curves.
     """
-    _check_suffix(path)
+    check_suffix(path)
     if not told["scaling"] or not told["scaling"]["curves"]:
         raise UsageError("there is nothing to plot: this is no measurement of `rim-bench bench scaling`")
     import matplotlib as mpl
@@ -50,7 +50,7 @@ def scaling_picture(told: Record, path: Path) -> None:
 
     found = told["scaling"]
     works = [w for w in WORKS if any(c["work"] == w for c in found["curves"])]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.9 * len(works), 3.7), layout="constrained")
         axes = figure.subplots(1, len(works), squeeze=False)[0]
         for ax, work in zip(axes, works, strict=True):
@@ -59,7 +59,7 @@ def scaling_picture(told: Record, path: Path) -> None:
             ax.set_xlabel(KNOBS.get(found["vary"], str(found["vary"])))
         axes[0].legend(fontsize=8)
         figure.suptitle(_heading(told), fontsize=8, color="#404040", x=0.01, ha="left")
-        _save(figure, path)
+        save(figure, path)
 
 
 def _panel(ax: Axes, found: Record, curves: list[Record]) -> None:
@@ -69,7 +69,7 @@ def _panel(ax: Axes, found: Record, curves: list[Record]) -> None:
     names = [str(c["method"]) for c in curves]
     doubling = values[-1] / values[0] >= 4
     for k, curve in enumerate(curves):
-        color, marker = _look(str(curve["method"]), names)
+        color, marker = color_and_marker(str(curve["method"]), names)
         medians = [1000 * s["median"] for s in curve["seconds"]]
         below = [m - 1000 * s["low"] for m, s in zip(medians, curve["seconds"], strict=True)]
         above = [1000 * s["high"] - m for m, s in zip(medians, curve["seconds"], strict=True)]

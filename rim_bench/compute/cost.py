@@ -104,7 +104,6 @@ class Price:
 
 
 # One method
-# --------------------------------------------------------------------------------------------------------------------------
 def price(method: Method, shape: Shape, lengths: Lengths, *, bytes_per_number: int = 2, label: str = "") -> Price:
     """What `method` costs on an example of these lengths; `shape.rank` > 0 = LoRA, otherwise everything trains.
 
@@ -215,7 +214,6 @@ def _stages(method: Method) -> list[Stage]:
 
 
 # A list of them
-# ----------------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class PriceList:
     """Prices of several methods on one model and one example; `reference` is what ratios are ratios to, listed or

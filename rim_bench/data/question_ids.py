@@ -81,7 +81,6 @@ def registered_hash(examples: Iterable[Example]) -> str:
 
 
 # Subsets
-# -----------------------------------------------------------------------------------------------------------------------------
 def read_selection(path: Path) -> Counter[str]:
     """A list of question hashes, one a line, twice where two rows ask the same; lines that begin with # are its
     description.

@@ -184,11 +184,11 @@ def read_hub(hub: Hub, split: str, way_out: str) -> list[Row]:
         UsageError: it is neither reachable nor cached, or the data set cannot be loaded; ends with `way_out`.
     """
     name = f"{hub.path} ({hub.config})" if hub.config else hub.path
-    trouble = _unreachable()
+    trouble = unreachable()
     import datasets  # heavy, and needed for the hub only
 
     try:
-        with _offline() if trouble else contextlib.nullcontext():
+        with offline() if trouble else contextlib.nullcontext():
             loaded = datasets.load_dataset(hub.path, hub.config, split=hub.splits.get(split, split))
             rows = loaded.to_list()
     except Exception as error:
@@ -201,7 +201,7 @@ def read_hub(hub: Hub, split: str, way_out: str) -> list[Row]:
     return [Row(f"row {i} of {name}, {split}", row) for i, row in enumerate(rows)]
 
 
-def _unreachable() -> str | None:
+def unreachable() -> str | None:
     """Why the hub (or the proxy in front of it) does not take a TCP connection within `PROBE_SECONDS`; None if it
     does.
     """
@@ -233,7 +233,7 @@ def _unreachable() -> str | None:
 
 
 @contextlib.contextmanager
-def _offline() -> Iterator[None]:
+def offline() -> Iterator[None]:
     """The client libraries' offline mode for a while.
 
     They read the environment variable at import only, hence the attributes.

@@ -81,7 +81,7 @@ class Task:
     def token_pattern(self) -> str | None:
         """A generated task's own pieces of text, as a regular expression that a from-scratch tokenizer splits by."""
         name = self.metadata.get("generator")
-        pattern: str | None = getattr(_generator(self), "TOKEN_PATTERN", None) if name else None
+        pattern: str | None = getattr(generator_of(self), "TOKEN_PATTERN", None) if name else None
         return pattern
 
     def lm_eval_metadata(
@@ -140,7 +140,7 @@ def load_task(name: str) -> Task:
     return Task(path.stem, config["task"], title, str(block["summary"]), path, block, metadata["version"])
 
 
-def _generator(task: Task) -> Any:
+def generator_of(task: Task) -> Any:
     return module_of(task.metadata["generator"], task.name, "generator")
 
 

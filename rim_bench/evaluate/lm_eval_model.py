@@ -431,7 +431,7 @@ def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[st
     What `simple_evaluate` adds to this is left out: a response cache (lm-eval's is not keyed by the weights), global
     seeding (it would change a training run's state), and a description of the machine (1.5 s; the run folder has one).
     """
-    with _apart():
+    with quiet_lm_eval():
         manager = TaskManager(include_path=str(task.path.parent), include_defaults=False, metadata=metadata)
         if task.lm_eval_name not in manager.all_tasks:
             raise UsageError(f"lm-eval finds no task {task.lm_eval_name!r} in {task.path.parent}")
@@ -446,7 +446,7 @@ def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[st
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
+def quiet_lm_eval() -> Iterator[None]:
     """Keeps lm-eval's progress bar and its remarks below errors out of our own display, and its draws out of `random`'s
     state.
     """

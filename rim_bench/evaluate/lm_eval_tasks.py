@@ -25,11 +25,11 @@ from typing import Any
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from rim_bench.data.rows import _offline, _unreachable
+from rim_bench.data.rows import offline, unreachable
 from rim_bench.data.task import task_names
 from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import runtime
-from rim_bench.evaluate.lm_eval_model import PROMPT_DIFFERS, RimLM, _apart
+from rim_bench.evaluate.lm_eval_model import PROMPT_DIFFERS, RimLM, quiet_lm_eval
 from rim_bench.evaluate.predict import Prediction
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
 from rim_bench.storage.run_folder import Run
@@ -111,7 +111,7 @@ def load_lm_eval_tasks(
         )
     found: dict[str, LmEvalTask] = {}
     missing: dict[str, str] = {}
-    with _apart():
+    with quiet_lm_eval():
         manager = TaskManager(include_path=None if include_path is None else str(include_path), include_defaults=False)
         if any(n not in manager.all_tasks for n in names):
             manager = TaskManager(include_path=None if include_path is None else str(include_path))
@@ -142,9 +142,9 @@ def load_lm_eval_tasks(
 
 
 def _load(manager: TaskManager, name: str) -> dict[str, Any]:
-    trouble = _unreachable()
+    trouble = unreachable()
     try:
-        with _apart(), _offline() if trouble else contextlib.nullcontext():
+        with quiet_lm_eval(), offline() if trouble else contextlib.nullcontext():
             return dict(manager.load([name])["tasks"])
     except UsageError:
         raise
@@ -155,7 +155,6 @@ def _load(manager: TaskManager, name: str) -> dict[str, Any]:
 
 
 # Evaluation
-# ----------------------------------------------------------------------------------------------------------------------------
 def results_of(run: Run) -> Run:
     """Where a run's lm-eval evaluations lie: a folder that is written and verified like a run's own evaluations."""
     return Run(run.path / FOLDER)
@@ -227,7 +226,7 @@ class LmEvalRequest:
         given |= {} if self.max_tokens is None else {"max_gen_toks": self.max_tokens}
         lm = RimLM(trained=trained, on_batch=count, **given)
         self.one.task.set_fewshot_seed(FEWSHOT_SEED)  # else a second run would be shown other examples
-        with _apart(), _in_process(), _their_errors(self.one.name):
+        with quiet_lm_eval(), _in_process(), _their_errors(self.one.name):
             loaded: Any = {"tasks": {self.one.name: self.one.task}, "groups": {}, "group_map": {}}
             results = evaluate(lm=lm, task_dict=loaded, limit=self.limit, bootstrap_iters=BOOTSTRAP, log_samples=True)
         assert results is not None

@@ -101,7 +101,6 @@ class BaselineEntry:
 
 
 # From a stored evaluation
-# ------------------------------------------------------------------------------------------------------------
 def questions_of(summary: Record) -> Questions:
     """The questions of an evaluation, as far as its summary tells (not the hash of the ids)."""
     task, version, evaluator, split, data = (str(summary.get(k, "")) for k in Questions._fields[:5])
@@ -242,7 +241,6 @@ def choose(run: Run, split: str | None, task: str | None = None, key: str | None
 
 
 # The file
-# ----------------------------------------------------------------------------------------------------------------------------
 def write_baseline(path: Path, entries: Sequence[BaselineEntry]) -> None:
     """Writes one file with all entries.
 

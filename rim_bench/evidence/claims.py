@@ -83,7 +83,7 @@ def findings(group: Group, found: Sequence[Pair]) -> list[Finding]:
                 for scope, p in link.pairs.items()
             }
             out.append(Finding(link.other.label, link.row.label, link.control.claim, says))
-    ablations = [(c, row, one) for c in CONTROLS if c.evaluation for row, one in _evaluated(group, c)]
+    ablations = [(c, row, one) for c in CONTROLS if c.evaluation for row, one in evaluated_controls(group, c)]
     return out + _ablated(group, ablations, index, holm)
 
 
@@ -159,8 +159,7 @@ def _differing(control: Control, settings: Mapping[str, Any], theirs: Mapping[st
 
 
 # Evaluations that are controls
-# -------------------------------------------------------------------------------------------------------
-def _evaluated(group: Group, control: Control) -> Iterator[tuple[Row, Row]]:
+def evaluated_controls(group: Group, control: Control) -> Iterator[tuple[Row, Row]]:
     """Pairs of the default evaluation of some runs and the one that is this control."""
     for one in (r for r in group.rows if r.method == control.method and not r.first.default):
         knob = one.first.summary.get("knob") or {}

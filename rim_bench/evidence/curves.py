@@ -40,7 +40,6 @@ def same(kind: str, one: float, other: float) -> bool:
 
 
 # Points and curves
-# -------------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Point:
     """One setting of a row's knob; `row.parts` are its evaluations, one a training seed, on the row's items."""
@@ -223,7 +222,6 @@ def _default_value(row: Row, knob: str) -> float | None:
 
 
 # One curve over one cost
-# -------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class MatchedAccuracy:
     """A curve's answers at one cost: at a point, or between two of them with the weights that the cost gives them."""

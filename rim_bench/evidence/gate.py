@@ -136,7 +136,6 @@ def check_margin(margin: float, min_n: int) -> None:
 
 
 # The decision
-# ------------------------------------------------------------------------------------------------------------------------
 def decide(
     baseline: Sequence[bool],
     run: Sequence[bool],
@@ -234,7 +233,6 @@ def operating(n: int, discordance: float, difference: float, margin: float) -> d
 
 
 # Runs against a file
-# -----------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Gate:
     """What is asked of every run. `margin` in points."""

@@ -114,7 +114,6 @@ def ranking(contest: RankingGroup, scope: Subset, found: Sequence[Pair]) -> list
 
 
 # From runs to contests
-# ---------------------------------------------------------------------------------------------------------------
 def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[RankingGroup], list[str]]:
     """The contests of stored runs, and a line for each run, evaluation or setting left out. `split` keeps one split.
 

@@ -45,7 +45,6 @@ class ComparisonKey(NamedTuple):
 
 
 # From runs to rows
-# -------------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Evaluation:
     """One stored evaluation of one run, read and verified."""

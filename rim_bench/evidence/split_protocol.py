@@ -113,7 +113,6 @@ def _accuracy(marks: dict[str, str], ids: Sequence[str], candidate: int) -> floa
 
 
 # From stored runs to a section
-# -------------------------------------------------------------------------------------------------------
 def answers(run: Run) -> Run:
     """Where the candidates' answers of a run lie: stored and verified like evaluations, but where nothing takes them
     for one.

@@ -194,7 +194,6 @@ def _spread(name: str, values: Sequence[float | None]) -> str:
 
 
 # Evaluation
-# --------------------------------------------------------------------------------------------------------------------------
 def timed_apart(found: Iterable[Evaluation]) -> str:
     """What evaluations differ in that decides how long they take: "threads 1, 4"; empty where their times compare.
 

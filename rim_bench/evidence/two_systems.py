@@ -102,7 +102,6 @@ class SystemComparison:
 
 
 # Reading what is stored
-# --------------------------------------------------------------------------------------------------------------
 def versus(
     store: Store,
     first: str,
@@ -261,7 +260,6 @@ def _names(row: Row) -> list[tuple[str, str]]:
 
 
 # Comparing
-# ---------------------------------------------------------------------------------------------------------------------------
 def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemComparison:
     whole = sorted(rows, key=lambda r: r.first.curve)  # the items of a point of a curve do not tell the reference
     group = Group(whole[0].first.facts, tuple(whole))

@@ -47,7 +47,6 @@ _MOST_LEVELS = 12  # more level columns than this are left to the CSV
 
 
 # Costs
-# -------------------------------------------------------------------------------------------------------------------------------
 def lm_eval_score(row: Row, kind: str, ids: Sequence[str] | None = None) -> float | None:
     """lm-eval's own strict or flexible accuracy: from the items' `lm_eval_<kind>`, else the summary's `lm_eval`."""
     from_items = row.item_mean(f"lm_eval_{kind}", ids)
@@ -312,7 +311,6 @@ def _pair_notes(found: Sequence[Pair]) -> list[str]:
 
 
 # The table
-# ---------------------------------------------------------------------------------------------------------------------------
 CSV_COLUMNS = (
     "stamp",
     "task",

@@ -81,7 +81,6 @@ def _plain(name: str) -> str:
 
 
 # Reading
-# -----------------------------------------------------------------------------------------------------------------------------
 @cache
 def shipped() -> References:
     """The numbers that come with the package."""
@@ -173,7 +172,6 @@ def _value(told: Any, where: str, metric: str) -> tuple[float, float | None]:
 
 
 # Showing
-# -----------------------------------------------------------------------------------------------------------------------------
 CAPTION = "Published values: not measured here, other items, training and evaluators; never ranked with the rows above"
 
 

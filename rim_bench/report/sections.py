@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rim_bench.evidence.claims import NOT_SHOWN, SUPPORTED, ClaimVerdict, _evaluated, findings
+from rim_bench.evidence.claims import NOT_SHOWN, SUPPORTED, ClaimVerdict, evaluated_controls, findings
 from rim_bench.evidence.degenerate import Flag
 from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.rows import Evaluation, Group, Row, Subset
@@ -49,7 +49,6 @@ def degenerate_panels(found: Sequence[Flag]) -> list[Panel]:
 
 
 # The grid
-# ----------------------------------------------------------------------------------------------------------------------------
 def claim_panels(group: Group, found: Sequence[Pair]) -> list[Panel]:
     """The grid of controls; none where the table compares no method that has any."""
     told = findings(group, found)
@@ -90,7 +89,11 @@ def claim_notes(group: Group, found: Sequence[Pair]) -> list[str]:
     missing: dict[str, list[str]] = {}
     for method in dict.fromkeys(r.method for r in rows):
         for c in (c for c in CONTROLS if c.of == method):
-            there = any(True for _ in _evaluated(group, c)) if c.evaluation else any(r.method == c.method for r in rows)
+            there = (
+                any(True for _ in evaluated_controls(group, c))
+                if c.evaluation
+                else any(r.method == c.method for r in rows)
+            )
             if not there:
                 missing.setdefault(method, []).append(c.label)
     out += [

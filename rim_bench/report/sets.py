@@ -143,7 +143,6 @@ def _labels(kept: Sequence[Mapping[int, Row]]) -> list[str]:
 
 
 # lm-eval's tasks
-# -----------------------------------------------------------------------------------------------------------------------
 def lm_eval_section(runs: Iterable[Run]) -> list[Section]:
     """A section of what lm-eval's own scorers said of lm-eval's own tasks; none without any.
 

@@ -221,7 +221,6 @@ def link_files(source: Path, folder: Path) -> None:
 
 
 # The 16-split protocol: every candidate answers the test questions
-# ------------------------------------------------------------------
 def answered(run: Run, request: EvaluationRequest) -> Record | None:
     """The stored summary of the candidates' answers, of the weights as they are now; None where there is none."""
     stored = answers(run).evaluation(request.key())

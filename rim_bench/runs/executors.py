@@ -51,7 +51,6 @@ def died(reason: str) -> JobResult:
 
 
 # This machine
-# ------------------------------------------------------------------------------------------------------------------------
 class _Context(SpawnContext):
     """Starts processes afresh and remembers the last one, whose end the executor does not tell."""
 
@@ -171,7 +170,6 @@ class Local:
 
 
 # A cluster's queue
-# -------------------------------------------------------------------------------------------------------------------
 class Submitit:
     """One job of a queue per cell (Slurm, or submitit's `cluster=local`). Its files lie in `folder`, which all machines
     must see.
@@ -234,7 +232,6 @@ class Submitit:
 
 
 # ray
-# ---------------------------------------------------------------------------------------------------------------------------------
 class Ray:
     """One ray task per cell, each in a fresh process: on a cluster (`address=auto`, RAY_ADDRESS), or on one that this
     machine gets for it.
@@ -296,7 +293,6 @@ class Ray:
 
 
 # Which one
-# ---------------------------------------------------------------------------------------------------------------------------
 def check_engine(name: str, workers: int | None, settings: Mapping[str, Any]) -> None:
     """Refuse what can be refused before anything is read.
 

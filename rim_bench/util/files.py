@@ -35,7 +35,6 @@ Record = dict[str, Any]
 
 
 # Atomic writes
-# -----------------------------------------------------------------------------------------------------------------------
 def canonical(value: Any) -> str:
     """`value` as JSON with one spelling: sorted keys, no spaces.
 
@@ -138,7 +137,6 @@ def finite(value: Any) -> Any:
 
 
 # Folders with a manifest
-# -------------------------------------------------------------------------------------------------------------
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

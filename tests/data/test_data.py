@@ -88,7 +88,7 @@ def test_hub_rows_give_the_same_examples_ids_and_hashes(folder: Path, monkeypatc
         asked.append((path, config, split))
         return datasets.Dataset.from_list([gsm8k_row(i) for i in (range(40) if split == "train" else range(100, 110))])
 
-    monkeypatch.setattr(rows_module, "_unreachable", lambda: None)
+    monkeypatch.setattr(rows_module, "unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     hub_train, hub_validation = training_data(GSM8K, data=None)
     assert asked == [("openai/gsm8k", "main", "train")]  # the test split is not asked for
@@ -304,7 +304,7 @@ def test_a_cached_copy_is_used_where_the_hub_is_out_of_reach(monkeypatch: pytest
     for path in cached.glob("json-*.arrow"):
         path.rename(cached / path.name.replace("json-", "gsm8k-"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(rows_module, "_unreachable", lambda: "no network")
+    monkeypatch.setattr(rows_module, "unreachable", lambda: "no network")
     monkeypatch.chdir(tmp_path)
     before = datasets.config.HF_HUB_OFFLINE
     train, validation = training_data(GSM8K, data=None)

@@ -79,7 +79,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Rows]], list[tup
             asked.append((path, config, split))
             return datasets.Dataset.from_list([row for part in split.split("+") for row in splits[part]])
 
-        monkeypatch.setattr(rows_module, "_unreachable", lambda: None)
+        monkeypatch.setattr(rows_module, "unreachable", lambda: None)
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         return asked
 
@@ -563,9 +563,17 @@ def test_malformed_task_files_are_told(tmp_path: Path, old: str, new: str, messa
 @REAL
 @pytest.mark.parametrize(
     ("name", "n"),
-    [("gsm8k", 1319), ("gsm8k_aug", 1319), ("gsm_hard", 1319), ("gsm_hard_int", 1016), ("svamp", 1000), ("svamp_300", 300),
-     ("multiarith", 600), ("multiarith_180", 180)],
-)  # fmt: skip
+    [
+        ("gsm8k", 1319),
+        ("gsm8k_aug", 1319),
+        ("gsm_hard", 1319),
+        ("gsm_hard_int", 1016),
+        ("svamp", 1000),
+        ("svamp_300", 300),
+        ("multiarith", 600),
+        ("multiarith_180", 180),
+    ],
+)
 def test_published_files_are_the_registered_ones(name: str, n: int) -> None:
     task = load_task(name)
     found = evaluation_data(task, data=Path(REAL_DATA))

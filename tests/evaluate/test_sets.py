@@ -51,7 +51,7 @@ class Heard:
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No hub, no data folder, and none of lm-eval's 14,000 names (seconds each time)."""
     begin = TaskManager.__init__
     monkeypatch.setattr(
@@ -238,17 +238,21 @@ def broken(doc, results):
 OUTPUTS = {
     "own_choice": 'output_type: multiple_choice\ndoc_to_target: "{{answer[5:]}}"\ndoc_to_choice: "{{choices}}"\n'
     "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]",
-    "own_text": 'output_type: generate_until\ndoc_to_target: "{{answer}}"\ngeneration_kwargs: {until: ["\\n\\n"], max_gen_toks: 8}\n'
+    "own_text": "output_type: generate_until\n"
+    'doc_to_target: "{{answer}}"\ngeneration_kwargs: {until: ["\\n\\n"], max_gen_toks: 8}\n'
     "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]",
     "own_likelihood": 'output_type: loglikelihood\ndoc_to_target: "{{answer}}"\n'
     "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]",
     "own_shots": 'output_type: generate_until\nfewshot_split: train\nnum_fewshot: 1\ndoc_to_target: "{{answer}}"\n'
     'generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 8}\n'
     "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]",
-    "own_rolling": 'output_type: loglikelihood_rolling\ndoc_to_target: "{{question}}"\nmetric_list: [{metric: word_perplexity}]',
-    "own_sampled": 'output_type: generate_until\ndoc_to_target: "{{answer}}"\ngeneration_kwargs: {do_sample: true, temperature: 0.5}\n'
+    "own_rolling": "output_type: loglikelihood_rolling\n"
+    'doc_to_target: "{{question}}"\nmetric_list: [{metric: word_perplexity}]',
+    "own_sampled": "output_type: generate_until\n"
+    'doc_to_target: "{{answer}}"\ngeneration_kwargs: {do_sample: true, temperature: 0.5}\n'
     "metric_list: [{metric: exact_match}]",
-    "own_broken": 'output_type: generate_until\ndoc_to_target: "{{answer}}"\nprocess_results: !function own_rows.broken\n'
+    "own_broken": "output_type: generate_until\n"
+    'doc_to_target: "{{answer}}"\nprocess_results: !function own_rows.broken\n'
     "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]",
     "own_lost": "include: nowhere/at_all.yaml",
 }

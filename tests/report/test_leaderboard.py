@@ -78,11 +78,14 @@ def test_divisions(store: Store) -> None:
     [
         ({"trials": None}, ("open", ["direct", "cot", "rim"])),
         ({"trials": 20}, ("open", ["direct", "cot", "rim"])),
-        ({"spec": {"task": {"name": "toy", "version": 1, "train_sha256": "d" * 64}}}, ("open", ["direct", "cot", "rim"])),
+        (
+            {"spec": {"task": {"name": "toy", "version": 1, "train_sha256": "d" * 64}}},
+            ("open", ["direct", "cot", "rim"]),
+        ),
         ({"flops": 6.2e12}, ("closed", ["rim"])),
         ({"used": 3.1e12 + 1.1e9}, ("open", ["rim"])),  # a step is 1e9
     ],
-)  # fmt: skip
+)
 def test_what_keeps_a_row_out_of_the_closed_division(
     store: Store, other: dict[str, Any], second: tuple[str, list[str]]
 ) -> None:
@@ -282,9 +285,14 @@ def test_the_same_pair_has_the_same_interval_in_table_and_leaderboard(store: Sto
 
 def test_what_plus_minus_and_brackets_are_is_said(store: Store) -> None:
     text = " ".join(leaderboard(small(store)).table.sections[0].notes)
-    for said in ("±: standard deviation", "Wilson 95 % on the questions in rankings", ("bootstrap 95 % over seeds and "
-        "questions"),
-                 "the default stands for all", "(measured latencies: 10 %)", "one seed says nothing of retraining"):  # fmt: skip
+    for said in (
+        "±: standard deviation",
+        "Wilson 95 % on the questions in rankings",
+        ("bootstrap 95 % over seeds and questions"),
+        "the default stands for all",
+        "(measured latencies: 10 %)",
+        "one seed says nothing of retraining",
+    ):
         assert said in text, said
 
 

@@ -28,9 +28,16 @@ def test_same_runs_same_bytes(tmp_path: Path) -> None:
     # no name in it hangs on more digits than the picture shows
     assert 'id="clip0"' in text and "url(#clip0)" in text and not re.search(r"#p[0-9a-f]{10}", text)
     for said in (
-        "closed division, 3.1 T training FLOPs", "open division, 64,000 training examples", "rim, by K", "cot, by max_tokens",
-        "default setting", "in distribution, n = 40", "OOD, n = 20", "best constant answer", "20 M",
-    ):  # fmt: skip
+        "closed division, 3.1 T training FLOPs",
+        "open division, 64,000 training examples",
+        "rim, by K",
+        "cot, by max_tokens",
+        "default setting",
+        "in distribution, n = 40",
+        "OOD, n = 20",
+        "best constant answer",
+        "20 M",
+    ):
         assert said in text, said
     assert "dc:date" not in text and "quick" not in text
     assert "passes" in one[2].read_text("utf-8") and one[1].read_bytes().startswith(b"\x89PNG")

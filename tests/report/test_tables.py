@@ -217,9 +217,15 @@ def test_levels_and_ood_stand_apart(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"data_sha256": "d" * 64}, {"evaluator_version": 2}, {"task_version": 2}, {"split": "validation"}, {"task_title": "Other"},
-     {"spec": {"backbone": {"name": "gpt2"}}}],
-)  # fmt: skip
+    [
+        {"data_sha256": "d" * 64},
+        {"evaluator_version": 2},
+        {"task_version": 2},
+        {"split": "validation"},
+        {"task_title": "Other"},
+        {"spec": {"backbone": {"name": "gpt2"}}},
+    ],
+)
 def test_what_differs_is_never_in_one_section(store: Store, other: dict[str, Any]) -> None:
     runs = [add(store, "direct", coin(0.5, 60, 1)), add(store, "rim", coin(0.5, 60, 2), **other)]
     table = comparison.comparison(runs)

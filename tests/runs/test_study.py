@@ -252,7 +252,8 @@ class Slow:
     def training(self, run, progress):  # leaves the time to kill it where the test wants to
         time.sleep(1.0 if run == "rim" and progress.step > slow else 0.0)
 
-Study(Options(("direct", "coconut", "rim"), task, out, start="cot", settings=settings, device="cpu")).run(Slow(), evaluation=False)
+options = Options(("direct", "coconut", "rim"), task, out, start="cot", settings=settings, device="cpu")
+Study(options).run(Slow(), evaluation=False)
 """
 
 

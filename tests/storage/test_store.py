@@ -76,7 +76,6 @@ def names(folder: Path) -> list[str]:
 
 
 # Identity
-# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_id_is_a_hash_of_the_spec(tmp_path: Path) -> None:
@@ -144,7 +143,6 @@ def test_runs_names_the_damaged(tmp_path: Path) -> None:
 
 
 # Metrics
-# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_metrics_and_truncation(run: Run) -> None:
@@ -199,7 +197,6 @@ def test_kill_in_the_middle_of_appends(run: Run) -> None:
 
 
 # Checkpoints and models
-# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_checkpoints_keep_the_newest(run: Run) -> None:
@@ -322,7 +319,6 @@ def test_kill_at_random_moments_of_many_checkpoints(run: Run) -> None:
 
 
 # Evaluations
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_evaluations(run: Run) -> None:
@@ -389,7 +385,6 @@ def test_kill_in_the_middle_of_an_evaluation(run: Run) -> None:
 
 
 # Locks, disks, environment
-# -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_second_process_is_turned_away_at_once(run: Run) -> None:

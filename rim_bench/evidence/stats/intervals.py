@@ -148,7 +148,6 @@ def median(values: Sequence[float]) -> float:
 
 
 # Items that share a source
-# -----------------------------------------------------------------------------------------------------------
 class Clustered(NamedTuple):
     """A mean over items that come in clusters, with t's interval on (clusters − 1) degrees of freedom."""
 

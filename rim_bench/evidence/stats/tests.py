@@ -157,7 +157,6 @@ Alternative = Literal["two-sided", "greater"]
 
 
 # Non-inferiority and equivalence
-# -----------------------------------------------------------------------------------------------------
 def score(b: Any, c: Any, n: int, margin: float) -> Any:
     """Tango's score statistic for "the true difference is `margin`": about normal under it, negative where less was
     seen.
@@ -238,7 +237,6 @@ def _positive(margin: float) -> None:
 
 
 # Power
-# -------------------------------------------------------------------------------------------------------------------------------
 def power_of(
     n: int, discordance: float, difference: float, alpha: float = 0.05, alternative: Alternative = "two-sided"
 ) -> float:

@@ -14,7 +14,7 @@ from rim_bench.evidence import training_budgets
 from rim_bench.evidence.curves import COSTS, CostCurve
 from rim_bench.evidence.ranking import RankingGroup
 from rim_bench.evidence.rows import Subset, stamp
-from rim_bench.report.plots.plot import _STYLE, _check_suffix, _look, _save, _stamp
+from rim_bench.report.plots.plot import STYLE, check_suffix, color_and_marker, save, stamp_quick
 from rim_bench.util.errors import UsageError
 from rim_bench.util.text import format_flops
 
@@ -66,7 +66,7 @@ def curve_plot(contests: Sequence[RankingGroup], kind: str, path: Path) -> None:
     Raises:
         UsageError: another suffix, a path that cannot be written, or nothing that has this cost.
     """
-    _check_suffix(path)
+    check_suffix(path)
     if not (shown_here := _shown(contests, kind)):
         raise UsageError(f"there is nothing to plot over {kind}: {_reason(contests, kind)}")
     contests = shown_here
@@ -76,7 +76,7 @@ def curve_plot(contests: Sequence[RankingGroup], kind: str, path: Path) -> None:
     columns = max(len(c.scopes) for c in contests)
     # taller where the legend beside the panels is long
     heights = [max(3.2, 0.9 + 0.19 * len(c.curves)) for c in contests]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * columns + 3.0, sum(heights)), layout="constrained")
         axes = figure.subplots(len(contests), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
         for contest, line in zip(contests, axes, strict=True):
@@ -87,8 +87,8 @@ def curve_plot(contests: Sequence[RankingGroup], kind: str, path: Path) -> None:
                 _panel(ax, contest, scope, kind)
             shown[0][0].set_title(_title(contest), loc="left", pad=18)
             _legend(shown[-1][0])
-        _stamp(figure, any(c.group.quick for c in contests))
-        _save(figure, path)
+        stamp_quick(figure, any(c.group.quick for c in contests))
+        save(figure, path)
 
 
 def _title(contest: RankingGroup) -> str:
@@ -105,7 +105,7 @@ def _panel(ax: Axes, contest: RankingGroup, scope: Subset, kind: str) -> None:
     found = {id(t.curve): t for t in contest.tracks(kind, scope)}
     seen: dict[str, int] = {}
     for curve in contest.curves:
-        color, marker = _look(curve.row.method, others)
+        color, marker = color_and_marker(curve.row.method, others)
         dash = _DASHES[
             seen.setdefault(curve.row.method, 0) % len(_DASHES)
         ]  # several curves of one method: same colour, other line

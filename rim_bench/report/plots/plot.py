@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart with every common colour blindness; markers tell them apart in grey.
 _COLORS = ("#000000", "#E69F00", "#0072B2", "#CC79A7", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "legend.frameon": False, "svg.hashsalt": "rim-bench", "svg.fonttype": "none", "figure.dpi": 100, "savefig.dpi": 110,
     "font.sans-serif": ["DejaVu Sans"],  # an svg repeats the list with every text
@@ -31,7 +31,7 @@ _STYLE: Any = {
 _SUFFIXES = ("png", "svg", "pdf")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Writes the picture in the format of the suffix, without date or program version."""
     kind = path.suffix.lower().removeprefix(".")
     drop = {
@@ -66,19 +66,19 @@ def _few_colors(png: io.BytesIO) -> bytes:
     return out.getvalue()
 
 
-def _check_suffix(path: Path) -> None:
+def check_suffix(path: Path) -> None:
     if path.suffix.lower().removeprefix(".") not in _SUFFIXES:
         raise UsageError(f"picture {str(path)!r} has the suffix {path.suffix!r}: allowed are {', '.join(_SUFFIXES)}")
 
 
-def _look(method: str, others: Sequence[str]) -> tuple[str, str]:
+def color_and_marker(method: str, others: Sequence[str]) -> tuple[str, str]:
     """Colour and marker: fixed for the known methods, then by name."""
     names = [*ORDER, *sorted(set(others) - set(ORDER))]
     k = names.index(method)
     return _COLORS[k % len(_COLORS)], _MARKERS[k % len(_MARKERS)]
 
 
-def _stamp(figure: Figure, quick: bool) -> None:
+def stamp_quick(figure: Figure, quick: bool) -> None:
     if quick:
         figure.text(
             0.5, 0.5, QUICK, ha="center", va="center", fontsize=26, color="#C00000", alpha=0.3, rotation=18, zorder=10
@@ -95,7 +95,7 @@ def accuracy_plot(runs: Iterable[Run], path: Path, *, split: str | None = None) 
     Raises:
         UsageError: another suffix, a path that cannot be written, or runs without an evaluation.
     """
-    _check_suffix(path)
+    check_suffix(path)
     groups, left_out = collect(runs, split)
     if not groups:
         raise UsageError(
@@ -108,7 +108,7 @@ def accuracy_plot(runs: Iterable[Run], path: Path, *, split: str | None = None) 
         panel for group, heading in zip(groups, headings(groups), strict=True) for panel in _budgets(group, heading)
     ]
     heights = [3.7 if _levels(g) else 1.3 + 0.34 * len(g.rows) for g, _ in panels]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, sum(heights)), layout="constrained")
         axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
         for (group, heading), ax in zip(panels, axes[:, 0], strict=True):
@@ -117,8 +117,8 @@ def accuracy_plot(runs: Iterable[Run], path: Path, *, split: str | None = None) 
             else:
                 _dot_panel(ax, group)
             ax.set_title(_title(group, heading), loc="left", pad=8)
-        _stamp(figure, any(g.quick for g in groups))
-        _save(figure, path)
+        stamp_quick(figure, any(g.quick for g in groups))
+        save(figure, path)
 
 
 def _budgets(group: Group, heading: str) -> list[tuple[Group, str]]:
@@ -169,7 +169,7 @@ def _level_panel(ax: Axes, group: Group) -> None:
         ax.text(len(levels) - 0.55, 103, "out of distribution", ha="right", va="bottom", fontsize=8, color="#606060")
     seen: dict[str, int] = {}
     for k, row in enumerate(group.rows):
-        color, marker = _look(row.method, others)
+        color, marker = color_and_marker(row.method, others)
         dash = ("-", "--", ":", "-.")[
             seen.setdefault(row.method, 0) % 4
         ]  # several rows of one method: same colour, other line
@@ -214,7 +214,7 @@ def _dot_panel(ax: Axes, group: Group) -> None:
     head, others = group.scopes[0], [r.method for r in group.rows]
     highest = 0.0
     for k, row in enumerate(group.rows):
-        color, marker = _look(row.method, others)
+        color, marker = color_and_marker(row.method, others)
         a = row.accuracy(head.ids)
         value, low, high = 100 * a.value, 100 * a.interval.low, 100 * a.interval.high
         highest = max(highest, high)
@@ -278,12 +278,12 @@ def training_plot(runs: Iterable[Run], path: Path) -> None:
     Raises:
         UsageError: another suffix, a path that cannot be written, or runs without training records.
     """
-    _check_suffix(path)
+    check_suffix(path)
     panels: dict[str, list[tuple[Run, list[Record]]]] = {}
     for run in sorted(runs, key=lambda r: r.id):
         records = [m for m in run.metrics() if m.get("loss") is not None]
         if records:
-            panels.setdefault(_panel_name(run), []).append((run, records))
+            panels.setdefault(panel_name(run), []).append((run, records))
     if not panels:
         raise UsageError("there is nothing to plot: no training records in the runs given")
 
@@ -319,20 +319,20 @@ def panel_figure(
     labels = sorted(panels, key=lambda label: (rank.get(methods[label], len(ORDER)), label))
     columns = 1 if len(labels) == 1 else 2
     rows = math.ceil(len(labels) / columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, heights[0] + heights[1] * rows), layout="constrained")
         for ax, label in _padded(list(figure.subplots(rows, columns, squeeze=False).flat), labels):
             if label is None:
                 ax.set_axis_off()
                 continue
-            draw(ax, panels[label], _look(methods[label], list(methods.values()))[0], label)
+            draw(ax, panels[label], color_and_marker(methods[label], list(methods.values()))[0], label)
         figure.supxlabel(axes[0], fontsize=9)
         figure.supylabel(axes[1], fontsize=9)
-        _stamp(figure, any(run.spec.get("quick") for found in panels.values() for run, _ in found))
-        _save(figure, path)
+        stamp_quick(figure, any(run.spec.get("quick") for found in panels.values() for run, _ in found))
+        save(figure, path)
 
 
-def _panel_name(run: Run) -> str:
+def panel_name(run: Run) -> str:
     method, start = run.spec["method"], run.spec.get("start")
     label = str(method.get("label") or method["name"])
     if start not in (None, "recipe") and "(from" not in label:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rim_bench.evidence.stats.intervals import wilson
-from rim_bench.report.plots.plot import _check_suffix, _panel_name, panel_figure
+from rim_bench.report.plots.plot import check_suffix, panel_figure, panel_name
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.errors import UsageError
@@ -56,7 +56,7 @@ def _by_panel(runs: Iterable[Run], field: str, otherwise: str) -> dict[str, list
     panels: dict[str, list[tuple[Run, Record]]] = {}
     for run in sorted(runs, key=lambda r: (int(r.spec.get("seed", 0)), r.id)):
         if isinstance(told := (run.training() or {}).get(field), dict):
-            panels.setdefault(_panel_name(run), []).append((run, told))
+            panels.setdefault(panel_name(run), []).append((run, told))
     if not panels:
         raise UsageError(f"there is nothing to plot: {otherwise}")
     return panels
@@ -65,7 +65,7 @@ def _by_panel(runs: Iterable[Run], field: str, otherwise: str) -> dict[str, list
 def _draw(
     panels: dict[str, list[tuple[Run, Record]]], path: Path, draw: Callable[[Axes, Panel, str], None], x: str
 ) -> None:
-    _check_suffix(path)
+    check_suffix(path)
 
     def fill(ax: Axes, found: Panel, color: str, label: str) -> None:
         draw(ax, found, color)
