@@ -64,6 +64,13 @@ def test_the_readme_shows_the_stored_accuracies() -> None:
     assert all(abs(len(bar) - 0.4 * float(value)) <= 0.5 for _, value, _, bar in bars)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_the_picture_of_the_rooms_shows_every_folder_of_the_package(page: str) -> None:
+    picture = block(page, "## How it is built" if page == "README.md" else "## The rooms", "text")
+    rooms = {path.name for path in (ROOT / "rim_bench").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(re.findall(r"\b([a-z]+)/", picture)) - {"rim_bench", "stats", "plots", "distributed"} == rooms
+
+
 def test_the_readme_names_the_commands_that_ci_runs() -> None:
     text, ci = ((ROOT / name).read_text("utf-8") for name in ("README.md", ".ci/run"))
     for words in ("torch==2.13.0", "pytest -n 2"):

@@ -569,7 +569,7 @@ def alone_with_accelerate(_: Path) -> None:
 
 
 def test_torchrun_starts_it(tmp_path: Path) -> None:
-    """As the README says, with the output of one process."""
+    """As docs/distributed.md says, with the output of one process."""
     flags = (
         "--methods direct --limit 24 --examples 8 --batch-size 4 --max-tokens 3 --device cpu --processes 2 "
         "--eval-batch-size 8"
