@@ -1,14 +1,18 @@
-"""Whether a restructuring changed nothing that a user sees: `python tests/helpers/unchanged.py`, exit code 0 or 1 and what differs.
+"""Whether a restructuring changed nothing that a user sees.
 
-Three questions, on copies of `results/` in a temporary folder:
+`python tests/helpers/unchanged.py` exits with 0, or with 1 and what differs. On copies of `results/` in a temporary
+folder it asks three questions:
 - Has every stored run the id that its specification gives?
-- Do the commands rebuild every stored table, leaderboard and history, byte for byte?
-- Do the command lines of `COMMANDS` print what they printed when `--write` was last given: standard output, standard error, exit code?
+- Do the commands rebuild the stored tables, leaderboards and history, byte for byte?
+- Do the command lines of `COMMANDS` print what they printed when `--write` was last given: standard output, standard
+  error, the files they write, exit code?
 
-`--write` stores what they print now in `tests/golden/`, a file for each group: a change of a sentence is then a change in a diff of that
-folder. `tests/golden/small/` has runs as small as they come, with what those in `results/` lack: chosen checkpoints, tuned rates, votes.
-Nothing is trained and no model is run. What differs between machines is left out of the comparison: folders, the last digits of long
-fractions, and the frames of `--help`. Of the package it knows the command line and one name (`recomputed_id`).
+`--write` stores what they print now in `tests/golden/`, a file for each group: a change of a sentence is then a change
+in a diff of that folder. `tests/golden/small/` has runs as small as they come, with what those in `results/` lack:
+chosen checkpoints, tuned rates, votes.
+Nothing is trained and no model is run. What differs between machines is left out of the comparison: folders, the last
+digits of long fractions, and the frames of `--help`. Of the package it knows the command line and one name
+(`recomputed_id`).
 """
 
 from __future__ import annotations
@@ -40,7 +44,18 @@ LONGEST = 12_000  # characters of one output that are stored; of a longer one it
 SHOWN = 12  # lines of a longer output that are stored
 DIFFERENCES = 12  # lines of each difference that are printed
 FAULT = 70  # the exit code of a traceback
-CLEARED = ("RIM_BENCH_", "HF_", "WORLD_SIZE", "RANK", "LOCAL_", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH", "CLICOLOR")
+CLEARED = (
+    "RIM_BENCH_",
+    "HF_",
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_",
+    "FORCE_COLOR",
+    "PY_COLORS",
+    "GITHUB_ACTIONS",
+    "TERMINAL_WIDTH",
+    "CLICOLOR",
+)
 FIXED = {
     "COLUMNS": str(WIDTH),
     "LINES": "50",
@@ -56,17 +71,34 @@ FIXED = {
 
 def recomputed_id(spec: Mapping[str, Any]) -> str:
     """The id that the package gives to a specification: the one name of the package that this script imports."""
-    from rim_bench.store import spec_id
+    from rim_bench.storage.run_folder import spec_id
 
     return spec_id(spec)
 
 
-# Command lines, by group ---------------------------------------------------------------------------------------------------------------
+# Command lines, by group
 
 HELP = (
-    "", "run", "train", "eval", "table", "plot", "show", "cost", "sweep", "leaderboard", "study", "baseline", "check", "margin",
-    "power", "compare", "list", "leakage", "bench",
-)  # fmt: skip
+    "",
+    "run",
+    "train",
+    "eval",
+    "table",
+    "plot",
+    "show",
+    "cost",
+    "sweep",
+    "leaderboard",
+    "study",
+    "baseline",
+    "check",
+    "margin",
+    "power",
+    "compare",
+    "list",
+    "leakage",
+    "bench",
+)
 
 RIM, COCONUT, COT, DIRECT = "rim-chain-2f95", "coconut-chain-6269", "cot-chain-1a7f", "direct-chain-702c"
 EMBEDDED = "--out results/embedded"
@@ -83,8 +115,13 @@ COMMANDS = {
         f"table {LAYERS} -f latex",
         f"table {LAYERS} --split validation",
         f"table {LAYERS} --references",
-        "table --out small", "table --out small -f markdown", "table --out small -f csv", "table --out small -f latex",
-        "leaderboard --out small", "leaderboard --out small -f markdown", "leaderboard --out small -f json",
+        "table --out small",
+        "table --out small -f markdown",
+        "table --out small -f csv",
+        "table --out small -f latex",
+        "leaderboard --out small",
+        "leaderboard --out small -f markdown",
+        "leaderboard --out small -f json",
         "table rim-chain-7080 rim-chain-e329 direct-chain-431c direct-chain-e320 --out small -f markdown",
         "table --out harmed -f markdown",
         "table --out unfinished -f markdown",
@@ -109,8 +146,10 @@ COMMANDS = {
         f"compare {RIM} {COCONUT} {EMBEDDED} -f json --baseline {DIRECT}",
         f"compare {RIM} {COCONUT} {EMBEDDED} --baseline {DIRECT}",
         f"compare {RIM}@K=2 {RIM} {EMBEDDED}",
-        f"compare {RIM},rim-chain-6fe2,rim-chain-9990 {COCONUT},coconut-chain-c69f,coconut-chain-9093 {EMBEDDED} -f markdown",
-        f"compare {RIM},rim-chain-6fe2 {COCONUT},coconut-chain-c69f {EMBEDDED} --baseline {DIRECT},direct-chain-6f1a -f json",
+        f"compare {RIM},rim-chain-6fe2,rim-chain-9990 {COCONUT},coconut-chain-c69f,coconut-chain-9093"
+        f" {EMBEDDED} -f markdown",
+        f"compare {RIM},rim-chain-6fe2 {COCONUT},coconut-chain-c69f {EMBEDDED}"
+        f" --baseline {DIRECT},direct-chain-6f1a -f json",
         f"compare {COT} {COT} {EMBEDDED}",
         f"compare {COT} cot-chain-e615 {EMBEDDED} --margin 5",
         f"compare {RIM} {COCONUT} {EMBEDDED} --split validation",
@@ -166,13 +205,38 @@ COMMANDS = {
         "cost --question-tokens 0",
     ],
     "data": [
-        "list methods", "list tasks", "list tasks --long", "list suites", "list suites --long", "list models", "list references",
-        "list tasks chain", "list tasks svamp", "list suites litmus", "list tasks nope", "list methods rim", "list things",
-        "show rim --row 3 --effort 6 --set rim.M=1", "show coconut --task permute --row 5",
-        *(f"show {method} --task json {OWN}" for method in (
-            "rim", "coconut", "cot", "direct", "pause", "rim-isolated-blocks", "pause-curriculum", "rim-as-prompt", "rim-shuffled-steps",
-            "no-thought-curriculum", "rim-no-grounding", "pause-distinct --row 4 --effort 2",
-        )),
+        "list methods",
+        "list tasks",
+        "list tasks --long",
+        "list suites",
+        "list suites --long",
+        "list models",
+        "list references",
+        "list tasks chain",
+        "list tasks svamp",
+        "list suites litmus",
+        "list tasks nope",
+        "list methods rim",
+        "list things",
+        "show rim --row 3 --effort 6 --set rim.M=1",
+        "show coconut --task permute --row 5",
+        *(
+            f"show {method} --task json {OWN}"
+            for method in (
+                "rim",
+                "coconut",
+                "cot",
+                "direct",
+                "pause",
+                "rim-isolated-blocks",
+                "pause-curriculum",
+                "rim-as-prompt",
+                "rim-shuffled-steps",
+                "no-thought-curriculum",
+                "rim-no-grounding",
+                "pause-distinct --row 4 --effort 2",
+            )
+        ),
         "show cot --task gsm8k --data published_files --steps prose",
         "leakage --task chain --eval-tasks chain_gate --limit 200",
         "leakage --task chain --eval-tasks chain_gate,permute --limit 200 -f markdown --worst 2 --text",
@@ -181,52 +245,115 @@ COMMANDS = {
         "leakage --task permute --eval-tasks permute_lookup --limit 100 -f json",
         "leakage --task permute --eval-tasks permute_lookup --limit 100 --to made/leakage.md",
         "leakage --task chain --suite gsm-ood --limit 50 --data published_files",
-        "leakage --ngram 0", "leakage --to x.pdf",
+        "leakage --ngram 0",
+        "leakage --to x.pdf",
     ],
     "plans": [
         "study results/litmus_serial/study.toml --dry-run -f csv",
         f"run {SMALL} --out planned",
         f"run {SMALL} --out planned -f json --flops-per-second 2e12",
         f"run {SMALL} --out planned -f markdown --start recipe --seeds 0,1 --controls",
-        f"run {SMALL} --out small -f csv --methods direct,rim --examples 960 --start recipe --checkpoint best --checkpoint-points 4"
-        " --tune lr=1e-3..1e-2 --trials 2 --seeds 0,1",
-        f"run {SMALL} --out small -f csv --methods direct,rim --examples 960 --start recipe --checkpoint 16-split --set rim.K=2",
+        f"run {SMALL} --out small -f csv --methods direct,rim --examples 960 --start recipe --checkpoint best"
+        " --checkpoint-points 4 --tune lr=1e-3..1e-2 --trials 2 --seeds 0,1",
+        f"run {SMALL} --out small -f csv --methods direct,rim --examples 960 --start recipe"
+        " --checkpoint 16-split --set rim.K=2",
         f"run {SMALL} --out small --methods direct,cot,pause --quick --start recipe",
-        f"run {SMALL} --out planned -f csv --quick --tune lr=1e-4..1e-2 --trials 2 --tune-share 0.5 --methods rim,direct",
+        f"run {SMALL} --out planned -f csv --quick --tune lr=1e-4..1e-2 --trials 2 --tune-share 0.5"
+        " --methods rim,direct",
         f"run {SMALL} --out planned -f latex --checkpoint best --methods cot,coconut",
         f"run {SMALL} --out planned -f csv --checkpoint 16-split --methods rim,direct --set rim.K=2",
-        f"run {SMALL.partition(' --examples')[0]} --out planned -f csv --task chain,permute --methods rim --budget train-flops=2e9"
-        " --lr 0.003 --batch-size 16",
+        f"run {SMALL.partition(' --examples')[0]} --out planned -f csv --task chain,permute --methods rim"
+        " --budget train-flops=2e9 --lr 0.003 --batch-size 16",
         f"run {SMALL} --out planned -f csv --task json {OWN} --methods direct,cot --model tiny-qwen",
-        f"run {SMALL} --out planned -f csv --task prosqa_choice --methods direct,cot --data published_files --model tiny-gpt2",
+        f"run {SMALL} --out planned -f csv --task prosqa_choice --methods direct,cot"
+        " --data published_files --model tiny-gpt2",
         f"run {SMALL} --out planned -f csv --suite litmus --max-tokens 20 --methods coconut",
     ],
     "refusals": [
-        "run --nope", "run --limit abc", "nope", "eval", "run --methods dirct", "run --methods ,", "run --methods rim,rim",
-        "run --methods ./mine.py", "run --task chian", "run --model tinny", "run --backbone widht=64", "run --backbone width=abc",
-        "run --tuning lora", "run --set rim.KK=4", "run --set rim.K=0", "run --set K=4", "run --methods direct --set rim.K=4",
-        "run --seeds a", "run --seeds 0,0", "run --start middle", "run --steps prose", "run --examples 0", "run --examples 31",
-        "run --examples 64 --budget examples=64", "run --budget parsecs=3", "run --lr nan", "run --batch-size 0",
-        "run --strategy ddp", "run --processes 2", "run --workers 2", "run --executor slurm", "run --format csv",
-        "run --flops-per-second 2e12", "run --checkpoint first", "run --tune lr=1", "run --trials 3", "run --tune-share 0.5",
-        "run --strict-sets", "run --suite nope",  "run --task chain,chain", "run --file rows.jsonl",
-        "run --task json", "run --task gsm8k --data nowhere", "run --task gsm8k --model tiny --data published_files --limit 4",
-        "run --out own/train.jsonl --quick --methods direct", "train --methods dirct", "eval nope", "eval nope --split train",
-        f"eval {RIM} {EMBEDDED}", f"eval {RIM} {EMBEDDED} --votes 0", f"eval {DIRECT} {EMBEDDED} --effort 3", "table", "table nope",
-        "table --format word", "table --split train", f"table {LAYERS} --references -f csv", f"table rim {EMBEDDED}", "plot",
-        "plot --kind pie", "leaderboard", "leaderboard --format word", "study nowhere.toml", "study own/wrong.toml", "show dirct",
-        f"show rim --effort -1 --task json {OWN}", "show direct --effort 3", f"show rim --row 99999 --task json {OWN}",
-        "sweep --knob K", f"sweep {RIM} {EMBEDDED}",
-        f"sweep {RIM} {EMBEDDED} --knob L=3", "bench nothing", "bench train --vary K", "bench scaling", "bench history --methods rim",
-        "bench history --out nowhere", "bench targets --methods rim",
+        "run --nope",
+        "run --limit abc",
+        "nope",
+        "eval",
+        "run --methods dirct",
+        "run --methods ,",
+        "run --methods rim,rim",
+        "run --methods ./mine.py",
+        "run --task chian",
+        "run --model tinny",
+        "run --backbone widht=64",
+        "run --backbone width=abc",
+        "run --tuning lora",
+        "run --set rim.KK=4",
+        "run --set rim.K=0",
+        "run --set K=4",
+        "run --methods direct --set rim.K=4",
+        "run --seeds a",
+        "run --seeds 0,0",
+        "run --start middle",
+        "run --steps prose",
+        "run --examples 0",
+        "run --examples 31",
+        "run --examples 64 --budget examples=64",
+        "run --budget parsecs=3",
+        "run --lr nan",
+        "run --batch-size 0",
+        "run --strategy ddp",
+        "run --processes 2",
+        "run --workers 2",
+        "run --executor slurm",
+        "run --format csv",
+        "run --flops-per-second 2e12",
+        "run --checkpoint first",
+        "run --tune lr=1",
+        "run --trials 3",
+        "run --tune-share 0.5",
+        "run --strict-sets",
+        "run --suite nope",
+        "run --task chain,chain",
+        "run --file rows.jsonl",
+        "run --task json",
+        "run --task gsm8k --data nowhere",
+        "run --task gsm8k --model tiny --data published_files --limit 4",
+        "run --out own/train.jsonl --quick --methods direct",
+        "train --methods dirct",
+        "eval nope",
+        "eval nope --split train",
+        f"eval {RIM} {EMBEDDED}",
+        f"eval {RIM} {EMBEDDED} --votes 0",
+        f"eval {DIRECT} {EMBEDDED} --effort 3",
+        "table",
+        "table nope",
+        "table --format word",
+        "table --split train",
+        f"table {LAYERS} --references -f csv",
+        f"table rim {EMBEDDED}",
+        "plot",
+        "plot --kind pie",
+        "leaderboard",
+        "leaderboard --format word",
+        "study nowhere.toml",
+        "study own/wrong.toml",
+        "show dirct",
+        f"show rim --effort -1 --task json {OWN}",
+        "show direct --effort 3",
+        f"show rim --row 99999 --task json {OWN}",
+        "sweep --knob K",
+        f"sweep {RIM} {EMBEDDED}",
+        f"sweep {RIM} {EMBEDDED} --knob L=3",
+        "bench nothing",
+        "bench train --vary K",
+        "bench scaling",
+        "bench history --methods rim",
+        "bench history --out nowhere",
+        "bench targets --methods rim",
     ],
-}  # fmt: skip
+}
 
 BOARDS = ("leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.json")
 LONG = ("embedded table.md", "controls leaderboard")  # with --all only, as every table.csv: the tests rebuild these too
 
 
-# The folder in which they run ----------------------------------------------------------------------------------------------------------
+# The folder in which they run
 
 
 def build(folder: Path) -> dict[str, str]:
@@ -237,7 +364,8 @@ def build(folder: Path) -> dict[str, str]:
     retrained = _retrained(run, folder / "retrained" / "runs")
     _own_files(folder)
     _states(folder)
-    methods = "direct,pause,cot,coconut,rim,pause-curriculum,rim-isolated-blocks,rim-no-grounding,pause-distinct,rim-as-prompt"
+    methods = "direct,pause,cot,coconut,rim,pause-curriculum,rim-isolated-blocks,rim-no-grounding,pause-distinct"
+    methods += ",rim-as-prompt"
     return {"retrained": " ".join(retrained), "methods": methods}
 
 
@@ -261,8 +389,10 @@ def _edit(
     summary: Mapping[str, Any] | None = None,
     every: int = 1,
 ) -> None:
-    """Changes the items of an evaluation, of which it keeps every so manieth, and its summary with them."""
-    items = [json.loads(line) for line in gzip.decompress((evaluation / "items.jsonl.gz").read_bytes()).splitlines()][::every]
+    """Changes the items of an evaluation, of which it keeps one in `every`, and its summary with them."""
+    items = [json.loads(line) for line in gzip.decompress((evaluation / "items.jsonl.gz").read_bytes()).splitlines()][
+        ::every
+    ]
     for k, record in enumerate(items):
         item(k, record)
     lines = (json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n" for record in items)
@@ -288,7 +418,11 @@ def _retrained(run: Path, runs: Path) -> list[str]:
             if json.loads((evaluation / "summary.json").read_bytes()).get("curve"):
                 shutil.rmtree(evaluation)
                 continue
-            _edit(evaluation, lambda k, item, seed=seed: _fails(item) if (k * 7919 + seed * 104_729) % 997 < 3 * seed else None, every=5)  # type: ignore[misc]
+            _edit(
+                evaluation,
+                lambda k, item, seed=seed: _fails(item) if (k * 7919 + seed * 104_729) % 997 < 3 * seed else None,
+                every=5,
+            )  # type: ignore[misc]
         ids.append(copy.name)
     return ids
 
@@ -312,7 +446,8 @@ def _own_files(folder: Path) -> None:
         rows = [
             {
                 "question": f"Ben has {k} nuts and eats {k // 2}. How many are left?",
-                "answer": f"Ben has {k}-{k // 2}=<<{k}-{k // 2}={k - k // 2}>>{k - k // 2} nuts left.\n#### {k - k // 2}",
+                "answer": f"Ben has {k}-{k // 2}=<<{k}-{k // 2}={k - k // 2}>>{k - k // 2} nuts left.\n"
+                f"#### {k - k // 2}",
             }
             for k in range(first + 10, first + n + 10)
         ]
@@ -322,7 +457,7 @@ def _own_files(folder: Path) -> None:
 
 
 def _states(folder: Path) -> None:
-    """Results folders in other states than the stored ones: trained, damaged, unfinished, and of a task with published values."""
+    """Results folders in other states than the stored ones: trained, damaged, unfinished, of another task."""
     small = folder / "small" / "runs"
     shutil.copytree(GOLDEN / "small" / "runs", small)
     for run in small.iterdir():
@@ -346,7 +481,12 @@ def _states(folder: Path) -> None:
             case "direct", 2:
                 run.rename(run.with_name("direct-permute-000000000000"))
             case "coconut", _:
-                _edit(evaluation, lambda k, item: item.update(answer="1", unparseable=k % 3 == 0, empty=k % 5 == 0, capped=k % 2 == 0))
+                _edit(
+                    evaluation,
+                    lambda k, item: item.update(
+                        answer="1", unparseable=k % 3 == 0, empty=k % 5 == 0, capped=k % 2 == 0
+                    ),
+                )
             case "rim", 2:
                 _edit(evaluation, lambda k, item: _fails(item), {"data_sha256": "d" * 64})
     for k, run in enumerate(unfinished):
@@ -358,11 +498,11 @@ def _states(folder: Path) -> None:
         _edit(next((run / "eval").iterdir()), summary={"task": "gsm8k", "task_title": "GSM8K"})
 
 
-# Running and comparing -----------------------------------------------------------------------------------------------------------------
+# Running and comparing
 
 
 def call(arguments: list[str]) -> tuple[int, str, str]:
-    """Runs one command line in this process, as `python -m rim_bench` would; returns its exit code, output and errors."""
+    """Runs one command line in this process, like `python -m rim_bench`; returns exit code, output, errors."""
     out, err, argv = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["rim-bench", *arguments]
     code: Any = 0
@@ -411,7 +551,9 @@ def transcript(group: str, words: Mapping[str, str], folder: Path) -> Iterator[t
         code, out, err = call(shlex.split(command.format_map(words)))
         parts = [f"exit code {code}"]
         written = [p for p in sorted((folder / "made").iterdir()) if before.get(p) != p.stat().st_mtime_ns]
-        texts = {"out": _words(out) if group == "help" else out, "err": err} | {p.name: p.read_text("utf-8") for p in written}
+        texts = {"out": _words(out) if group == "help" else out, "err": err} | {
+            p.name: p.read_text("utf-8") for p in written
+        }
         parts += [f"--- {name}\n{_stored(normal(text, folder))}" for name, text in texts.items() if text.strip()]
         if code == FAULT or "Traceback" in err:
             parts.insert(0, "a traceback")
@@ -433,7 +575,9 @@ def read_file(path: Path) -> dict[str, str]:
 def difference(before: str, now: str) -> str:
     """The first lines in which two texts differ."""
     lines = [
-        line for line in difflib.unified_diff(before.splitlines(), now.splitlines(), lineterm="", n=0) if line[:3] not in ("---", "+++")
+        line
+        for line in difflib.unified_diff(before.splitlines(), now.splitlines(), lineterm="", n=0)
+        if line[:3] not in ("---", "+++")
     ]
     more = [f"  ... and {len(lines) - DIFFERENCES} lines more"] if len(lines) > DIFFERENCES else []
     return "\n".join([*(f"  {line[:300]}" for line in lines[:DIFFERENCES]), *more])
@@ -462,7 +606,9 @@ def check_stored(folder: Path, everything: bool) -> Iterator[str]:
             for name in BOARDS:
                 (folder / study / name).unlink(missing_ok=True)
             call(["leaderboard", "--out", str(study), "--split", "test", "--write"])
-            texts |= {name: path.read_text("utf-8") if (path := folder / study / name).is_file() else "" for name in BOARDS}
+            texts |= {
+                name: path.read_text("utf-8") if (path := folder / study / name).is_file() else "" for name in BOARDS
+            }
         for name, now in texts.items():
             stored = ROOT / study / name
             if stored.is_file() and now != (before := stored.read_text("utf-8")):
@@ -473,14 +619,16 @@ def check_stored(folder: Path, everything: bool) -> Iterator[str]:
 
 
 def check_commands(folder: Path, words: Mapping[str, str], write: bool) -> Iterator[str]:
-    """Command lines that print something else than their golden file says; with `write` they become the golden files."""
+    """Command lines that print something else than their golden file says; with `write`, writes the files."""
     for group in COMMANDS:
         path = GOLDEN / f"{group}.txt"
         started = time.monotonic()
         before, now = read_file(path), dict(transcript(group, words, folder))
         if (spent := time.monotonic() - started) > 5:
             print(f"{group}: {len(now)} command lines, {spent:.0f} s", file=sys.stderr)
-        yield from (f"rim-bench {command}: {text[:3000]}" for command, text in now.items() if text.startswith("a traceback"))
+        yield from (
+            f"rim-bench {command}: {text[:3000]}" for command, text in now.items() if text.startswith("a traceback")
+        )
         if write:
             path.write_text(written_file(now), "utf-8")
             continue
