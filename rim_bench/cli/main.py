@@ -345,6 +345,12 @@ class _Log(logging.StreamHandler):
 _ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
+_GROUPS = (app, compute.app, evidence.app, data_module.app, bench.app)
+for command in (command for group in _GROUPS for command in group.registered_commands):
+    # Where a docstring wraps is not shown: help has lines of its own, and the list of commands all of the text.
+    command.help = " ".join(str(command.callback.__doc__).split())
+
+
 def main() -> None:
     """Entry point. A fault of ours shows its traceback and has a code of its own:
     1 is the gate's word for "regressed".

@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "results"
 GOLDEN = ROOT / "tests" / "golden"
 WIDTH = 120  # columns
+WIDE = 400  # of the pages of help
 LONGEST = 12_000  # characters of one output that are stored; of a longer one its first lines and its sha256
 SHOWN = 12  # lines of a longer output that are stored
 DIFFERENCES = 12  # lines of each difference that are printed
@@ -530,10 +531,10 @@ def _shorter(match: re.Match[str]) -> str:
     return digits if len(digits.lstrip("0.")) <= 12 else f"{float(digits):.12g}"
 
 
-def _words(text: str) -> str:
-    """A page of help without frames and line breaks of its own: one line a paragraph or option."""
-    lines = [re.sub(r"[─╭╮╰╯│]+", " ", line) for line in text.splitlines()]
-    return re.sub(r"\s+(?=--)", "\n", re.sub(r"\s+", " ", " ".join(lines))).strip()
+def _plain(text: str) -> str:
+    """A page of help without frames: one line an option or paragraph, where the terminal is wide enough."""
+    lines = (re.sub(r"[─╭╮╰╯│\s]+", " ", line).strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def _stored(text: str) -> str:
@@ -546,12 +547,13 @@ def _stored(text: str) -> str:
 
 def transcript(group: str, words: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str]]:
     """Every command line of a group as written above, with what it prints."""
+    os.environ["COLUMNS"] = str(WIDE if group == "help" else WIDTH)
     for command in COMMANDS[group]:
         before = {path: path.stat().st_mtime_ns for path in (folder / "made").iterdir()}
         code, out, err = call(shlex.split(command.format_map(words)))
         parts = [f"exit code {code}"]
         written = [p for p in sorted((folder / "made").iterdir()) if before.get(p) != p.stat().st_mtime_ns]
-        texts = {"out": _words(out) if group == "help" else out, "err": err} | {
+        texts = {"out": _plain(out) if group == "help" else out, "err": err} | {
             p.name: p.read_text("utf-8") for p in written
         }
         parts += [f"--- {name}\n{_stored(normal(text, folder))}" for name, text in texts.items() if text.strip()]
