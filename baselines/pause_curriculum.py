@@ -36,4 +36,4 @@ class PauseCurriculum(Coconut):
     def lay_split(self, question: tuple[int, ...], effort: int | None = None) -> Layout | None:
         """pause-multipass: the prompt in as many passes as coconut's, n+1."""
         prompt = self.lay_prompt(question, effort)
-        return prompt.in_passes("thoughts") if "thoughts" in prompt.index else prompt
+        return prompt.split_passes("thoughts") if "thoughts" in prompt.index else prompt

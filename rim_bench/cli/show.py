@@ -48,9 +48,9 @@ def explain(options: Options, row: int, effort: int | None) -> str:
         layout = method.lay_train(encoded, stage, 0.0, random.Random(0))
         parts.append(
             f"training, stage {stage.name!r} ({100 * stage.share / total:.0f} % of the budget, learning rate x "
-            f"{stage.lr_scale:g}"
-            f"{', optimizer reset' if stage.reset else ''}), at its start; passes: {layout.waves}\n{layout.show(piece)}"
+            f"{stage.lr_scale:g}{', optimizer reset' if stage.reset else ''}), at its start; passes: {layout.passes}\n"
+            f"{layout.show(piece)}"
         )
     prompt = method.lay_prompt(encoded.question, effort)
-    parts.append(f"prompt; passes before the first generated token: {prompt.waves}\n{prompt.show(piece)}")
+    parts.append(f"prompt; passes before the first generated token: {prompt.passes}\n{prompt.show(piece)}")
     return "\n\n".join(parts)

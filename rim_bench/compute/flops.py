@@ -277,10 +277,10 @@ def executed_passes(layouts: Sequence[Layout]) -> list[tuple[int, int]]:
     Every row is padded to the longest one of its pass. The keys are all columns packed so far, later ones of the same
     pass too.
     """
-    waves = [Counter(row.wave) for row in layouts]
+    columns = [Counter(row.pass_of) for row in layouts]
     out, seen = [], 0
-    for wave in range(max(row.waves for row in layouts)):
-        new = max(w[wave] for w in waves)
+    for index in range(max(row.passes for row in layouts)):
+        new = max(row[index] for row in columns)
         seen += new
         out.append((new, seen))
     return out

@@ -53,7 +53,7 @@ def seen(layout: Layout) -> Products:
         s.size * up + (s.size**2 if s.mutual else s.size * (s.size + 1) // 2)
         for s, up in zip(layout.segments, above, strict=True)
     )
-    first = layout.size if layout.waves == 1 else sum(wave == 0 for wave in layout.wave)
+    first = layout.size if layout.passes == 1 else layout.pass_of.count(0)
     return Products(layout.size, pairs, len(layout.labels), first)
 
 

@@ -52,8 +52,8 @@ class Completion:
 
     tokens: tuple[int, ...] = ()  # without the end token
     ended: bool = False  # by the end token or a stop rule; otherwise it ran into the cap
-    passes: int = 0  # dependent forward passes until its last token was known, the prompt's waves included
-    prompt_waves: int = 0
+    passes: int = 0  # dependent forward passes until its last token was known, the prompt's included
+    prompt_passes: int = 0
     seconds: float = 0.0  # from the start of the batch until this branch ended
     generated: int = 0  # tokens generated, the end token included
     times: list[float] = field(
@@ -181,7 +181,7 @@ def _grow(
         number_bytes = (first.layers[0].keys.element_size() + first.layers[0].values.element_size()) / 2
         times: list[float] = []
         results = [
-            [Completion(prompt_waves=row.waves, times=times) for _ in names]
+            [Completion(prompt_passes=row.passes, times=times) for _ in names]
             for row, names in zip(layouts, places, strict=True)
         ]
         state, hidden = _open_branches(parts, [places[r] for r in rows])
@@ -207,7 +207,7 @@ def _grow(
     for completions in results:
         for completion in completions:
             if not completion.passes:
-                completion.passes, completion.seconds = completion.prompt_waves + max_tokens - 1, times[-1]
+                completion.passes, completion.seconds = completion.prompt_passes + max_tokens - 1, times[-1]
     return results
 
 
@@ -243,7 +243,7 @@ def _open_branches(parts: Sequence[PackedBatch], places: Sequence[Sequence[str]]
             padding.append([last])
         at = torch.arange(len(own), device=part.segment.device)[:, None]
         start.append(part.hidden[at, torch.tensor(source, device=part.segment.device)])
-        part.waves.clear()  # only keys and values are needed from here on
+        part.passes.clear()  # only keys and values are needed from here on
     s, p, i, d, fill_with = (torch.tensor(v, device=start[0].device) for v in (segment, position, index, done, padding))
     return _Branches(s, p, i, d, fill_with, [[[] for _ in range(branches)] for _ in layouts]), torch.cat(start)
 
@@ -270,7 +270,7 @@ def _record(
             completion.tokens = tuple(out)
             completion.ended = token == backbone.end or (stop is not None and stop(completion.tokens))
             if completion.ended or position[i][b] >= positions:  # no position left: capped
-                completion.seconds, completion.passes = completion.times[-1], completion.prompt_waves + step
+                completion.seconds, completion.passes = completion.times[-1], completion.prompt_passes + step
                 done[i][b] = True
     state.done = torch.tensor(done, device=state.done.device)
 

@@ -69,10 +69,10 @@ def micro_batches(layouts: Sequence[Layout], most: int, device: str, width: int 
 
 def _widths(row: Layout) -> list[int]:
     """Columns of each of the row's passes."""
-    if row.waves == 1:
+    if row.passes == 1:
         return [row.size]
-    counts = Counter(row.wave)
-    return [counts[w] for w in range(row.waves)]
+    counts = Counter(row.pass_of)
+    return [counts[w] for w in range(row.passes)]
 
 
 def _memory(widths: list[int]) -> float:

@@ -1,6 +1,6 @@
 """The one forward path: a batch of layouts through a backbone, for training, scoring and decoding alike.
 
-Columns are packed wave by wave: wave w holds, for every row, the columns with w latent slots on their path, padded on
+Columns are packed pass by pass: pass p holds, for every row, the columns with p latent slots on their path, padded on
 the right. The attention mask is derived from the trees; padding and siblings are invisible. No method is known by name
 here.
 """
@@ -35,7 +35,7 @@ class PackedBatch:
     segment: Tensor  # int [rows, seen]: segment of each column, the last index (an all-False segment) for padding
     index: Tensor  # int [rows, seen]: the column's number in its layout, orders columns inside a segment
     place: list[list[int]]  # row -> column number -> packed index
-    waves: list[Tensor] = field(default_factory=list)  # hidden states of each pass, [rows, new, width]
+    passes: list[Tensor] = field(default_factory=list)  # hidden states of each pass, [rows, new, width]
     layers: list[tuple[Tensor, ...]] = field(default_factory=list)  # all layers of each pass, where asked for
     cache: DynamicCache | None = None
     executed: int = 0  # columns computed, padding included
@@ -44,7 +44,7 @@ class PackedBatch:
     @property
     def hidden(self) -> Tensor:
         """Last hidden state of every computed column, [rows, seen, width]."""
-        return self.waves[0] if len(self.waves) == 1 else torch.cat(self.waves, dim=1)
+        return self.passes[0] if len(self.passes) == 1 else torch.cat(self.passes, dim=1)
 
     def at(self, row: int, column: int) -> int:
         """Packed index of a column; raises IndexError for one that was not computed."""
@@ -78,11 +78,11 @@ class PackedModel:
         )
 
     def forward(self, layouts: Sequence[Layout], *, cached: bool = False, layers: bool = False) -> PackedBatch:
-        """All waves of a batch of layouts.
+        """All passes of a batch of layouts.
 
         Args:
             layouts: one tree a row; rows may differ in everything.
-            cached: keep the KV cache, so that columns can be added (it is kept anyway between waves).
+            cached: keep the KV cache, so that columns can be added (it is kept anyway between passes).
             layers: also keep every layer's hidden states, for auxiliaries.
         Raises:
             ValueError: a row deeper than the model has positions for.
@@ -92,13 +92,13 @@ class PackedModel:
         if deepest > self.backbone.max_positions:
             raise ValueError(f"a row needs {deepest} positions, the model has {self.backbone.max_positions}")
         columns = self._empty(rows)
-        waves = max(row.waves for row in rows)
-        if cached or waves > 1:
+        passes = max(row.passes for row in rows)
+        if cached or passes > 1:
             columns.cache = self.backbone.new_cache()
-        order = [_by_wave(row, waves) for row in rows]
+        order = [_by_pass(row, passes) for row in rows]
         owner = [_segment_of(row) for row in rows]
-        for wave in range(waves):
-            self._add_wave(columns, [o[wave] for o in order], owner, layers)
+        for index in range(passes):
+            self._add_pass(columns, [o[index] for o in order], owner, layers)
         return columns
 
     def prefill(self, layouts: Sequence[Layout]) -> list[PackedBatch]:
@@ -144,7 +144,7 @@ class PackedModel:
         blank = torch.zeros(len(rows), 0, dtype=torch.long, device=device)
         return PackedBatch(rows, _sees_table(rows).to(device), blank, blank, [[NOWHERE] * r.size for r in rows])
 
-    def _add_wave(
+    def _add_pass(
         self, columns: PackedBatch, chosen: list[list[int]], owner: list[tuple[int, ...]], layers: bool
     ) -> None:
         """One pass over the chosen columns of each row; `owner` maps a row's columns to their segments."""
@@ -179,7 +179,7 @@ class PackedModel:
             columns.layers.append(every_layer)
         else:
             hidden = backbone.run(embeds, mask, position, columns.cache)
-        columns.waves.append(hidden)
+        columns.passes.append(hidden)
 
     def _fill_slots(
         self, columns: PackedBatch, chosen: list[list[int]], owner: list[tuple[int, ...]], embeds: Tensor
@@ -233,13 +233,13 @@ def _id(backbone: Backbone, row: Layout, column: int) -> int:
     return token if isinstance(token, int) else backbone.resolve(token)
 
 
-def _by_wave(row: Layout, waves: int) -> list[list[int]]:
-    """Wave -> the row's columns in it, in layout order."""
-    if row.waves == 1:
-        return [list(range(row.size)), *([] for _ in range(waves - 1))]
-    out: list[list[int]] = [[] for _ in range(waves)]
-    for c, w in enumerate(row.wave):
-        out[w].append(c)
+def _by_pass(row: Layout, passes: int) -> list[list[int]]:
+    """Pass -> the row's columns in it, in layout order."""
+    if row.passes == 1:
+        return [list(range(row.size)), *([] for _ in range(passes - 1))]
+    out: list[list[int]] = [[] for _ in range(passes)]
+    for c, index in enumerate(row.pass_of):
+        out[index].append(c)
     return out
 
 

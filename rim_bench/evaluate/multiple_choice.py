@@ -135,7 +135,7 @@ class ChoicePredictor(Predictor):
         no room), the writing's work.
         """
         work = DecodingWork()
-        chains = [Completion(ended=True, prompt_waves=row.waves) for row in layouts]
+        chains = [Completion(ended=True, prompt_passes=row.passes) for row in layouts]
         bases = list(layouts)
         if self.method.writes_steps:
             chains = [samples[0] for samples in super().complete(layouts, limit, self.stop((ANSWER,)), work)]
@@ -179,7 +179,7 @@ class ChoicePredictor(Predictor):
         cost = self._cost(layout, question, [chain], (0, 1), batch)
         whole, wrote = forward(self.shape, seen(tree)) + bridge_flops(self.shape, tree), self.method.writes_steps
         known = forward(self.shape, seen(base)) + bridge_flops(self.shape, base)
-        passes = chain.passes + 1 if wrote else tree.waves
+        passes = chain.passes + 1 if wrote else tree.passes
         return cost | {
             "passes": passes,
             "passes_to_answer": passes,

@@ -189,7 +189,7 @@ class Predictor:
             "generated_tokens": sum(generated),
             "capped": not samples[elected[0]].ended,
             "passes": max(s.passes for s in samples),
-            "passes_to_answer": max((s.prompt_waves + at for s, at in firsts if at is not None), default=None),
+            "passes_to_answer": max((s.prompt_passes + at for s, at in firsts if at is not None), default=None),
             "flops_prefill": prefill_flops(self.shape, layout),
             "flops_decode": sum(decode_flops(self.shape, layout, n) for n in generated),
             "flops_executed": batch.flops // max(1, batch.rows),

@@ -1,7 +1,7 @@
 """A method's input as a tree of token segments; everything else is derived from it.
 
 A column (one token or one latent slot) sees its ancestors in the tree and the earlier columns of its own segment.
-The attention mask, positions, sequential passes ("waves"), shared prefixes and costs all follow from that one rule.
+The attention mask, positions, sequential passes, shared prefixes and costs all follow from that one rule.
 This module imports the standard library only.
 """
 
@@ -178,7 +178,7 @@ class Layout:
         return tuple(out)
 
     @cached_property
-    def entry_waves(self) -> tuple[int, ...]:
+    def entry_pass(self) -> tuple[int, ...]:
         """Latent slots (and serial tokens) on the path above each segment."""
         out: list[int] = []
         for parent in self.parents:
@@ -186,19 +186,19 @@ class Layout:
         return tuple(out)
 
     @cached_property
-    def wave(self) -> tuple[int, ...]:
+    def pass_of(self) -> tuple[int, ...]:
         """Column -> the forward pass that computes it: latent slots (and serial tokens) on its path, itself
         included.
         """
         out: list[int] = []
-        for s, entry in zip(self.segments, self.entry_waves, strict=True):
+        for s, entry in zip(self.segments, self.entry_pass, strict=True):
             out += range(entry + 1, entry + 1 + s.passes) if s.passes else [entry] * s.size
         return tuple(out)
 
     @property
-    def waves(self) -> int:
+    def passes(self) -> int:
         """Sequential forward passes: 1 + the largest number of latent slots (and serial tokens) on any path."""
-        return 1 + max(self.wave)
+        return 1 + max(self.pass_of)
 
     @cached_property
     def position(self) -> tuple[int, ...]:
@@ -273,7 +273,7 @@ class Layout:
         """This layout with further segments behind it."""
         return Layout((*self.segments, *segments), self.resume, self.blind)
 
-    def in_passes(self, *names: str) -> Layout:
+    def split_passes(self, *names: str) -> Layout:
         """The same columns with each token of the named segments in a pass of its own:
         equal results, as many passes as with slots.
         """
@@ -294,20 +294,20 @@ class Layout:
             depth.append(0 if parent < 0 else depth[parent] + (branches > 1))
         rows = [("segment", "positions", "pass", "loss", "sees", "tokens")]
         for i, s in enumerate(self.segments):
-            start, wave = self.starts[i], self.wave[self.first[i]]
+            start, begins = self.starts[i], self.pass_of[self.first[i]]
             fed = (
                 f"[{s.slots} latent slots: each fed the last hidden state before it"
                 + (f" through {s.bridge!r}]" if s.bridge else "]")
                 if s.slots
                 else "".join(t if isinstance(t, str) else decode(t) for t in s.tokens).replace("\n", "⏎")
             )
-            last = self.wave[self.last(i)]
+            ends = self.pass_of[self.last(i)]
             resumes = " →generate" if s.name in self.resume else ""
             rows.append(
                 (
                     "  " * depth[i] + s.name,
                     f"{start}..{start + s.size - 1}",
-                    str(wave) if wave == last else f"{wave}..{last}",
+                    str(begins) if begins == ends else f"{begins}..{ends}",
                     f"{s.weight:.3g} ({s.group})" if s.weight else "-",
                     " ".join(self.segments[k].name for k in sorted(self.sees[i])) or "-",
                     fed + resumes,

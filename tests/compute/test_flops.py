@@ -160,7 +160,7 @@ def test_prompts_and_decoding_cost_what_torch_counts(variant: tuple[str, str], m
 def test_a_batch_of_prompts_is_padded_in_rows_columns_and_branches() -> None:
     backbone, shape = backbone_of(("tiny", "sdpa"))
     rows = [m.lay_probe(e.question) or m.lay_prompt(e.question) for m in METHODS for e in EXAMPLES[:2]]
-    assert len({len(row.resume) for row in rows}) > 1 and len({row.waves for row in rows}) > 1
+    assert len({len(row.resume) for row in rows}) > 1 and len({row.passes for row in rows}) > 1
     parts = micro_batches(rows, len(rows), "cpu")
     assert 1 < len(parts) < len(rows)
     head = flops.executed_prefill(shape, rows) - flops.executed_forward(shape, rows)  # of all rows side by side
@@ -384,7 +384,7 @@ def test_keys_seen_are_those_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> Non
     masks = spy(monkeypatch)
     with torch.no_grad():
         columns = PackedModel(backbone).forward(rows)
-    assert len(masks) == max(row.waves for row in rows) == 5
+    assert len(masks) == max(row.passes for row in rows) == 5
     counts = torch.cat([mask.sum(-1) for mask in masks], dim=1)  # [rows, seen]
     for r, row in enumerate(rows):
         assert [int(counts[r, columns.at(r, c)]) for c in range(row.size)] == flops.keys_seen(row)

@@ -127,7 +127,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(method: object, monkeyp
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_that_are_prefilled_apart_answer_as_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trees with several branches and latent waves among them; and what memory held before must not matter."""
+    """Trees with several branches and latent passes among them; and what memory held before must not matter."""
     workspace = PackedModel(model(family))
     rows = [m.lay_probe(e.question) or m.lay_prompt(e.question) for m in METHODS for e in EXAMPLES]
     alone = [decode(workspace, [r], max_tokens=6)[0] for r in rows]

@@ -49,7 +49,7 @@ def tree_error(backbone: Backbone, rows: list[Layout]) -> float:
 @kernels
 def test_a_ragged_batch_of_trees_equals_its_paths(family: str, kernel: str) -> None:
     rows = all_rows()
-    assert max(row.waves for row in rows) == 5 and not all(row.is_chain for row in rows)
+    assert max(row.passes for row in rows) == 5 and not all(row.is_chain for row in rows)
     assert tree_error(model(family, kernel), rows) < TOLERANCE
 
 
@@ -158,7 +158,7 @@ def test_the_loss_of_a_tree_is_that_of_its_paths(family: str) -> None:
 def test_gradients_reach_the_question_through_the_thoughts(family: str) -> None:
     """coconut's last stage: cutting the recycled state's gradient changes the gradient (control of the test above)."""
     backbone = model(family)
-    rows = [r for r in training_rows(METHODS[3]) if r.waves > 1]
+    rows = [r for r in training_rows(METHODS[3]) if r.passes > 1]
     counts = group_counts(rows)
     whole = gradients(backbone, [rows], counts)
     table = backbone.model.get_input_embeddings().weight
@@ -166,12 +166,12 @@ def test_gradients_reach_the_question_through_the_thoughts(family: str) -> None:
     fill = cut._fill_slots
 
     def detached(columns, chosen, owner, embeds):  # type: ignore[no-untyped-def]
-        held = columns.waves
-        columns.waves = [w.detach() for w in held]
+        held = columns.passes
+        columns.passes = [w.detach() for w in held]
         try:
             return fill(columns, chosen, owner, embeds)
         finally:
-            columns.waves = held
+            columns.passes = held
 
     cut._fill_slots = detached  # type: ignore[method-assign]
     backbone.model.zero_grad(set_to_none=True)

@@ -92,14 +92,14 @@ def test_filled_shares_run_the_same_passes_and_bridges() -> None:
     shares = pad_with_dummy_rows([[[flat, deep], [through]], [[flat]]])
     assert shares[0] == [[flat, deep], [through]]
     for a, b in zip(*shares, strict=True):
-        assert max(r.waves for r in a) == max(r.waves for r in b)
+        assert max(r.passes for r in a) == max(r.passes for r in b)
         assert {s.bridge for r in a for s in r.segments if s.bridge} == {
             s.bridge for r in b for s in r.segments if s.bridge
         }
     real = [r for share in shares for micro in share for r in micro if not is_filler(r)]
     assert real == [flat, deep, through, flat]
     added = [r for share in shares for micro in share for r in micro if is_filler(r)]
-    assert [r.waves for r in added] == [5, 2] and {label.group for r in added for label in r.labels} == {FILLER}
+    assert [r.passes for r in added] == [5, 2] and {label.group for r in added for label in r.labels} == {FILLER}
 
 
 def test_batches_go_to_who_has_least() -> None:
@@ -613,6 +613,6 @@ def test_the_cases_are_what_they_say(tmp_path: Path) -> None:
     """
     made = CASES["bridge"].trainer(tmp_path, "look", PLAN)
     layouts = made.layouts(made.spans[1], made.spans[1].first, 0, range(5))
-    assert len({r.waves for r in layouts}) > 2
+    assert len({r.passes for r in layouts}) > 2
     assert [len(made._cut(share)) for share in shard_rows(layouts, 2)] == [2, 1]
     assert isinstance(CASES["cot"].method, ChainOfThought) and CASES["lora"].backbone(tmp_path).spec["tuning"] == "lora"

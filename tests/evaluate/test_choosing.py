@@ -126,7 +126,7 @@ def test_a_choice_is_the_likelier_answer_behind_the_methods_own_prompt(
                     and answered.cost["passes"] == written.passes + 1
                 )
             else:
-                assert answered.cost["generated_tokens"] == 0 and answered.cost["passes"] == prompt.waves
+                assert answered.cost["generated_tokens"] == 0 and answered.cost["passes"] == prompt.passes
             wanted = [alone(one, base, text) for text in example.choices]
             assert answered.logprobs == pytest.approx(wanted, abs=1e-4)
             assert answered.text == f"{ANSWER} {example.choices[wanted.index(max(wanted))]}"

@@ -76,7 +76,7 @@ def test_samples_of_a_batch_are_those_of_single_prompts_drawn_one_by_one(family:
             with torch.no_grad():
                 alone = drawn_alone(backbone, row, stream, THREE.temperature, 5)
             assert got.tokens == tuple(t for t in alone if t != backbone.end) and got.generated == len(alone)
-            assert got.passes == row.waves + len(alone) - 1 and got.ended == (alone[-1] == backbone.end)
+            assert got.passes == row.passes + len(alone) - 1 and got.ended == (alone[-1] == backbone.end)
     assert len({s.tokens for row in together for s in row}) > 1.5 * len(rows)  # the samples of a prompt differ
     others = sample(
         PackedModel(backbone), rows, Sampling(3, 0.8, seed=6), max_tokens=5
@@ -207,7 +207,7 @@ def test_the_record_of_k_samples(method: Method) -> None:
         fed = sum(n - 1 for n in lengths)
         assert found.text in {answerer.backbone.decode(s.tokens) for s in samples} and found.blocks == []
         assert found.cost["votes"] == 3 and 1 <= found.cost["votes_for"] <= 3
-        assert found.cost["generated_tokens"] == sum(lengths) and found.cost["passes"] == row.waves - 1 + max(lengths)
+        assert found.cost["generated_tokens"] == sum(lengths) and found.cost["passes"] == row.passes - 1 + max(lengths)
         assert found.cost["flops_prefill"] == flops.prefill_flops(shape, row) == single.cost["flops_prefill"]
         assert found.cost["flops_decode"] == sum(flops.decode_flops(shape, row, n) for n in lengths)
         assert found.cost["kv_bytes"] == 2 * shape.layers * shape.kv_heads * shape.head_dim * 4 * (row.size + fed)

@@ -96,7 +96,7 @@ def test_pause_curriculum_is_coconut_with_a_learned_embedding(stage: str, pauses
     layout, other = lay(PauseCurriculum(), FOUR, stage), lay(Coconut(), FOUR, stage)
     frame = (1, 2, 3) if not pauses else (1, 2, 3, "<bot>", *("<pause>",) * pauses, "<eot>")
     assert layout.tokens == (*frame, *kept, 90, 91)
-    assert layout.waves == 1 and other.waves == pauses + 1
+    assert layout.passes == 1 and other.passes == pauses + 1
     assert (layout.labels, layout.position, layout.sees) == (other.labels, other.position, other.sees)
     assert PauseCurriculum().stages() == Coconut().stages()
     assert {m.like for m in PauseCurriculum().markers()} == {"<<"} and len(PauseCurriculum().markers()) == 3
@@ -259,8 +259,8 @@ def test_split_passes_are_coconut_s() -> None:
     coconut = [
         Coconut(c=2, latent_stages=2).lay_prompt(e.question, n) for e, n in zip(EXAMPLES, (4, 2, 3, 0), strict=True)
     ]
-    assert [row.wave for row in split] == [row.wave for row in coconut]
-    assert [row.waves for row in split] == [5, 3, 4, 1] and {row.waves for row in whole} == {1}
+    assert [row.pass_of for row in split] == [row.pass_of for row in coconut]
+    assert [row.passes for row in split] == [5, 3, 4, 1] and {row.passes for row in whole} == {1}
     assert [(row.tokens, row.position, row.sees) for row in split] == [
         (row.tokens, row.position, row.sees) for row in whole
     ]
@@ -283,7 +283,7 @@ def test_passes_compute_the_same_function(family: str, sabotaged: bool, monkeypa
 
             monkeypatch.setattr(workspace_module, "visible", blinded)
         often = PackedModel(own).forward(split)
-        assert len(often.waves) == 5 and len(once.waves) == 1
+        assert len(often.passes) == 5 and len(once.passes) == 1
         gaps = [
             float((engine_logits(own, once, r, "eot") - engine_logits(own, often, r, "eot")).abs().max())
             for r in range(len(whole))
@@ -340,7 +340,7 @@ def test_serial_segments_are_for_prompts(segments: tuple[Segment, ...], message:
     with pytest.raises(ValueError, match=message):
         Layout(segments)
     with pytest.raises(ValueError, match=r"segments \['x'\] are not in the layout"):
-        Layout((Segment("a", None, (1,)),)).in_passes("x")
+        Layout((Segment("a", None, (1,)),)).split_passes("x")
 
 
 # Only the new rows train

@@ -53,13 +53,13 @@ def test_a_position_is_the_depth_on_the_path() -> None:
     )  # the readout starts right behind the trunk, as the thoughts do
 
 
-def test_a_wave_counts_the_latent_slots_on_the_path() -> None:
-    assert TREE.entry_waves == (0, 0, 2, 0)
-    assert TREE.wave == (0, 0, 0, 0, 1, 2, 2, 2, 0, 0, 0)
-    assert TREE.waves == 3
+def test_a_pass_counts_the_latent_slots_on_the_path() -> None:
+    assert TREE.entry_pass == (0, 0, 2, 0)
+    assert TREE.pass_of == (0, 0, 0, 0, 1, 2, 2, 2, 0, 0, 0)
+    assert TREE.passes == 3
     twice = TREE.grow(Segment("more", "tail", slots=1), Segment("end", "more", (9,)))
-    assert twice.wave[11:] == (3, 3) and twice.waves == 4
-    assert chain(3, 2).waves == 1
+    assert twice.pass_of[11:] == (3, 3) and twice.passes == 4
+    assert chain(3, 2).passes == 1
 
 
 def test_a_segment_sees_its_ancestors_less_those_it_is_blind_to() -> None:
@@ -126,7 +126,7 @@ def test_grow_keeps_what_is_there() -> None:
     layout = Layout(TREE.segments, resume=("tail",), blind=frozenset({"trunk"}))
     grown = layout.grow(Segment("a", "tail", (1, 2)), Segment("b", "a", (3,)))
     assert grown.segments[:4] == TREE.segments and (grown.resume, grown.blind) == (("tail",), frozenset({"trunk"}))
-    assert grown.position[11:] == (8, 9, 10) and grown.wave[11:] == (2, 2, 2)
+    assert grown.position[11:] == (8, 9, 10) and grown.pass_of[11:] == (2, 2, 2)
     assert TREE.size == 11 and TREE.grow() == TREE
 
 

@@ -78,14 +78,14 @@ def test_a_row_without_steps_trains_its_answer_alone() -> None:
 @pytest.mark.parametrize("method", [Direct(), ChainOfThought()])
 def test_a_plain_prompt_is_the_question(method: Method) -> None:
     prompt = method.lay_prompt(FOUR.question)
-    assert (prompt.tokens, prompt.resume, prompt.waves) == (FOUR.question, ("question",), 1)
+    assert (prompt.tokens, prompt.resume, prompt.passes) == (FOUR.question, ("question",), 1)
 
 
 def test_pause_has_n_copies_of_one_marker_without_a_loss() -> None:
     assert Pause().N == 10 and [m.name for m in Pause().markers()] == ["<pause>"]
     layout = lay(Pause(N=4), FOUR, 0)
     assert layout.tokens == (1, 2, 3, "<pause>", "<pause>", "<pause>", "<pause>", 90, 91)
-    assert [(x.source, x.target) for x in layout.labels] == [(6, 90), (7, 91)] and layout.waves == 1
+    assert [(x.source, x.target) for x in layout.labels] == [(6, 90), (7, 91)] and layout.passes == 1
     prompt = Pause(N=4).lay_prompt(FOUR.question)
     assert prompt.segments == layout.segments[:2] and prompt.resume == ("pauses",)
     assert Pause(N=4).lay_prompt(FOUR.question, 2).size == 5
@@ -129,7 +129,7 @@ def test_coconut_replaces_the_first_steps(stage: str, thoughts: int, kept: tuple
         91,
     ]  # all that is left is supervised, markers and thoughts are not
     assert layout.labels[0].source == len(frame) - 1
-    assert layout.waves == thoughts + 1 and layout.is_chain
+    assert layout.passes == thoughts + 1 and layout.is_chain
 
 
 @pytest.mark.parametrize("example", [ONE, NONE])
@@ -141,14 +141,14 @@ def test_coconut_pads_short_examples_to_the_maximum(example: Encoded, stage: str
 def test_coconut_replaces_c_thoughts_a_step() -> None:
     method = Coconut(c=3, latent_stages=2)
     assert method.thoughts == 6
-    assert [lay(method, FOUR, s).waves - 1 for s in range(4)] == [0, 3, 6, 6]
+    assert [lay(method, FOUR, s).passes - 1 for s in range(4)] == [0, 3, 6, 6]
     assert lay(method, FOUR, "latent 2").tokens[-6:] == (31, 32, 33, 41, 90, 91)
     prompt = method.lay_prompt(FOUR.question)
     assert [(s.name, s.after, s.size) for s in prompt.segments] == [
         ("question", None, 3), ("bot", "question", 1), ("thoughts", "bot", 6), ("eot", "thoughts", 1),
     ]  # fmt: skip
     assert prompt.segments == lay(method, FOUR, "answer only").segments[:4] and prompt.resume == ("eot",)
-    assert method.lay_prompt(FOUR.question, 1).waves == 2
+    assert method.lay_prompt(FOUR.question, 1).passes == 2
     assert method.lay_prompt(FOUR.question, 0).tokens == (1, 2, 3, "<bot>", "<eot>")
 
 
@@ -196,7 +196,7 @@ def test_grounding_skip_reads_the_next_step() -> None:
         (f"block {k}", "question" if k == 1 else f"block {k - 1}", 4, 0.0) for k in range(1, 5)
     ]
     assert readouts(layout) == {1: ((21,), 1.0), 2: ((31, 32, 33), 1.0), 3: ((41,), 1.0), 4: ((90, 91), 1.0)}
-    assert {s.group for s in layout.segments if s.weight} == {"readouts"} and layout.waves == 1
+    assert {s.group for s in layout.segments if s.weight} == {"readouts"} and layout.passes == 1
 
 
 def test_grounding_all_reads_every_step_with_a_block_more() -> None:

@@ -79,14 +79,14 @@ def pad_with_dummy_rows(shares: Sequence[Sequence[Sequence[Layout]]]) -> list[li
     out = [[list(micro) for micro in share] + [[] for _ in range(most - len(share))] for share in shares]
     for micros in zip(*out, strict=True):
         rows = sorted((row for micro in micros for row in micro), key=lambda row: row.size)
-        needed = [max(rows, key=lambda row: row.waves)]
+        needed = [max(rows, key=lambda row: row.passes)]
         needed += [
             next(row for row in rows if bridge in _bridges([row]))
             for bridge in sorted(_bridges(rows) - _bridges(needed))
         ]
         for micro in micros:
             for row in needed:
-                deep = micro and max(r.waves for r in micro) >= row.waves
+                deep = micro and max(r.passes for r in micro) >= row.passes
                 if not deep or not _bridges([row]) <= _bridges(micro):
                     micro.append(_silent(row))
     return out
