@@ -18,13 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from rim_bench.methods.layout import Layout
 from rim_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +318,8 @@ def bridge_macs(name: str, bridge: nn.Module) -> int:
     """Multiply-accumulates of a bridge for one slot: its linear layers, each run once; norms and activations are not
     counted.
     """
+    from torch import nn
+
     for module in bridge.modules():
         own = list(module.parameters(recurse=False))
         if not isinstance(module, nn.Linear) and any(p.ndim > 1 for p in own):
