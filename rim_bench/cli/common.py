@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.util.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -193,6 +194,11 @@ def write_tables(runs: list[Run], damaged: list[Damaged], out: Path, *, print_it
     if print_it:
         console = Console()
         console.print(made.to_rich(console.width))
+
+
+def execution_of(context: typer.Context) -> ExecutionContext:
+    """What the process that runs this command shares it with."""
+    return context.obj or ALONE
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def cost(
 
 @app.command()
 def sweep(
+    context: typer.Context,
     runs: Annotated[
         list[str] | None, typer.Argument(help="Run ids or folders. Default: all trained ones in the results folder.")
     ] = None,
@@ -111,7 +112,7 @@ def sweep(
 
     What is done already is not done again.
     """
-    from rim_bench.cli.common import check_split, chosen_runs, reporter_for, run_options
+    from rim_bench.cli.common import check_split, chosen_runs, execution_of, reporter_for, run_options
 
     check_split(split)
     knobs = _knobs(knob)
@@ -134,7 +135,14 @@ def sweep(
         for one in damaged:
             reporter.note(f"{one.path.name} is left out: {one.reason}")
         points = turn(
-            chosen, options, reporter, knobs=knobs, split=split, temperature=temperature, sample_seed=sample_seed
+            chosen,
+            options,
+            reporter,
+            knobs=knobs,
+            split=split,
+            temperature=temperature,
+            sample_seed=sample_seed,
+            execution=execution_of(context),
         )
     for point in points:
         share = sum(bool(i["correct"]) for i in point.run.read_items(point.key)) / point.summary["n"]
@@ -199,6 +207,7 @@ def leaderboard(
 
 @app.command()
 def study(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A study file (TOML); its folder receives runs, tables and pictures.")],
     data: Annotated[
         Path | None, typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files.")
@@ -219,17 +228,17 @@ def study(
 
     What is done already is not done again.
     """
-    from rim_bench.cli.common import reporter_for
+    from rim_bench.cli.common import execution_of, reporter_for
     from rim_bench.runs.study_file import read_study, run_study, studies_of, wanted_sets, write_results
 
-    way = grid.way_of(locals())
+    way, execution = grid.way_of(locals()), execution_of(context)
     made = read_study(file, data=data, device=device, strategy=strategy, processes=processes)
-    studies = studies_of(made, elsewhere=way.elsewhere)
+    studies = studies_of(made, elsewhere=way.elsewhere, execution=execution)
     if way.dry_run:
         grid.print_plan(studies, way)
         return
     with reporter_for() as reporter, way.runner(studies, reporter, wanted_sets(made)) as runner:
-        runs = run_study(made, studies, reporter, runner)
+        runs = run_study(made, studies, reporter, runner, execution)
     if code := grid.report(runner):
         typer.echo("tables and pictures are made when every cell has its result", err=True)
         raise typer.Exit(code)

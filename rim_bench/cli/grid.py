@@ -17,6 +17,7 @@ from rim_bench.engine.distributed.environment import started
 from rim_bench.util.errors import UsageError, unknown
 
 if TYPE_CHECKING:
+    from rim_bench.engine.execution import ExecutionContext
     from rim_bench.runs.grid import Failure, Runner
     from rim_bench.runs.options import Options
     from rim_bench.runs.stored_runs import EvaluationSets
@@ -135,7 +136,7 @@ def tasks_of(given: str, files: Sequence[str] | None) -> list[str]:
 
 
 def run_requests(
-    requests: Sequence[Options], wanted: EvaluationSets, controls: bool, way: Way
+    requests: Sequence[Options], wanted: EvaluationSets, controls: bool, way: Way, execution: ExecutionContext
 ) -> tuple[list[Run], Runner | None]:
     """Everything that `rim-bench run` does for its tasks but the table; returns the finished runs, and the runner if
     there was one.
@@ -146,11 +147,11 @@ def run_requests(
     from rim_bench.runs.study import Study
     from rim_bench.runs.warm_starts import evaluate_controls, warm_options
 
-    studies = [Study(request, elsewhere=way.elsewhere) for request in requests]
+    studies = [Study(request, elsewhere=way.elsewhere, execution=execution) for request in requests]
     needed = [study.controls() if controls else ((), ()) for study in studies]
     if controls:
         pick_device(requests[0].device)  # some of them are evaluations, which this process makes
-        studies = [Study(study.with_controls(), elsewhere=way.elsewhere) for study in studies]
+        studies = [Study(study.with_controls(), elsewhere=way.elsewhere, execution=execution) for study in studies]
     if way.dry_run:
         print_plan(studies, way)
         return [], None
@@ -160,15 +161,15 @@ def run_requests(
         with way.runner(studies, reporter, wanted) as runner:
             made = run_all(studies, runner, reporter)
             for study, asked, (held, _), arms in zip(studies, requests, needed, made, strict=True):
-                evaluate_controls(arms, held, asked, reporter)
+                evaluate_controls(arms, held, asked, reporter, execution)
                 runs += arms
                 warm = [
-                    Study(request, elsewhere=way.elsewhere)
+                    Study(request, elsewhere=way.elsewhere, execution=execution)
                     for request in (warm_options(study, arms, held) if arms else ())
                 ]
                 runs += [run for some in run_all(warm, runner, reporter) for run in some]
         if runner is None:
-            evaluate_sets(runs, sets, requests[0], reporter, EvalOptions(turned=False))
+            evaluate_sets(runs, sets, requests[0], reporter, EvalOptions(turned=False), execution)
         for item in {item.control.label: item for _, left in needed for item in left}.values():
             reporter.note(f"control {item.control.label} was not run: {item.reason}")
     return runs, runner

@@ -1,4 +1,4 @@
-"""Which of the processes that one command was started as runs it; the others work for it."""
+"""Which of the processes that one command was started as runs it; the others are its workers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rim_bench.engine.distributed.environment import check_asked, rank, started
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.util.errors import UsageError
 
 COMMANDS = (
@@ -20,22 +21,20 @@ COMMANDS = (
 
 
 @contextmanager
-def leads_command(arguments: Sequence[str]) -> Iterator[bool]:
-    """Whether this process is to run the command: the only one, or the one that leads.
-
-    One that follows does its part here, and yields False when the command is over.
+def execution_of_command(arguments: Sequence[str]) -> Iterator[ExecutionContext | None]:
+    """What this process shares the command with; None for a worker, which has done its part by then.
 
     Raises:
         UsageError: processes that do not find each other, or another number of them than asked for.
     """
     first = rank() == 0 or started() == 1  # a RANK that something left in the environment names no other process
     if not arguments or arguments[0] not in COMMANDS:
-        yield first
+        yield ALONE if first else None
         return
     if first:
         check_asked()
     if started() == 1:
-        yield True
+        yield ALONE
         return
     if "RANK" not in os.environ:
         raise UsageError(
@@ -49,9 +48,9 @@ def leads_command(arguments: Sequence[str]) -> Iterator[bool]:
         from rim_bench.evaluate.follower import follow
 
         follow(team)
-        yield False
+        yield None
         return
     try:
-        yield True
+        yield ExecutionContext(team)
     finally:
         team.close()

@@ -51,11 +51,12 @@ from rim_bench.cli.common import (
     Tuning,
     check_split,
     chosen_runs,
+    execution_of,
     reporter_for,
     run_options,
     write_tables,
 )
-from rim_bench.cli.launch import leads_command
+from rim_bench.cli.launch import execution_of_command
 from rim_bench.util.errors import UsageError, sentence, unknown
 
 app = typer.Typer(
@@ -71,6 +72,7 @@ app.add_typer(bench.app)
 
 @app.command()
 def run(
+    context: typer.Context,
     methods: Methods = EMBEDDED_METHODS,
     task: Annotated[
         str, typer.Option("--task", "-t", help="Tasks' names or YAML files, separated by commas; see `list tasks`.")
@@ -122,7 +124,7 @@ def run(
     way = grid.way_of(values)
     requests = grid.requests_of(values, run_options)
     wanted = data_module.wanted_sets(suite, eval_tasks, include_path, strict_sets)
-    runs, runner = grid.run_requests(requests, wanted, controls, way)
+    runs, runner = grid.run_requests(requests, wanted, controls, way, execution_of(context))
     if runs:
         write_tables(runs, [], out, print_it=True)
         typer.echo(f"runs: {out / 'runs'}/   tables: {out / 'table.md'}, {out / 'table.csv'}")
@@ -131,6 +133,7 @@ def run(
 
 @app.command()
 def train(
+    context: typer.Context,
     methods: Methods = EMBEDDED_METHODS,
     task: TaskName = "chain",
     model: Model = None,
@@ -164,7 +167,7 @@ def train(
     options = run_options(locals())
     from rim_bench.runs.study import Study
 
-    study = Study(options)
+    study = Study(options, execution=execution_of(context))
     with reporter_for() as reporter:
         runs = study.run(reporter, evaluation=False)
     for done in runs:
@@ -175,6 +178,7 @@ def train(
 
 @app.command("eval")
 def eval_(
+    context: typer.Context,
     runs: Annotated[list[str], typer.Argument(help="Trained runs: ids or folders.")],
     task: Annotated[str | None, typer.Option("--task", "-t", help="Another task than the run's own.")] = None,
     data: Data = None,
@@ -218,17 +222,25 @@ def eval_(
     from rim_bench.runs.stored_runs import EvalOptions, accuracy_text, evaluate_sets, evaluate_stored, plan_sets
     from rim_bench.storage.run_folder import Store
 
-    sampling = sampling_of(votes, temperature, sample_seed)
+    sampling, execution = sampling_of(votes, temperature, sample_seed), execution_of(context)
     found = [Store(out).find(name) for name in runs]
     with reporter_for() as reporter:
         sets = plan_sets(wanted, options, reporter, split)
         for line in evaluate_sets(
-            found, sets, options, reporter, EvalOptions(split, effort, sampling, split_passes, repeat)
+            found, sets, options, reporter, EvalOptions(split, effort, sampling, split_passes, repeat), execution
         ):
             reporter.note(line)
         for one in found if task is not None or not wanted.any else ():
             summary = evaluate_stored(
-                one, options, effort, split, reporter, sampling=sampling, split_passes=split_passes, repeat=repeat
+                one,
+                options,
+                effort,
+                split,
+                reporter,
+                sampling=sampling,
+                split_passes=split_passes,
+                repeat=repeat,
+                execution=execution,
             )
             reporter.note(f"{one.id}: {accuracy_text(one, summary)}")
 
@@ -328,7 +340,7 @@ def lm_eval(context: typer.Context) -> None:
     """
     from rim_bench.evaluate.lm_eval_model import lm_eval_main
 
-    lm_eval_main(context.args)
+    lm_eval_main(context.args, execution_of(context))
 
 
 class _Log(logging.StreamHandler):
@@ -373,8 +385,8 @@ def _main() -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
-        with leads_command(sys.argv[1:]) as leads:
-            code = app(standalone_mode=False) if leads else 0
+        with execution_of_command(sys.argv[1:]) as execution:
+            code = 0 if execution is None else app(standalone_mode=False, obj=execution)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from rim_bench.engine.distributed import environment
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.util.environment import cpu_model
 from rim_bench.util.errors import UsageError
 
@@ -63,21 +64,9 @@ def _refused(given: str, error: Exception) -> UsageError:
     return UsageError(f"device {given!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda")
 
 
-_together = 1
-
-
-def share(cells: int) -> None:
-    """Say how many cells of a grid may compute on this machine at a time, 0 where that is not known: they slow each
-    other, and what is
-    timed records it."""
-    global _together
-    _together = cells
-
-
-def runtime(device: torch.device) -> dict[str, Any]:
-    """What times depend on beside the method: device, processor, threads, number type, and other cells where there are
-    some.
-    """
+def runtime(device: torch.device, execution: ExecutionContext = ALONE) -> dict[str, Any]:
+    """What times depend on beside the method: device, processor, threads, number type, and runs beside this one."""
+    together = execution.runs_at_a_time
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_properties(device).name if cuda else "cpu",
@@ -86,7 +75,7 @@ def runtime(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": "bfloat16" if cuda else "float32",
         "torch": torch.__version__,
-        **({"cells_at_a_time": _together or "unknown"} if _together != 1 else {}),
+        **({"cells_at_a_time": together or "unknown"} if together != 1 else {}),
     }
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.packing import PackedModel
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import load_method
@@ -31,6 +32,7 @@ class TrainedModel:
     method: Method
     bridges: nn.ModuleDict
     spec: dict[str, Any]
+    execution: ExecutionContext = ALONE  # what its evaluations share their work and machine with
 
     @property
     def workspace(self) -> PackedModel:
@@ -70,7 +72,12 @@ def method_of(spec: dict[str, Any]) -> Method:
 
 
 def load_trained(
-    run: Run, *, device: str | torch.device = "cpu", attention: str = "sdpa", folder: Path | None = None
+    run: Run,
+    *,
+    device: str | torch.device = "cpu",
+    attention: str = "sdpa",
+    folder: Path | None = None,
+    execution: ExecutionContext = ALONE,
 ) -> TrainedModel:
     """A finished run's model, its weights verified; or the one in `folder`, a candidate of the run that the caller has
     verified.
@@ -90,4 +97,4 @@ def load_trained(
         )
     bridges.load_state_dict(state)
     backbone.model.eval()
-    return TrainedModel(backbone, method, bridges.eval(), run.spec)
+    return TrainedModel(backbone, method, bridges.eval(), run.spec, execution)

@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from rim_bench.data.answers import Kind
-from rim_bench.engine.distributed import workers
 from rim_bench.engine.distributed.workers import WorkerGroup
 from rim_bench.engine.generate import Sampling, Score, score
 from rim_bench.engine.trained_model import TrainedModel
@@ -162,7 +161,7 @@ def _spread(
         heard(len(found))
         return found
 
-    team = workers.team()
+    team = trained.execution.group
     if team is None or len(batches) < 2:
         return [mine(batch) for batch in batches]
     shares = shared(batches, team.size)

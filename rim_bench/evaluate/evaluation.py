@@ -19,7 +19,6 @@ from rim_bench.data.rows import Steps
 from rim_bench.data.task import Task
 from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import peak_memory, reset_peak, runtime
-from rim_bench.engine.distributed import workers
 from rim_bench.engine.generate import Sampling
 from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.evaluate.distributed import GenerateBatch, answer_all
@@ -358,7 +357,7 @@ def _summary(
     lm: RimLM, request: EvaluationRequest, dataset: Dataset, items: Sequence[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     timed = (lm.answerer, {e.id: lm.question(e.question) for e in dataset.examples}, request.max_tokens, UNTIL)
-    device, n = lm.backbone.device, len(items)
+    device, n, execution = lm.backbone.device, len(items), lm.trained.execution
     alone = latency(*timed)
     reset_peak(device)  # of answering a batch: what lm-eval holds and what only probes is not the method's
     together = throughput(*timed, request.batch_size)
@@ -396,9 +395,9 @@ def _summary(
         ),  # decoding alone
         "latency": alone,
         "throughput": together,
-        **({} if (team := workers.team()) is None else {"processes": team.size}),
+        **({} if execution.group is None else {"processes": execution.group.size}),
         "peak_memory_bytes": peak_memory(device),
-        "runtime": runtime(device),
+        "runtime": runtime(device, execution),
         "floor": _floor(dataset),
         "prompt_note": PROMPT_DIFFERS if lm.differs else None,
     }

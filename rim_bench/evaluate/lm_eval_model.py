@@ -10,6 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rim_bench.data.answers import Kind
 from rim_bench.data.task import Task, tasks_folder
 from rim_bench.engine.devices import pick_device
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.distributed import GenerateBatch, ScoreBatch, answer_all, score_all
 from rim_bench.evaluate.multiple_choice import ChoicePredictor, branches
@@ -49,10 +51,15 @@ COMPLAINTS = tuple(
 """Where lm-eval raises what is a user's mistake."""
 
 
-def register() -> None:
-    """Make `--model rim-bench` known to lm-eval. Safe to call twice."""
-    if NAME not in model_registry:
+def register(execution: ExecutionContext = ALONE) -> None:
+    """Make `--model rim-bench` known to lm-eval, as a model that shares its work with others. Safe to call twice."""
+    if NAME in model_registry:
+        return
+    if execution is ALONE:
         model_registry.register(NAME, target="rim_bench.evaluate.lm_eval_model:RimLM")
+    else:
+        own = {"__init__": partialmethod(RimLM.__init__, execution=execution)}
+        model_registry.register(NAME, target=type("RimLM", (RimLM,), own))
 
 
 class RimLM(TemplateLM):  # type: ignore[misc]
@@ -97,6 +104,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         sample_seed: int | None = None,
         split_passes: bool = False,
         on_batch: Callable[[int], None] | None = None,
+        execution: ExecutionContext = ALONE,
         trust_remote_code: bool = False,
         **others: Any,
     ) -> None:
@@ -121,7 +129,9 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
                 logger.warning("no GPU is available: running on the CPU instead of %s", device)
                 device = "cpu"
-            trained = load_trained(Store(Path(results)).find(str(path)), device=pick_device(device))
+            trained = load_trained(
+                Store(Path(results)).find(str(path)), device=pick_device(device), execution=execution
+            )
         self.trained, self.backbone, self.workspace, self.on_batch = (
             trained,
             trained.backbone,
@@ -384,13 +394,13 @@ def _kind(request: Instance) -> Kind:
     return "number" if found == "number" else "text" if found == "text" else "auto"
 
 
-def lm_eval_main(arguments: Sequence[str]) -> None:
+def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) -> None:
     """lm-eval's own command line with `--model rim-bench` registered, and our tasks beside its own and the user's.
 
     Raises:
         UsageError: what our model refuses, and lm-eval's own complaints about its options.
     """
-    register()
+    register(execution)
     from lm_eval._cli import HarnessCLI
     from lm_eval.utils import setup_logging
 

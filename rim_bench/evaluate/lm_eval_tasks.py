@@ -284,7 +284,7 @@ class LmEvalRequest:
                 "device": device.type,
                 **dict(self.votes),
             },
-            "runtime": runtime(device),
+            "runtime": runtime(device, lm.trained.execution),
             "weights_sha256": lm.backbone.weights_sha256(),
             "notes": notes,
         }

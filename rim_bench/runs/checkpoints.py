@@ -23,6 +23,7 @@ from rim_bench.data import answers as marks
 from rim_bench.data.datasets import Dataset
 from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import peak_memory, reset_peak
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, marked
 from rim_bench.evidence.split_protocol import FOLDER, answers, held_out
@@ -230,7 +231,11 @@ def answered(run: Run, request: EvaluationRequest) -> Record | None:
 
 
 def evaluate_candidates(
-    run: Run, request: EvaluationRequest, device: torch.device, on_items: Callable[[int, int], None] | None = None
+    run: Run,
+    request: EvaluationRequest,
+    device: torch.device,
+    on_items: Callable[[int, int], None] | None = None,
+    execution: ExecutionContext = ALONE,
 ) -> Record:
     """Let every candidate of a trained run answer the questions, and store who was right: one record for each question.
 
@@ -250,7 +255,7 @@ def evaluate_candidates(
     columns: list[list[dict[str, Any]]] = []
     total = len(found) * len(dataset.examples)
     for k, record in enumerate(found):
-        trained = load_trained(run, device=device, folder=weights_folder(run, record["step"]))
+        trained = load_trained(run, device=device, folder=weights_folder(run, record["step"]), execution=execution)
         before = k * len(dataset.examples)
         show = None if on_items is None else (lambda done, _, before=before: on_items(before + done, total))  # type: ignore[misc]
         columns.append(marked(trained, request, dataset, show))

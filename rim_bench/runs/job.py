@@ -19,6 +19,7 @@ from rim_bench.util.errors import UsageError, sentence
 from rim_bench.util.progress import TrainingStep
 
 if TYPE_CHECKING:
+    from rim_bench.engine.execution import ExecutionContext
     from rim_bench.runs.stored_runs import EvaluationSets
     from rim_bench.runs.study import Study
     from rim_bench.runs.tuning import Choice, Trial
@@ -97,15 +98,15 @@ def execute(job: Job) -> JobResult:
 def _work(job: Job, notes: RecordingReporter) -> Trial | None:
     import torch
 
-    from rim_bench.engine.devices import share
+    from rim_bench.engine.execution import ExecutionContext
     from rim_bench.runs.stored_runs import EvalOptions, evaluate_sets, plan_sets
     from rim_bench.runs.tuning import train_trial
     from rim_bench.storage.run_folder import spec_id
 
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    share(job.together)
-    study = _study(job.options)
+    execution = ExecutionContext(runs_at_a_time=job.together)
+    study = _study(job.options, execution)
     study.choose(job.choices)
     cell = next((c for c in (*study.cells, *study.trials) if spec_id(c.spec) == job.run), None)
     if cell is None:
@@ -123,7 +124,7 @@ def _work(job: Job, notes: RecordingReporter) -> Trial | None:
             sets = plan_sets(
                 job.sets, job.options, RecordingReporter()
             )  # what cannot be evaluated was said before anything began
-            evaluate_sets([run], sets, job.options, notes, EvalOptions(turned=False))
+            evaluate_sets([run], sets, job.options, notes, EvalOptions(turned=False), execution)
     return None
 
 
@@ -141,10 +142,10 @@ def _free() -> None:
 _last: Study | None = None  # a process may do several cells of one request: the data are read once
 
 
-def _study(options: Options) -> Study:
+def _study(options: Options, execution: ExecutionContext) -> Study:
     global _last
     from rim_bench.runs.study import Study
 
-    if _last is None or _last.options != options:
-        _last = Study(options)
+    if _last is None or (_last.options, _last.execution) != (options, execution):
+        _last = Study(options, execution=execution)
     return _last

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task, task_names
 from rim_bench.engine.devices import pick_device
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.generate import Sampling
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
@@ -38,13 +39,13 @@ logger = logging.getLogger(__name__)
 class LoadedRun:
     """A trained run, loaded when it is first needed."""
 
-    def __init__(self, run: Run, device: str | None, data: Path | None) -> None:
-        self.run, self.device, self.data = run, pick_device(device), data
+    def __init__(self, run: Run, device: str | None, data: Path | None, execution: ExecutionContext = ALONE) -> None:
+        self.run, self.device, self.data, self.execution = run, pick_device(device), data, execution
 
     @cached_property
     def trained(self) -> TrainedModel:
         """The model, its weights verified."""
-        return load_trained(self.run, device=self.device)
+        return load_trained(self.run, device=self.device, execution=self.execution)
 
     def told(self, name: str, questions: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """What a summary says of an evaluation on another task than the run's
@@ -100,6 +101,7 @@ def evaluate_stored(
     repeat: bool = False,
     subject: LoadedRun | None = None,
     turned: bool = True,
+    execution: ExecutionContext = ALONE,
 ) -> dict[str, Any]:
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named.
 
@@ -119,7 +121,7 @@ def evaluate_stored(
     with run.lock():
         stored = evaluated(run, request)
         if stored is None:
-            subject = subject or LoadedRun(run, options.device, options.data)
+            subject = subject or LoadedRun(run, options.device, options.data, execution)
             told = told_of(run, subject.trained, request, options.data)
             label = f"{run.id} on {request.task.name}" if told else run.id
             stored = evaluate_run(
@@ -214,7 +216,12 @@ class EvalOptions:
 
 
 def evaluate_sets(
-    runs: Iterable[Run], sets: EvaluationPlan, options: Options, reporter: Reporter, how: EvalOptions | None = None
+    runs: Iterable[Run],
+    sets: EvaluationPlan,
+    options: Options,
+    reporter: Reporter,
+    how: EvalOptions | None = None,
+    execution: ExecutionContext = ALONE,
 ) -> list[str]:
     """Every run on every set but its own task; a line about each stored evaluation.
 
@@ -228,7 +235,7 @@ def evaluate_sets(
             f"--repeat is for rim-bench's own tasks: lm-eval orders the documents of {sets.theirs[0].name!r} itself"
         )
     for run in runs:
-        subject = LoadedRun(run, options.device, options.data)
+        subject = LoadedRun(run, options.device, options.data, execution)
         missing, evaluated = dict(sets.missing), []
         own = _asked_anyway(run, how.split)
         missing = {name: reason for name, reason in missing.items() if name not in own}

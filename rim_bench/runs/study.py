@@ -23,7 +23,7 @@ from rim_bench.data.task import Task, load_task
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.devices import named_device, peak_memory, pick_device, reset_peak
 from rim_bench.engine.distributed import environment as launch_environment
-from rim_bench.engine.distributed import workers
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.pretrained import locate
 from rim_bench.engine.trained_model import TrainedModel, build_bridges, load_trained
 from rim_bench.engine.trainer import Outcome, Trainer
@@ -64,8 +64,8 @@ class Study:
         UsageError: anything in the request that does not fit, before a run starts.
     """
 
-    def __init__(self, options: Options, *, elsewhere: bool = False) -> None:
-        self.options = options
+    def __init__(self, options: Options, *, elsewhere: bool = False, execution: ExecutionContext = ALONE) -> None:
+        self.options, self.execution = options, execution
         self.task: Task = load_task(options.task)
         self.recipe = self.task.recipe
         self.store = Store(options.out)
@@ -429,11 +429,11 @@ class Study:
                     backbone.encode_example(e) for e in cell.method.transform(self.train_set.examples, cell.plan.seed)
                 ]
                 start = "recipe" if cell.is_start else self.start
-                trained = TrainedModel(backbone, cell.method, bridges, cell.spec)
+                trained = TrainedModel(backbone, cell.method, bridges, cell.spec, self.execution)
                 watcher = CheckpointSelector(run, cell.selection, trained, self.request("validation"))
                 inherited, team, strategy = (
                     self._inherited(cell),
-                    workers.team(),
+                    self.execution.group,
                     self.options.strategy or launch_environment.STRATEGIES[0],
                 )
                 trainer = Trainer(
@@ -461,7 +461,7 @@ class Study:
 
     def _processes(self) -> dict[str, Any]:
         """What records say of the processes that train; nothing where there is one."""
-        team = workers.team()
+        team = self.execution.group
         return (
             {}
             if team is None
@@ -607,7 +607,7 @@ class Study:
                 reporter.note(f"{cell.label}: evaluated already")
                 return
             if cell.selection.rule == SPLITS:
-                evaluate_candidates(run, request, self.device, show)
+                evaluate_candidates(run, request, self.device, show, self.execution)
             else:
-                evaluate_run(run, load_trained(run, device=self.device), request, show)
+                evaluate_run(run, load_trained(run, device=self.device, execution=self.execution), request, show)
             reporter.finished(cell.label)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.runs.options import Options, parse_budget
 from rim_bench.storage.selection import parse_tune
 from rim_bench.util.errors import UsageError, unknown
@@ -126,11 +127,11 @@ def read_study(
     return StudyFile(path, requests, tuple(swept), tuple(given.get("suite", ())), tuple(given.get("eval_tasks", ())))
 
 
-def studies_of(study: StudyFile, *, elsewhere: bool = False) -> list[Study]:
+def studies_of(study: StudyFile, *, elsewhere: bool = False, execution: ExecutionContext = ALONE) -> list[Study]:
     """The runs that each budget stands for; `elsewhere`: another machine computes."""
     from rim_bench.runs.study import Study
 
-    return [Study(request, elsewhere=elsewhere) for request in study.requests]
+    return [Study(request, elsewhere=elsewhere, execution=execution) for request in study.requests]
 
 
 def wanted_sets(study: StudyFile) -> EvaluationSets:
@@ -141,7 +142,11 @@ def wanted_sets(study: StudyFile) -> EvaluationSets:
 
 
 def run_study(
-    study: StudyFile, studies: Sequence[Study], reporter: Reporter, runner: Runner | None = None
+    study: StudyFile,
+    studies: Sequence[Study],
+    reporter: Reporter,
+    runner: Runner | None = None,
+    execution: ExecutionContext = ALONE,
 ) -> list[Run]:
     """Train and evaluate every run of a study that is not done yet, on all its sets, then its inference curves; returns
     the runs, by
@@ -164,10 +169,15 @@ def run_study(
     else:
         made = [one.run(reporter) for one in studies]
         evaluate_sets(
-            [run for runs in made for run in runs], sets, study.requests[0], reporter, EvalOptions(turned=False)
+            [run for runs in made for run in runs],
+            sets,
+            study.requests[0],
+            reporter,
+            EvalOptions(turned=False),
+            execution,
         )
     if chosen := [run for runs, swept in zip(made, study.swept, strict=True) if swept for run in runs]:
-        sweep(chosen, study.requests[0], reporter)
+        sweep(chosen, study.requests[0], reporter, execution=execution)
     return [run for runs in made for run in runs]
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from rim_bench.engine.devices import pick_device
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained, method_of
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record
@@ -58,6 +59,7 @@ def sweep(
     split: str = "test",
     temperature: float | None = None,
     sample_seed: int | None = None,
+    execution: ExecutionContext = ALONE,
 ) -> list[SweepPoint]:
     """Evaluate every setting of every run that is not stored yet; returns all points, each run's default evaluation
     first.
@@ -79,7 +81,7 @@ def sweep(
     for run in arms:
         if run not in trained:
             reporter.note(f"{run.id}: not trained, left out")
-    turned = [_Arm(run, stored_request(run, options, split), options, reporter) for run in trained]
+    turned = [_Arm(run, stored_request(run, options, split), options, reporter, execution) for run in trained]
     lengths: dict[str, list[int]] = {}
     caps: dict[str, set[int]] = {}
     for arm in turned:
@@ -131,8 +133,11 @@ class _Arm:
     their seeds and budgets.
     """
 
-    def __init__(self, run: Run, request: EvaluationRequest, options: Options, reporter: Reporter) -> None:
+    def __init__(
+        self, run: Run, request: EvaluationRequest, options: Options, reporter: Reporter, execution: ExecutionContext
+    ) -> None:
         self.run, self.request, self.options, self.reporter = run, request, options, reporter
+        self.execution = execution
         self.method = method_of(run.spec)
         seed = int(run.spec.get("seed", 0))
         self.label = str(run.spec["method"].get("label", self.method.name)) + (f", seed {seed}" if seed else "")
@@ -142,7 +147,8 @@ class _Arm:
     @property
     def trained(self) -> TrainedModel:
         if self._trained is None:
-            self._trained = load_trained(self.run, device=pick_device(self.options.device))
+            device = pick_device(self.options.device)
+            self._trained = load_trained(self.run, device=device, execution=self.execution)
         return self._trained
 
     def start(self) -> list[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
 from rim_bench.methods.controls import Control
 from rim_bench.runs.options import Options
@@ -47,7 +48,13 @@ def warm_options(study: Study, runs: Sequence[Run], controls: Sequence[Control])
     return out
 
 
-def evaluate_controls(runs: Sequence[Run], controls: Sequence[Control], options: Options, reporter: Reporter) -> None:
+def evaluate_controls(
+    runs: Sequence[Run],
+    controls: Sequence[Control],
+    options: Options,
+    reporter: Reporter,
+    execution: ExecutionContext = ALONE,
+) -> None:
     """The controls that are one more evaluation of a run.
 
     A run that is never asked the test questions is named, and passed over.
@@ -55,7 +62,15 @@ def evaluate_controls(runs: Sequence[Run], controls: Sequence[Control], options:
     for control in (c for c in controls if c.evaluation):
         for run in (r for r in runs if r.spec["method"]["name"] == control.method):
             try:
-                evaluate_stored(run, options, control.effort, "test", reporter, split_passes=control.split_passes)
+                evaluate_stored(
+                    run,
+                    options,
+                    control.effort,
+                    "test",
+                    reporter,
+                    split_passes=control.split_passes,
+                    execution=execution,
+                )
             except CannotBeAsked as error:
                 reporter.note(f"control {control.label} was not run: {error}")
 

@@ -33,6 +33,7 @@ from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.distributed import environment as launch_environment
 from rim_bench.engine.distributed import workers
 from rim_bench.engine.distributed.trainer import FILLER, align_micro_batches, is_filler, pad_with_dummy_rows, shard_rows
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.engine.trainer import Diverged
 from rim_bench.evaluate import distributed
@@ -111,9 +112,9 @@ def test_batches_go_to_who_has_least() -> None:
 # training
 
 
-def train_all(root: Path, strategy: str, cases: tuple[str, ...]) -> None:
+def train_all(root: Path, strategy: str, cases: tuple[str, ...], execution: ExecutionContext) -> None:
     for case in cases:
-        fit(root, case, f"{case} {strategy}", strategy)
+        fit(root, case, f"{case} {strategy}", strategy, execution=execution)
 
 
 DDP = tuple(case for case in CASES if case != "dropout")  # which draws other masks on every process
@@ -169,12 +170,12 @@ def test_one_process_alone_would_learn_something_else(trained: tuple[Path, dict[
     assert abs(a[0]["loss"] / b[0]["loss"] - 1) > 1e-2
 
 
-def look_inside(root: Path) -> None:
+def look_inside(root: Path, execution: ExecutionContext) -> None:
     """What FSDP holds: shards of everything that trains, a unit for each layer and one for the rest, and the leader's
     own model whole.
     """
-    made = CASES["coconut"].trainer(root, "inside", PLAN, "fsdp")
-    made._gather_crew(workers.team(), 0)  # type: ignore[arg-type]
+    made = CASES["coconut"].trainer(root, "inside", PLAN, "fsdp", execution=execution)
+    made._gather_crew(execution.group, 0)  # type: ignore[arg-type]
     assert made.crew is not None
     replica = made.crew.replica
     parts = [p for _, p in replica.parameters]
@@ -207,8 +208,8 @@ class Dying:
             os._exit(9)
 
 
-def break_off(root: Path, case: str, name: str, strategy: str, plan: Any) -> None:
-    fit(root, case, name, strategy, plan, journal=lambda run: Dying(run, 7))
+def break_off(root: Path, case: str, name: str, strategy: str, plan: Any, execution: ExecutionContext) -> None:
+    fit(root, case, name, strategy, plan, journal=lambda run: Dying(run, 7), execution=execution)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -253,27 +254,27 @@ class Stopping(Dying):
 # what goes wrong
 
 
-def explode(root: Path) -> None:
-    made = CASES["cot"].trainer(root, "exploding", dataclasses.replace(PLAN, lr=1e30))
+def explode(root: Path, execution: ExecutionContext) -> None:
+    made = CASES["cot"].trainer(root, "exploding", dataclasses.replace(PLAN, lr=1e30), execution=execution)
     with pytest.raises(Diverged, match="not finite at step 2"):
         made.run()
-    assert fit(root, "cot", "behind it").steps == PLAN.steps  # the others are there still
+    assert fit(root, "cot", "behind it", execution=execution).steps == PLAN.steps  # the others are there still
 
 
-def fail_between(root: Path) -> None:
-    fit(root, "cot", "failing", journal=lambda run: Stopping(run, 2))
+def fail_between(root: Path, execution: ExecutionContext) -> None:
+    fit(root, "cot", "failing", journal=lambda run: Stopping(run, 2), execution=execution)
 
 
-def fail_elsewhere(root: Path) -> None:
-    team = workers.team()
+def fail_elsewhere(root: Path, execution: ExecutionContext) -> None:
+    team = execution.group
     assert team is not None
     team.tell_all("no such job")
-    fit(root, "cot", "lost")
+    fit(root, "cot", "lost", execution=execution)
 
 
-def fail_inside(root: Path, error: type[BaseException] = MemoryError) -> None:
+def fail_inside(root: Path, error: type[BaseException] = MemoryError, *, execution: ExecutionContext) -> None:
     """Out of memory, say, in the middle of the leader's own part of a step."""
-    made = CASES["cot"].trainer(root, "inside", PLAN)
+    made = CASES["cot"].trainer(root, "inside", PLAN, execution=execution)
 
     def broken(*_: Any, **__: Any) -> Any:
         raise error
@@ -289,15 +290,16 @@ def fail_inside(root: Path, error: type[BaseException] = MemoryError) -> None:
     made.run()
 
 
-def interrupt_step(root: Path) -> None:
+def interrupt_step(root: Path, execution: ExecutionContext) -> None:
     """Ctrl-C there."""
-    fail_inside(root, KeyboardInterrupt)
+    fail_inside(root, KeyboardInterrupt, execution=execution)
 
 
-def interrupt_answers(root: Path) -> None:
+def interrupt_answers(root: Path, execution: ExecutionContext) -> None:
     """Ctrl-C in the leader's own share of the questions."""
     spec = {"method": {"name": "cot", "settings": {}}}
-    answerer = Predictor(TrainedModel(CASES["cot"].backbone(root), ChainOfThought(), nn.ModuleDict(), spec))
+    trained = TrainedModel(CASES["cot"].backbone(root), ChainOfThought(), nn.ModuleDict(), spec, execution)
+    answerer = Predictor(trained)
     asked = ((7,) * 9, (8,) * 9)
     batch = distributed.GenerateBatch([answerer.prompt(q) for q in asked], asked, 2, ())
 
@@ -307,13 +309,13 @@ def interrupt_answers(root: Path) -> None:
     distributed.answer_all(answerer, [batch] * 4, stop)
 
 
-def refuse(root: Path) -> None:
+def refuse(root: Path, execution: ExecutionContext) -> None:
     with pytest.raises(UsageError, match="--strategy fsdp has nothing to shard where only the markers' rows train"):
-        fit(root, "markers", "refused", "fsdp")
+        fit(root, "markers", "refused", "fsdp", execution=execution)
     with pytest.raises(
         UsageError, match="a batch of 1 examples cannot be shared by 2 processes: give --batch-size 2 or more"
     ):
-        Study(options(root / "small", "direct", batch_size=1))
+        Study(options(root / "small", "direct", batch_size=1), execution=execution)
     with pytest.raises(UsageError, match="--processes asks for 3 processes, but 2 were started"):
         options(root / "three", "direct", processes=3)
     assert not (root / "small").exists()
@@ -332,7 +334,7 @@ def refuse(root: Path) -> None:
     ],
 )
 def test_an_error_hangs_nobody(
-    tmp_path: Path, job: Callable[[Path], None], codes: list[int], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, job: Callable[..., None], codes: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert together(job, tmp_path, patience=60.0) == codes
     capfd.readouterr()
@@ -341,7 +343,7 @@ def test_an_error_hangs_nobody(
 # what a whole run stores
 
 
-def study(out: Path, strategy: str | None, data: Path) -> None:
+def study(out: Path, strategy: str | None, data: Path, execution: ExecutionContext = ALONE) -> None:
     given = {
         "strategy": strategy,
         "max_tokens": 3,
@@ -352,36 +354,36 @@ def study(out: Path, strategy: str | None, data: Path) -> None:
     }
     small = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 300, "dropout": 0.0}
     given["settings"] = {"rim": {"K": 2, "epochs_ground": 1, "epochs_refine": 1, "refine_dropout": 0.0}}
-    runs = Study(options(out, "rim", backbone=small, **given)).run(Heard())
-    (out / "chosen.json").write_text(json.dumps([choose(run, data) for run in runs]))
-    (out / "scored.json").write_text(json.dumps([likelihoods(run) for run in runs]))
-    if workers.team() is not None:
-        fail_at_another(runs[0])
+    runs = Study(options(out, "rim", backbone=small, **given), execution=execution).run(Heard())
+    (out / "chosen.json").write_text(json.dumps([choose(run, data, execution) for run in runs]))
+    (out / "scored.json").write_text(json.dumps([likelihoods(run, execution) for run in runs]))
+    if execution.group is not None:
+        fail_at_another(runs[0], execution)
 
 
-def choose(run: Run, data: Path) -> list[dict[str, Any]]:
+def choose(run: Run, data: Path, execution: ExecutionContext) -> list[dict[str, Any]]:
     """The choice form, whose answers are likelihoods."""
     request = EvaluationRequest(
         unregistered("prosqa_choice"), data, split="validation", max_tokens=3, batch_size=2, allow_changed=True
     )
     return [
         {k: v for k, v in item.items() if k not in TIMES}
-        for item in marked(load_trained(run), request, request.dataset())
+        for item in marked(load_trained(run, execution=execution), request, request.dataset())
     ]
 
 
-def likelihoods(run: Run) -> list[float]:
+def likelihoods(run: Run, execution: ExecutionContext) -> list[float]:
     """What other people's tasks of lm-eval ask for: continuations, and whole texts."""
-    lm = RimLM(trained=load_trained(run), batch_size=2)
+    lm = RimLM(trained=load_trained(run, execution=execution), batch_size=2)
     pairs = [(f"Tom has {n} apples.", f" {answer}") for n in range(3) for answer in ("yes", "no way")]
     asked = [Instance("loglikelihood", {}, pair, 0, metadata=("t", i, 1)) for i, pair in enumerate(pairs)]
     texts = [Instance("loglikelihood_rolling", {}, ("apple " * n,), 0, metadata=("t", n, 1)) for n in range(1, 6)]
     return [*(logprob for logprob, _ in lm.loglikelihood(asked)), *lm.loglikelihood_rolling(texts)]
 
 
-def fail_at_another(run: Run) -> None:
+def fail_at_another(run: Run, execution: ExecutionContext) -> None:
     """What goes wrong in another process is told here, and the next evaluation goes on."""
-    answerer = Predictor(load_trained(run))
+    answerer = Predictor(load_trained(run, execution=execution))
     good, bad = ((7,) * 9, (8,) * 9), ((10**6,),)
     batches = [distributed.GenerateBatch([answerer.prompt(q) for q in asked], asked, 2, ()) for asked in (good, bad)]
     with pytest.raises(RuntimeError, match=r"(?s)process 1 of 2 failed:.*index out of range"):
@@ -453,8 +455,8 @@ def test_a_model_travels_with_its_ties(tmp_path: Path) -> None:
     assert together(receive, tmp_path) == [0, 0]
 
 
-def receive(root: Path) -> None:
-    team = workers.team()
+def receive(root: Path, execution: ExecutionContext) -> None:
+    team = execution.group
     assert team is not None
     backbone = CASES["cot"].backbone(root)
     packed, tensors = packing(backbone)
@@ -511,7 +513,10 @@ def test_the_number_is_checked_where_it_is_right(monkeypatch: pytest.MonkeyPatch
     launch_environment.check_asked()
     launch_environment.check_asked(2)
     launch_environment.check_strategy("fsdp")
-    with pytest.raises(UsageError, match="WORLD_SIZE=2 in the environment, but no RANK"), launch.leads_command(["run"]):
+    with (
+        pytest.raises(UsageError, match="WORLD_SIZE=2 in the environment, but no RANK"),
+        launch.execution_of_command(["run"]),
+    ):
         pass
 
 
@@ -519,18 +524,21 @@ def test_commands_that_compute_nothing_are_the_leaders(monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in (0, 1):
         monkeypatch.setenv("RANK", str(rank))
-        with launch.leads_command(["table", "--out", "results"]) as leads:
-            assert leads == (rank == 0)
+        with launch.execution_of_command(["table", "--out", "results"]) as execution:
+            assert (execution is not None) == (rank == 0)
 
 
 @pytest.mark.parametrize("command", ["table", "run"])
 def test_a_stray_rank_makes_no_follower(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without WORLD_SIZE nobody else was started: a process that did nothing would be silence with exit code 0."""
     monkeypatch.setenv("RANK", "1")
-    with launch.leads_command([command]) as leads:
-        assert leads
+    with launch.execution_of_command([command]) as execution:
+        assert execution is not None
     monkeypatch.setenv("RIM_BENCH_PROCESSES", "2")
-    with pytest.raises(UsageError, match="asks for 2 processes, but 1 was started"), launch.leads_command(["run"]):
+    with (
+        pytest.raises(UsageError, match="asks for 2 processes, but 1 was started"),
+        launch.execution_of_command(["run"]),
+    ):
         pass
 
 
@@ -561,8 +569,8 @@ def test_accelerate_must_see_all_of_them(tmp_path: Path) -> None:
     assert together(alone_with_accelerate, tmp_path) == [0, 0]
 
 
-def alone_with_accelerate(_: Path) -> None:
-    team = workers.team()
+def alone_with_accelerate(_: Path, execution: ExecutionContext) -> None:
+    team = execution.group
     assert team is not None
     with pytest.raises(UsageError, match="3 processes were started, but accelerate works with 2"):
         workers.accelerator(workers.WorkerGroup(0, 3, team.control), torch.device("cpu"))

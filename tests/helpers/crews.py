@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from rim_bench.baselines.coconut import Coconut
 from rim_bench.baselines.cot import ChainOfThought
 from rim_bench.baselines.rim_as_prompt import RimAsPrompt
-from rim_bench.cli.launch import leads_command
+from rim_bench.cli.launch import execution_of_command
 from rim_bench.compute.backbones import resolve_backbone
 from rim_bench.engine.backbone import Backbone
-from rim_bench.engine.distributed import workers
+from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import build_bridges
 from rim_bench.engine.trainer import Outcome, Trainer
 from rim_bench.methods.layout import Layout, Segment
@@ -80,13 +80,15 @@ class Case:
         plan: TrainingPlan,
         strategy: str = "ddp",
         journal: Callable[[Run], Any] = lambda run: run,
+        execution: ExecutionContext = ALONE,
     ) -> Trainer:
         run = Store(root).open({"method": {"name": name}, "task": {"name": "none"}})
         backbone = self.backbone(root)
         bridges = build_bridges(self.method, backbone, 0)
         if self.method.trains == "markers":
             backbone.train_markers_only()
-        return Trainer(backbone, self.method, bridges, DATA, plan, journal(run), team=workers.team(), strategy=strategy)
+        team = execution.group
+        return Trainer(backbone, self.method, bridges, DATA, plan, journal(run), team=team, strategy=strategy)
 
     def backbone(self, root: Path) -> Backbone:
         markers = self.method.markers()
@@ -141,14 +143,14 @@ def _member(rank: int, size: int, port: int, job: Callable[..., None], arguments
     torch.set_num_threads(1)
     given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in given.items()}, MASTER_ADDR="127.0.0.1")
-    with leads_command(["run"]) as leads:
-        if leads:
-            job(*arguments)
+    with execution_of_command(["run"]) as execution:
+        if execution is not None:
+            job(*arguments, execution=execution)
 
 
 def together(job: Callable[..., None], *arguments: Any, size: int = 2, patience: float = 150.0) -> list[int | None]:
-    """Run a function of a test module as several processes would; their exit codes, the leader's first. None:
-    it had to be killed.
+    """Run a function of a test module as several processes would, which it is told of as `execution`; their exit
+    codes, the leader's first. None: it had to be killed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["crews", "test_processes", "rim_bench.evaluate.follower", *LATER])

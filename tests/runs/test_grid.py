@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from queues import Queue
 from small_runs import SMALL, Heard, contents, model, options
 
 from rim_bench.cli.grid import report, way_of
-from rim_bench.engine import devices
 from rim_bench.evidence.ranking import contests
 from rim_bench.report.comparison import comparison
 from rim_bench.runs.executors import died, open_engine
@@ -33,13 +32,6 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def nothing_beside() -> Iterator[None]:
-    """What a grid says of cells that run beside each other does not outlive a test."""
-    yield
-    devices.share(1)
 
 
 class Here:
@@ -72,7 +64,6 @@ class Here:
 
     def close(self) -> None:
         self.closed = True
-        devices.share(1)  # what this process times from now on is alone
 
 
 def grid(given: Options | list[Options], **more: Any) -> tuple[list[list[Run]], Here, Runner, Heard]:

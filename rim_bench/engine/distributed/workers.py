@@ -152,20 +152,10 @@ class WorkerGroup:
 
     def close(self) -> None:
         """The leader sends the others home."""
-        global _team
-        _team = None
         if self.rank == 0 and self._sound:
             with suppress(UsageError, RuntimeError):  # they are gone already
                 self.tell_all(QUIT)
                 dist.destroy_process_group()
-
-
-_team: WorkerGroup | None = None
-
-
-def team() -> WorkerGroup | None:
-    """The processes of this program where it leads several; None for one that is alone."""
-    return _team
 
 
 def join() -> WorkerGroup:
@@ -174,7 +164,6 @@ def join() -> WorkerGroup:
     Raises:
         UsageError: they do not find each other, or are another number than the launcher said.
     """
-    global _team
     rank, size = environment.rank(), environment.started()
     local = int(os.environ.get("LOCAL_RANK", rank))
     if torch.cuda.is_available() and local < torch.cuda.device_count():
@@ -189,10 +178,7 @@ def join() -> WorkerGroup:
         raise UsageError(
             f"process {rank} of {size} does not find the others ({reason}): start all of them with torchrun"
         ) from error
-    made = WorkerGroup(rank, size, control)
-    if rank == 0:
-        _team = made
-    return made
+    return WorkerGroup(rank, size, control)
 
 
 def accelerator(team: WorkerGroup, device: torch.device, **options: Any) -> Accelerator:
