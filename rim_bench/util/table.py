@@ -1,62 +1,82 @@
-"""A table of text cells as Markdown, CSV, LaTeX and for the terminal. Knows nothing of runs or methods."""
+"""A table of text cells for the terminal, as Markdown, CSV, LaTeX and JSON. Knows nothing of runs or methods."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rim_bench.util.files import Record
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
-from typing import TYPE_CHECKING
+    from rich.console import OverflowMethod, RenderableType
 
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Text cells under a caption. `short` grids are for the terminal, the others for files; None = both.
-
-    First columns matter most.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    short: bool | None = None
-
-
-@dataclass(frozen=True)
-class Section:
-    """A group as text: its grids, then the notes beneath them.
-
-    A brief one is named in the terminal, and whole in files.
-    """
-
-    title: str
-    grids: tuple[Panel, ...]
-    notes: tuple[str, ...]
-    brief: bool = False
+QUICK = "quick: not a result"
+ESCAPES = {"|": "\\|", "\n": " "}  # what Markdown would read as the end of a cell or a line
+HTML_ESCAPES = ESCAPES | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "\\`", "*": "\\*"}
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$"}
+)
 
 
 def latex_escape(text: str) -> str:
     """`text` with every character that LaTeX reads as a command spelled out."""
-    return "".join(_LATEX.get(c, c) for c in text)
+    return text.translate(_LATEX)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One grid of text cells under a caption. The first columns matter most."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    short: bool | None = None  # True: for the terminal only; False: for files only; None: for both
+    align: str = ""  # "l" or "r" for each column; "": the first left, the others right
+    styles: tuple[str, ...] = ()  # terminal style of each row's second cell, which Markdown sets bold
+
+    @property
+    def sides(self) -> str:
+        """ "l" or "r" for each column."""
+        return self.align or "l" + "r" * (len(self.columns) - 1)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Panels and the notes beneath them. The terminal only names a brief one; files have it whole."""
+
+    title: str
+    panels: tuple[Panel, ...]
+    notes: tuple[str, ...]
+    brief: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a table is set. The defaults are those of a comparison of runs."""
+
+    level: int = 1  # of the Markdown heading
+    rule: str = "---"  # between the Markdown header and the rows
+    escapes: Mapping[str, str] | None = None  # of a cell, character -> its spelling in Markdown; None: `ESCAPES`
+    escape_notes: bool = False  # the same for notes and the foot
+    bullet: str = "- "  # before a note in the terminal
+    overflow: OverflowMethod | None = None  # how the terminal breaks a word that is too long; None: cells stay whole
+    keep: int | None = 2  # columns that stay where the terminal is too narrow for all; None: all do
+    centered: bool = False  # the title of a panel in the terminal
+
+
+SMALL = Look(level=2, rule=" --- ", bullet="", overflow="ellipsis", keep=None)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison as text; `records` are its numbers, one per row and level (fractions, not per cent), under
-    `columns`.
-    """
+    """Sections of text cells, and the numbers behind them: `records` under `columns` (fractions, not per cent)."""
 
     title: str
     quick: bool
@@ -65,30 +85,39 @@ class Table:
     columns: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     file: str = "table.md"  # where the columns are that a terminal has no room for
+    lead: str = ""  # a paragraph under the Markdown heading
+    lead_style: str | None = None  # its terminal style, behind the panels; None: files only
+    foot: tuple[str, ...] = ()  # lines at the end
+    document: Record | None = None  # what JSON holds where that is more than the records
+    look: Look = Look()
+
+    @classmethod
+    def of_rows(
+        cls,
+        title: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        *,
+        align: str = "",
+        styles: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        foot: Sequence[str] = (),
+        records: Sequence[Record] | None = None,
+        document: Record | None = None,
+        look: Look = SMALL,
+    ) -> Table:
+        """A table of one panel, whose caption is the title. Without `records`, the cells are the records."""
+        panel = Panel("", tuple(columns), tuple(map(tuple, rows)), align=align, styles=tuple(styles))
+        if records is None:
+            records = [dict(zip(panel.columns, row, strict=True)) for row in panel.rows]
+        names = tuple(records[0]) if records else panel.columns
+        section = Section("", (panel,), tuple(notes))
+        return cls(title, False, (section,), tuple(records), names, foot=tuple(foot), document=document, look=look)
 
     @property
     def heading(self) -> str:
         """The title, with the stamp where one is due."""
         return f"{self.title} ({QUICK})" if self.quick else self.title
-
-    def to_markdown(self) -> str:
-        """GitHub Markdown."""
-        out = [f"# {self.heading}", ""]
-        if self.quick:
-            out += [f"> {QUICK}", ""]
-
-        def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-        for section in self.sections:
-            out += [f"## {section.title}", ""]
-            for grid in (g for g in section.grids if not g.short):
-                rule = "|---|" + "---:|" * (len(grid.columns) - 1)
-                out += [grid.caption, "", line(grid.columns), rule, *map(line, grid.rows), ""]
-            out += [*(f"- {note}" for note in section.notes), ""]
-        if self.left_out:
-            out += ["Left out:", "", *(f"- {text}" for text in self.left_out), ""]
-        return "\n".join(out)
 
     def frame(self) -> pd.DataFrame:
         """The records as a pandas frame. A column of whole numbers stays one where some records lack it."""
@@ -102,65 +131,110 @@ class Table:
         return frame
 
     def to_csv(self) -> str:
-        """Tidy CSV: one line per row and set of questions, fractions, bounds, hashes, run ids."""
+        """Tidy CSV: one line for each record."""
         return str(self.frame().to_csv(index=False, lineterminator="\n"))
 
+    def to_json(self) -> str:
+        """The document, or the records with the title and the notes."""
+        notes = [note for section in self.sections for note in section.notes] + list(self.foot)
+        records = {"schema": 1, "title": self.heading, "records": list(self.records), "notes": notes}
+        return json.dumps(self.document or records | {"left_out": list(self.left_out)}, indent=2)
+
+    def to_markdown(self) -> str:
+        """GitHub Markdown."""
+        look, spelled = self.look, str.maketrans(dict(self.look.escapes or ESCAPES))
+
+        def row(cells: Sequence[str], bold: int | None = None) -> str:
+            texts = [cell.translate(spelled) for cell in cells]
+            return "| " + " | ".join(f"**{text}**" if k == bold else text for k, text in enumerate(texts)) + " |"
+
+        def line(text: str) -> str:
+            return text.translate(spelled) if look.escape_notes else text
+
+        out = [f"{'#' * look.level} {self.heading}", ""] if self.title else []
+        out += [f"> {QUICK}", ""] if self.quick else []
+        out += [self.lead, ""] if self.lead else []
+        for section in self.sections:
+            out += [f"## {section.title}", ""] if section.title else []
+            mark = "" if section.title else "#" * (look.level + 1) + " "
+            for panel in (p for p in section.panels if not p.short):
+                rules = (look.rule if side == "l" else look.rule.replace("---", "---:") for side in panel.sides)
+                out += [mark + panel.caption, ""] if panel.caption else []
+                out += [row(panel.columns), f"|{'|'.join(rules)}|"]
+                out += [*(row(cells, 1 if panel.styles else None) for cells in panel.rows), ""]
+            if section.notes or not self.foot:
+                out += [*(f"- {line(note)}" for note in section.notes), ""]
+        if self.left_out:
+            out += ["Left out:", "", *(f"- {text}" for text in self.left_out), ""]
+        return "\n".join([*out, *map(line, self.foot), ""] if self.foot else out)
+
     def to_latex(self) -> str:
-        """One booktabs table per grid (needs \\usepackage{booktabs})."""
+        """One booktabs table for each panel (needs \\usepackage{booktabs})."""
+        import pandas as pd
+
         out = [f"% {self.heading}"]
         for section in self.sections:
-            for grid in (g for g in section.grids if not g.short):
-                caption = f"{section.title}. {grid.caption}." + (f" {QUICK}." if self.quick else "")
-                body = [" & ".join(map(latex_escape, row)) + r" \\" for row in (grid.columns, *grid.rows)]
-                out += [r"\begin{table}", r"\centering", rf"\caption{{{latex_escape(caption)}}}"]
-                out += [
-                    rf"\begin{{tabular}}{{l{'r' * (len(grid.columns) - 1)}}}",
-                    r"\toprule",
-                    body[0],
-                    r"\midrule",
-                    *body[1:],
-                ]
-                out += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+            for panel in (p for p in section.panels if not p.short):
+                caption = (". ".join(filter(None, (section.title, panel.caption))) or self.title) + "."
+                caption += f" {QUICK}." if self.quick else ""
+                frame = pd.DataFrame(
+                    [list(map(latex_escape, row)) for row in panel.rows], columns=list(map(latex_escape, panel.columns))
+                )
+                text = frame.style.hide(axis="index").to_latex(
+                    column_format=panel.sides, position_float="centering", hrules=True, caption=latex_escape(caption)
+                )
+                out.append(text)
             out += [*(f"% {note}" for note in section.notes), ""]
-        return "\n".join(out)
+        return "\n".join([*out, *(f"% {text}\n" for text in self.foot)])
 
-    def to_rich(self, width: int = 100) -> RenderableType:
-        """For the terminal: fewer columns, the last ones dropped until `width` holds them."""
-        from rich.console import Group as Stack
-        from rich.table import Table as RichTable
+    def to_rich(self, width: int | None = 100) -> RenderableType:
+        """For the terminal: fewer columns, the last ones dropped until `width` holds them (None: no limit)."""
+        from rich.console import Group
         from rich.text import Text
 
-        parts: list[RenderableType] = [Text(self.heading, style="bold")]
+        titled = any(section.title for section in self.sections)
+        parts: list[RenderableType] = [Text(self.heading, style="bold")] if titled else []
+        lead = [] if self.lead_style is None else [Text(self.lead, style=self.lead_style)]
         for section in (s for s in self.sections if not s.brief):
-            parts.append(Text(f"\n{section.title}"))
-            for grid in (g for g in section.grids if g.short is not False):
-                keep = _fitting(grid, width)
-                more = len(grid.columns) - keep
-                table = RichTable(
-                    title=Text(grid.caption + (f" (+{more} in {self.file})" if more else "")), title_justify="left"
-                )
-                for k, name in enumerate(grid.columns[:keep]):
-                    header = textwrap.fill(name, _width(grid, k), break_long_words=False)
-                    table.add_column(Text(header), justify="left" if k == 0 else "right", no_wrap=True)
-                for row in grid.rows:
-                    table.add_row(*map(Text, row[:keep]))
-                parts.append(table)
-            parts += [Text(f"- {note}") for note in section.notes]
+            parts += [Text(f"\n{section.title}")] if section.title else []
+            parts += [self._rich_panel(p, width) for p in section.panels if p.short is not False]
+            parts += [*lead, *(Text(f"{self.look.bullet}{note}") for note in section.notes)]
+            lead = []
         if brief := [Text(f"- {s.title}") for s in self.sections if s.brief]:
             parts += [Text(f"\nin full in {self.file}:"), *brief]
         parts += [Text(f"left out: {text}") for text in self.left_out]
-        return Stack(*parts)
+        return Group(*parts, *(Text(text.rstrip(), style="dim") for text in self.foot))
 
+    def _rich_panel(self, panel: Panel, width: int | None) -> RenderableType:
+        """The panel with the columns that fit, and how many were left out."""
+        from rich.table import Table as RichTable
+        from rich.text import Text
 
-def _width(grid: Panel, column: int) -> int:
-    """Characters that a column needs: cells are not broken, the header may break at spaces."""
-    return max([*map(len, grid.columns[column].split()), *(len(row[column]) for row in grid.rows)])
-
-
-def _fitting(grid: Panel, width: int) -> int:
-    """How many leading columns fit into `width` with their borders; at least two stay."""
-    ends = itertools.accumulate((3 + _width(grid, k) for k in range(len(grid.columns))), initial=1)
-    return max(2, sum(end <= width for end in ends) - 1)
-
-
-QUICK = "quick: not a result"
+        look, names = self.look, list(panel.columns)
+        if look.overflow is None:  # only the header may break, at spaces
+            needed = [max(map(len, (*n.split(), *(row[k] for row in panel.rows)))) for k, n in enumerate(names)]
+            names = [textwrap.fill(n, w, break_long_words=False) for n, w in zip(names, needed, strict=True)]
+        else:
+            needed = [max(map(len, column)) for column in zip(names, *panel.rows, strict=True)]
+        shown = len(names)
+        if look.keep is not None and width is not None:
+            ends = itertools.accumulate(needed, lambda end, w: end + 3 + w, initial=1)
+            shown = max(look.keep, sum(end <= width for end in ends) - 1)
+        caption = panel.caption or self.heading
+        if shown < len(names) and look.overflow is None:
+            caption += f" (+{len(names) - shown} in {self.file})"
+        justify: Literal["center", "left"] = "center" if look.centered else "left"
+        table = RichTable(title=Text(caption) if caption else None, title_justify=justify)
+        for name, side in zip(names[:shown], panel.sides[:shown], strict=True):
+            table.add_column(
+                Text(name),
+                justify="left" if side == "l" else "right",
+                no_wrap=look.overflow is None,
+                overflow=look.overflow or "ellipsis",
+            )
+        for k, row in enumerate(panel.rows):
+            cells = list(map(Text, row[:shown]))
+            if panel.styles:
+                cells[1].stylize(panel.styles[k])
+            table.add_row(*cells)
+        return table

@@ -179,7 +179,7 @@ def test_a_table_of_clustered_items_goes_by_source(tmp_path: Path) -> None:
     assert pair.p == pytest.approx(tests.mcnemar(6, 14)) and pair.higher is None and pair.verdict == "tied"
     assert pair.interval.high - pair.interval.low > 0.5 and pair.detectable is not None and pair.detectable > 0.5
     table = comparison.comparison(arms(Store(tmp_path / "b")))
-    grid = next(g for g in table.sections[0].grids if g.caption.startswith("Clustered"))
+    grid = next(g for g in table.sections[0].panels if g.caption.startswith("Clustered"))
     direct = dict(zip(grid.columns, grid.rows[0], strict=True))
     assert direct["sources"] == "20" and direct["accuracy % (all), Wilson 95 %"] == "30.0 [25.7, 34.7]"
     assert (
@@ -194,7 +194,7 @@ def test_a_table_of_clustered_items_goes_by_source(tmp_path: Path) -> None:
 
 def test_items_without_a_shared_source_are_as_they_were(tmp_path: Path) -> None:
     table = comparison.comparison(arms(Store(tmp_path), size=1))
-    assert not any(g.caption.startswith("Clustered") for g in table.sections[0].grids)
+    assert not any(g.caption.startswith("Clustered") for g in table.sections[0].panels)
     assert not any("sources" in note for note in table.sections[0].notes)
     assert next(csv.DictReader(io.StringIO(table.to_csv())))["clusters"] == ""
 

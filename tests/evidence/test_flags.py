@@ -45,7 +45,7 @@ def test_good_outputs_have_no_flag(store: Store) -> None:
     runs = [arm(store, name, 0.6) for name in ("direct", "cot", "rim")]
     assert told(*runs) == []
     table = comparison.comparison(runs)
-    assert not any(g.caption.startswith("Flags") for g in table.sections[0].grids)
+    assert not any(g.caption.startswith("Flags") for g in table.sections[0].panels)
     assert {r["flags"] for r in csv.DictReader(io.StringIO(table.to_csv()))} == {""}
 
 
@@ -56,7 +56,7 @@ def test_rates_above_the_threshold(store: Store, kind: str) -> None:
     run = arm(store, "rim", 0.5, of_last(kind, allowed + 1), seed=1)
     assert told(run) == [("rim", "all", f"{100 * (allowed + 1) / N:.1f} % {kind} outputs (above 2 %)")]
     table = comparison.comparison([run])
-    (grid,) = [g for g in table.sections[0].grids if g.caption.startswith("Flags") and not g.short]
+    (grid,) = [g for g in table.sections[0].panels if g.caption.startswith("Flags") and not g.short]
     assert grid.rows == (("rim (from cot)", f"{100 * (allowed + 1) / N:.1f} % {kind} outputs (above 2 %)", "all"),)
     assert next(csv.DictReader(io.StringIO(table.to_csv())))["flags"].startswith("2.2 %")
 

@@ -36,7 +36,7 @@ def arm(store: Store, name: str, share: float, *, settings: dict[str, Any] | Non
 
 def says(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, str]]:
     (section,) = comparison.comparison(runs).sections
-    found = [g for g in section.grids if g.caption.startswith("Controls") and g.short is False]
+    found = [g for g in section.panels if g.caption.startswith("Controls") and g.short is False]
     lines = [dict(zip(g.columns, row, strict=True)) for g in found for row in g.rows]
     return {(x["control"].split(" (")[0], x["of"].split(" (")[0]): x for x in lines}
 
@@ -114,7 +114,7 @@ def test_a_start_of_its_own_needs_direct_and_pause_from_it(store: Store) -> None
     section = comparison.comparison(
         [coconut, arm(store, "direct", 0.4, start="recipe"), arm(store, "direct", 0.6)]
     ).sections[0]
-    grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+    grid = next(g for g in section.panels if g.caption.startswith("Controls") and g.short is False)
     told = {(row[0], row[2].split()[0]): row[4] for row in grid.rows}
     assert told["direct", "thinking"] == "supported" and told["direct (from cot)", "its"] == "supported"
     assert (
@@ -138,7 +138,7 @@ def blocks_removed(store: Store, rim: float, less: float, *others: Run) -> dict[
     run = arm(store, "rim", rim)
     evaluate(run, right(less), key="toy-test-0", effort=0)
     section = comparison.comparison([run, *others]).sections[0]
-    grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+    grid = next(g for g in section.panels if g.caption.startswith("Controls") and g.short is False)
     (line,) = [
         dict(zip(grid.columns, r, strict=True)) for r in grid.rows if "effort 0" in r[0] and r[1].startswith("rim")
     ]
@@ -226,9 +226,9 @@ def test_oracle_numbers_decide_nothing(store: Store) -> None:
         change=lambda k: {"blocks": [{"answer": "1", "correct": True}, {"answer": "2", "correct": False}]},
     )
     section = comparison.comparison([rim, direct]).sections[0]
-    (oracle,) = [g for g in section.grids if "never ranked" in g.caption]
+    (oracle,) = [g for g in section.panels if "never ranked" in g.caption]
     assert oracle.rows[0][2].startswith("100.0") and "oracle" in oracle.columns[2]
-    assert [g for g in section.grids if g is not oracle] == list(without.grids)
+    assert [g for g in section.panels if g is not oracle] == list(without.panels)
     assert says([rim, direct])["direct", "rim"]["the claim is"] == "not shown: tied"
 
 
@@ -255,7 +255,7 @@ def test_over_seeds_a_claim_must_pass_the_family_of_claims(store: Store) -> None
     told = says(runs)["direct", "rim"]["the claim is"]
     assert told.startswith("not shown: higher by itself (seeds p = 0.0") and "not after Holm over the claims" in told
     (section,) = comparison.comparison(runs).sections
-    paired = next(g for g in section.grids if g.caption.startswith("Paired comparisons"))
+    paired = next(g for g in section.panels if g.caption.startswith("Paired comparisons"))
     verdicts = {(r[0].split()[0], r[1].split()[0]): r[-1] for r in paired.rows}
     assert verdicts["direct", "rim"] == "rim (from cot) higher (this pair alone)"
     assert any("this pair alone" in note for note in section.notes)
@@ -270,7 +270,7 @@ def test_an_ablation_is_no_headline_where_beating_direct_is_shown_by_that_pair_a
 
     def removed(runs: Sequence[Run]) -> str:
         (section,) = comparison.comparison(runs).sections
-        grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+        grid = next(g for g in section.panels if g.caption.startswith("Controls") and g.short is False)
         (line,) = [
             dict(zip(grid.columns, r, strict=True)) for r in grid.rows if "effort 0" in r[0] and r[1].startswith("rim")
         ]
@@ -289,5 +289,5 @@ def test_split_passes_of_a_run_that_answers_nothing_show_nothing(store: Store) -
     )
     coconut = arm(store, "coconut", 0.5)
     (section,) = comparison.comparison([run, coconut]).sections
-    grid = next(g for g in section.grids if g.caption.startswith("Controls") and g.short is False)
+    grid = next(g for g in section.panels if g.caption.startswith("Controls") and g.short is False)
     assert [row[4] for row in grid.rows if "split" in row[0]] == ["not shown: every output is empty"]

@@ -42,7 +42,7 @@ def sections(found: list[RankingGroup]) -> list[tuple[str, str, float | None, li
 
 
 def grid(board: Board, caption: str, section: int = 0) -> list[dict[str, str]]:
-    found = next(g for g in board.table.sections[section].grids if caption in g.caption and not g.short)
+    found = next(g for g in board.table.sections[section].panels if caption in g.caption and not g.short)
     return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
 
 
@@ -278,7 +278,7 @@ def test_the_same_pair_has_the_same_interval_in_table_and_leaderboard(store: Sto
     runs = [
         made(store, name, 200 + 7 * s + 30 * k, seed=s) for k, name in enumerate(("direct", "rim")) for s in (0, 1, 2)
     ]
-    (pair,) = next(g for g in comparison(runs).sections[0].grids if g.caption.startswith("Paired comparisons")).rows
+    (pair,) = next(g for g in comparison(runs).sections[0].panels if g.caption.startswith("Paired comparisons")).rows
     (difference,) = grid(leaderboard(runs), "Paired differences at equal FLOPs")
     assert difference["bootstrap 95 %"] == pair[7] and difference["p (questions)"] == pair[5]
 
@@ -450,7 +450,7 @@ def test_latencies_of_different_machines_are_not_compared(store: Store, tmp_path
     evaluate(runs[1], first(500, 250), flops=90, ms=2.5, passes=2, knob="votes", value=3)
 
     def captions() -> list[str]:
-        return [g.caption for g in leaderboard(runs).table.sections[0].grids if "latency" in g.caption]
+        return [g.caption for g in leaderboard(runs).table.sections[0].panels if "latency" in g.caption]
 
     assert len(captions()) == 2
     one = {"device": "cpu", "host_cpu": "A", "threads": 1, "dtype": "float32"}

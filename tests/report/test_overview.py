@@ -65,7 +65,7 @@ def test_rows_are_methods_and_columns_are_sets(runs: list[Run]) -> None:
     made = comparison(runs)
     first = made.sections[0]
     assert first.title.startswith("All sets side by side, tiny") and len(made.sections) == 8
-    rows = cells(first.grids[0])
+    rows = cells(first.panels[0])
     assert [r["method"] for r in rows] == [f"{m} (from cot)" for m in METHODS]
     heads = list(rows[0])
     assert heads[1] == "Toy sums % (test, n=80, data cccccccc)"  # what was trained on comes first
@@ -74,13 +74,13 @@ def test_rows_are_methods_and_columns_are_sets(runs: list[Run]) -> None:
     for k, s in enumerate((*SETS, "Toy sums")):  # each cell is what the set's own section says
         own = next(x for x in made.sections[1:] if x.title.startswith(f"{s},"))
         column = next(h for h in heads if h.startswith(f"{s} "))
-        for row in cells(own.grids[0]):
+        for row in cells(own.panels[0]):
             assert next(r for r in rows if r["method"] == row["method"])[column] == row["accuracy % (all)"], k
 
 
 def test_nothing_is_averaged_over_sets(runs: list[Run]) -> None:
-    assert len(comparison(runs).sections[0].grids[0].columns) == 1 + 7
-    assert not any("mean" in c or "average" in c for c in comparison(runs).sections[0].grids[0].columns)
+    assert len(comparison(runs).sections[0].panels[0].columns) == 1 + 7
+    assert not any("mean" in c or "average" in c for c in comparison(runs).sections[0].panels[0].columns)
 
 
 @pytest.mark.parametrize("width", [100, 120])
@@ -114,11 +114,11 @@ def test_limited_and_changed_sets_and_unseen_text_are_marked(tmp_path: Path) -> 
     ask(run, "set0", 0.4, limit=60, data_registered=False, unseen_text={"questions": 3, "n": 60})
     ask(run, "set1", 0.4, unseen_text={"questions": None, "n": 60})
     made = comparison([run])
-    heads = made.sections[0].grids[0].columns
+    heads = made.sections[0].panels[0].columns
     assert "first 60 rows, changed data" in next(h for h in heads if h.startswith("set0")) and not any(
         "changed" in h for h in heads[3:]
     )
-    assert made.sections[0].grids[1].rows[1][0] == "set0, first 60 rows, changed data"
+    assert made.sections[0].panels[1].rows[1][0] == "set0, first 60 rows, changed data"
     text = made.to_markdown()
     assert (
         "3 of 60 questions hold text its tokenizer never saw" in text and "unseen text could not be looked for" in text
@@ -137,7 +137,7 @@ def test_ood_questions_of_a_mixed_set_have_a_column_of_their_own(tmp_path: Path)
         data_sha256="d" * 64,
         key="s",
     )
-    long, short = comparison([run]).sections[0].grids
+    long, short = comparison([run]).sections[0].panels
     assert [h.split(" (")[0] for h in long.columns[2:]] == ["set0, in distribution %", "set0, OOD %"]
     assert "n=40" in long.columns[2] and "n=20" in long.columns[3]
     (row,) = long.rows
@@ -213,7 +213,7 @@ def test_lm_evals_tasks_stand_apart(few: Sequence[Run]) -> None:
     assert (one["task"], one["n"], one["metric_value"], one["metric_stderr"]) == ("lm-eval:arc", 2, 0.5, 0.25)
     assert "accuracy" not in one and one["evaluator_version"] == "lm-eval 0.4.13" and one["data_sha256"] == "ab" * 32
     assert "lm-eval:arc" in made.to_csv() and ",metric,metric_value,metric_stderr" in made.to_csv().splitlines()[0]
-    (grid,) = made.sections[-1].grids
+    (grid,) = made.sections[-1].panels
     assert (
         made.sections[-1].title == "lm-eval tasks" and len(grid.rows) == 4 and len(grid.columns) == 1 + 8
     )  # nothing shares a column

@@ -134,10 +134,10 @@ def runs(store: Store, task: str) -> list[Run]:
 def test_they_stand_in_a_grid_of_their_own(tmp_path: Path) -> None:
     made = runs(Store(tmp_path), "gsm8k")
     without, table = comparison.comparison(made), comparison.comparison(made, published=shipped())
-    (grid,) = [g for g in table.sections[0].grids if g.caption == CAPTION]
+    (grid,) = [g for g in table.sections[0].panels if g.caption == CAPTION]
     assert table.to_csv() == without.to_csv() and "2605.30343" not in table.to_csv()
-    others = [g for g in table.sections[0].grids if "Published" not in g.caption]
-    assert others == list(without.sections[0].grids)  # no measured grid knows of them
+    others = [g for g in table.sections[0].panels if "Published" not in g.caption]
+    assert others == list(without.sections[0].panels)  # no measured grid knows of them
     rows = [dict(zip(grid.columns, r, strict=True)) for r in grid.rows]
     assert {r["method"] for r in rows[:10]} == {"direct", "rim"}  # methods with a measured row first
     coconut = next(r for r in rows if r["method"] == "coconut" and "2412.06769" in r["paper"])
@@ -151,7 +151,7 @@ def test_they_stand_in_a_grid_of_their_own(tmp_path: Path) -> None:
 
 def test_a_task_without_published_values_says_so(tmp_path: Path) -> None:
     table = comparison.comparison(runs(Store(tmp_path), "chain"), published=shipped())
-    assert not any("Published" in g.caption for g in table.sections[0].grids)
+    assert not any("Published" in g.caption for g in table.sections[0].panels)
     assert "Published values: none of task 'chain' is known." in table.sections[0].notes
 
 

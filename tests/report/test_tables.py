@@ -142,7 +142,7 @@ def coin(p: float, n: int, seed: int) -> list[bool]:
 
 
 def grid(table: Table, caption: str, section: int = 0) -> list[dict[str, str]]:
-    found = next(g for g in table.sections[section].grids if caption in g.caption and not g.short)
+    found = next(g for g in table.sections[section].panels if caption in g.caption and not g.short)
     return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
 
 
@@ -230,7 +230,7 @@ def test_what_differs_is_never_in_one_section(store: Store, other: dict[str, Any
     runs = [add(store, "direct", coin(0.5, 60, 1)), add(store, "rim", coin(0.5, 60, 2), **other)]
     table = comparison.comparison(runs)
     assert [len(grid(table, "Accuracy", s)) for s in range(len(table.sections))] == [1, 1]
-    assert not any("Paired" in g.caption for s in table.sections for g in s.grids)
+    assert not any("Paired" in g.caption for s in table.sections for g in s.panels)
 
 
 def test_rows_keep_a_fixed_order(store: Store) -> None:
@@ -284,7 +284,7 @@ def test_other_questions_are_another_section(store: Store) -> None:
     table = comparison.comparison(runs)
     assert [len(grid(table, "Accuracy", k)) for k in (0, 1)] == [2, 1]
     assert [s.title.partition("[")[2][:12] for s in table.sections] == ["questions 60", "questions 61"]
-    assert len(grid(table, "Paired")) == 1 and not any("Paired" in g.caption for g in table.sections[1].grids)
+    assert len(grid(table, "Paired")) == 1 and not any("Paired" in g.caption for g in table.sections[1].panels)
 
 
 # Other seeds, and other evaluations of the same run
@@ -374,7 +374,7 @@ def test_a_model_is_not_paired_with_itself(store: Store) -> None:
     run = train(store, "rim")
     evaluate(run, [k < 100 for k in range(400)])
     evaluate(run, [k < 300 for k in range(400)], effort=8, key="toy-test-8")
-    assert not any("Paired" in g.caption for g in comparison.comparison([run]).sections[0].grids)
+    assert not any("Paired" in g.caption for g in comparison.comparison([run]).sections[0].panels)
     other = train(store, "direct")
     evaluate(other, [k < 200 for k in range(400)])
     found = [(r["first"], r["second"]) for r in grid(comparison.comparison([run, other]), "Paired")]
@@ -612,9 +612,9 @@ def test_points_never_stand_without_their_verdict_and_questions(store: Store) ->
     given = {"levels": ("T=1", "T=5")}
     runs = [add(store, "direct", coin(0.1, 60, 1), **given), add(store, "rim", coin(0.1, 60, 2), spec=long, **given)]
     (section,) = comparison.comparison(runs).sections
-    paired = [g for g in section.grids if g.caption.startswith("Paired with")]
+    paired = [g for g in section.panels if g.caption.startswith("Paired with")]
     assert (
-        len(paired) == len([s for s in ("in distribution", "OOD") if any(s in g.caption for g in section.grids)]) == 2
+        len(paired) == len([s for s in ("in distribution", "OOD") if any(s in g.caption for g in section.panels)]) == 2
     )
     assert all(g.columns[:3] == ("method", "verdict", "points") for g in paired)
     text = shown(comparison.comparison(runs), 60)

@@ -443,7 +443,7 @@ def test_a_set_that_is_too_small_is_left_out_and_said(tmp_path: Path) -> None:
     split_protocol.answers(run).write_evaluation("toy", rows, summary | {"candidates": [{"step": 4}, {"step": 8}]})
     found, left_out = split_protocol.scored_runs([run], "test")
     (section,) = sections.split_sections(found)
-    assert not left_out and [g.caption.split(", ")[1].split(":")[0] for g in section.grids] == ["in distribution"]
+    assert not left_out and [g.caption.split(", ")[1].split(":")[0] for g in section.panels] == ["in distribution"]
     assert any("too few for the protocol" in note for note in section.notes)
     assert [r["set"] for r in sections.split_records(found)] == [
         "16-split, selects on test items, never ranked (in distribution)"
