@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fabricated import coin, evaluate, train
+from tests.helpers.fabricated import coin, evaluate, train
 
 from rim_bench.report.comparison import comparison
 from rim_bench.report.leaderboard import leaderboard
