@@ -298,7 +298,9 @@ class Report:
         """Everything as one object; questions only with `text`."""
         sets = [asdict(k) for k in self.leaks]
         for one in sets:
-            one["hits"] = [{k: v for k, v in h.items() if text or not k.endswith("question")} for h in one["hits"]]
+            one["hits"] = [
+                {k: v for k, v in h.items() if text or k not in ("question", "train_question")} for h in one["hits"]
+            ]
         train = {
             "task": self.task.name,
             "rows": len(self.train.examples),

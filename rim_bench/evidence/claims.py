@@ -13,6 +13,7 @@ ablation: it shows what the trained model depends on, and its size is withheld u
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 from rim_bench.evidence import degenerate
@@ -23,17 +24,36 @@ from rim_bench.methods.controls import ANY, CONTROLS, OWN_STARTS, Control, warm_
 from rim_bench.util.text import format_p, format_percent, format_points
 
 DIRECT = "direct"
-SUPPORTED, NOT_SHOWN, CONTRADICTED = "supported", "not shown", "contradicted"
-NO_ROW = "no row"
+
+
+class Outcome(Enum):
+    """What becomes of a claim; the value says it in words."""
+
+    SUPPORTED = "supported"
+    NOT_SHOWN = "not shown"
+    CONTRADICTED = "contradicted"
+    NO_ROW = "no row"
 
 
 class ClaimVerdict(NamedTuple):
-    """What a control says of a claim on one set of questions; `points` = method − control, "" where no number is
-    due.
-    """
+    """What a control says of a claim on one set of questions."""
 
-    points: str
-    text: str
+    outcome: Outcome
+    reason: str = ""
+    difference: float | None = None  # accuracy of method − control; None where no number is due
+    refused: str = ""  # why an ablation is no headline, so that its size is withheld
+
+    @property
+    def points(self) -> str:
+        """The difference as a cell."""
+        if self.refused:
+            return "withheld"
+        return "-" if self.difference is None else format_points(self.difference)
+
+    def text(self) -> str:
+        """The outcome with its reason."""
+        said = self.outcome.value + (f": {self.reason}" if self.reason else "")
+        return said + (f"; an ablation, refused as a headline: {self.refused}" if self.refused else "")
 
 
 class Finding(NamedTuple):
@@ -76,7 +96,9 @@ def findings(group: Group, found: Sequence[Pair]) -> list[Finding]:
         if link.other is None:
             start = link.control.start or link.row.first.spec.get("start")
             name = link.control.method if start == "recipe" else f"{link.control.method} (from {start})"
-            out.append(Finding(name, link.row.label, link.control.claim, {"": ClaimVerdict("", link.missing)}))
+            out.append(
+                Finding(name, link.row.label, link.control.claim, {"": ClaimVerdict(Outcome.NO_ROW, link.missing)})
+            )
         else:
             says = {
                 scope: _verdict(p, link.row, link.other, link.control, holm.get(id(p)))
@@ -113,41 +135,37 @@ def _links(group: Group, row: Row, control: Control, index: Mapping[tuple[str, i
         if pairs:
             yield _Link(row, control, other, pairs)
     if not rows and control.method in _GENERAL:
-        yield _Link(
-            row,
-            control,
-            None,
-            {},
-            f"{NO_ROW}: " + ("not tested" if start == "recipe" else "the gain may be the start's"),
-        )
+        yield _Link(row, control, None, {}, "not tested" if start == "recipe" else "the gain may be the start's")
 
 
 def _verdict(pair: Pair, row: Row, other: Row, control: Control, holm_seeds: float | None) -> ClaimVerdict:
-    points = format_points(pair.difference if pair.first is row else -pair.difference)
+    difference = pair.difference if pair.first is row else -pair.difference
     apart = _apart(row, other, control)
+    beside = f" ({', '.join(apart)})" if apart else ""
     if pair.higher is None:
-        floor = " (both at the floor)" if "at the floor" in pair.verdict else ""
-        return ClaimVerdict(points, f"{NOT_SHOWN}: tied{floor}" + (f" ({apart})" if apart else ""))
+        floor = " (both at the floor)" if pair.verdict.at_floor else ""
+        return ClaimVerdict(Outcome.NOT_SHOWN, f"tied{floor}{beside}", difference)
     if holm_seeds is not None and pair.p_seeds is not None and holm_seeds >= 0.05:  # of many claims some pass by chance
         word = "higher" if pair.higher is row else "lower"
         told = (
             f"by itself (seeds p = {format_p(pair.p_seeds)}), not after Holm over the claims ({format_p(holm_seeds)})"
         )
-        return ClaimVerdict(points, f"{NOT_SHOWN}: {word} {told}")
+        return ClaimVerdict(Outcome.NOT_SHOWN, f"{word} {told}", difference)
     if pair.higher is other:
-        return ClaimVerdict(points, f"{CONTRADICTED}: the control is higher" + (f" ({apart})" if apart else ""))
+        return ClaimVerdict(Outcome.CONTRADICTED, f"the control is higher{beside}", difference)
     failed = degenerate.unreadable(other, pair.scope)
     if not apart and abs(pair.difference) <= failed:  # had they been right, the control would be as good
-        apart = f"{format_percent(failed)} % of the control's outputs are empty, unparseable or capped"
-    return ClaimVerdict(points, SUPPORTED if not apart else f"{NOT_SHOWN}: higher, but {apart}")
+        apart = [f"{format_percent(failed)} % of the control's outputs are empty, unparseable or capped"]
+    if apart:
+        return ClaimVerdict(Outcome.NOT_SHOWN, f"higher, but {', '.join(apart)}", difference)
+    return ClaimVerdict(Outcome.SUPPORTED, difference=difference)
 
 
-def _apart(row: Row, other: Row, control: Control) -> str:
+def _apart(row: Row, other: Row, control: Control) -> list[str]:
     """What else than the control differs between the two rows."""
     texts = [] if budget_of(row.first.spec) == budget_of(other.first.spec) else ["another training budget"]
     settings, theirs = (r.first.spec["method"].get("settings") or {} for r in (row, other))
-    texts += _differing(control, settings, theirs)
-    return ", ".join(texts)
+    return texts + _differing(control, settings, theirs)
 
 
 def _differing(control: Control, settings: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -205,13 +223,9 @@ def _dependence(
     c: PairedDifference[Whole], family: tuple[float, float | None], floor: float, reason: str | None
 ) -> ClaimVerdict:
     """`reason`: why the size is withheld."""
-    _, higher = c.judged(family[0], floor)
-    if family[1] is not None and family[1] >= 0.05:
-        higher = None
-    word = NOT_SHOWN if higher is None else SUPPORTED if higher is c.first else CONTRADICTED
-    if reason is None:
-        return ClaimVerdict(format_points(c.value), word)
-    return ClaimVerdict("withheld", f"{word}; an ablation, refused as a headline: {reason}")
+    winner = c.judged(family[0], floor, family[1]).winner
+    outcome = Outcome.NOT_SHOWN if winner is None else Outcome.SUPPORTED if winner is c.first else Outcome.CONTRADICTED
+    return ClaimVerdict(outcome, difference=c.value, refused=reason or "")
 
 
 def beaten_direct(
@@ -229,7 +243,7 @@ def beaten_direct(
         return "there is no separately trained direct of its start and budget"
     for direct in directs:
         pair = index.get((scope.name, id(row), id(direct))) or index.get((scope.name, id(direct), id(row)))
-        alone = pair is not None and (claims[id(pair)] >= 0.05 if id(pair) in claims else pair.alone)
+        alone = pair is not None and (claims[id(pair)] >= 0.05 if id(pair) in claims else pair.verdict.only_alone)
         if pair is None or pair.higher is not row or alone:
             return f"{row.label} is not shown to beat {direct.label}"
     return None
@@ -244,7 +258,7 @@ def _same_answers(row: Row, one: Row) -> ClaimVerdict:
             total, apart = total + 1, apart + (item.get(field) != other.get(field))
             answered += item.get(field) not in (None, "")
     if not answered:
-        return ClaimVerdict("", f"{NOT_SHOWN}: every output is empty")
+        return ClaimVerdict(Outcome.NOT_SHOWN, "every output is empty")
     if apart:
-        return ClaimVerdict("", f"{CONTRADICTED}: other answers to {apart:,} of {total:,} questions")
-    return ClaimVerdict("", f"{SUPPORTED}: the same answers to all {total:,} questions; only times may differ")
+        return ClaimVerdict(Outcome.CONTRADICTED, f"other answers to {apart:,} of {total:,} questions")
+    return ClaimVerdict(Outcome.SUPPORTED, f"the same answers to all {total:,} questions; only times may differ")

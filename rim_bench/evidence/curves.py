@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rim_bench.evidence.rows import ComparisonKey, Evaluation, Group, Row
+from rim_bench.evidence.rows import ComparisonKey, Evaluation, Group, LeftOut, Reason, Row
 from rim_bench.evidence.stats import intervals
 from rim_bench.util.files import canonical
 
@@ -128,8 +128,8 @@ class Curve:
         return (f"by {self.knob}" if self.knob else "") + (f" ({self.note})" if self.note else "")
 
 
-def curves_of(group: Group, found: Iterable[Evaluation]) -> tuple[list[Curve], list[str]]:
-    """The curves of a group's rows, and a line for each setting that no curve could take.
+def curves_of(group: Group, found: Iterable[Evaluation]) -> tuple[list[Curve], list[LeftOut]]:
+    """The curves of a group's rows, and each setting that no curve could take.
 
     `found` are evaluations with `summary["curve"]` of any runs (`compare.read(runs, curve=True)`); those of other
     groups are passed over. A point needs an evaluation of every seed of its row, on the same items and with the same
@@ -139,21 +139,19 @@ def curves_of(group: Group, found: Iterable[Evaluation]) -> tuple[list[Curve], l
     for e in found:
         by_run.setdefault(e.run, []).append(e)
     curves: list[Curve] = []
-    left_out: list[str] = []
+    left_out: list[LeftOut] = []
     rows = [r for r in group.rows if r.first.default]
     taken: set[tuple[str, str]] = set()
     for row in rows:
-        made, lines = _curves(row, by_run, group.facts, taken)
+        made, missing = _curves(row, by_run, group.facts, taken)
         curves += made
-        left_out += lines
+        left_out += missing
     runs = {p.run for r in rows for p in r.parts}
     missed = [
         e for run in sorted(runs) for e in by_run.get(run, ()) if e.facts == group.facts and (e.run, e.key) not in taken
     ]
-    left_out += [
-        f"{e.run}: {_setting(e)} is no point of a curve: no default evaluation on the same items and settings"
-        for e in missed
-    ]
+    why = "is no point of a curve: no default evaluation on the same items and settings"
+    left_out += [LeftOut(e.run, Reason.NO_POINT, f"{_setting(e)} {why}") for e in missed]
     return curves, left_out
 
 
@@ -170,10 +168,10 @@ def _base(e: Evaluation, knob: str) -> str:
 
 def _curves(
     row: Row, by_run: Mapping[str, Sequence[Evaluation]], facts: ComparisonKey, taken: set[tuple[str, str]]
-) -> tuple[list[Curve], list[str]]:
+) -> tuple[list[Curve], list[LeftOut]]:
     """The curves of one row; adds what it took to `taken`."""
     knobs: dict[tuple[str, str], dict[float, dict[str, Evaluation]]] = {}  # knob and note -> value -> run -> evaluation
-    lines: list[str] = []
+    left_out: list[LeftOut] = []
     for part in row.parts:
         for e in sorted(by_run.get(part.run, ()), key=lambda e: e.key):
             knob = e.summary.get("knob")
@@ -186,11 +184,10 @@ def _curves(
             runs = knobs.setdefault((str(knob["name"]), note), {}).setdefault(float(knob["value"]), {})
             taken.add((e.run, e.key))
             if runs.setdefault(part.run, e) is not e:
-                lines.append(
-                    f"{row.label}: {_setting(e)} was evaluated twice for seed {part.seed}; {e.key} is left out"
-                )
+                detail = f"{_setting(e)} was evaluated twice for seed {part.seed}; {e.key} is left out"
+                left_out.append(LeftOut(row.label, Reason.TWICE, detail))
     if not knobs:
-        return [Curve(row, None, "", (Point(row, None, None, True),))], lines
+        return [Curve(row, None, "", (Point(row, None, None, True),))], left_out
     curves = []
     names = [name for name, _ in knobs]
     for (name, note), values in sorted(knobs.items()):
@@ -198,16 +195,14 @@ def _curves(
         points = [Point(row, name, _default_value(row, name), True)]
         for value, runs in sorted(values.items()):
             if missing := [str(p.seed) for p in row.parts if p.run not in runs]:
-                lines.append(
-                    f"{row.label}: {name}={value:g} is no point of its curve: not evaluated for seed "
-                    f"{', '.join(missing)}"
-                )
+                detail = f"{name}={value:g} is no point of its curve: not evaluated for seed {', '.join(missing)}"
+                left_out.append(LeftOut(row.label, Reason.NO_POINT, detail))
                 continue
-            points.append(Point(Row(row.label, tuple(runs[p.run] for p in row.parts)), name, value, False, note))
+            points.append(Point(replace(row, parts=tuple(runs[p.run] for p in row.parts)), name, value, False, note))
         ids = list(row.first.items)
         points.sort(key=lambda p: (p.cost("flops", ids) or 0.0, p.value or 0.0, not p.default))
         curves.append(Curve(row, name, note, tuple(points)))
-    return curves, lines
+    return curves, left_out
 
 
 def _default_value(row: Row, knob: str) -> float | None:
@@ -249,7 +244,8 @@ class MatchedAccuracy:
     @property
     def label(self) -> str:
         """The row, and the setting where it is not the default."""
-        return self.curve.row.label if self.setting == "default" else f"{self.curve.row.label}, {self.setting}"
+        default = self.measured and self.parts[0][0].default
+        return self.curve.row.label if default else f"{self.curve.row.label}, {self.setting}"
 
     @property
     def setting(self) -> str:

@@ -45,7 +45,13 @@ class Flag(NamedTuple):
 
     row: Row
     scope: Subset
-    text: str
+    finding: str
+    bound: str = ""  # what it is held against: "above 2 %"
+
+    @property
+    def text(self) -> str:
+        """The finding with its bound."""
+        return self.finding + (f" ({self.bound})" if self.bound else "")
 
 
 def flags(group: Group, found: Sequence[Pair]) -> list[Flag]:
@@ -53,9 +59,9 @@ def flags(group: Group, found: Sequence[Pair]) -> list[Flag]:
     out = []
     for row in group.rows:
         for scope in (s for s in group.scopes if not s.level):
-            out += [Flag(row, scope, text) for text in (*_failures(row, scope), *_one_answer(group, row, scope))]
+            out += [*_failures(row, scope), *_one_answer(group, row, scope)]
         if row.method == "cot":
-            out += [Flag(row, group.scopes[0], text) for text in _collapse(group, row, found)]
+            out += _collapse(group, row, found)
     return out
 
 
@@ -90,14 +96,19 @@ def _seeds(row: Row, hit: int) -> str:
     return f", in {hit} of {len(row.parts)} seeds" if len(row.parts) > 1 else ""
 
 
-def _failures(row: Row, scope: Subset) -> Iterator[str]:
+def _failures(row: Row, scope: Subset) -> Iterator[Flag]:
     for kind in KINDS:
         rates = _rates(row, scope, kind)
         if hit := sum(r > FAILING for r in rates):
-            yield f"{format_percent(max(rates))} % {kind} outputs{_seeds(row, hit)} (above {100 * FAILING:g} %)"
+            yield Flag(
+                row,
+                scope,
+                f"{format_percent(max(rates))} % {kind} outputs{_seeds(row, hit)}",
+                f"above {100 * FAILING:g} %",
+            )
 
 
-def _one_answer(group: Group, row: Row, scope: Subset) -> Iterator[str]:
+def _one_answer(group: Group, row: Row, scope: Subset) -> Iterator[Flag]:
     bar = max(ONE_ANSWER, (1 + group.floor(scope)[1]) / 2)
     worst: tuple[float, str] = (0.0, "")
     hit = 0
@@ -112,13 +123,11 @@ def _one_answer(group: Group, row: Row, scope: Subset) -> Iterator[str]:
             hit += 1
             worst = max(worst, (share, answer))
     if hit:
-        yield (
-            f"one answer, {worst[1]!r}, to {format_percent(worst[0])} % of the questions{_seeds(row, hit)} (at or "
-            f"above {format_percent(bar)} %)"
-        )
+        finding = f"one answer, {worst[1]!r}, to {format_percent(worst[0])} % of the questions{_seeds(row, hit)}"
+        yield Flag(row, scope, finding, f"at or above {format_percent(bar)} %")
 
 
-def _collapse(group: Group, row: Row, found: Sequence[Pair]) -> Iterator[str]:
+def _collapse(group: Group, row: Row, found: Sequence[Pair]) -> Iterator[Flag]:
     head = group.scopes[0]
     if head.ood or not row.first.default:
         return
@@ -131,15 +140,16 @@ def _collapse(group: Group, row: Row, found: Sequence[Pair]) -> Iterator[str]:
         for pair in (p for p in found if p.scope == head and {id(p.first), id(p.second)} == {id(row), id(direct)}):
             gap = pair.difference if pair.first is direct else -pair.difference
             if gap >= COT_GAP and pair.p < 0.05:
-                yield f"{told}{format_percent(gap)} points under {direct.label} in distribution"
+                yield Flag(row, head, f"{told}{format_percent(gap)} points under {direct.label} in distribution")
                 return
     for kind in ("unparseable", "capped"):
         rates = _rates(row, head, kind)
         if hit := sum(r >= COT_FAILING for r in rates):
-            yield (
-                f"{told}{format_percent(max(rates))} % {kind} chains{_seeds(row, hit)}, while {directs[0].label} is "
+            finding = (
+                f"{format_percent(max(rates))} % {kind} chains{_seeds(row, hit)}, while {directs[0].label} is "
                 "above the floor"
             )
+            yield Flag(row, head, told + finding)
             return
 
 

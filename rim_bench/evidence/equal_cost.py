@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rim_bench.evidence.curves import CostCurve, MatchedAccuracy, same
-from rim_bench.evidence.pairs import PairedDifference, adjusted, contrasts
+from rim_bench.evidence.pairs import PairedDifference, Verdict, adjusted, contrasts
 from rim_bench.evidence.rows import Group, Row, Subset
 from rim_bench.evidence.stats.intervals import Interval, Resampler
 
@@ -85,8 +85,12 @@ class Difference:
     holm: float
     interval: Interval
     detectable: float | None
-    verdict: str
-    higher: MatchedAccuracy | None
+    verdict: Verdict[MatchedAccuracy]
+
+    @property
+    def higher(self) -> MatchedAccuracy | None:
+        """The reading that is clearly better; None where they are tied."""
+        return self.verdict.higher
 
 
 def differences(fields: Sequence[Field]) -> list[Difference]:
@@ -102,10 +106,8 @@ def differences(fields: Sequence[Field]) -> list[Difference]:
             ]
     out = []
     for (field, cost, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, _, c in drafts]), strict=True):
-        verdict, higher = c.judged(holm, field.group.floor(field.scope)[1], holm_seeds)
+        verdict = c.judged(holm, field.group.floor(field.scope)[1], holm_seeds)
         out.append(
-            Difference(
-                field.scope, cost, c.first, c.second, c.value, c.p, holm, c.interval, c.detectable, verdict, higher
-            )
+            Difference(field.scope, cost, c.first, c.second, c.value, c.p, holm, c.interval, c.detectable, verdict)
         )
     return out

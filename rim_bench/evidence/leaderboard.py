@@ -268,11 +268,12 @@ class LeaderboardNumbers:
                     }
             for d in self.compared[kind]:
                 if d.scope.name == scope.name:
+                    outcome = "first higher" if d.higher is d.first else "second higher"
                     yield {
                         "record": "difference",
                         **_row(d.first.curve.row),
                         "setting": d.first.setting,
-                        "against": d.second.curve.row.label,
+                        "against": d.second.curve.row.full_label,
                         "against_setting": d.second.setting,
                         "cost_kind": kind,
                         "cost": _digits(d.cost.value),
@@ -282,7 +283,7 @@ class LeaderboardNumbers:
                         "p": _digits(d.p, 3),
                         "holm": _digits(d.holm, 3),
                         "detectable": _digits(d.detectable, 3),
-                        "verdict": _verdict(d),
+                        "verdict": d.verdict.text(outcome),
                     }
 
     def _needs(self, scope: Subset) -> Iterator[Record]:
@@ -309,19 +310,11 @@ class LeaderboardNumbers:
 
 
 def _row(row: Row) -> Record:
-    return {"label": row.label, "method": row.method}
+    return {"label": row.full_label, "method": row.method}
 
 
 def _seeds(row: Row) -> str:
     return " ".join(str(p.seed) for p in row.parts)
-
-
-def _verdict(d: Difference) -> str:
-    """Which of the two a record names is higher, without its name."""
-    for side, word in ((d.first, "first"), (d.second, "second")):
-        if d.higher is side:
-            return word + d.verdict.removeprefix(side.label)
-    return d.verdict
 
 
 def _measures(m: MeasuredSetting) -> Record:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -46,6 +47,36 @@ class Side(Protocol):
 
 
 S = TypeVar("S", bound=Side)
+
+
+class Differs(Enum):
+    """What else than the method may explain a difference between two rows; the value says it in words."""
+
+    START = "other start"
+    BUDGET = "other budget"
+
+
+@dataclass(frozen=True)
+class Verdict(Generic[S]):
+    """What a contrast says of its two sides."""
+
+    higher: S | None  # the side that is clearly better, this pair taken by itself; None where they are tied
+    only_alone: bool = False  # not after Holm over the seeds' p of the family: nothing is ranked or headlined by it
+    at_floor: bool = False  # both sides are, so that neither is better
+    differs: tuple[Differs, ...] = ()
+
+    @property
+    def winner(self) -> S | None:
+        """The side that is clearly better also after Holm over the seeds' p: what may rank."""
+        return None if self.only_alone else self.higher
+
+    def text(self, outcome: str = "") -> str:
+        """In words; `outcome` stands for "LABEL higher" where a side is higher."""
+        if self.higher is None:
+            said = "tied (both at the floor)" if self.at_floor else "tied"
+        else:
+            said = (outcome or f"{self.higher.label} higher") + (f" ({ALONE})" if self.only_alone else "")
+        return said + "".join(f" ({d.value})" for d in self.differs)
 
 
 @dataclass(frozen=True)
@@ -107,10 +138,10 @@ class PairedDifference(Generic[S]):
         found = tests.retraining(self.first.solved, self.second.solved, self.clusters)
         return None if found is None else found.p
 
-    def judged(self, holm: float, floor: float, holm_seeds: float | None = None) -> tuple[str, S | None]:
-        """The verdict, and the side that is clearly better; `holm` and `holm_seeds` are the adjusted `p` and `p_seeds`,
-        `floor` is the best
-        constant answer's accuracy.
+    def judged(self, holm: float, floor: float, holm_seeds: float | None = None) -> Verdict[S]:
+        """The verdict; `holm` and `holm_seeds` are the adjusted `p` and `p_seeds`, `floor` is the best constant
+        answer's
+        accuracy.
 
         Clear is: adjusted p < 0.05, at least the smallest detectable difference, and, where a side has several seeds,
         more than `stats.retraining_bound`; that holds for this pair by itself, and the verdict says so where it does
@@ -122,12 +153,11 @@ class PairedDifference(Generic[S]):
         if clear and (bound := self.retraining()) is not None:
             clear = size > bound + TINY
         higher = (self.first if self.value > 0 else self.second) if clear else None
-        verdict = f"{higher.label} higher" if higher is not None else "tied"
-        if higher is not None and holm_seeds is not None and holm_seeds >= 0.05:
-            verdict += f" ({ALONE})"
+        differs = differing(self.first.row, self.second.row)
         if all(clustered.lowest(s.solved, self.clusters) <= floor + TINY for s in (self.first, self.second)):
-            higher, verdict = None, "tied (both at the floor)"
-        return verdict + "".join(f" ({text})" for text in differing(self.first.row, self.second.row)), higher
+            return Verdict(None, at_floor=True, differs=differs)
+        alone = higher is not None and holm_seeds is not None and holm_seeds >= 0.05
+        return Verdict(higher, only_alone=alone, differs=differs)
 
 
 def contrasts(
@@ -170,15 +200,18 @@ class Pair:
     holm: float
     interval: Interval
     detectable: float | None
-    verdict: str
-    higher: Row | None  # the row that is clearly better, this pair taken by itself; None where they are tied
+    verdict: Verdict[Whole]
     p_seeds: float | None = None  # over training seeds and questions, for this pair by itself
-    alone: bool = False  # it is not after Holm over the seeds' p of all pairs: nothing is ranked or headlined by that
+
+    @property
+    def higher(self) -> Row | None:
+        """The row that is clearly better, this pair taken by itself; None where they are tied."""
+        return None if self.verdict.higher is None else self.verdict.higher.row
 
     @property
     def winner(self) -> Row | None:
         """The row that is clearly better also after Holm over the seeds' p: what may rank."""
-        return None if self.alone else self.higher
+        return None if self.verdict.winner is None else self.verdict.winner.row
 
 
 @dataclass(frozen=True)
@@ -202,21 +235,17 @@ def pairs(group: Group) -> list[Pair]:
         drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope))]
     out = []
     for (scope, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, c in drafts]), strict=True):
-        verdict, higher = c.judged(holm, group.floor(scope)[1], holm_seeds)
-        best = None if higher is None else higher.row
+        verdict = c.judged(holm, group.floor(scope)[1], holm_seeds)
         (b, k), rows = c.counts, (c.first.row, c.second.row)
-        alone = best is not None and holm_seeds is not None and holm_seeds >= 0.05
-        out.append(
-            Pair(scope, *rows, c.value, b, k, c.p, holm, c.interval, c.detectable, verdict, best, c.p_seeds, alone)
-        )
+        out.append(Pair(scope, *rows, c.value, b, k, c.p, holm, c.interval, c.detectable, verdict, c.p_seeds))
     return out
 
 
-def differing(first: Row, second: Row) -> list[str]:
+def differing(first: Row, second: Row) -> tuple[Differs, ...]:
     """What else than the method may explain a difference between two rows: another start, another training budget."""
     one, two = first.first.spec, second.first.spec
-    texts = ["other start"] if one.get("start") != two.get("start") else []
-    return texts + (["other budget"] if budget_of(one) != budget_of(two) else [])
+    apart = {Differs.START: one.get("start") != two.get("start"), Differs.BUDGET: budget_of(one) != budget_of(two)}
+    return tuple(what for what, differs in apart.items() if differs)
 
 
 def rule_notes(rows: Iterable[Row]) -> Iterator[str]:

@@ -13,14 +13,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn
 
 from rim_bench.evidence import training_budgets
 from rim_bench.evidence.curves import COSTS, CostCurve, Curve, curves_of, tracks
 from rim_bench.evidence.pairs import Pair
-from rim_bench.evidence.rows import ComparisonKey, Evaluation, Group, Row, Subset, grouped, headings, read
+from rim_bench.evidence.rows import (
+    ComparisonKey,
+    Evaluation,
+    Group,
+    LeftOut,
+    Reason,
+    Row,
+    Subset,
+    grouped,
+    headings,
+    read,
+)
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical
@@ -31,7 +42,7 @@ from rim_bench.util.text import short
 class RankingGroup:
     """Rows that are ranked against each other, with their inference curves."""
 
-    group: Group  # only the rows of this contest
+    group: Group  # only the rows of this contest; their labels leave out what is `shared`
     heading: str  # of the comparable group
     closed: bool
     kind: str  # of the training budget
@@ -39,6 +50,7 @@ class RankingGroup:
     missed: bool  # the budget was not met within one step: then the row stands alone
     others: bool  # other budgets of the same group stand in other sections
     curves: tuple[Curve, ...]
+    shared: str = ""  # the words that all rows would have in brackets: "from cot"; empty where they differ
 
     @property
     def division(self) -> str:
@@ -48,11 +60,16 @@ class RankingGroup:
     @property
     def title(self) -> str:
         """The group, the division and the budget."""
+        return f"{self.heading}: {self.terms}"
+
+    @property
+    def terms(self) -> str:
+        """The division and the budget."""
         budget = training_budgets.budget_text(self.kind, self.asked)
         missed = (
             f", missed by more than one step ({training_budgets.closeness(self.group.rows[0])})" if self.missed else ""
         )
-        return f"{self.heading}: {self.division} division, {budget}{missed}"
+        return f"{self.division} division, {budget}{missed}"
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -67,15 +84,6 @@ class RankingGroup:
     def tracks(self, kind: str, scope: Subset) -> list[CostCurve]:
         """Every curve over a cost; none where that cost does not compare."""
         return tracks(self.curves, kind, scope.ids) if kind in self.kinds else []
-
-    @property
-    def ending(self) -> str:
-        """What stands in brackets behind every row's label, " (from cot)": said once, it need not be repeated.
-
-        Empty where they differ.
-        """
-        ends = {found[0] if (found := re.search(r" \([^()]*\)$", r.label)) else "" for r in self.group.rows}
-        return ends.pop() if len(ends) == 1 else ""
 
     @property
     def scopes(self) -> tuple[Subset, ...]:
@@ -114,8 +122,8 @@ def ranking(contest: RankingGroup, scope: Subset, found: Sequence[Pair]) -> list
 
 
 # From runs to contests
-def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[RankingGroup], list[str]]:
-    """The contests of stored runs, and a line for each run, evaluation or setting left out. `split` keeps one split.
+def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[RankingGroup], list[LeftOut]]:
+    """The contests of stored runs, and each run, evaluation or setting left out. `split` keeps one split.
 
     Raises:
         UsageError: no evaluation at all, or runs of one task that share no evaluator, task version, split, data and
@@ -124,23 +132,21 @@ def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[Rankin
     runs = list(runs)
     everything, left_out = read(runs, split)
     found = [e for e in everything if e.default]
-    left_out += [
-        f"{e.run}: its evaluation {e.key!r} is not at the method's default setting" for e in everything if not e.default
-    ]
+    turned = [e for e in everything if not e.default]
+    why = "is not at the method's default setting"
+    left_out += [LeftOut(e.run, Reason.OTHER_SETTING, f"its evaluation {e.key!r} {why}") for e in turned]
     if not found:
         where = f" on {split}" if split else ""
-        raise UsageError(
-            f"there is nothing to rank: no run is evaluated{where}; `rim-bench run` makes some. " + "; ".join(left_out)
-        )
+        beside = "; ".join(map(LeftOut.text, left_out))
+        raise UsageError(f"there is nothing to rank: no run is evaluated{where}; `rim-bench run` makes some. {beside}")
     found, others = shared(found)
     found, twice = one_each(found)
-    points, lines = read(runs, split, curve=True)
-    left_out += others + twice + [line for line in lines if line not in left_out and "not evaluated yet" not in line]
+    points, no_points = read(runs, split, curve=True)
+    left_out += others + twice + [o for o in no_points if o not in left_out and o.reason is not Reason.NOT_EVALUATED]
     known = {(e.run, e.facts) for e in found}
     strangers = [e for e in points if (e.run, e.facts) not in known]
-    left_out += [
-        f"{e.run}: {e.key!r} is no point of a curve: no default evaluation like it is ranked" for e in strangers
-    ]
+    why = "is no point of a curve: no default evaluation like it is ranked"
+    left_out += [LeftOut(e.run, Reason.NO_POINT, f"{e.key!r} {why}") for e in strangers]
     groups = grouped(found)
     out: list[RankingGroup] = []
     for group, heading in zip(groups, headings(groups), strict=True):
@@ -150,9 +156,9 @@ def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[Rankin
     return out, left_out
 
 
-def shared(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
+def shared(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
     """Of each task the evaluations on one split by one evaluator on one task version, data set and set of questions,
-    and a line for each of
+    and
     the others. Where every run has several such, they are those on the test split, of the newest versions, on the most
     questions.
 
@@ -160,13 +166,14 @@ def shared(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
         UsageError: no evaluation that all runs of a task have; it names what differs, and which run has which.
     """
     kept: list[Evaluation] = []
-    lines = []
+    left_out = []
     for task in sorted({_task(e) for e in found}):
         mine = [e for e in found if _task(e) == task]
         common = set.intersection(*({_variant(e) for e in mine if e.run == run} for run in {e.run for e in mine}))
         if not common:
             _refuse(task, mine)
-        best = max(common, key=_preference)
+        questions = {_variant(e): len(e.items) for e in mine}
+        best = max(common, key=lambda variant: _preference(variant, questions[variant]))
         for e in mine:
             if _variant(e) == best:
                 kept.append(e)
@@ -174,13 +181,14 @@ def shared(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
             own = [
                 f"{what} {short(v)}" for (what, _), v, b in zip(_MUST_AGREE, _variant(e), best, strict=True) if v != b
             ]
-            lines.append(f"{e.run}: its evaluation {e.key!r} is beside those that all runs have ({', '.join(own)})")
-    return kept, lines
+            detail = f"its evaluation {e.key!r} is beside those that all runs have ({', '.join(own)})"
+            left_out.append(LeftOut(e.run, Reason.OTHER_QUESTIONS, detail))
+    return kept, left_out
 
 
-def _preference(variant: tuple[str, ...]) -> tuple[Any, ...]:
+def _preference(variant: tuple[str, ...], questions: int) -> tuple[Any, ...]:
     split, evaluator, version, data, items = variant
-    return split == "test", _natural(evaluator), _natural(version), int(items.split()[0].replace(",", "")), data, items
+    return split == "test", _natural(evaluator), _natural(version), questions, data, items
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -205,9 +213,8 @@ def _refuse(task: str, found: Sequence[Evaluation]) -> NoReturn:
     raise UsageError(f"one leaderboard cannot mix {what} of task {task!r}{hint}: {told}; {advice}")
 
 
-def one_each(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
-    """One default evaluation of each run on each task, and a line for each of the others: a model is not ranked against
-    itself. It is the
+def one_each(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
+    """One default evaluation of each run on each task, and the others: a model is not ranked against itself. It is the
     one whose settings most of the runs have, not a plumbing check where there is another.
     """
 
@@ -229,13 +236,13 @@ def one_each(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
     kept: dict[tuple[str, ComparisonKey], Evaluation] = {}
     for e in sorted(found, key=rank):
         kept.setdefault((e.run, e.facts), e)
-    lines = [
-        f"{e.run}: its evaluation {e.key!r} is beside {one.key!r}: one evaluation of a run is ranked, with the "
-        "settings that most runs have"
+    why = "one evaluation of a run is ranked, with the settings that most runs have"
+    left_out = [
+        LeftOut(e.run, Reason.TWICE, f"its evaluation {e.key!r} is beside {one.key!r}: {why}")
         for e in found
         if (one := kept[e.run, e.facts]) is not e
     ]
-    return [e for e in found if kept[e.run, e.facts] is e], lines
+    return [e for e in found if kept[e.run, e.facts] is e], left_out
 
 
 def _task(e: Evaluation) -> str:
@@ -275,8 +282,12 @@ def _divide(group: Group, heading: str, curves: Sequence[Curve]) -> list[Ranking
     def add(rows: Sequence[Row], closed: bool, kind: str, asked: float | None, missed: str) -> None:
         labels = {r.label for r in rows}
         mine = tuple(c for c in curves if c.row.label in labels)
+        words = {"" if r.setting else r.words for r in rows}
+        same = words.pop() if len(words) == 1 else ""
+        if same:  # said once for all of them
+            rows, mine = [replace(r, brief=True) for r in rows], tuple(map(_brief, mine))
         part = Group(group.facts, tuple(rows))
-        out.append(RankingGroup(part, heading, closed, kind, asked, bool(missed), len(budgets) > 1, mine))
+        out.append(RankingGroup(part, heading, closed, kind, asked, bool(missed), len(budgets) > 1, mine, same))
 
     for (kind, asked, missed), rows in sorted(budgets.items(), key=lambda b: (b[0][0], b[0][1] or 0.0, b[0][2])):
         classes: dict[tuple[str, int], list[Row]] = {}
@@ -296,6 +307,12 @@ def _divide(group: Group, heading: str, curves: Sequence[Curve]) -> list[Ranking
         if not whole:
             add(rows, False, kind, asked, missed)
     return sorted(out, key=lambda c: not c.closed)
+
+
+def _brief(curve: Curve) -> Curve:
+    """The curve with a label that leaves out what its row has in brackets."""
+    points = tuple(replace(p, row=replace(p.row, brief=True)) for p in curve.points)
+    return replace(curve, row=replace(curve.row, brief=True), points=points)
 
 
 def _missed(row: Row) -> str:

@@ -11,7 +11,8 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -147,8 +148,26 @@ class Accuracy:
 class Row:
     """One method with its settings, start and effort; `parts` are its training seeds, on the same items."""
 
-    label: str
+    name: str  # of the method, with the settings that were changed
     parts: tuple[Evaluation, ...]
+    words: str = ""  # what its label has in brackets: start, budget, checkpoint
+    setting: str = ""  # what follows them: ", effort 2"
+    brief: bool = False  # whether its label leaves the words out, as where all rows of a section have the same
+
+    @property
+    def short_label(self) -> str:
+        """What it is called without the words in brackets."""
+        return self.name + self.setting
+
+    @property
+    def full_label(self) -> str:
+        """What it is called with them."""
+        return self.name + (f" ({self.words})" if self.words else "") + self.setting
+
+    @property
+    def label(self) -> str:
+        """What it is called where it stands."""
+        return self.short_label if self.brief else self.full_label
 
     @property
     def first(self) -> Evaluation:
@@ -313,19 +332,48 @@ _CURVE_FIELDS = (
 )  # of an item: what a point of a curve needs, and no more
 
 
-def read(runs: Iterable[Run], split: str | None = None, *, curve: bool = False) -> tuple[list[Evaluation], list[str]]:
-    """The stored evaluations, and a line for each run or evaluation left out. `split` keeps one split.
+class Reason(Enum):
+    """Why something stored is left out of the rows, ranks or curves."""
+
+    TRIAL = auto()  # of a learning rate
+    ON_TEST = auto()  # its checkpoint is chosen on test items
+    NO_ITEMS = auto()  # an evaluation without answers
+    NOT_EVALUATED = auto()
+    UNREADABLE = auto()  # damaged, or by an older version
+    TWICE = auto()  # beside another one that counts
+    OTHER_SETTING = auto()  # not the method's default, where only that is ranked
+    OTHER_QUESTIONS = auto()  # or another split, evaluator or version than all runs have
+    NO_POINT = auto()  # of any curve
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something stored that is left out."""
+
+    run: str  # the run's id; of a setting of a curve the row's label
+    reason: Reason
+    detail: str  # the reason in words
+
+    def text(self) -> str:
+        """A line for a list of what is left out."""
+        return f"{self.run}: {self.detail}"
+
+
+def read(
+    runs: Iterable[Run], split: str | None = None, *, curve: bool = False
+) -> tuple[list[Evaluation], list[LeftOut]]:
+    """The stored evaluations, and each run or evaluation left out. `split` keeps one split.
 
     `curve=False` gives those that are rows of a comparison, whole; `curve=True` the points of inference curves, of
     which there may
     be many: their items are cut down to whether they are correct and what they cost.
     """
     found: list[Evaluation] = []
-    left_out: list[str] = []
+    left_out: list[LeftOut] = []
     for run in sorted(runs, key=lambda r: r.id):
         try:
-            if reason := kept_apart(run.spec):
-                left_out.append(f"{run.id}: {reason}")
+            if (apart := kept_apart(run.spec)) is not None:
+                left_out.append(LeftOut(run.id, Reason[apart.name], apart.value))
                 continue
             summaries = run.evaluations()
             for key, summary in summaries.items():
@@ -341,17 +389,17 @@ def read(runs: Iterable[Run], split: str | None = None, *, curve: bool = False) 
                 if items:
                     found.append(Evaluation(run.id, key, run.spec, summary, run.training() or {}, items))
                 else:
-                    left_out.append(f"{run.id}: its evaluation {key!r} has no items")
+                    left_out.append(LeftOut(run.id, Reason.NO_ITEMS, f"its evaluation {key!r} has no items"))
             if not any(not s.get("curve") for s in summaries.values()):
-                left_out.append(f"{run.id}: not evaluated yet" + (" but for points of a curve" if summaries else ""))
+                detail = "not evaluated yet" + (" but for points of a curve" if summaries else "")
+                left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))
         except UsageError as error:
-            left_out.append(f"{run.id}: {error}")
+            left_out.append(LeftOut(run.id, Reason.UNREADABLE, str(error)))
     return found, left_out
 
 
-def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group], list[str]]:
-    """The evaluations of `runs` in comparable groups, and a line for each run or evaluation left out. `split` keeps one
-    split.
+def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group], list[LeftOut]]:
+    """The evaluations of `runs` in comparable groups, and each run or evaluation left out. `split` keeps one split.
 
     Points of inference curves are no rows: `rim_bench.evidence.curves` takes them.
     """
@@ -360,21 +408,18 @@ def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group],
     return grouped(chosen), left_out + twice
 
 
-def _once(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
-    """Without those of a run that differ from another of it in nothing that changes an answer, and a line for each of
-    them.
-    """
+def _once(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
+    """Without those of a run that differ from another of it in nothing that changes an answer, and those."""
     batches = Counter(_batch(e) for e in found)
     kept: dict[tuple[str, ComparisonKey, str], Evaluation] = {}
-    lines = []
+    twice = []
     for e in sorted(found, key=lambda e: (-batches[_batch(e)], e.key)):
         first = kept.setdefault((e.run, e.facts, _sameness(e)), e)
         if first is not e:
-            lines.append(
-                f"{e.run}: its evaluation {e.key!r} differs from {first.key!r} in nothing that changes an answer"
-            )
+            detail = f"its evaluation {e.key!r} differs from {first.key!r} in nothing that changes an answer"
+            twice.append(LeftOut(e.run, Reason.TWICE, detail))
     chosen = {id(e) for e in kept.values()}
-    return [e for e in found if id(e) in chosen], sorted(lines)
+    return [e for e in found if id(e) in chosen], sorted(twice, key=LeftOut.text)
 
 
 def _batch(e: Evaluation) -> str:
@@ -406,9 +451,9 @@ def _rows(found: Sequence[Evaluation]) -> tuple[Row, ...]:
     for parts, word in zip(same.values(), words, strict=True):
         parts.sort(key=lambda e: (e.seed, e.run, e.key))
         if len({e.seed for e in parts}) < len(parts):  # a seed twice: not seeds of one recipe, so nothing is averaged
-            rows += [Row(_label(e, word), (e,)) for e in parts]
+            rows += [_row((e,), word) for e in parts]
         else:
-            rows.append(Row(_label(parts[0], word), tuple(parts)))
+            rows.append(_row(tuple(parts), word))
     rows.sort(key=_place)
     return tuple(_told_apart(rows))
 
@@ -456,16 +501,17 @@ def _budget_words(found: Sequence[Evaluation]) -> list[str]:
     return out
 
 
-def _label(e: Evaluation, budget: str) -> str:
-    label, start, effort = _base_label(e), e.spec.get("start"), e.summary.get("effort")
-    words = [f"from {start}"] if start not in (None, "recipe") and "(from" not in label else []
+def _row(parts: tuple[Evaluation, ...], budget: str) -> Row:
+    e = parts[0]
+    name, start, effort, knob = _base_label(e), e.spec.get("start"), e.summary.get("effort"), e.summary.get("knob")
+    said = start in (None, "recipe") or "(from" in name  # a stored name may say it
+    words = [] if said else [f"from {start}"]
     words += [budget] if budget else []
     words += ["best checkpoint"] if (e.spec.get("selection") or {}).get("rule") == "best" else []
-    label += f" ({', '.join(words)})" if words else ""
-    knob = e.summary.get("knob")
+    setting = "" if effort is None else f", effort {effort}"
     if effort is None and isinstance(knob, Mapping):
-        return f"{label}, {knob.get('name')} {knob.get('value')}"
-    return label if effort is None else f"{label}, effort {effort}"
+        setting = f", {knob.get('name')} {knob.get('value')}"
+    return Row(name, parts, ", ".join(words), setting)
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
@@ -484,7 +530,7 @@ def _told_apart(rows: Sequence[Row]) -> list[Row]:
             texts = [f"{k.rsplit('.', 1)[1]}={short(mine[k])}" for k in own] or [
                 f"{row.first.run[-12:]}/{row.first.key}"
             ]
-            row = Row(f"{row.label} [{', '.join(texts)}]", row.parts)
+            row = replace(row, setting=f"{row.setting} [{', '.join(texts)}]")
         out.append(row)
     return out
 

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rim_bench.evidence.rows import LeftOut, Reason
 from rim_bench.evidence.stats.intervals import mean, spread
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import SPLIT, best, selects_on_test
@@ -152,10 +153,10 @@ class Scored:
         return self.run.training() or {}
 
     @property
-    def tuned(self) -> str:
-        """The learning rate that trials gave, their number and training FLOPs; "-" without trials."""
+    def tuned(self) -> str | None:
+        """The learning rate that trials gave, their number and training FLOPs; None without trials."""
         if (told := self.training.get("tuning")) is None:
-            return "-"
+            return None
         return f"{told['chosen']:g} ({len(told['trials'])}, {format_flops(told['flops'])})"
 
     def sets(self) -> dict[str, list[Record]]:
@@ -182,8 +183,8 @@ class Scored:
         return run_splits(items, splits=int(told["splits"]), share=float(told["share"]), seed=int(told["seed"]))
 
 
-def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Scored], list[str]]:
-    """The stored answers of the runs that select on test items, and a line for each that has none or damaged ones."""
+def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Scored], list[LeftOut]]:
+    """The stored answers of the runs that select on test items, and each that has none or damaged ones."""
     found, left_out = [], []
     for run in sorted(runs, key=lambda r: r.id):
         try:
@@ -196,7 +197,8 @@ def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Sco
             keys = [k for k, s in stored.evaluations().items() if split in (None, s.get("split"))]
             found += [Scored(run, stored.evaluation(k) or {}, tuple(stored.read_items(k))) for k in keys]
             if not keys:
-                left_out.append(f"{run.id}: its candidates have not answered the test questions yet")
+                detail = "its candidates have not answered the test questions yet"
+                left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))
         except UsageError as error:
-            left_out.append(f"{run.id}: {error}")
+            left_out.append(LeftOut(run.id, Reason.UNREADABLE, str(error)))
     return found, left_out

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rim_bench.evidence.baseline import choose, measured, setting_of
-from rim_bench.evidence.pairs import ALONE, PairedDifference, adjusted, contrasts, differing
+from rim_bench.evidence.pairs import ALONE, PairedDifference, Verdict, adjusted, contrasts, differing
 from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Row, Subset, changed_notes, grouped
 from rim_bench.evidence.stats import clustered as clustered_module
 from rim_bench.evidence.stats import intervals
@@ -65,10 +65,14 @@ class SubsetComparison:
     scope: Subset
     contrast: PairedDifference[Side]
     holm: float
-    verdict: str
-    higher: Side | None
+    verdict: Verdict[Side]
     margin: Margin
     clustered: Clustered | None  # of the difference, where items share a source
+
+    @property
+    def higher(self) -> Side | None:
+        """The system that is clearly better, this pair taken by itself; None where they are tied."""
+        return self.verdict.higher
 
     @property
     def accuracies(self) -> tuple[Accuracy, Accuracy]:
@@ -231,7 +235,7 @@ def _check_direct(direct: Row, arms: Sequence[Row], ablation: bool) -> None:
         raise UsageError(f"--baseline {name!r} is not at its default setting: give its default evaluation")
     one, two = direct.first.spec, arms[0].first.spec
     same = canonical(one.get("backbone")) == canonical(two.get("backbone"))
-    apart = [*([] if same else ["other backbone"]), *differing(direct, arms[0])]
+    apart = [*([] if same else ["other backbone"]), *(d.value for d in differing(direct, arms[0]))]
     if ablation and apart:
         raise UsageError(
             f"--baseline {name!r} does not tell what the ablated model gained ({', '.join(apart)}): train {DIRECT} "
@@ -272,10 +276,8 @@ def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemCompa
     family = adjusted([c for _, _, c in drafts])
     readings: dict[tuple[int, int], list[SubsetComparison]] = {}
     for (scope, pair, contrast), (holm, holm_seeds) in zip(drafts, family, strict=True):
-        verdict, higher = contrast.judged(holm, _floor(group, scope), holm_seeds)
-        made = SubsetComparison(
-            scope, contrast, holm, verdict, higher, _as_good(contrast, margin), _clustered(contrast)
-        )
+        verdict = contrast.judged(holm, _floor(group, scope), holm_seeds)
+        made = SubsetComparison(scope, contrast, holm, verdict, _as_good(contrast, margin), _clustered(contrast))
         readings.setdefault(pair, []).append(made)
     main = readings[0, 1]
     against = [r for pair in pairs[1:] for r in readings[pair]]
@@ -334,14 +336,17 @@ def _headline(main: SubsetComparison, ablation: bool, against: Mapping[int, Subs
     """Whether the difference may be said, and the sentence."""
     first, second = main.contrast.first, main.contrast.second
     if not ablation:
-        told = [f"{r.contrast.first.label} {100 * r.contrast.value:+.1f} points, {r.verdict}" for r in against.values()]
+        told = [
+            f"{r.contrast.first.label} {100 * r.contrast.value:+.1f} points, {r.verdict.text()}"
+            for r in against.values()
+        ]
         beside = f" Against {against[0].contrast.second.label}: {'; '.join(told)}." if told else ""
         return True, _sentence(main) + beside
     whole = _whole(first, second)
     with_arm, reading = (first, second)[whole], against[whole]
     direct = reading.contrast.second.label
-    gain = f"{100 * reading.contrast.value:+.1f} points, {reading.verdict}"
-    if reading.higher is None or reading.higher.row is not with_arm.row or ALONE in reading.verdict:
+    gain = f"{100 * reading.contrast.value:+.1f} points, {reading.verdict.text()}"
+    if reading.verdict.winner is None or reading.verdict.winner.row is not with_arm.row:
         return False, (
             f"Refused as a headline: an ablation of one trained model, whose arm {with_arm.label} does not beat the "
             "separately trained "
@@ -373,9 +378,9 @@ def _sentence(reading: SubsetComparison) -> str:
     if reading.higher is not None:
         other = second if reading.higher is first else first
         text = f"{reading.higher.label} is more accurate than {other.label} by {abs(size):.1f} points{where}"
-        text += f" ({ALONE}: not after Holm over the seeds' p)" if ALONE in reading.verdict else ""
+        text += f" ({ALONE}: not after Holm over the seeds' p)" if reading.verdict.only_alone else ""
     else:
-        text = f"{first.label} and {second.label} are {reading.verdict}{where}: {size:+.1f} points"
+        text = f"{first.label} and {second.label} are {reading.verdict.text()}{where}: {size:+.1f} points"
     if m.equivalent:
         return f"{text}; equivalent within {points}."
     if reading.higher is not None:

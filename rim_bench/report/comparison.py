@@ -12,7 +12,18 @@ from typing import Any
 from rim_bench.data.datasets import GUESS
 from rim_bench.evidence import degenerate, split_protocol, training_budgets
 from rim_bench.evidence.pairs import Pair, pairs, rule_notes
-from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Row, changed_notes, collect, headings, stamp
+from rim_bench.evidence.rows import (
+    Accuracy,
+    Evaluation,
+    Group,
+    LeftOut,
+    Reason,
+    Row,
+    changed_notes,
+    collect,
+    headings,
+    stamp,
+)
 from rim_bench.evidence.stats.intervals import mean, wilson
 from rim_bench.report import references
 from rim_bench.report import sections as sections_module
@@ -26,7 +37,6 @@ from rim_bench.report.sets import (
     transfer_notes,
 )
 from rim_bench.storage.run_folder import Damaged, Run, omitted_lines
-from rim_bench.storage.selection import ON_TEST
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
 from rim_bench.util.table import QUICK, Panel, Section, Table
@@ -188,12 +198,9 @@ def _pair_grids(group: Group, found: Sequence[Pair]) -> list[Panel]:
             least,
             *seeds,
         )
-        long.append((p.first.label, p.second.label, scope, *numbers, p.verdict))
+        long.append((p.first.label, p.second.label, scope, *numbers, p.verdict.text()))
         if p.first is group.rows[0]:
-            verdict = p.verdict
-            for label, word in ((p.first.label, "lower"), (p.second.label, "higher")):
-                if verdict.startswith(f"{label} higher"):
-                    verdict = word + verdict.removeprefix(f"{label} higher")
+            verdict = p.verdict.text("lower" if p.higher is p.first else "higher")
             line = (p.second.label, verdict, format_points(-p.difference), format_p(p.holm), least)
             short.setdefault(scope, []).append(line)
     caption = "Paired comparisons: difference in points, first minus second; Holm over all of them"
@@ -489,11 +496,11 @@ def comparison(
         UsageError: none of the runs has an evaluation that can be read.
     """
     runs = list(runs)
-    groups, left_out = collect(runs, split)
+    groups, no_rows = collect(runs, split)
     by_splits, missing = split_protocol.scored_runs(runs, split)
-    left_out = [line for line in left_out if not line.endswith(ON_TEST)]  # they have a section of their own
+    left_out = [one.text() for one in no_rows if one.reason is not Reason.ON_TEST]  # those have a section of their own
     left_out += omitted_lines(runs)
-    left_out += missing + [f"{d.path.name}: {d.reason}" for d in damaged]
+    left_out += [*map(LeftOut.text, missing), *(f"{d.path.name}: {d.reason}" for d in damaged)]
     if not groups and not by_splits:
         raise UsageError(
             "there is nothing to compare: "

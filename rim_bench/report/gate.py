@@ -16,7 +16,7 @@ import re
 from dataclasses import asdict
 from xml.etree import ElementTree
 
-from rim_bench.evidence.gate import CODES, Check, Decision, Gate, exit_code
+from rim_bench.evidence.gate import CODES, Check, Decision, Gate, GateVerdict, exit_code
 from rim_bench.util.text import format_p
 
 MARGIN_COLUMNS = (
@@ -98,11 +98,15 @@ _COLORS = {"holds": "green", "regressed": "bold red", "underpowered": "yellow"}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def title(checks: Sequence[Check]) -> str:
+def worst(checks: Sequence[Check]) -> GateVerdict:
     """The verdict on all runs."""
     code = exit_code(checks)
-    worst = next(v for v, c in CODES.items() if c == code)
-    return f"{worst} (exit code {code})"
+    return next(v for v, c in CODES.items() if c == code)
+
+
+def title(checks: Sequence[Check]) -> str:
+    """The verdict on all runs, with its exit code."""
+    return f"{worst(checks)} (exit code {exit_code(checks)})"
 
 
 def rule(gate: Gate) -> str:
@@ -206,13 +210,7 @@ def to_data(checks: Sequence[Check], gate: Gate) -> dict[str, Any]:
         )
         rows.append(named | {"decision": decision})
     asked = {"margin_points": gate.margin, "min_n": gate.min_n, "levels": list(gate.levels), "rule": rule(gate)}
-    return {
-        "schema": 1,
-        "verdict": title(checks).partition(" (")[0],
-        "exit_code": exit_code(checks),
-        **asked,
-        "checks": rows,
-    }
+    return {"schema": 1, "verdict": worst(checks), "exit_code": exit_code(checks), **asked, "checks": rows}
 
 
 def to_junit(checks: Sequence[Check], gate: Gate) -> bytes:
@@ -248,14 +246,14 @@ def _xml(text: str) -> str:
 def to_markdown(checks: Sequence[Check], gate: Gate) -> str:
     """For the job page of a CI system."""
     out = [f"## rim-bench check: {title(checks)}", "", _row(COLUMNS), "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
-    out += [_row([c if k != 1 else f"**{c}**" for k, c in enumerate(cells(check))]) for check in checks]
+    out += [_row(cells(check), bold=1) for check in checks]
     out += ["", *(f"- {_plain(line)}" for check in checks for line in sentences(check)), "", _plain(rule(gate)), ""]
     return "\n".join(out)
 
 
-def _row(values: Sequence[str]) -> str:
-    keep = [v if v.startswith("**") else _plain(v) for v in values]
-    return "| " + " | ".join(keep) + " |"
+def _row(values: Sequence[str], bold: int | None = None) -> str:
+    texts = [f"**{_plain(v)}**" if k == bold else _plain(v) for k, v in enumerate(values)]
+    return "| " + " | ".join(texts) + " |"
 
 
 def _plain(text: str) -> str:

@@ -20,7 +20,7 @@ from rim_bench.evidence.equal_cost import Cost, Difference, default_costs
 from rim_bench.evidence.leaderboard import COLUMNS, TARGETS, LeaderboardNumbers
 from rim_bench.evidence.pairs import ALONE, rule_notes
 from rim_bench.evidence.ranking import RankingGroup, contests
-from rim_bench.evidence.rows import Subset, changed_notes
+from rim_bench.evidence.rows import LeftOut, Subset, changed_notes
 from rim_bench.evidence.stats.intervals import RESAMPLES
 from rim_bench.report import sections
 from rim_bench.report.sections import selection_columns
@@ -116,13 +116,13 @@ def leaderboard(runs: Iterable[Run], *, split: str | None = None, damaged: Itera
     Raises:
         UsageError: nothing to rank, or runs that must not be in one leaderboard.
     """
-    found, left_out = contests(runs, split)
-    left_out += [f"{d.path.name}: {d.reason}" for d in damaged]
+    found, unranked = contests(runs, split)
+    left_out = (*map(LeftOut.text, unranked), *(f"{d.path.name}: {d.reason}" for d in damaged))
     sheets = [LeaderboardNumbers(c) for c in found]
     records = tuple({"section": number, **r} for number, s in enumerate(sheets, 1) for r in s.records())
     quick, columns = any(c.group.quick for c in found), (*COLUMNS, *selection_columns(records, ("tuning_flops",)))
     return Board(
-        Table(TITLE, quick, tuple(section(s) for s in sheets), records, columns, tuple(left_out), "leaderboard.md"),
+        Table(TITLE, quick, tuple(section(s) for s in sheets), records, columns, left_out, "leaderboard.md"),
         tuple(found),
     )
 
@@ -143,18 +143,7 @@ def section(sheet: LeaderboardNumbers) -> Section:
         grids += _points(sheet, scope)
         grids += [g for g in (_needed(sheet, scope), _areas(sheet, scope)) if g is not None]
     title = f"{contest.title} ({QUICK})" if contest.group.quick else contest.title
-    notes = [note.replace(contest.ending, "") for note in _notes(sheet)]
-    if contest.ending:
-        notes.insert(1, f"All rows: {contest.ending.strip(' ()')}.")
-    return Section(title, tuple(_without(g, contest.ending) for g in grids), tuple(notes))
-
-
-def _without(grid: Panel, ending: str) -> Panel:
-    """The grid without what is behind all labels; the notes say it once."""
-    if not ending:
-        return grid
-    rows = tuple(tuple(cell.replace(ending, "") for cell in row) for row in grid.rows)
-    return Panel(grid.caption, tuple(c.replace(ending, "") for c in grid.columns), rows, grid.short)
+    return Section(title, tuple(grids), tuple(_notes(sheet)))
 
 
 def cost_text(kind: str, value: float | None) -> str:
@@ -229,7 +218,7 @@ def _differences(found: Sequence[Difference], kind: str, several: bool) -> Panel
             format_p(d.p),
             format_p(d.holm),
             format_percent(d.detectable),
-            d.verdict,
+            d.verdict.text(),
         )
         rows.append((cost(d.cost), *((d.scope.name,) if several else ()), d.first.label, d.second.label, *numbers))
     names = (
@@ -308,6 +297,8 @@ def _notes(sheet: LeaderboardNumbers) -> Iterator[str]:
         f"{facts.data[:12]}; evaluator version {facts.evaluator_version}; backbone "
         f"{backbone_label(parts[0].spec.get('backbone'))}."
     )
+    if contest.shared:
+        yield f"All rows: {contest.shared}."
     yield _division(sheet)
     if budget := training_budgets.matched(group.rows):
         yield budget

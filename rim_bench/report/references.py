@@ -203,7 +203,7 @@ def section(group: Group, known: References) -> tuple[list[Panel], list[str]]:
         "Published values: secondary = read in somebody else's account, not in the authors' text; many chose "
         "checkpoints on the test set."
     ]
-    if any(line[6] != "-" for line in lines):
+    if any(known.conflicts(r) for r in found):
         notes.append(
             "Conflicting published values of one method, backbone and training set stand side by side; none is "
             "preferred."

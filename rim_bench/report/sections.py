@@ -6,12 +6,11 @@ What was chosen on validation before the test questions were seen, checkpoints a
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rim_bench.evidence.claims import NOT_SHOWN, SUPPORTED, ClaimVerdict, evaluated_controls, findings
+from rim_bench.evidence.claims import Outcome, evaluated_controls, findings
 from rim_bench.evidence.degenerate import Flag
 from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.rows import Evaluation, Group, Row, Subset
@@ -41,9 +40,7 @@ def degenerate_panels(found: Sequence[Flag]) -> list[Panel]:
     caption, names = "Flags: look at these rows' outputs before comparing them", ("method", "flag", "questions")
     out = [Panel(caption, names, tuple((f.row.label, f.text, f.scope.name) for f in found), False)]
     for scope in dict.fromkeys(f.scope.name for f in found):
-        lines = tuple(
-            (f.row.label, re.sub(r" \((at or )?above [^()]*\)$", "", f.text)) for f in found if f.scope.name == scope
-        )
+        lines = tuple((f.row.label, f.finding) for f in found if f.scope.name == scope)
         out.append(Panel(f"Flags, {scope}: look at these rows' outputs before comparing them", names[:2], lines, True))
     return out
 
@@ -58,9 +55,16 @@ def claim_panels(group: Group, found: Sequence[Pair]) -> list[Panel]:
     several = len(scopes) > 1
     long, short = [], []
     for f in told:
-        says = [f.says.get(name) or f.says.get("") or ClaimVerdict("", "") for name in scopes]
-        long.append((f.control, f.of, f.claim, *(text for s in says for text in (s.points or "-", s.text))))
-        short.append((f.control, f.of, says[0].text.split(":")[0].split(";")[0], says[0].points or "-"))
+        says = [f.says.get(name) or f.says.get("") for name in scopes]
+        long.append(
+            (
+                f.control,
+                f.of,
+                f.claim,
+                *(cell for s in says for cell in (("-", "") if s is None else (s.points, s.text()))),
+            )
+        )
+        short.append((f.control, f.of, *(("", "-") if says[0] is None else (says[0].outcome.value, says[0].points))))
     names = [n + (f" ({s})" if several else "") for s in scopes for n in ("method − control", "the claim is")]
     caption = "Controls: what each one says of the claim that it tests (points; from the paired comparisons)"
     brief = (
@@ -78,12 +82,13 @@ def claim_notes(group: Group, found: Sequence[Pair]) -> list[str]:
     """What the words mean, and the controls that have no row."""
     if not findings(group, found):
         return []
+    supported, not_shown = Outcome.SUPPORTED.value, Outcome.NOT_SHOWN.value
     out = [
-        f'Controls: "{SUPPORTED}" only where the method is called higher than its control, nothing else differs, and '
-        "the control would be "
-        f'behind even if all its empty, unparseable and capped outputs had been right; tied is "{NOT_SHOWN}". With '
-        "several seeds the "
-        "seeds' p must also stay under 0.05 after Holm over the claims of this grid."
+        f'Controls: "{supported}" only where the method is called higher than its control, nothing else differs, and '
+        "the control "
+        f'would be behind even if all its empty, unparseable and capped outputs had been right; tied is "{not_shown}". '
+        "With "
+        "several seeds the seeds' p must also stay under 0.05 after Holm over the claims of this grid."
     ]
     rows = [r for r in group.rows if r.first.default]
     missing: dict[str, list[str]] = {}
@@ -115,7 +120,7 @@ def split_sections(found: Sequence[Scored]) -> list[Section]:
 
 
 def _split_section(found: Sequence[Scored]) -> Section:
-    first, tuned = found[0], any(one.tuned != "-" for one in found)
+    first, tuned = found[0], any(one.tuned is not None for one in found)
     grids = []
     for name in first.sets():
         rows = []
@@ -127,7 +132,7 @@ def _split_section(found: Sequence[Scored]) -> Section:
             chosen = ", ".join(f"{step:,} ({n})" for step, n in sorted(counts.items()))
             size = (f"{len(result.splits[0].held):,}", f"{len(result.splits[0].scored):,}")
             main = f"{format_percent(result.accuracy)} ± {num_se(result)} split SE"
-            told = (str(one.run.spec["seed"]), *size, chosen, *([one.tuned] if tuned else []))
+            told = (str(one.run.spec["seed"]), *size, chosen, *([one.tuned or "-"] if tuned else []))
             rows.append((one.label, main, format_percent(result.last), *told))
         columns = (
             "method",

@@ -113,7 +113,7 @@ def _lines(reading: SubsetComparison) -> list[tuple[str, str]]:
     ):
         text = ("yes" if good else "not shown") + ("" if p is None else f" (p {_p(p)})")
         out.append((f"{name} within {100 * m.value:g} points", text))
-    return [*out, ("verdict", reading.verdict)]
+    return [*out, ("verdict", reading.verdict.text())]
 
 
 def _p(p: float) -> str:
@@ -163,6 +163,6 @@ def _data(reading: SubsetComparison) -> Record:
             "p_noninferior": m.p_noninferior,
             "p_equivalent": m.p_equivalent,
         },
-        "verdict": reading.verdict,
+        "verdict": reading.verdict.text(),
         "higher": None if reading.higher is None else reading.higher.label,
     }

@@ -109,7 +109,9 @@ def evaluate_stored(
     knob that was turned, or (`turned` False) the setting of a whole comparison, as in `rim-bench run --max-tokens`.
     """
     if split != "validation" and (reason := kept_apart(run.spec)):
-        raise CannotBeAsked(f"run {run.id} is not evaluated on {split}: {reason}; `rim-bench run` makes runs that are")
+        raise CannotBeAsked(
+            f"run {run.id} is not evaluated on {split}: {reason.value}; `rim-bench run` makes runs that are"
+        )
     began = time.perf_counter()
     request = stored_request(run, options, split)
     usual = int(request.task.recipe.get("max_tokens", 128))

@@ -399,9 +399,28 @@ class Store:
 
 
 FILE = "not_evaluated.json"
+_LOOKED = ": looked for "
 
 
-def omitted(run: Run) -> dict[str, str]:
+@dataclass(frozen=True)
+class Omission:
+    """Why a run was not evaluated on a set."""
+
+    reason: str
+    places: str | None = None  # where the set's files were looked for; None where they were not
+
+    @staticmethod
+    def of(stored: str) -> Omission:
+        """From what the file has."""
+        reason, looked, places = stored.partition(_LOOKED)
+        return Omission(reason, places if looked else None)
+
+    def text(self) -> str:
+        """What the file has."""
+        return self.reason + ("" if self.places is None else f"{_LOOKED}{self.places}")
+
+
+def omitted(run: Run) -> dict[str, Omission]:
     """Set -> why the run was not evaluated on it. Raises UsageError where the file is damaged."""
     path = run.path / FILE
     if not path.is_file():
@@ -409,12 +428,12 @@ def omitted(run: Run) -> dict[str, str]:
     sets = read_json(path).get("sets")
     if not isinstance(sets, dict):
         raise UsageError(f"{str(path)!r} is damaged: it has no sets; delete it")
-    return {str(name): str(reason) for name, reason in sets.items()}
+    return {str(name): Omission.of(str(reason)) for name, reason in sets.items()}
 
 
 def record_omitted(run: Run, missing: Mapping[str, str], evaluated: Iterable[str]) -> None:
     """Adds what is missing and takes out what has been evaluated since."""
-    before = omitted(run)
+    before = {name: omission.text() for name, omission in omitted(run).items()}
     now = {k: v for k, v in {**before, **missing}.items() if k not in set(evaluated)}
     if now != before:
         write_json_atomic(run.path / FILE, {"schema": 1, "sets": now})
@@ -427,8 +446,8 @@ def omitted_lines(runs: Iterable[Run]) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         try:
-            for item in omitted(run).items():
-                found.setdefault((item[0], item[1].partition(": looked for ")[0]), []).append(run.id)
+            for name, omission in omitted(run).items():
+                found.setdefault((name, omission.reason), []).append(run.id)
         except UsageError as error:
             found.setdefault(("a list of omitted sets", str(error)), []).append(run.id)
     return [

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from rim_bench.util.errors import UsageError, unknown
@@ -22,7 +23,6 @@ POINTS = 8  # candidates of a run, the last one the end of training
 TRIALS = 3
 TUNED = ("lr",)  # what can be tuned
 TIES = "the latest"  # of candidates with the same accuracy: the one that trained the longest
-ON_TEST = "its checkpoint is chosen on test items (16-split protocol): never a row beside others"
 SPLIT = {"splits": 16, "share": 0.2, "seed": 0}  # 264 of 1,319 questions are a fifth
 
 
@@ -119,15 +119,20 @@ def parse_tune(text: str | None, trials: int | None, share: float | None) -> Lea
     return LearningRateGrid(rates, 1.0 if share is None else share)
 
 
-def kept_apart(spec: Mapping[str, Any]) -> str | None:
+class Apart(Enum):
+    """Why a run is no row of a comparison or ranking; the value says it in words."""
+
+    TRIAL = "a learning-rate trial, chosen between on validation: never a row"
+    ON_TEST = "its checkpoint is chosen on test items (16-split protocol): never a row beside others"
+
+
+def kept_apart(spec: Mapping[str, Any]) -> Apart | None:
     """Why a run is no row of a comparison or ranking; None where it is one (or a start, which is left out without a
     word).
     """
     if spec.get("role") == "trial":
-        return "a learning-rate trial, chosen between on validation: never a row"
-    if selects_on_test(spec):
-        return ON_TEST
-    return None
+        return Apart.TRIAL
+    return Apart.ON_TEST if selects_on_test(spec) else None
 
 
 def selects_on_test(spec: Mapping[str, Any]) -> bool:

@@ -201,7 +201,7 @@ def test_compare_equal_systems_is_equivalent_only_with_enough_items(store: Store
         evaluate(other, coin(0.5, 200, 1 if name == "rim" else 2))
         small.append(other.id)
     (reading,) = versus(store, *big).readings
-    assert reading.verdict == "tied" and reading.margin.equivalent and (reading.margin.p_equivalent or 1) < 0.05
+    assert reading.verdict.text() == "tied" and reading.margin.equivalent and (reading.margin.p_equivalent or 1) < 0.05
     assert "equivalent within 1 point" in versus(store, *big).headline
     (reading,) = versus(store, *small).readings
     assert not reading.margin.equivalent and "not shown to be as good" in versus(store, *small).headline
@@ -317,7 +317,7 @@ def test_an_ablation_needs_a_direct_that_is_beaten_among_all_pairs(store: Store)
         f"{run}@removed" for run in three("rim", (0.58, 0.63, 0.68), knob="K", value=1, key="removed").split(",")
     )
     made = versus(store, rim, weaker, three("direct", (0.48, 0.51, 0.54)))
-    assert "higher (this pair alone)" in made.against[0].verdict and made.against[0].higher is not None
+    assert "higher (this pair alone)" in made.against[0].verdict.text() and made.against[0].higher is not None
     assert not made.allowed and "this pair alone" in made.headline
 
 

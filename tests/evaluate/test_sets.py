@@ -191,7 +191,7 @@ def test_text_that_a_tokenizer_never_saw_is_refused_in_a_sentence(
         len(heard.notes) == 1
         and "words cannot be asked of a run trained from scratch on chain: 8 of 8 questions" in heard.notes[0]
     )
-    assert "cannot be asked" in omitted(runs[0])["words"]
+    assert "cannot be asked" in omitted(runs[0])["words"].text()
     code, out, err = call("eval", runs[0].id, "--out", options.out, "--task", words, "--device", "cpu")
     assert (
         code == 2
@@ -378,7 +378,7 @@ def test_what_cannot_be_served_is_said_with_the_reason(runs: list[Run], options:
         and "samples" in sets.missing["lm-eval:own_sampled"]
     )
     assert evaluate_sets(runs[:1], sets, options, heard) == []
-    assert "ZeroDivisionError" in omitted(runs[0])["lm-eval:own_broken"] and "division" in heard.notes[-1]
+    assert "ZeroDivisionError" in omitted(runs[0])["lm-eval:own_broken"].text() and "division" in heard.notes[-1]
     with pytest.raises(UsageError, match=r"unknown task 'own_lost'.*include:.*is not found"):
         plan(options, theirs, "own_lost")
     with pytest.raises(UsageError, match=r"unknown task 'own_tex'.*did you mean 'own_text'"):

@@ -176,7 +176,7 @@ def test_a_table_of_clustered_items_goes_by_source(tmp_path: Path) -> None:
     group = collect(arms(Store(tmp_path / "a")))[0][0]
     (pair,) = pairs(group)
     assert (pair.b, pair.c) == (120, 280) and tests.mcnemar(120, 280) < 1e-10
-    assert pair.p == pytest.approx(tests.mcnemar(6, 14)) and pair.higher is None and pair.verdict == "tied"
+    assert pair.p == pytest.approx(tests.mcnemar(6, 14)) and pair.higher is None and pair.verdict.text() == "tied"
     assert pair.interval.high - pair.interval.low > 0.5 and pair.detectable is not None and pair.detectable > 0.5
     table = comparison.comparison(arms(Store(tmp_path / "b")))
     grid = next(g for g in table.sections[0].panels if g.caption.startswith("Clustered"))

@@ -222,7 +222,7 @@ def test_a_point_needs_every_seed(store: Store) -> None:
     evaluate(runs[0], first(100, 20), flops=10, knob="K", value=1)
     (curve,), left_out = curves(*runs)
     assert [p.label for p in curve.points] == ["K=2", "default"]
-    assert left_out == ["rim (from cot): K=1 is no point of its curve: not evaluated for seed 1"]
+    assert [o.text() for o in left_out] == ["rim (from cot): K=1 is no point of its curve: not evaluated for seed 1"]
     t = tracks([curve], "flops", list(curve.row.first.items))[0]
     assert t.costs == (21, 40) and t.solved[0].shape == (2, 100) and t.solved[0].mean(1).tolist() == [0.3, 0.5]
 
@@ -235,7 +235,7 @@ def test_points_on_other_questions_or_settings_are_named(rim: Run) -> None:
     )  # answers do not depend on the batch
     (curve,), left_out = curves(rim)
     assert [p.value for p in curve.points] == [1, 2, 4, 8, 11]
-    assert [line.split(" ")[1] for line in left_out] == ["K=12"]  # K=16 is of another group
+    assert [o.detail.split(" ")[0] for o in left_out] == ["K=12"]  # K=16 is of another group
 
 
 def test_temperatures_are_curves_of_their_own(store: Store) -> None:
@@ -319,11 +319,8 @@ def test_differences_at_equal_cost(store: Store) -> None:
     found = differences([field(direct, rim)])
     (one,) = found  # at direct's 30: rim halfway, 250 of 500; at rim's 40 direct does not reach
     assert one.cost.value == 30 and one.second.label == "rim (from cot), K=2 to default"
-    assert (
-        one.value == pytest.approx(0.3 - 0.5)
-        and one.higher is one.second
-        and one.verdict == "rim (from cot), K=2 to default higher"
-    )
+    assert one.value == pytest.approx(0.3 - 0.5) and one.higher is one.second
+    assert one.verdict.text() == "rim (from cot), K=2 to default higher"
     # d is −1 on 50 questions and −1/2 on 100: z = 100/√75
     assert one.p == pytest.approx(math.erfc(100 / math.sqrt(75) / math.sqrt(2))) and one.holm == one.p
     assert one.interval.low < -0.2 < one.interval.high < 0
@@ -335,7 +332,7 @@ def test_measured_settings_are_tested_as_in_the_table(store: Store) -> None:
     evaluate(rim, [6 <= k < 212 for k in range(n)], flops=30)
     evaluate(direct, first(n, 200), flops=30)
     (one,) = differences([field(direct, rim)])
-    assert one.p == tests.mcnemar(6, 12) and one.verdict == "tied" and one.higher is None
+    assert one.p == tests.mcnemar(6, 12) and one.verdict.text() == "tied" and one.higher is None
     assert one.detectable == pytest.approx(tests.detectable_difference(n, 18 / n))
 
 
@@ -351,7 +348,7 @@ def test_small_weights_do_not_count_as_whole_questions(store: Store) -> None:
     (one,) = differences([field(direct, rim)])
     assert one.value == pytest.approx((30 - 200 * 0.02) / 1000) and tests.mcnemar(30, 200) < 1e-9
     z = 26 / math.sqrt(30 + 200 * 0.02**2)
-    assert one.p == pytest.approx(math.erfc(z / math.sqrt(2))) and one.verdict == "direct (from cot) higher"
+    assert one.p == pytest.approx(math.erfc(z / math.sqrt(2))) and one.verdict.text() == "direct (from cot) higher"
 
 
 def test_seeds_of_a_setting_must_agree(store: Store) -> None:
@@ -364,7 +361,7 @@ def test_seeds_of_a_setting_must_agree(store: Store) -> None:
             evaluate(runs[-1], [k in right for k in range(300)], flops=100)
     made = field(*runs)
     (one,), (pair,) = differences([made]), pairs(made.group)
-    assert one.verdict == pair.verdict == "tied" and one.holm == pair.holm < 0.001 and one.higher is None
+    assert one.verdict.text() == pair.verdict.text() == "tied" and one.holm == pair.holm < 0.001 and one.higher is None
     assert one.interval == pair.interval and one.interval.low > 0
 
 
@@ -373,4 +370,4 @@ def test_both_at_the_floor_is_tied(store: Store) -> None:
     evaluate(rim, [k % 10 == 0 for k in range(400)], flops=100)  # the references are the last digits, the floor is 10 %
     evaluate(direct, [k % 10 == 1 for k in range(400)], flops=100)
     (one,) = differences([field(direct, rim)])
-    assert one.verdict == "tied (both at the floor)" and one.higher is None
+    assert one.verdict.text() == "tied (both at the floor)" and one.higher is None

@@ -64,8 +64,10 @@ def test_divisions(store: Store) -> None:
     ]
     assert found[0].title == "Toy sums, test, tiny: 4 layers: closed division, 3.1 T training FLOPs"
     assert found[1].title.endswith("open division, 64,000 training examples")
-    assert [r.label for r in found[0].group.rows] == [f"{m} (from cot, equal FLOPs)" for m in ("direct", "cot", "rim")]
-    assert found[0].ending == " (from cot, equal FLOPs)"
+    assert [r.full_label for r in found[0].group.rows] == [
+        f"{m} (from cot, equal FLOPs)" for m in ("direct", "cot", "rim")
+    ]
+    assert found[0].shared == "from cot, equal FLOPs"
     board = leaderboard(runs)
     assert any("not ranked against these" in note for note in board.table.sections[0].notes)
     assert any(
@@ -101,7 +103,7 @@ def test_other_budgets_are_never_in_one_section(store: Store) -> None:
         made(store, "rim", 200, flops=None, examples=1_000 + 25_600, inherited=0)
     )  # the same amount, none of it inherited
     found = contests(runs)[0]
-    assert [(c.asked, [r.label for r in c.group.rows]) for c in found] == [
+    assert [(c.asked, [r.full_label for r in c.group.rows]) for c in found] == [
         (26_600, ["direct (from cot, 26,600 examples)", "rim (from cot)"]),
         (27_600, ["direct (from cot, 27,600 examples)"]),
     ]
@@ -141,9 +143,8 @@ def test_other_settings_than_the_default_are_no_rows(store: Store) -> None:
     run = made(store, "rim", 200)
     evaluate(run, first(500, 300), effort=8, knob=None, key="K8", **{"settings": {}})
     (only,), left_out = contests([run])
-    assert len(only.group.rows) == 1 and left_out == [
-        f"{run.id}: its evaluation 'K8' is not at the method's default setting"
-    ]
+    assert len(only.group.rows) == 1
+    assert [o.text() for o in left_out] == [f"{run.id}: its evaluation 'K8' is not at the method's default setting"]
 
 
 # Ranks
@@ -186,7 +187,7 @@ def test_a_pair_that_is_clear_only_by_itself_ranks_nobody(store: Store) -> None:
     (contest,), _ = contests(runs)
     found = pairs(contest.group)
     (pair,) = [p for p in found if {p.first.method, p.second.method} == {"direct", "rim"}]
-    assert pair.higher is not None and pair.higher.method == "rim" and pair.alone and pair.winner is None
+    assert pair.higher is not None and pair.higher.method == "rim" and pair.verdict.only_alone and pair.winner is None
     assert {p.text for p in ranking(contest, contest.scopes[0], found)} == {"1-5"}
     (alone,), _ = contests([r for r in runs if r.spec["method"]["name"] in ("direct", "rim")])
     assert [p.text for p in ranking(alone, alone.scopes[0], pairs(alone.group))] == ["1", "2"]

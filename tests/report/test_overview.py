@@ -166,7 +166,8 @@ def test_what_was_left_out_is_named_until_it_is_evaluated(few: Sequence[Run]) ->
     for run in few[:2]:
         record_omitted(run, {"svamp": "its file is not there: looked for /a/b", "asdiv": "no hub"}, [])
     record_omitted(few[0], {}, ["asdiv"])
-    assert omitted(few[0]) == {"svamp": "its file is not there: looked for /a/b"} and omitted(few[2]) == {}
+    assert {k: v.text() for k, v in omitted(few[0]).items()} == {"svamp": "its file is not there: looked for /a/b"}
+    assert omitted(few[2]) == {}
     assert not (few[2].path / FILE).exists()
     lines = omitted_lines(few)
     assert lines == [

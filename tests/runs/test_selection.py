@@ -21,7 +21,7 @@ from small_runs import Heard, model, options, steps, train
 
 from rim_bench.engine.trained_model import load_trained
 from rim_bench.evidence import split_protocol
-from rim_bench.evidence.rows import read
+from rim_bench.evidence.rows import Reason, read
 from rim_bench.evidence.split_protocol import held_out, run_splits
 from rim_bench.report import sections
 from rim_bench.report.comparison import comparison
@@ -226,9 +226,11 @@ def test_trials_and_runs_that_select_on_test_items_are_no_rows(tmp_path: Path) -
         fabricate_evaluation(run, [True, False] * 40)
     found, left_out = read(runs)
     assert {e.run for e in found} == {runs[0].id}
-    assert any("a learning-rate trial" in line for line in left_out) and any(
-        "chosen on test items" in line for line in left_out
+    lines = [o.text() for o in left_out]
+    assert any("a learning-rate trial" in line for line in lines) and any(
+        "chosen on test items" in line for line in lines
     )
+    assert {o.reason for o in left_out} >= {Reason.TRIAL, Reason.ON_TEST}
     assert kept_apart(runs[0].spec) is None
     board = leaderboard(runs).table.to_markdown()
     assert "rim" in board and runs[1].id in board.split("Left out")[1] and runs[2].id in board.split("Left out")[1]

@@ -95,9 +95,8 @@ def _title(contest: RankingGroup) -> str:
     seeds = sorted({p.seed for r in contest.group.rows for p in r.parts})
     told = f"; {marks}" if (marks := stamp(contest.group.rows)) else ""
     facts = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" + told
-    head, _, budget = contest.title.rpartition(": ")
-    rows = contest.ending.strip(" ()")
-    return f"{head}\n{budget}; {rows + '; ' if rows else ''}{facts}"
+    rows = f"{contest.shared}; " if contest.shared else ""
+    return f"{contest.heading}\n{contest.terms}; {rows}{facts}"
 
 
 def _panel(ax: Axes, contest: RankingGroup, scope: Subset, kind: str) -> None:
@@ -111,12 +110,7 @@ def _panel(ax: Axes, contest: RankingGroup, scope: Subset, kind: str) -> None:
         ]  # several curves of one method: same colour, other line
         seen[curve.row.method] += 1
         if (track := found.get(id(curve))) is not None:
-            _line(
-                ax,
-                track,
-                scope,
-                {"color": color, "marker": marker, "ls": dash, "label": curve.label.replace(contest.ending, "")},
-            )
+            _line(ax, track, scope, {"color": color, "marker": marker, "ls": dash, "label": curve.label})
     floor = 100 * contest.group.floor(scope)[1]
     ax.axhline(floor, color="#808080", lw=1, ls=":", label="best constant answer")
     _cost_axis(ax, kind, [c for t in found.values() for c in t.costs])

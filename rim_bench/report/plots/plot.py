@@ -98,9 +98,8 @@ def accuracy_plot(runs: Iterable[Run], path: Path, *, split: str | None = None) 
     check_suffix(path)
     groups, left_out = collect(runs, split)
     if not groups:
-        raise UsageError(
-            "there is nothing to plot: " + ("; ".join(left_out) or "no run is stored there; `rim-bench run` makes some")
-        )
+        why = "; ".join(one.text() for one in left_out) or "no run is stored there; `rim-bench run` makes some"
+        raise UsageError(f"there is nothing to plot: {why}")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -157,7 +156,7 @@ def _title(group: Group, heading: str) -> str:
 def _name(row: Row, group: Group) -> str:
     """The row's label, without the start where the title says it of all rows."""
     starts = {r.first.spec.get("start") for r in group.rows}
-    return row.label.replace(f" (from {next(iter(starts))})", "") if len(starts) == 1 else row.label
+    return row.short_label if len(starts) == 1 and row.words == f"from {next(iter(starts))}" else row.label
 
 
 def _level_panel(ax: Axes, group: Group) -> None:
