@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.data import answers
-from rim_bench.data.datasets import Dataset, evaluation_data, training_data
-from rim_bench.data.reader import NoSplit
+from rim_bench.data.datasets import evaluation_data, training_data
+from rim_bench.data.reader import NoSplit, Split
 from rim_bench.data.task import Task, load_task
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
@@ -111,7 +111,7 @@ def _whole(value: Any) -> int | None:
         raise UsageError(f"limit {value!r} is not a whole number") from None
 
 
-def _documents(task: Task, split: Dataset) -> list[dict[str, Any]]:
+def _documents(task: Task, split: Split) -> list[dict[str, Any]]:
     return [
         {
             "id": example.id,

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rim_bench.data.datasets import Dataset, training_data
+from rim_bench.data.datasets import training_data
+from rim_bench.data.reader import Split
 from rim_bench.data.rows import Steps
 from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task
@@ -93,8 +94,8 @@ def usual_ngram(lengths: Sequence[int]) -> int:
 
 
 def leakage(
-    train: Dataset,
-    sets: Sequence[tuple[Task, Dataset]],
+    train: Split,
+    sets: Sequence[tuple[Task, Split]],
     *,
     ngram: int | None = None,
     pattern: str | None = None,
@@ -137,7 +138,7 @@ class _Found:
     grams: Mapping[_Gram, int]
 
 
-def _search(train: Dataset, prepared: Sequence[Sequence[_Item]], sizes: Sequence[int], pattern: str | None) -> _Found:
+def _search(train: Split, prepared: Sequence[Sequence[_Item]], sizes: Sequence[int], pattern: str | None) -> _Found:
     """One pass over the training rows."""
     every = [item for items in prepared for item in items]
     exact, masked, runs = {i.exact for i in every}, {i.masked for i in every}, {g for i in every for g in i.grams}
@@ -157,7 +158,7 @@ def _search(train: Dataset, prepared: Sequence[Sequence[_Item]], sizes: Sequence
 
 
 def _leak(
-    task: Task, dataset: Dataset, train: Dataset, items: Sequence[_Item], size: int, found: _Found, worst: int
+    task: Task, dataset: Split, train: Split, items: Sequence[_Item], size: int, found: _Found, worst: int
 ) -> Leak:
     exact, masked = [i.exact in found.exact for i in items], [i.masked in found.masked for i in items]
     rows = [[row for g in i.grams if (row := found.grams.get(g)) is not None] for i in items]
@@ -223,7 +224,7 @@ class Report:
     """
 
     task: Task
-    train: Dataset
+    train: Split
     leaks: tuple[Leak, ...]
     missing: Mapping[str, str]
 

@@ -1,10 +1,9 @@
-"""Ids and order that do not depend on where rows came from: by the hash of the question. And subsets that are chosen by
-it.
+"""Ids and order that do not depend on where rows came from: by the hash of the question.
 
 Sources of one set order its rows differently and differ in white space. Where a task's YAML says `ids: question`, runs
 of white space in a question become one space, an item's id is the set's folder and the first 12 hexadecimal digits of
 the sha256 of that text (`svamp/0a1b2c3d4e5f`; further rows with the same question get `/2`, `/3`), and items stand in
-the order of their ids. So a hub's rows and a published file give the same items, ids and dataset hash.
+the order of their ids. So a hub's rows and a published file give the same items, ids and hash.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from rim_bench.data.answers import Kind, canonical, kind_of, parse_number
-from rim_bench.data.rows import Row
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
 
@@ -34,7 +32,7 @@ def question_hash(question: str) -> str:
 
 
 def numbered(examples: Iterable[Placed], prefix: str, kind: Kind) -> tuple[Example, ...]:
-    """The examples with ids from their questions, in the order of those; white space, numbers and clusters in one form.
+    """The examples in the order of ids made of their questions; white space, numbers and clusters in one form.
 
     Numbers are written without exponents or thousands commas (`5.0` is `5`, `1e10` is `10000000000`). A cluster named
     by a text with spaces (GSM-Plus names it by its seed question) becomes the hash of that text.
@@ -42,7 +40,25 @@ def numbered(examples: Iterable[Placed], prefix: str, kind: Kind) -> tuple[Examp
     Raises:
         UsageError: an answer that is not one number, where all are (kind "number"), with the row's place.
     """
-    plain = [_plain(place, example, kind) for place, example in examples]
+    plain: list[Example] = []
+    for place, example in examples:
+        answer, cluster = example.answer, example.cluster.strip()
+        if not _PLAIN_WHOLE.fullmatch(answer) and kind_of(answer, kind) == "number":
+            value = parse_number(answer)
+            if value is None:
+                raise UsageError(
+                    f"{place}: the answer {answer!r} is not one number: expected one such as 72, -3.5 or 1,080"
+                )
+            answer = canonical(value)
+        plain.append(
+            dataclasses.replace(
+                example,
+                id=question_hash(example.question),
+                question=" ".join(example.question.split()),
+                answer=answer,
+                cluster=question_hash(cluster) if " " in cluster else cluster,
+            )
+        )
     # copies of a question differ in what else they say, so that their order does not depend on the source either
     order = sorted((e.id, e.answer, e.level, e.cluster, e.steps, i) for i, e in enumerate(plain))
     out, last, copy = [], "", 1
@@ -53,24 +69,8 @@ def numbered(examples: Iterable[Placed], prefix: str, kind: Kind) -> tuple[Examp
     return tuple(out)
 
 
-def _plain(place: str, example: Example, kind: Kind) -> Example:
-    """An example in the one form, with the hash of its question as its id."""
-    answer = example.answer
-    if not _PLAIN_WHOLE.fullmatch(answer) and kind_of(answer, kind) == "number":
-        value = parse_number(answer)
-        if value is None:
-            raise UsageError(
-                f"{place}: the answer {answer!r} is not one number: expected one such as 72, -3.5 or 1,080"
-            )
-        answer = canonical(value)
-    cluster = question_hash(example.cluster) if " " in example.cluster.strip() else example.cluster.strip()
-    question = " ".join(example.question.split())
-    return dataclasses.replace(example, id=question_hash(question), question=question, answer=answer, cluster=cluster)
-
-
 def registered_hash(examples: Iterable[Example]) -> str:
-    """The sha256 of a whole split that its YAML registers: id, question, answer, level and cluster of each example, in
-    order.
+    """The sha256 of a whole split that its YAML registers: id, question, answer, level and cluster, in order.
 
     Steps are left out: equations and prose are two readings of the same rows.
     """
@@ -80,10 +80,8 @@ def registered_hash(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-# Subsets
 def read_selection(path: Path) -> Counter[str]:
-    """A list of question hashes, one a line, twice where two rows ask the same; lines that begin with # are its
-    description.
+    """A subset's list of question hashes, one a line, twice where two rows ask the same; # begins a comment line.
 
     Raises:
         UsageError: a file that cannot be read, or a line that is no such hash.
@@ -94,63 +92,9 @@ def read_selection(path: Path) -> Counter[str]:
         raise UsageError(f"list of questions {str(path)!r} cannot be read: {error}") from None
     wanted: Counter[str] = Counter()
     for number, line in enumerate(lines, 1):
-        if line.strip() and not line.startswith("#"):
-            if len(line.strip()) != DIGITS or set(line.strip()) - set("0123456789abcdef"):
-                raise UsageError(f"{path}, line {number}: found {line.strip()!r}, expected {DIGITS} hexadecimal digits")
-            wanted[line.strip()] += 1
+        digest = line.strip()
+        if digest and not line.startswith("#"):
+            if len(digest) != DIGITS or set(digest) - set("0123456789abcdef"):
+                raise UsageError(f"{path}, line {number}: found {digest!r}, expected {DIGITS} hexadecimal digits")
+            wanted[digest] += 1
     return wanted
-
-
-def selected(examples: Sequence[Placed], path: Path, source: str) -> tuple[list[Placed], str]:
-    """The rows whose questions a list names, and a note that counts them.
-
-    Raises:
-        UsageError: questions of the list that are not among the rows.
-    """
-    wanted = read_selection(path)
-    left = Counter(wanted)
-    kept = []
-    for placed in examples:
-        digest = question_hash(placed[1].question)
-        if left[digest] > 0:
-            left[digest] -= 1
-            kept.append(placed)
-    if missing := sum(left.values()):
-        raise UsageError(
-            f"{missing} of the {wanted.total()} questions that {path.name} lists are not among the {len(examples)} "
-            f"rows of {source}: "
-            "expected the set as published"
-        )
-    return kept, f"{len(kept)} of {len(examples)} rows are taken: those whose questions {path.name} lists"
-
-
-def by_answer(examples: Sequence[Placed], rule: str) -> tuple[list[Placed], str]:
-    """The rows whose answers are one number ("number"), or a whole number as written ("whole"), and a note that counts
-    the others.
-    """
-    kept = []
-    for placed in examples:
-        value = parse_number(placed[1].answer)
-        if value is not None and (rule == "number" or value.denominator == 1):
-            kept.append(placed)
-    what = "one number" if rule == "number" else "a whole number"
-    return kept, f"{len(examples) - len(kept)} of {len(examples)} rows are left out by rule: their answer is not {what}"
-
-
-def by_field(rows: Sequence[Row], field: str, keep: Sequence[str], drop: Sequence[str]) -> tuple[list[Row], str]:
-    """The rows with certain values of a field, and a note that counts the others.
-
-    Raises:
-        UsageError: a row without the field, or with a value that is in neither list.
-    """
-    kept = []
-    for row in rows:
-        value = row.data.get(field)
-        if value not in keep and value not in drop:
-            raise UsageError(f"{row.place}: field {field!r} is {value!r}, expected one of {', '.join([*keep, *drop])}")
-        if value in keep:
-            kept.append(row)
-    return (
-        kept,
-        f"{len(rows) - len(kept)} of {len(rows)} rows are left out by rule: their {field} is {' or '.join(drop)}",
-    )

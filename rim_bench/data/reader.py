@@ -1,23 +1,20 @@
-"""Where the rows of a task's splits are, and how they become examples: given files, a folder, beside the YAML, or the
-hub.
-
-Imports no torch, transformers, lm_eval or datasets.
-"""
+"""The splits of a task as checked examples: from given files, a folder, beside the YAML, the hub or a generator."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from rim_bench.data.answers import Kind
-from rim_bench.data.question_ids import Placed, by_answer, by_field, numbered, registered_hash, selected
+from rim_bench.data.answers import parse_number
+from rim_bench.data.question_ids import Placed, numbered, question_hash, read_selection, registered_hash
 from rim_bench.data.rows import (
-    Fields,
     Hub,
     Row,
     Steps,
@@ -29,7 +26,7 @@ from rim_bench.data.rows import (
     read_text,
     to_example,
 )
-from rim_bench.data.task import SPLITS, forms, module_of
+from rim_bench.data.task import SPLITS, Task, forms, generator_of, module_of
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError, unknown
 
@@ -49,79 +46,87 @@ class ChangedData(UsageError):
 
 @dataclass(frozen=True)
 class Split:
-    """All examples of a split, in order."""
+    """Examples in a fixed order."""
 
     examples: tuple[Example, ...]
     source: str  # where the rows came from, for people
-    notes: tuple[str, ...]
-    registered: bool | None  # whether they are the registered rows; None where the YAML registers none
+    split: str
+    notes: tuple[str, ...] = ()  # what a reader of a result must know about these rows
+    registered: bool | None = None  # whether the whole split is the registered one; None where the YAML registers none
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over every field of every example in order; fields that came later count only where they are set."""
+        fields = Example.__dataclass_fields__
+        rows = [
+            {k: v for k in fields if (v := getattr(example, k)) or k not in ("cluster", "choices")}
+            for example in self.examples
+        ]
+        text = json.dumps(rows, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def first(self, limit: int | None) -> Split:
+        """Its first examples; all of them for None."""
+        return replace(self, examples=self.examples[:limit])
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where rows are looked for, and which are taken."""
+
+    data: Path | None = None  # folder of the published files; None: $RIM_BENCH_DATA, beside the YAML, then the hub
+    files: Files | None = None  # split -> file; where given, nothing else is read
+    steps: Steps = "equations"  # of annotated sources
+    allow_changed: bool = False  # take rows that are not the registered ones, with a note
 
 
 class TaskReader:
-    """Where a task's splits are.
-
-    Args:
-        name: of the task; ids begin with it (or, where they are made of the questions, with the set's folder).
-        path: of its YAML.
-        block: the YAML's `rim_bench` block.
-        data: folder of the published files; None: `$RIM_BENCH_DATA`, then files beside the YAML, then the hub.
-        files: split -> file; where given, nothing else is read.
-        allow_changed: take rows that are not the registered ones.
+    """Reads a task's splits.
 
     Raises:
-        UsageError: an unknown split, or a folder that is none.
+        UsageError: an unknown split among the files, or a data folder that is none.
     """
 
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        block: Mapping[str, Any],
-        data: Path | None,
-        files: Files | None,
-        allow_changed: bool = False,
-    ) -> None:
-        for split in files or {}:
+    def __init__(self, task: Task, where: Where) -> None:
+        self.task, self.where, self.block = task, where, task.metadata
+        self.generated = self.block["source"] == "generator"
+        self.given = {k: Path(v).expanduser() for k, v in (where.files or {}).items() if v is not None}
+        self.folder: Path | None = None
+        hub = self.block.get("hub")
+        self.hub = Hub(hub["path"], hub.get("config"), {s: hub[s] for s in SPLITS if s in hub}) if hub else None
+        if self.generated:
+            return
+        for split in where.files or {}:
             if split not in SPLITS:
                 raise unknown("split", split, SPLITS)
-        self.name, self.path, self.block = name, path, block
-        self.allow_changed = allow_changed
-        self.given = {k: Path(v).expanduser() for k, v in (files or {}).items() if v is not None}
-        self.explicit = data is not None
-        named = data if data is not None else os.environ.get(DATA_VARIABLE) or None
+        named = where.data if where.data is not None else os.environ.get(DATA_VARIABLE) or None
         self.folder = None if named is None or self.given else Path(named).expanduser()
         if self.folder is not None and not self.folder.is_dir():
-            what = "is not a folder" if self.folder.exists() else "does not exist"
+            problem = "is not a folder" if self.folder.exists() else "does not exist"
             raise UsageError(
-                f"data folder {str(self.folder)!r} {what}: give the folder that holds {self._example_file()}"
+                f"data folder {str(self.folder)!r} {problem}: give the folder that holds {self._example_file()}"
             )
-        hub = block.get("hub")
-        self.hub = Hub(hub["path"], hub.get("config"), {s: hub[s] for s in SPLITS if s in hub}) if hub else None
-        self.forms = [fields_of(form) for form in forms(dict(block))]
-        self.kind: Kind = block.get("kind", "number")
 
     @cached_property
-    def reader(self) -> Any:
-        """The module that reads the files; None where they are read as they are.
+    def module(self) -> Any:
+        """The module that reads the files or completes their examples; None where they are read as they are.
 
         Raises:
             UsageError: it cannot be imported.
         """
-        return module_of(self.block["reader"], self.name, "reader") if "reader" in self.block else None
+        return module_of(self.block["reader"], self.task.name, "reader") if "reader" in self.block else None
 
     @property
     def evaluation_only(self) -> bool:
         """Whether the set has no training rows: it declares files or hub splits, and none for training."""
-        files, hub = self.block.get("files"), self.hub
-        declared = files is not None or (hub is not None and bool(hub.splits))
-        return (
-            declared
-            and "train" not in (files or {})
-            and not (hub is not None and ("train" in hub.splits or not hub.splits))
-        )
+        files, splits = self.block.get("files"), None if self.hub is None else self.hub.splits
+        if files is None and not splits:
+            return False
+        on_hub = splits is not None and ("train" in splits or not splits)
+        return "train" not in (files or {}) and not on_hub
 
     def _names(self, split: str) -> list[str]:
-        """File names a split may have; a set that declares none is a user's own."""
+        """File names that a split may have; a set that declares none is a user's own."""
         files = self.block.get("files")
         if files is None:
             return [f"{split}.jsonl", f"{split}.json"]
@@ -129,153 +134,218 @@ class TaskReader:
         return [] if name is None else [name] if isinstance(name, str) else list(name)
 
     def _example_file(self) -> str:
-        folder = self.block.get("folder", "")
-        return "/".join(
-            part for part in (folder, (self._names("train") or self._names("test") or ["test.jsonl"])[0]) if part
-        )
+        """A file that the data folder should hold, for error messages."""
+        name = (self._names("train") or self._names("test") or ["test.jsonl"])[0]
+        return "/".join(part for part in (self.block.get("folder", ""), name) if part)
 
-    def candidates(self, split: str) -> list[Path]:
+    def _candidates(self, split: str) -> list[Path]:
         """The files that could hold a split, in the order of preference."""
         if self.given:
             return [self.given[split]] if split in self.given else []
-        places = [] if self.folder is None else [self.folder / self.block.get("folder", ""), self.folder]
-        if not self.explicit:
-            places.append(self.path.parent)
-        return list(dict.fromkeys(place / name for place in places for name in self._names(split)))
+        folders = [] if self.folder is None else [self.folder / self.block.get("folder", ""), self.folder]
+        if self.where.data is None:
+            folders.append(self.task.path.parent)
+        return list(dict.fromkeys(folder / name for folder in folders for name in self._names(split)))
 
     def find(self, split: str) -> Path | None:
         """The file that holds a split, None where there is none."""
-        return next((path for path in self.candidates(split) if path.is_file()), None)
+        return next((path for path in self._candidates(split) if path.is_file()), None)
 
-    def load(self, split: SplitName, steps: Steps) -> Split:
-        """The examples of one split. Opens nothing that belongs to another split.
+    def refuse_test_file(self) -> None:
+        """Raises UsageError where training would read the test file under another name; compares paths only."""
+        test = self.find("test")
+        for split in ("train", "validation"):
+            path = self.find(split)
+            if path is not None and test is not None and path.samefile(test):
+                raise UsageError(
+                    f"task {self.task.name}: the {split} file {str(path)!r} is also the test file: a test split is "
+                    "never trained on"
+                )
+
+    def split(self, split: SplitName) -> Split:
+        """One split, read, selected, numbered and checked. Opens nothing that belongs to another split.
 
         Raises:
             NoSplit: there is no such split, or its file is not there.
             ChangedData: the rows are not the registered ones, and that was not allowed.
-            UsageError: a malformed row, or a hub out of reach.
+            UsageError: a malformed row, a subset that does not fit, or a hub out of reach.
         """
-        path = self.find(split)
-        if path is not None:
-            rows, source = self._read(path), str(path)
-        elif (
-            self.folder is None
-            and not self.given
-            and self.hub is not None
-            and (split != "validation" or split in self.hub.splits)
-        ):
-            rows = read_hub(
-                self.hub,
-                split,
-                f"give the folder of the published files with --data DIR ({self._example_file()} in it)",
+        block, name = self.block, self.task.name
+        notes: list[str] = []
+        rows, source = self._rows(split)
+        published, subset = len(rows), block.get("subset") or {}
+
+        # select by a field of the rows, make examples, select by their answers or questions
+        if "field" in subset:
+            rows = self._with_field(rows, subset)
+            values = " or ".join(subset["drop"])
+            notes.append(
+                f"{published - len(rows)} of {published} rows are left out by rule: their {subset['field']} is {values}"
             )
-            source = f"hub {self.hub.path}" + (f" ({self.hub.config})" if self.hub.config else "")
-        else:
-            raise self._missing(split)
-        examples, notes = self._examples(rows, split, steps, source)
-        size = (self.block.get("size") or {}).get(split)
-        wanted = (self.block.get("registered") or {}).get(split)
-        if wanted is None:
-            # where a rule on answers leaves rows out, the published size is that before it
-            if (
-                size is not None
-                and (len(rows) if "answer" in (self.block.get("subset") or {}) else len(examples)) != size
-            ):
+        possible = [fields_of(form) for form in forms(block)]
+        fields = fitting(rows[0], possible) if rows else possible[0]
+        complete = getattr(self.module, "complete", None)
+        placed: list[Placed] = []
+        for i, row in enumerate(rows):
+            example = to_example(row, fields, block["source"], self.where.steps, f"{name}/{split}/{i}", self.task.kind)
+            try:
+                placed.append((row.place, example if complete is None else complete(example)))
+            except ValueError as error:
+                raise UsageError(f"{row.place}: {error}") from None
+        if "questions" in subset:
+            placed = self._listed(placed, self.task.path.parent / subset["questions"], source)
+            questions = Path(subset["questions"]).name
+            notes.append(f"{len(placed)} of {published} rows are taken: those whose questions {questions} lists")
+        if "answer" in subset:
+            whole = subset["answer"] == "whole"
+            placed = [
+                (place, example)
+                for place, example in placed
+                if (value := parse_number(example.answer)) is not None and (not whole or value.denominator == 1)
+            ]
+            notes.append(
+                f"{published - len(placed)} of {published} rows are left out by rule: their answer is not "
+                f"{'a whole number' if whole else 'one number'}"
+            )
+
+        # ids
+        examples = tuple(example for _, example in placed)
+        if block.get("ids") == "question":
+            examples = numbered(placed, block.get("folder") or name, self.task.kind)
+        elif fields.id is not None:
+            twice = [i for i, n in Counter(example.id for example in examples).items() if n > 1]
+            if twice:
+                raise UsageError(
+                    f"task {name}, {split}: {len(twice)} ids occur more than once, the first is {twice[0]!r}: ids must "
+                    "be unique"
+                )
+
+        # the registered hash, or where there is none the published size (before a rule on answers)
+        size = (block.get("size") or {}).get(split)
+        expected = (block.get("registered") or {}).get(split)
+        if expected is None:
+            if size is not None and (published if "answer" in subset else len(examples)) != size:
                 notes.append(
                     f"{len(examples):,} questions of {source}; the set as published has {size:,}, and no hash of it is "
                     "registered"
                 )
-            return Split(examples, source, tuple(notes), None)
-        found = registered_hash(examples)
-        if found != wanted:
-            told = (
-                f"the {split} rows of {source} are not those registered for task {self.name}: {len(examples):,} "
-                "questions"
+            return Split(examples, source, split, tuple(notes))
+        actual = registered_hash(examples)
+        if actual != expected:
+            problem = (
+                f"the {split} rows of {source} are not those registered for task {name}: {len(examples):,} questions"
+                + ("" if size is None else f" (registered: {size:,})")
+                + f", sha256 {actual[:12]} instead of {expected[:12]}"
             )
-            told += (
-                "" if size is None else f" (registered: {size:,})"
-            ) + f", sha256 {found[:12]} instead of {wanted[:12]}"
-            if not self.allow_changed:
+            if not self.where.allow_changed:
                 raise ChangedData(
-                    f"{told}: give the set as published, or take these with --allow-changed-data, which every table "
+                    f"{problem}: give the set as published, or take these with --allow-changed-data, which every table "
                     "says"
                 )
-            notes.append(told)
-        return Split(examples, source, tuple(notes), found == wanted)
+            notes.append(problem)
+        return Split(examples, source, split, tuple(notes), actual == expected)
 
-    def _read(self, path: Path) -> list[Row]:
-        """The rows of a file: what the task's reader makes of its text (`parse`), else those of JSON or of step
-        text.
-        """
-        parse = getattr(self.reader, "parse", None)
-        if parse is None:
-            return read_step_text(path) if path.suffix == ".txt" else read_file(path)
-        try:
-            rows = [Row(f"{path}, {where}", fields) for where, fields in parse(read_text(path))]
-        except ValueError as error:
-            raise UsageError(f"{path}, {error}") from None
-        if not rows:
-            raise UsageError(f"data file {str(path)!r} is empty")
-        return rows
+    def _rows(self, split: str) -> tuple[list[Row], str]:
+        """The rows of a split as published, and where they came from."""
+        path = self.find(split)
+        if path is not None:
+            parse = getattr(self.module, "parse", None)
+            if parse is None:
+                return read_step_text(path) if path.suffix == ".txt" else read_file(path), str(path)
+            try:
+                rows = [Row(f"{path}, {place}", fields) for place, fields in parse(read_text(path))]
+            except ValueError as error:
+                raise UsageError(f"{path}, {error}") from None
+            if not rows:
+                raise UsageError(f"data file {str(path)!r} is empty")
+            return rows, str(path)
+        name, tried, hub = self.task.name, self._candidates(split), self.hub
+        elsewhere = self.folder is not None or bool(self.given)
+        if not elsewhere and hub is not None and (split != "validation" or split in hub.splits):
+            way_out = f"give the folder of the published files with --data DIR ({self._example_file()} in it)"
+            return read_hub(hub, split, way_out), f"hub {hub.path}" + (f" ({hub.config})" if hub.config else "")
+        if not tried:
+            raise NoSplit(f"task {name} has no {split} split: none of its files is for it")
+        if elsewhere:
+            raise NoSplit(f"task {name}: its {split} file is not there: looked for {', '.join(map(str, tried))}")
+        raise NoSplit(
+            f"task {name} reads your own files: give the folder that holds {self._names(split)[0]} with --data DIR, or "
+            "name the files"
+        )
 
-    def _example(self, row: Row, fields: Fields, steps: Steps, name: str) -> Example:
-        """A row as an example, with what the task's reader adds to it (`complete`): choices, levels."""
-        example = to_example(row, fields, self.block["source"], steps, name, self.kind)
-        complete = getattr(self.reader, "complete", None)
-        try:
-            return example if complete is None else complete(example)
-        except ValueError as error:
-            raise UsageError(f"{row.place}: {error}") from None
-
-    def _examples(
-        self, rows: list[Row], split: str, steps: Steps, source: str
-    ) -> tuple[tuple[Example, ...], list[str]]:
-        """Examples with their ids, and what a subset left out."""
-        subset, notes = self.block.get("subset") or {}, []
-        if "field" in subset:
-            rows, note = by_field(rows, subset["field"], subset["keep"], subset["drop"])
-            notes.append(note)
-        fields = fitting(rows[0], self.forms) if rows else self.forms[0]
-        named = ((row, f"{self.name}/{split}/{i}") for i, row in enumerate(rows))
-        placed: Sequence[Placed] = [(row.place, self._example(row, fields, steps, name)) for row, name in named]
-        if "questions" in subset:
-            placed, note = selected(placed, self.path.parent / subset["questions"], source)
-            notes.append(note)
-        if "answer" in subset:
-            placed, note = by_answer(placed, subset["answer"])
-            notes.append(note)
-        if self.block.get("ids") == "question":
-            return numbered(placed, self.block.get("folder") or self.name, self.kind), notes
-        examples = tuple(example for _, example in placed)
-        if fields.id is not None:
-            twice = [i for i, n in Counter(example.id for example in examples).items() if n > 1]
-            if twice:
+    @staticmethod
+    def _with_field(rows: list[Row], subset: Mapping[str, Any]) -> list[Row]:
+        """The rows whose field has a value to keep; raises UsageError for a value that is not listed at all."""
+        field, keep, drop = subset["field"], subset["keep"], subset["drop"]
+        for row in rows:
+            if (value := row.data.get(field)) not in (*keep, *drop):
                 raise UsageError(
-                    f"task {self.name}, {split}: {len(twice)} ids occur more than once, the first is {twice[0]!r}: ids "
-                    "must be unique"
+                    f"{row.place}: field {field!r} is {value!r}, expected one of {', '.join([*keep, *drop])}"
                 )
-        return examples, notes
+        return [row for row in rows if row.data.get(field) in keep]
 
-    def _missing(self, split: str) -> NoSplit:
-        tried = self.candidates(split)
-        if tried and (self.folder is not None or self.given):
-            return NoSplit(f"task {self.name}: its {split} file is not there: looked for {', '.join(map(str, tried))}")
-        if not self.given and tried:
-            return NoSplit(
-                f"task {self.name} reads your own files: give the folder that holds {self._names(split)[0]} with "
-                "--data DIR, "
-                "or name the files"
-            )
-        return NoSplit(f"task {self.name} has no {split} split: none of its files is for it")
-
-
-def refuse_test_file(places: TaskReader) -> None:
-    """Training must not read the test file under another name. Compares paths; opens nothing."""
-    test = places.find("test")
-    for split in ("train", "validation"):
-        path = places.find(split)
-        if path is not None and test is not None and path.samefile(test):
+    @staticmethod
+    def _listed(placed: list[Placed], path: Path, source: str) -> list[Placed]:
+        """The rows whose questions a list names; raises UsageError for questions that are not among the rows."""
+        wanted = read_selection(path)
+        left, kept = Counter(wanted), []
+        for place, example in placed:
+            digest = question_hash(example.question)
+            if left[digest] > 0:
+                left[digest] -= 1
+                kept.append((place, example))
+        if missing := sum(left.values()):
             raise UsageError(
-                f"task {places.name}: the {split} file {str(path)!r} is also the test file: a test split is never "
-                "trained on"
+                f"{missing} of the {wanted.total()} questions that {path.name} lists are not among the {len(placed)} "
+                f"rows of {source}: expected the set as published"
             )
+        return kept
+
+    def generate(self, split: SplitName, seed: int, limit: int | None) -> Split:
+        """A generated split: the YAML's `sizes` (train: in all; others: per level) and `levels`, at most `limit`.
+
+        Where the YAML publishes the hash of a set of this size with seed 0 (`generated`), the set is held to it: a
+        generator that drifts, or another Python that draws otherwise, is refused like a changed file.
+
+        Raises:
+            NoSplit: the YAML gives no levels or sizes for it.
+            ChangedData: another set than the published one, and that was not allowed.
+        """
+        name, maker = self.task.name, self.block["generator"]
+        levels = tuple(self.block["levels"].get(split, ()))
+        size = int(self.block["sizes"].get(split, 0)) * (1 if split == "train" else len(levels))
+        size = size if limit is None else min(size, limit)
+        if size < 1:
+            raise NoSplit(f"task {name} generates no {split} examples: its YAML gives no levels or sizes for them")
+        examples = _generation(generator_of(self.task).generate, size, levels, seed, split)
+        out = Split(examples, f"generated by {maker}, seed {seed}", split)
+        published = self.block.get("generated", {}).get(split)
+        if published is None or seed or published["n"] != len(examples):
+            return out
+        if out.sha256 == published["sha256"]:
+            return replace(out, registered=True)
+        problem = (
+            f"the {len(examples):,} {split} examples that {maker} generates are not those registered for task {name}: "
+            f"sha256 {out.sha256[:12]} instead of {published['sha256'][:12]}, so the generator, or the levels in the "
+            "YAML, have changed"
+        )
+        if not self.where.allow_changed:
+            raise ChangedData(
+                f"{problem}: restore them, or take these with --allow-changed-data, which every table says"
+            )
+        return replace(out, notes=(problem,), registered=False)
+
+
+@lru_cache(maxsize=8)
+def _generation(
+    generate: Callable[[int, list[str], int, str], Iterable[Example]],
+    size: int,
+    levels: tuple[str, ...],
+    seed: int,
+    split: str,
+) -> tuple[Example, ...]:
+    """What a generator makes, kept for the next call with the same arguments."""
+    try:
+        return tuple(generate(size, list(levels), seed, split))
+    except ValueError as error:
+        raise UsageError(str(error)) from None

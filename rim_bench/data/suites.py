@@ -10,7 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rim_bench.data.datasets import Dataset, evaluation_data
+from rim_bench.data.datasets import evaluation_data
+from rim_bench.data.reader import Split
 from rim_bench.data.rows import Steps
 from rim_bench.data.task import Task, task_names
 from rim_bench.util.errors import UsageError, unknown
@@ -88,7 +89,7 @@ def readable(
     limit: int | None,
     split: str = "test",
     allow_changed: bool = False,
-) -> tuple[list[tuple[Task, Dataset]], dict[str, str]]:
+) -> tuple[list[tuple[Task, Split]], dict[str, str]]:
     """The sets whose rows can be read, and name -> reason of those whose rows cannot."""
     found, missing = [], {}
     for task in tasks:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.data import answers
-from rim_bench.data.datasets import GUESS, Dataset, evaluation_data
+from rim_bench.data.datasets import GUESS, evaluation_data
+from rim_bench.data.reader import Split
 from rim_bench.data.rows import Steps
 from rim_bench.data.task import Task
 from rim_bench.engine.backbone import RECORD
@@ -126,7 +127,7 @@ class EvaluationRequest:
             return next(({"name": n, "value": v} for n, v in turned.items()), None)
         return {"name": "+".join(turned), "value": list(turned.values())}
 
-    def dataset(self) -> Dataset:
+    def dataset(self) -> Split:
         """The questions."""
         if self.split not in ("test", "validation"):
             raise UsageError(f"split {self.split!r} cannot be evaluated: allowed are test and validation")
@@ -191,7 +192,7 @@ def evaluate(
     return [_slim(i) for i in items] if request.curve else items, summary
 
 
-def _counter(dataset: Dataset, on_items: Callable[[int, int], None] | None) -> Callable[[int], None]:
+def _counter(dataset: Split, on_items: Callable[[int, int], None] | None) -> Callable[[int], None]:
     """Adds up what batches report, and passes on how many of all questions are done."""
     done = 0
 
@@ -214,7 +215,7 @@ def _model(trained: TrainedModel, request: EvaluationRequest, **others: Any) -> 
     return RimLM(trained=trained, split_passes=request.split_passes, **settings, **drawn, **others)
 
 
-def _offer(lm: RimLM, dataset: Dataset, task: Task) -> None:
+def _offer(lm: RimLM, dataset: Split, task: Task) -> None:
     """In the choice form the run chooses where it would otherwise generate."""
     if task.form == "choice":
         lm.answerer = ChoicePredictor(lm.answerer, {lm.question(e.question): e.choices for e in dataset.examples})
@@ -229,7 +230,7 @@ def validation_accuracy(trained: TrainedModel, request: EvaluationRequest) -> tu
 def marked(
     trained: TrainedModel,
     request: EvaluationRequest,
-    dataset: Dataset,
+    dataset: Split,
     on_items: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Item records of the questions, in their order, through the adapter and scorer of every evaluation:
@@ -241,7 +242,7 @@ def marked(
     return [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
 
 
-def _by_example(lm: RimLM, task: Task, dataset: Dataset, results: dict[str, Any]) -> list[Prediction]:
+def _by_example(lm: RimLM, task: Task, dataset: Split, results: dict[str, Any]) -> list[Prediction]:
     """lm-eval's samples joined to our examples by the document's id; what it scored must be what we recorded."""
     samples = {s["doc"]["id"]: s for s in results["samples"][task.lm_eval_name]}
     if set(samples) != {e.id for e in dataset.examples}:
@@ -262,7 +263,7 @@ def _by_example(lm: RimLM, task: Task, dataset: Dataset, results: dict[str, Any]
     return out
 
 
-def _directly(lm: RimLM, dataset: Dataset, request: EvaluationRequest) -> list[Prediction]:
+def _directly(lm: RimLM, dataset: Split, request: EvaluationRequest) -> list[Prediction]:
     questions = [lm.question(e.question) for e in dataset.examples]
     layouts = [lm.answerer.prompt(q) for q in questions]
     out = {
@@ -343,7 +344,7 @@ def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task)
             raise RuntimeError(f"lm-eval's {name} is {theirs}, the item records say {ours}")
 
 
-def _floor(dataset: Dataset) -> dict[str, Any]:
+def _floor(dataset: Split) -> dict[str, Any]:
     """What an answer that looks at nothing gets: the most frequent one, or a guess among the choices where that is
     better.
     """
@@ -354,7 +355,7 @@ def _floor(dataset: Dataset) -> dict[str, Any]:
 
 
 def _summary(
-    lm: RimLM, request: EvaluationRequest, dataset: Dataset, items: Sequence[dict[str, Any]], seconds: float
+    lm: RimLM, request: EvaluationRequest, dataset: Split, items: Sequence[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     timed = (lm.answerer, {e.id: lm.question(e.question) for e in dataset.examples}, request.max_tokens, UNTIL)
     device, n, execution = lm.backbone.device, len(items), lm.trained.execution

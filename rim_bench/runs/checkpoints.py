@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from rim_bench.data import answers as marks
-from rim_bench.data.datasets import Dataset
+from rim_bench.data.reader import Split
 from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import peak_memory, reset_peak
 from rim_bench.engine.execution import ALONE, ExecutionContext
@@ -55,7 +55,7 @@ class CheckpointSelector:
         return self.selection.count
 
     @cached_property
-    def _dataset(self) -> Dataset:
+    def _dataset(self) -> Split:
         return self.request.dataset()
 
     # while it trains
@@ -286,7 +286,7 @@ def _compact(row: tuple[dict[str, Any], ...]) -> Record:
 
 
 def _summary(
-    request: EvaluationRequest, dataset: Dataset, candidates: list[Record], device: torch.device, seconds: float
+    request: EvaluationRequest, dataset: Split, candidates: list[Record], device: torch.device, seconds: float
 ) -> Record:
     return {
         "schema": 1,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rim_bench.data.datasets import Dataset, make_dataset
 from rim_bench.data.leakage import grams, leakage, leakage_report, usual_ngram, words
+from rim_bench.data.reader import Split
 from rim_bench.data.task import load_task
 from rim_bench.methods.method import Example
 
@@ -21,8 +21,8 @@ WORDS = [
 ]
 
 
-def dataset(questions: list[str], name: str) -> Dataset:
-    return make_dataset([Example(f"{name}/{i}", q, (), "1") for i, q in enumerate(questions)], name, name)
+def dataset(questions: list[str], name: str) -> Split:
+    return Split(tuple(Example(f"{name}/{i}", q, (), "1") for i, q in enumerate(questions)), name, name)
 
 
 def sentence(rng: random.Random, length: int = 20) -> list[str]:
@@ -100,7 +100,7 @@ def test_time_is_linear() -> None:
     test = dataset([" ".join(sentence(rng, 45)) for _ in range(1_000)], "test")
     taken = []
     for rows in (4_000, 16_000):
-        part = Dataset(train.examples[:rows], train.sha256, "", "train")
+        part = Split(train.examples[:rows], "", "train")
         began = time.process_time()
         leakage(part, [(load_task("json"), test)])
         taken.append(time.process_time() - began)

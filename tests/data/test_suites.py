@@ -88,7 +88,7 @@ def test_what_counts_as_equal_is_told() -> None:
 
 
 def test_the_command_lists(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rim_bench.data.suites.suites", lambda: {"two": Suite("two", "both", ("gsm8k", "chain"))})
+    monkeypatch.setattr("rim_bench.data.listing.suites", lambda: {"two": Suite("two", "both", ("gsm8k", "chain"))})
     code, out, err = call("list", "suites")
     assert (code, err) == (0, "") and out.splitlines()[1].split() == ["two", "2", "both"]
     assert suite_lines(long=True)[1].split()[0] == "gsm8k"

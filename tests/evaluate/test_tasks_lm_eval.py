@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from test_data import user_task
 
-from rim_bench.data import datasets
 from rim_bench.data.datasets import evaluation_data, training_data
+from rim_bench.data.reader import Split, TaskReader
 from rim_bench.data.task import Task, load_task, task_names
 from rim_bench.tasks import lm
 from rim_bench.util.errors import UsageError
@@ -151,14 +151,14 @@ def test_chain_is_solved_by_its_own_targets_and_has_levels(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["chain", "prosqa_ood", "multiplication"])
 def test_only_few_training_examples_are_generated_for_an_evaluation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """17,886 graphs take half a minute, and few-shot prompts need two of them."""
-    task, made = load_task(name), datasets._generated
+    task, made = load_task(name), TaskReader.generate
     asked: list[tuple[str, int | None]] = []
 
-    def generated(task: Task, split: Any, seed: int, limit: int | None, allow_changed: bool) -> datasets.Dataset:
+    def generate(reader: TaskReader, split: Any, seed: int, limit: int | None) -> Split:
         asked.append((split, limit))
-        return made(task, split, seed, min(limit or 8, 8), allow_changed)
+        return made(reader, split, seed, min(limit or 8, 8))
 
-    monkeypatch.setattr(datasets, "_generated", generated)
+    monkeypatch.setattr(TaskReader, "generate", generate)
     splits = lm.load(config_source=str(task.path))
     assert set(asked) >= {("train", 200), ("test", None), ("validation", None)} and ("train", None) not in asked
     assert {k: len(v) for k, v in splits.items()} == {"train": 8, "validation": 8, "test": 8}
