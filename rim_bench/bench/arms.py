@@ -47,6 +47,7 @@ class Arm:
         plan = dataclasses.replace(cell.plan, lr=STILL)
         self.trainer = Trainer(backbone, cell.method, bridges, data, plan, Nowhere(), start)
         self.span = self.trainer.spans[-1]  # the last stage: what most of a curriculum's thoughts and blocks cost
+        self.trainer.done = self.trainer.spent = self.span.first
         check_rows(backbone, data, cell.method, [self.span.stage])
         self.against = self.name if self.name in ("direct", "cot") else "cot"
         self._order = batches(len(data), plan.batch_size, plan.seed)  # as a run takes them
@@ -98,7 +99,7 @@ class Arm:
 
             def work() -> SessionLog:
                 before = self.trainer.counters["executed"]
-                records = [self.trainer._step(self.span, self.span.first, self.span.first, batch) for batch in chosen]
+                records = [self.trainer.step(batch) for batch in chosen]
                 told = {key: float(sum(r[key] for r in records)) for key in ("flops", "flops_executed", "tokens")}
                 executed = self.trainer.counters["executed"] - before
                 return {**told, "executed": float(executed), "examples": float(steps * self.batch_size)}

@@ -43,14 +43,12 @@ def execution_of_command(arguments: Sequence[str]) -> Iterator[ExecutionContext 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP remarks on options that a later stage needs
     from rim_bench.engine.distributed import workers
 
-    team = workers.join()
+    group = workers.join()
     if not first:
-        from rim_bench.evaluate.follower import follow
-
-        follow(team)
+        workers.work(group)
         yield None
         return
     try:
-        yield ExecutionContext(team)
+        yield ExecutionContext(group)
     finally:
-        team.close()
+        group.close()

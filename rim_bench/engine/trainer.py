@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,9 +42,7 @@ class Journal(Protocol):
 
 
 class Watcher(Protocol):
-    """Looks at the weights in the course of training and leaves everything as it was:
-    `rim_bench.runs.checkpoints.CheckpointSelector` in practice.
-    """
+    """Looks at the weights during training and changes nothing: `runs.checkpoints.CheckpointSelector` in practice."""
 
     @property
     def points(self) -> int: ...  # evenly spaced ones, the last at the end of training
@@ -82,8 +81,8 @@ class Trainer:
         start: the weights that the backbone comes with, which may spare a stage.
         inherited: FLOPs that these weights cost; they are part of a budget in FLOPs.
         watcher: is shown the weights at its points and at the end of every stage.
-        team: the processes that share every step, the way that `strategy` says ("ddp" or "fsdp"); None: this one is
-            alone.
+        group: the processes that share every step, the way that `strategy` says ("ddp" or "fsdp"); None where this one
+            is alone.
 
     Raises:
         UsageError: a budget that is too small for the stages, or for what is inherited; a strategy that does not fit.
@@ -100,18 +99,18 @@ class Trainer:
         start: str = "recipe",
         inherited: int = 0,
         watcher: Watcher | None = None,
-        team: WorkerGroup | None = None,
+        group: WorkerGroup | None = None,
         strategy: str = "ddp",
     ) -> None:
         self.backbone, self.method, self.data, self.plan, self.journal = backbone, method, data, plan, journal
         self.watcher = watcher
-        self.team, self.strategy = team, strategy
-        self.crew: DistributedTrainer | None = None  # while the team trains
+        self.group, self.strategy = group, strategy
+        self.distributed: DistributedTrainer | None = None  # while the group trains
         self.others: list[Any] = []  # random states of the processes that wrote the checkpoint
-        if team is not None:
-            from rim_bench.engine.distributed import trainer
+        if group is not None:
+            from rim_bench.engine.distributed.trainer import check_model
 
-            trainer.check(backbone, strategy)
+            check_model(backbone, strategy)
         self.bridges = bridges if bridges is not None else nn.ModuleDict()
         auxiliary = method.auxiliary(backbone.width)
         if auxiliary is not None:
@@ -130,6 +129,7 @@ class Trainer:
         self.optimizer = optimizer_of(backbone, self.bridges, plan)
         self.counters: Counter[str] = Counter()
         self.entered: int | None = None  # the stage that the last step belonged to
+        self.done = 0  # steps
         self.spent = 0  # of the budget, in its unit
         self.seconds = 0.0
         self.loss = math.nan
@@ -140,210 +140,203 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite; the last good checkpoint stays.
         """
-        try:
-            return self._run(show)
-        finally:
-            if self.crew is not None:
-                self.crew.dismiss()
-                self.crew = None
-
-    def _run(self, show: Callable[[TrainingStep], None] | None) -> Outcome:
         plan, total = self.plan, self.schedule.total
         torch.manual_seed(plan.seed)
-        first = done = self._resume()
+        self._resume()
+        first = self.done
         self.journal.truncate_metrics(first)
         if self.watcher is not None:
             self.watcher.resume(first)
         every = max(1, total // max(1, plan.checkpoints))
-        rate = _Rate()
+        latest: deque[float] = deque(maxlen=20)  # seconds of the latest steps
         self.backbone.model.train()
-        if self.team is not None:
-            self._gather_crew(self.team, first)
-        for step, chosen in enumerate(batches(len(self.data), plan.batch_size, plan.seed)):
-            if self.spent >= total:
-                break
-            if step < first:
-                continue
-            before, span = self.spent, self.schedule.span(self.spent, self.entered)
-            self._enter(span)
-            began = time.perf_counter()
-            record = self._step(span, before, step, chosen)
-            took = time.perf_counter() - began
-            self.seconds += took
-            done = step + 1
-            self.spent += record["flops"] if plan.flops else 1
-            self.journal.append_metrics({**record, "seconds": round(took, 4)})
-            self._watch(span, before, done)
-            if self.spent // every > before // every and self.spent < total:
-                self._save(done)
-                if self.watcher is not None:
-                    self.watcher.settled(done)
-            if show is not None:
-                steps = max(done, round(done * total / self.spent))  # exact for a budget in examples
-                speed = rate.add(plan.batch_size, took)
-                show(
-                    TrainingStep(
-                        done, steps, span.stage.name, self.loss, speed, (steps - done) * plan.batch_size / speed
-                    )
-                )
-        if self.crew is not None:
-            self.crew.settle()
+        try:
+            if self.group is not None:
+                self._distribute(self.group)
+            for chosen in islice(batches(len(self.data), plan.batch_size, plan.seed), first, None):
+                if self.spent >= total:
+                    break
+                began = time.perf_counter()
+                record = self.step(chosen)
+                took = time.perf_counter() - began
+                before = self.spent
+                self.seconds += took
+                self.done += 1
+                self.spent += record["flops"] if plan.flops else 1
+                self.journal.append_metrics({**record, "seconds": round(took, 4)})
+                self._show_watcher(before)
+                if self.spent // every > before // every and self.spent < total:
+                    self._save()
+                    if self.watcher is not None:
+                        self.watcher.settled(self.done)
+                if show is not None:
+                    latest.append(took)
+                    steps = max(self.done, round(self.done * total / self.spent))  # exact for a budget in examples
+                    speed = len(latest) * plan.batch_size / max(1e-9, sum(latest))
+                    left = (steps - self.done) * plan.batch_size / speed
+                    show(TrainingStep(self.done, steps, record["stage"], self.loss, speed, left))
+            if self.distributed is not None:
+                self.distributed.settle()
+        finally:
+            if self.distributed is not None:
+                self.distributed.dismiss()
+                self.distributed = None
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
-        return self._outcome(done, first)
-
-    def _watch(self, span: Span, before: int, step: int) -> None:
-        """Show the weights to who watches, behind a step of `span` that began at `before`, where that is due."""
-        if self.watcher is None or not (points := self.watcher.points):
-            return
-        total = self.schedule.total
-        candidate = (
-            points * self.spent // total > points * before // total
-        )  # a last step may overshoot a budget in FLOPs
-        ends = self.spent >= total or self.schedule.span(self.spent, self.entered) is not span
-        if candidate or ends:
-            if self.crew is not None:
-                self.crew.settle()
-            self.watcher.look(step, span.stage.name, candidate=candidate, ends=ends)
-
-    def _outcome(self, steps: int, first: int) -> Outcome:
-        counters = self.counters
         return Outcome(
-            steps,
-            steps * self.plan.batch_size,
-            counters["tokens"],
-            counters["executed"],
+            self.done,
+            self.done * plan.batch_size,
+            self.counters["tokens"],
+            self.counters["executed"],
             self.seconds,
             self.loss,
             first,
-            counters["flops"],
-            counters["flops_executed"],
-            counters["flops_padding"],
-            counters["last_step_flops"],
+            self.counters["flops"],
+            self.counters["flops_executed"],
+            self.counters["flops_padding"],
+            self.counters["last_step_flops"],
         )
 
-    def _enter(self, span: Span) -> None:
-        """Begin a stage, where the last step was not in it: fresh optimizer if it asks for one, its dropout."""
-        stage = self.spans.index(span)
-        if stage != self.entered:
-            if span.stage.reset and self.entered is not None:
-                if self.crew is not None:
-                    self.crew.reset()
-                else:
-                    self.optimizer = optimizer_of(self.backbone, self.bridges, self.plan)
-            self.entered = stage
-            self.backbone.set_dropout(span.stage.dropout)
-            if self.crew is not None:
-                self.crew.dropout(span.stage.dropout)
+    def _show_watcher(self, before: int) -> None:
+        """Show the weights to the watcher, where that is due after a step that began at `before`."""
+        if self.watcher is None or self.entered is None or not (points := self.watcher.points):
+            return
+        total, span = self.schedule.total, self.spans[self.entered]
+        candidate = points * self.spent // total > points * before // total  # a last step may overshoot FLOPs
+        ends = self.spent >= total or self.schedule.span(self.spent, self.entered) is not span
+        if candidate or ends:
+            if self.distributed is not None:
+                self.distributed.settle()
+            self.watcher.look(self.done, span.stage.name, candidate=candidate, ends=ends)
 
     def layouts(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> list[Layout]:
         """The training layouts of one step that begins at `at`; randomness depends on seed, step and example alone."""
         return lay_out(self.method, self.data, self.plan.seed, self.schedule, span, at, step, chosen)
 
-    def _step(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> dict[str, Any]:
-        """One optimizer step: micro-batches of similar length, whose gradients add up to the whole batch's exactly."""
-        layouts = self.layouts(span, at, step, chosen)
+    def step(self, chosen: Sequence[int]) -> dict[str, Any]:
+        """The record of one optimizer step on these examples, where the run is in its budget; `run` goes on from there.
+
+        Its micro-batches hold rows of similar length, and their gradients add up to the whole batch's exactly.
+
+        Raises:
+            Diverged: the loss or the gradient is not finite.
+        """
+        span = self.schedule.span(self.spent, self.entered)
+        self._enter(span)
+        layouts = self.layouts(span, self.spent, self.done, chosen)
         trains = self.backbone.trains()
         cost = sum(training_cost(self.shape, trains, row) for row in layouts)
-        lr = self.plan.lr * self.schedule.rate(span, at, cost if self.plan.flops else 1)
+        lr = self.plan.lr * self.schedule.rate(span, self.spent, cost if self.plan.flops else 1)
         flops_before = self.counters["flops_executed"]
-        parts, norm = (self._alone if self.crew is None else self._together)(layouts, lr, trains, span, step)
+        losses, norm = (self._alone if self.distributed is None else self._shared)(layouts, lr, trains)
+        if not math.isfinite(norm):
+            checkpoint = self.journal.latest_checkpoint()
+            last = (
+                f"the last good checkpoint (step {checkpoint[0]}) is kept at {checkpoint[1]}"
+                if checkpoint
+                else "no checkpoint had been written yet"
+            )
+            raise Diverged(
+                f"the loss or gradient of {self.method.name} is not finite at step {self.done + 1} (stage "
+                f"{span.stage.name!r}, learning rate {self.plan.lr:g}): {last}; a lower learning rate usually helps"
+            )
         tokens = sum(row.size for row in layouts)
         self.counters.update(tokens=tokens, flops=cost)
         self.counters["last_step_flops"] = cost
-        self.loss = sum(parts.values())
+        self.loss = sum(losses.values())
         return {
-            "step": step + 1,
+            "step": self.done + 1,
             "stage": span.stage.name,
             "loss": _digits(self.loss),
-            "losses": {name: _digits(part) for name, part in parts.items()},
+            "losses": {name: _digits(loss) for name, loss in losses.items()},
             "lr": _digits(lr),
-            "examples": (step + 1) * self.plan.batch_size,
+            "examples": (self.done + 1) * self.plan.batch_size,
             "tokens": tokens,
             "grad_norm": _digits(norm),
             "flops": cost,
             "flops_executed": self.counters["flops_executed"] - flops_before,
         }
 
+    def _enter(self, span: Span) -> None:
+        """Begin a stage, where the last step was not in it: fresh optimizer if it asks for one, its dropout."""
+        stage = self.spans.index(span)
+        if stage == self.entered:
+            return
+        if span.stage.reset and self.entered is not None:
+            if self.distributed is not None:
+                self.distributed.reset()
+            else:
+                self.optimizer = optimizer_of(self.backbone, self.bridges, self.plan)
+        self.entered = stage
+        self.backbone.set_dropout(span.stage.dropout)
+        if self.distributed is not None:
+            self.distributed.dropout(span.stage.dropout)
+
     def _cut(self, rows: Sequence[Layout]) -> list[list[Layout]]:
         """Rows as micro-batches of similar length."""
         return micro_batches(rows, self.plan.micro_batch, self.backbone.device.type, self.backbone.width)
 
-    def _alone(
-        self, layouts: list[Layout], lr: float, trains: Trains, span: Span, step: int
-    ) -> tuple[dict[str, float], float]:
-        """Losses by group and norm of the gradient of a step that this process makes by itself."""
+    def _alone(self, layouts: list[Layout], lr: float, trains: Trains) -> tuple[dict[str, float], float]:
+        """Losses by group, and norm of the gradient, of a step that this process makes by itself.
+
+        Nothing is changed where one of them is not finite.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         counts = group_counts(layouts)
         self.optimizer.zero_grad(set_to_none=True)
-        parts: Counter[str] = Counter()
+        losses: Counter[str] = Counter()
         for micro in self._cut(layouts):
             with self.backbone.autocast():
-                columns = self.workspace.forward(micro)
-                loss, groups = tree_loss(self.backbone, columns, counts)
-            if not math.isfinite(sum(groups.values())):
-                raise self._diverged(span, step)
+                batch = self.workspace.forward(micro)
+                loss, losses_of_micro = tree_loss(self.backbone, batch, counts)
+            if not math.isfinite(sum(losses_of_micro.values())):
+                return losses_of_micro, math.nan
             loss.backward()  # type: ignore[no-untyped-call]
-            parts.update(groups)
-            self.counters["executed"] += columns.executed
+            losses.update(losses_of_micro)
+            self.counters["executed"] += batch.executed
             self.counters["flops_executed"] += executed_cost(self.shape, trains, micro)
             self.counters["flops_padding"] += padding_cost(self.shape, trains, micro)
         norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.plan.clip))
-        if not math.isfinite(norm):
-            raise self._diverged(span, step)
-        self.optimizer.step()
-        return dict(parts), norm
+        if math.isfinite(norm):
+            self.optimizer.step()
+        return dict(losses), norm
 
     # Several processes
 
-    def _gather_crew(self, team: WorkerGroup, done: int) -> None:
-        """Hand the run to all processes, as it is behind `done` steps; this one keeps no optimizer of its own."""
+    def _distribute(self, group: WorkerGroup) -> None:
+        """Hand the run to all processes, as it is now; this one keeps no optimizer of its own."""
         from rim_bench.engine.distributed.trainer import DistributedTrainer
 
         state = self.optimizer.state_dict()
-        self.crew = DistributedTrainer(
-            team, self.backbone, self.bridges, self.plan, self.strategy, done, state, self.others
+        self.distributed = DistributedTrainer(
+            group, self.backbone, self.bridges, self.plan, self.strategy, self.done, state, self.others
         )
         self.optimizer.state.clear()
 
-    def _together(
-        self, layouts: list[Layout], lr: float, trains: Trains, span: Span, step: int
-    ) -> tuple[dict[str, float], float]:
+    def _shared(self, layouts: list[Layout], lr: float, trains: Trains) -> tuple[dict[str, float], float]:
         """The same of a step that all processes make, each with its share of the rows."""
-        from rim_bench.engine.distributed.trainer import is_filler
+        from rim_bench.engine.distributed.trainer import is_dummy
 
-        assert self.crew is not None
-        done = self.crew.step(layouts, self._cut, group_counts(layouts), lr)
-        if not math.isfinite(done.norm):
-            raise self._diverged(span, step)
-        for micro in done.micros:
+        assert self.distributed is not None
+        step = self.distributed.step(layouts, self._cut, group_counts(layouts), lr)
+        for micro in step.micros:
             cost = executed_cost(self.shape, trains, micro)
             self.counters["executed"] += executed(micro).columns
             self.counters["flops_executed"] += cost
             self.counters["flops_padding"] += cost - sum(
-                executed_cost(self.shape, trains, [row]) for row in micro if not is_filler(row)
+                executed_cost(self.shape, trains, [row]) for row in micro if not is_dummy(row)
             )
-        return done.losses, done.norm
+        return step.losses, step.norm
 
-    def _diverged(self, span: Span, step: int) -> Diverged:
-        kept = self.journal.latest_checkpoint()
-        last = (
-            f"the last good checkpoint (step {kept[0]}) is kept at {kept[1]}"
-            if kept
-            else "no checkpoint had been written yet"
-        )
-        return Diverged(
-            f"the loss or gradient of {self.method.name} is not finite at step {step + 1} (stage {span.stage.name!r}, "
-            f"learning rate {self.plan.lr:g}): {last}; a lower learning rate usually helps"
-        )
+    # Checkpoints
 
-    def _save(self, step: int) -> None:
-        if self.crew is not None:
-            self.crew.settle()
-        optimizer, others = (self.optimizer.state_dict(), []) if self.crew is None else self.crew.state()
+    def _save(self) -> None:
+        if self.distributed is not None:
+            self.distributed.settle()
+        optimizer, others = (self.optimizer.state_dict(), []) if self.distributed is None else self.distributed.state()
         state = {
-            "step": step,
+            "step": self.done,
             "parameters": {name: p.detach() for name, p in self.parameters},
             "optimizer": optimizer,
             "counters": dict(self.counters),
@@ -355,29 +348,28 @@ class Trainer:
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "others": others,
         }
-        with self.journal.checkpoint(step) as folder:
+        with self.journal.checkpoint(self.done) as folder:
             torch.save(state, folder / "trainer.pt")
 
-    def _resume(self) -> int:
-        """Load the newest sound checkpoint; returns the number of steps that are done."""
-        found = self.journal.latest_checkpoint()
-        if found is None:
-            return 0
-        state = torch.load(found[1] / "trainer.pt", map_location="cpu", weights_only=True)
-        names = {name for name, _ in self.parameters}
+    def _resume(self) -> None:
+        """Go on from the newest sound checkpoint, if there is one."""
+        checkpoint = self.journal.latest_checkpoint()
+        if checkpoint is None:
+            return
+        state = torch.load(checkpoint[1] / "trainer.pt", map_location="cpu", weights_only=True)
         if "spent" not in state:
             raise UsageError(
-                f"checkpoint {found[1]} was written before FLOPs were counted: move it away to start afresh"
+                f"checkpoint {checkpoint[1]} was written before FLOPs were counted: move it away to start afresh"
             )
-        if names != set(state["parameters"]):
+        if {name for name, _ in self.parameters} != set(state["parameters"]):
             raise UsageError(
-                f"checkpoint {found[1]} holds other parameters than this run trains: move it away to start afresh"
+                f"checkpoint {checkpoint[1]} holds other parameters than this run trains: move it away to start afresh"
             )
         with torch.no_grad():
             for name, parameter in self.parameters:
                 parameter.copy_(state["parameters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.counters, self.spent = Counter(state["counters"]), state["spent"]
+        self.counters, self.done, self.spent = Counter(state["counters"]), int(state["step"]), state["spent"]
         self.entered = state["stage"]
         self.backbone.set_dropout(self.spans[state["stage"]].stage.dropout)
         self.seconds, self.loss = state["seconds"], state["loss"]
@@ -385,21 +377,8 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
             torch.cuda.set_rng_state_all(state["cuda_rng"])
-        return int(state["step"])
 
 
 def _digits(value: float) -> float:
     """As many as float32 has: the others are noise, and a third of a record."""
     return float(f"{value:.7g}")
-
-
-class _Rate:
-    """Examples per second over the last steps."""
-
-    def __init__(self, window: int = 20) -> None:
-        self.window = window
-        self.seen: list[tuple[int, float]] = []
-
-    def add(self, examples: int, seconds: float) -> float:
-        self.seen = [*self.seen[-self.window + 1 :], (examples, seconds)]
-        return sum(e for e, _ in self.seen) / max(1e-9, sum(s for _, s in self.seen))

@@ -1,5 +1,4 @@
-"""Evaluating on several processes: each takes whole batches of questions, the leader puts what they found back in
-order.
+"""Evaluating on several processes: each takes whole batches of questions, the leader puts the results back in order.
 
 Batches are those of one process, so that every record but the times is the same, to the last digit: the same rows stand
 beside each other. There is then no more to share than there are batches; a smaller `--eval-batch-size` makes more of
@@ -11,27 +10,29 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 
 from rim_bench.data.answers import Kind
+from rim_bench.engine.distributed.trainer import TRAINING
 from rim_bench.engine.distributed.workers import WorkerGroup
 from rim_bench.engine.generate import Sampling, Score, score
-from rim_bench.engine.trained_model import TrainedModel
+from rim_bench.engine.trained_model import TrainedModel, method_of
 from rim_bench.evaluate.multiple_choice import ChoicePredictor
 from rim_bench.evaluate.predict import Prediction, Predictor
 from rim_bench.methods.layout import Layout
 
+MODEL = "model"  # what a group keeps the parts of the model as that is evaluated
 OnBatch = Callable[[int], None]
 Question = tuple[int, ...]
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class GenerateBatch:
-    """A batch of questions, as `Answerer.answer` takes it."""
+    """A batch of questions, as `Predictor.answer` takes it."""
 
     layouts: Sequence[Layout]
     questions: Sequence[Question]
@@ -60,8 +61,11 @@ class ScoreBatch:
         )
 
 
+Batch = TypeVar("Batch", GenerateBatch, ScoreBatch)
+
+
 def answer_all(
-    answerer: Predictor, batches: Sequence[GenerateBatch], on_batch: OnBatch | None = None
+    predictor: Predictor, batches: Sequence[GenerateBatch], on_batch: OnBatch | None = None
 ) -> list[list[Prediction]]:
     """The answers to all batches, in their order; `on_batch` hears how many questions were answered, batch by batch.
 
@@ -69,10 +73,12 @@ def answer_all(
         RuntimeError: another process failed; its traceback is in the message.
     """
 
-    def own(batch: GenerateBatch) -> list[Prediction]:
-        return answerer.answer(batch.layouts, batch.limit, batch.until, batch.questions, batch.kind)
+    def answer(batch: GenerateBatch) -> list[Prediction]:
+        return predictor.answer(batch.layouts, batch.limit, batch.until, batch.questions, batch.kind)
 
-    return _spread(answerer.trained, batches, own, lambda share: _Answers.of(answerer, share), on_batch)
+    offered = predictor.offered if isinstance(predictor, ChoicePredictor) else None
+    settings = (predictor.effort, predictor.probe, predictor.sampling, predictor.split, offered)
+    return _share_out(predictor.trained, batches, answer, _answer_batches, settings, on_batch)
 
 
 def score_all(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list[list[Score]]]:
@@ -81,17 +87,15 @@ def score_all(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list
     Raises:
         RuntimeError: another process failed; its traceback is in the message.
     """
-    return _spread(
-        trained,
-        batches,
-        lambda b: score(trained.workspace, b.layouts, b.choices),
-        lambda share: _Scores(tuple(share)),
-        None,
-    )
+
+    def score_batch(batch: ScoreBatch) -> list[list[Score]]:
+        return score(trained.workspace, batch.layouts, batch.choices)
+
+    return _share_out(trained, batches, score_batch, _score_batches, (), None)
 
 
 def shared(batches: Sequence[GenerateBatch | ScoreBatch], size: int) -> list[list[int]]:
-    """Which batches each process takes: the largest first, each to who has least."""
+    """Which batches each process takes: the largest first, each to the one that has least."""
     shares: list[list[int]] = [[] for _ in range(size)]
     load = [0] * size
     for i in sorted(range(len(batches)), key=lambda i: -batches[i].work):
@@ -101,126 +105,120 @@ def shared(batches: Sequence[GenerateBatch | ScoreBatch], size: int) -> list[lis
     return [sorted(share) for share in shares]
 
 
-# What travels
-class _Job(Protocol):
-    """A follower's share."""
-
-    def run(self, trained: TrainedModel) -> list[Any]: ...
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """Questions, and an answerer without its model."""
-
-    effort: int | None
-    probe: bool
-    sampling: Sampling | None
-    split: bool
-    offered: Mapping[Question, Sequence[str]] | None
-    batches: tuple[tuple[Sequence[Question], int, tuple[str, ...], Kind], ...]
-
-    @classmethod
-    def of(cls, answerer: Predictor, share: Sequence[GenerateBatch]) -> _Answers:
-        offered = answerer.offered if isinstance(answerer, ChoicePredictor) else None
-        batches = tuple((b.questions, b.limit, b.until, b.kind) for b in share)
-        return cls(answerer.effort, answerer.probe, answerer.sampling, answerer.split, offered, batches)
-
-    def run(self, trained: TrainedModel) -> list[list[Prediction]]:
-        answerer = Predictor(trained, self.effort, probe=self.probe, sampling=self.sampling, split=self.split)
-        if self.offered is not None:
-            answerer = ChoicePredictor(answerer, self.offered)
-        out = []
-        for asked, limit, until, kind in self.batches:
-            out.append(answerer.answer([answerer.prompt(q) for q in asked], limit, until, asked, kind))
-        return out
-
-
-@dataclass(frozen=True)
-class _Scores:
-    batches: tuple[ScoreBatch, ...]
-
-    def run(self, trained: TrainedModel) -> list[list[list[Score]]]:
-        return [score(trained.workspace, b.layouts, b.choices) for b in self.batches]
-
-
-Batch = TypeVar("Batch", GenerateBatch, ScoreBatch)
-
-
-def _spread(
+def _share_out(
     trained: TrainedModel,
     batches: Sequence[Batch],
-    own: Callable[[Batch], list[Found]],
-    job: Callable[[Sequence[Batch]], _Job],
+    work: Callable[[Batch], list[Result]],
+    work_elsewhere: Callable[..., list[list[Result]]],
+    settings: tuple[Any, ...],
     on_batch: OnBatch | None,
-) -> list[list[Found]]:
-    """What is found for every batch; `own` finds it here, `job` makes another process's share."""
-    heard = on_batch or (lambda _: None)
+) -> list[list[Result]]:
+    """The results of every batch, by `work` here and by `work_elsewhere(trained, batches, *settings)` in a worker."""
 
-    def mine(batch: Batch) -> list[Found]:
-        found = own(batch)
-        heard(len(found))
-        return found
+    def own(batch: Batch) -> list[Result]:
+        results = work(batch)
+        if on_batch is not None:
+            on_batch(len(results))
+        return results
 
-    team = trained.execution.group
-    if team is None or len(batches) < 2:
-        return [mine(batch) for batch in batches]
-    shares = shared(batches, team.size)
-    live = _send(team, trained)
-    team.hand_out([("evaluate", live, job([batches[i] for i in share])) for share in shares])
+    group = trained.execution.group
+    if group is None or len(batches) < 2:
+        return [own(batch) for batch in batches]
+    shares = shared(batches, group.size)
+    spec = _send_model(group, trained)
+    group.send(_do_share, [(spec, work_elsewhere, [_packed(batches[i]) for i in s], settings) for s in shares[1:]])
     failed: Exception | None = None
-    first: list[list[Found]] = []
+    mine: list[list[Result]] = []
     try:
-        first = [mine(batches[i]) for i in shares[0]]
-    except Exception as error:  # what the others found is waiting to be taken
+        mine = [own(batches[i]) for i in shares[0]]
+    except Exception as error:  # what the workers have done is waiting to be taken
         failed = error
-    except (
-        BaseException
-    ):  # the user ends it: nobody waits for what the others find, and they hear of it when this process is gone
-        team.give_up()
+    except BaseException:  # the user ends it: nobody waits for the workers, which hear of it when this process is gone
+        group.sound = False
         raise
-    found = team.collect(first)
+    every = group.gather(mine)
     if failed is not None:
         raise failed
-    out: dict[int, list[Found]] = {}
-    for rank, (share, theirs) in enumerate(zip(shares, found, strict=True)):
-        if isinstance(theirs, str):
-            raise RuntimeError(f"process {rank} of {team.size} failed:\n{theirs}")
-        out.update(zip(share, theirs, strict=True))
-        if rank:
-            heard(sum(map(len, theirs)))
+    out: dict[int, list[Result]] = {}
+    for rank, (share, results) in enumerate(zip(shares, every, strict=True)):
+        if isinstance(results, str):
+            raise RuntimeError(f"process {rank} of {group.size} failed:\n{results}")
+        out.update(zip(share, results, strict=True))
+        if rank and on_batch is not None:
+            on_batch(sum(map(len, results)))
     return [out[i] for i in range(len(batches))]
 
 
-def _send(team: WorkerGroup, trained: TrainedModel) -> dict[str, Any] | None:
-    """Make sure that everyone has the model.
+def _send_model(group: WorkerGroup, trained: TrainedModel) -> dict[str, Any] | None:
+    """Make sure that every process has the model.
 
-    Returns its specification where it is the one being trained, which everyone has anyway.
+    Returns its specification where it is the one being trained, which they have anyway.
     """
-    if team.live is trained.backbone:
+    training = group.kept.get(TRAINING)
+    if training is not None and training.backbone is trained.backbone:
         return trained.spec
-    if team.sent is not trained.backbone:
-        team.sent = None
-        with team.job():
-            team.tell_all("load", trained.backbone.device.type)
-            team.give((trained.backbone, trained.bridges, trained.spec))
-        team.sent = trained.backbone
+    if MODEL not in group.kept or group.kept[MODEL][0] is not trained.backbone:
+        group.run(WorkerGroup.forget, MODEL)  # not two of them at once
+        group.run(_keep_model, trained.backbone, trained.bridges, trained.spec)
     return None
 
 
-def do_share(team: WorkerGroup, trained: TrainedModel, job: _Job) -> None:
-    """A follower's part, in evaluation mode and without a trace in its random state.
+def _packed(batch: Batch) -> Batch:
+    """What a worker needs of a batch: prompts follow from their questions."""
+    return replace(batch, layouts=()) if isinstance(batch, GenerateBatch) else batch
 
-    What goes wrong is the leader's to tell.
+
+# What a worker runs
+def _keep_model(group: WorkerGroup, *parts: Any) -> None:
+    group.kept[MODEL] = parts
+
+
+def _do_share(
+    group: WorkerGroup,
+    spec: dict[str, Any] | None,
+    work: Callable[..., list[Any]],
+    batches: Sequence[GenerateBatch | ScoreBatch],
+    settings: tuple[Any, ...],
+) -> None:
+    """Batches to the model being trained, whose `spec` is given, or to the one that was sent.
+
+    In evaluation mode and without a trace in the random state. What goes wrong is the leader's to tell.
     """
-    modules = (trained.backbone.model, trained.bridges)
-    found: list[Any] | str
+    if spec is None:
+        backbone, bridges, spec = group.kept[MODEL]
+    else:
+        backbone, bridges = group.kept[TRAINING].backbone, group.kept[TRAINING].bridges
+    trained = TrainedModel(backbone, method_of(spec), bridges, spec)
+    results: list[Any] | str
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
-        for module in modules:
+        for module in (backbone.model, bridges):
             stack.callback(module.train, module.training)
             module.eval()
         try:
-            found = job.run(trained)
+            results = work(trained, batches, *settings)
         except Exception:
-            found = traceback.format_exc()
-    team.collect(found)
+            results = traceback.format_exc()
+    group.gather(results)
+
+
+def _answer_batches(
+    trained: TrainedModel,
+    batches: Sequence[GenerateBatch],
+    effort: int | None,
+    probe: bool,
+    sampling: Sampling | None,
+    split: bool,
+    offered: Mapping[Question, Sequence[str]] | None,
+) -> list[list[Prediction]]:
+    predictor = Predictor(trained, effort, probe=probe, sampling=sampling, split=split)
+    if offered is not None:
+        predictor = ChoicePredictor(predictor, offered)
+    return [
+        predictor.answer([predictor.prompt(q) for q in b.questions], b.limit, b.until, b.questions, b.kind)
+        for b in batches
+    ]
+
+
+def _score_batches(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list[list[Score]]]:
+    return [score(trained.workspace, b.layouts, b.choices) for b in batches]

@@ -431,13 +431,13 @@ class Study:
                 start = "recipe" if cell.is_start else self.start
                 trained = TrainedModel(backbone, cell.method, bridges, cell.spec, self.execution)
                 watcher = CheckpointSelector(run, cell.selection, trained, self.request("validation"))
-                inherited, team, strategy = (
+                inherited, group, strategy = (
                     self._inherited(cell),
                     self.execution.group,
                     self.options.strategy or launch_environment.STRATEGIES[0],
                 )
                 trainer = Trainer(
-                    backbone, cell.method, bridges, data, cell.plan, run, start, inherited, watcher, team, strategy
+                    backbone, cell.method, bridges, data, cell.plan, run, start, inherited, watcher, group, strategy
                 )
                 check_rows(backbone, data, cell.method, [s.stage for s in trainer.spans])
             run.write_environment(

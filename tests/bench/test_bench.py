@@ -249,7 +249,7 @@ def test_a_stage_is_timed_with_its_dropout_and_leaves_the_weights_alone(monkeypa
 
         return noted
 
-    monkeypatch.setattr(arm.trainer, "_step", note("ours", arm.trainer._step))
+    monkeypatch.setattr(arm.trainer, "step", note("ours", arm.trainer.step))
     monkeypatch.setattr(arm.plain, "step", note("plain", arm.plain.step))
     session = train_session(bench, ("rim",), 1, steps=2)
     assert set(seen["ours"]) == {0.1} and set(seen["plain"]) == {0.0} and len(seen["ours"]) == len(seen["plain"]) == 4

@@ -32,7 +32,14 @@ from rim_bench.cli import launch
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.distributed import environment as launch_environment
 from rim_bench.engine.distributed import workers
-from rim_bench.engine.distributed.trainer import FILLER, align_micro_batches, is_filler, pad_with_dummy_rows, shard_rows
+from rim_bench.engine.distributed.trainer import (
+    DUMMY,
+    accelerator,
+    align_micro_batches,
+    is_dummy,
+    pad_with_dummy_rows,
+    shard_rows,
+)
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.engine.trainer import Diverged
@@ -97,10 +104,10 @@ def test_filled_shares_run_the_same_passes_and_bridges() -> None:
         assert {s.bridge for r in a for s in r.segments if s.bridge} == {
             s.bridge for r in b for s in r.segments if s.bridge
         }
-    real = [r for share in shares for micro in share for r in micro if not is_filler(r)]
+    real = [r for share in shares for micro in share for r in micro if not is_dummy(r)]
     assert real == [flat, deep, through, flat]
-    added = [r for share in shares for micro in share for r in micro if is_filler(r)]
-    assert [r.passes for r in added] == [5, 2] and {label.group for r in added for label in r.labels} == {FILLER}
+    added = [r for share in shares for micro in share for r in micro if is_dummy(r)]
+    assert [r.passes for r in added] == [5, 2] and {label.group for r in added for label in r.labels} == {DUMMY}
 
 
 def test_batches_go_to_who_has_least() -> None:
@@ -148,7 +155,7 @@ def test_two_processes_train_what_one_does(trained: tuple[Path, dict[str, Any]],
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_executed_work_is_the_sum_of_all_processes(trained: tuple[Path, dict[str, Any]], strategy: str) -> None:
-    """Headline counts are of the rows; what is executed depends on who sits beside whom, and fillers are padding."""
+    """Headline counts are of the rows; what is executed depends on who sits beside whom, and dummy rows are padding."""
     root, outcomes = trained
     for case in ("coconut", "bridge"):
         steps = stored(root, f"{case} {strategy}").metrics()
@@ -175,15 +182,15 @@ def look_inside(root: Path, execution: ExecutionContext) -> None:
     own model whole.
     """
     made = CASES["coconut"].trainer(root, "inside", PLAN, "fsdp", execution=execution)
-    made._gather_crew(execution.group, 0)  # type: ignore[arg-type]
-    assert made.crew is not None
-    replica = made.crew.replica
+    made._distribute(execution.group)  # type: ignore[arg-type]
+    assert made.distributed is not None
+    replica = made.distributed.replica
     parts = [p for _, p in replica.parameters]
     assert all(isinstance(p, DTensor) for p in parts) and not any(isinstance(p, DTensor) for _, p in made.parameters)
     own = sum(p.to_local().numel() for p in parts)
     assert 0.4 < own / made.backbone.count() < 0.6
     assert sum(isinstance(m, FSDPModule) for m in replica.module.modules()) == 3
-    made.crew.dismiss()
+    made.distributed.dismiss()
 
 
 def test_fsdp_holds_half_of_the_training_state(tmp_path: Path) -> None:
@@ -265,10 +272,14 @@ def fail_between(root: Path, execution: ExecutionContext) -> None:
     fit(root, "cot", "failing", journal=lambda run: Stopping(run, 2), execution=execution)
 
 
+def break_worker(group: workers.WorkerGroup) -> None:
+    if group.rank:
+        raise ValueError("no such call")
+
+
 def fail_elsewhere(root: Path, execution: ExecutionContext) -> None:
-    team = execution.group
-    assert team is not None
-    team.tell_all("no such job")
+    assert execution.group is not None
+    execution.group.run(break_worker)
     fit(root, "cot", "lost", execution=execution)
 
 
@@ -279,14 +290,14 @@ def fail_inside(root: Path, error: type[BaseException] = MemoryError, *, executi
     def broken(*_: Any, **__: Any) -> Any:
         raise error
 
-    processes_made = made._gather_crew
+    distribute = made._distribute
 
-    def gather(*arguments: Any) -> None:
-        processes_made(*arguments)
-        assert made.crew is not None
-        made.crew.replica.module.forward = broken
+    def distribute_broken(*arguments: Any) -> None:
+        distribute(*arguments)
+        assert made.distributed is not None
+        made.distributed.replica.module.forward = broken
 
-    made._gather_crew = gather  # type: ignore[method-assign]
+    made._distribute = distribute_broken  # type: ignore[method-assign]
     made.run()
 
 
@@ -456,8 +467,7 @@ def test_a_model_travels_with_its_ties(tmp_path: Path) -> None:
 
 
 def receive(root: Path, execution: ExecutionContext) -> None:
-    team = execution.group
-    assert team is not None
+    assert execution.group is not None
     backbone = CASES["cot"].backbone(root)
     packed, tensors = packing(backbone)
     assert len({id(t) for t in tensors}) == len(tensors)  # the tied table once
@@ -529,7 +539,7 @@ def test_commands_that_compute_nothing_are_the_leaders(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("command", ["table", "run"])
-def test_a_stray_rank_makes_no_follower(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stray_rank_makes_no_worker(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without WORLD_SIZE nobody else was started: a process that did nothing would be silence with exit code 0."""
     monkeypatch.setenv("RANK", "1")
     with launch.execution_of_command([command]) as execution:
@@ -570,10 +580,9 @@ def test_accelerate_must_see_all_of_them(tmp_path: Path) -> None:
 
 
 def alone_with_accelerate(_: Path, execution: ExecutionContext) -> None:
-    team = execution.group
-    assert team is not None
+    assert execution.group is not None
     with pytest.raises(UsageError, match="3 processes were started, but accelerate works with 2"):
-        workers.accelerator(workers.WorkerGroup(0, 3, team.control), torch.device("cpu"))
+        accelerator(workers.WorkerGroup(0, 3, execution.group.control), torch.device("cpu"))
 
 
 def test_torchrun_starts_it(tmp_path: Path) -> None:
@@ -617,7 +626,7 @@ def test_torchrun_starts_it(tmp_path: Path) -> None:
 
 def test_the_cases_are_what_they_say(tmp_path: Path) -> None:
     """Rows of a batch differ in passes, and two shares of a step in micro-batches:
-    else the fillers would have nothing to do.
+    else the dummy rows would have nothing to do.
     """
     made = CASES["bridge"].trainer(tmp_path, "look", PLAN)
     layouts = made.layouts(made.spans[1], made.spans[1].first, 0, range(5))

@@ -87,8 +87,8 @@ class Case:
         bridges = build_bridges(self.method, backbone, 0)
         if self.method.trains == "markers":
             backbone.train_markers_only()
-        team = execution.group
-        return Trainer(backbone, self.method, bridges, DATA, plan, journal(run), team=team, strategy=strategy)
+        group = execution.group
+        return Trainer(backbone, self.method, bridges, DATA, plan, journal(run), group=group, strategy=strategy)
 
     def backbone(self, root: Path) -> Backbone:
         markers = self.method.markers()
@@ -153,7 +153,7 @@ def together(job: Callable[..., None], *arguments: Any, size: int = 2, patience:
     codes, the leader's first. None: it had to be killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crews", "test_processes", "rim_bench.evaluate.follower", *LATER])
+    context.set_forkserver_preload(["crews", "test_processes", "rim_bench.evaluate.distributed", *LATER])
     port = free_port()
     members = [context.Process(target=_member, args=(rank, size, port, job, arguments)) for rank in range(size)]
     with (

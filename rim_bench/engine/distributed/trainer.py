@@ -1,17 +1,16 @@
 """Training on several processes: one optimizer step takes the same rows whatever their number, and gives the same
 gradients.
 
-The leader lays a step out, deals its rows (sorted by length) so that every process has as many of every length, and
-hands each its share with the loss denominators of the whole batch. Every process computes its share as one module,
-which is what DDP and
+The leader lays a step out, shards its rows so that every process has as many of every length, and sends each its share
+with the loss denominators of the whole batch. Every process computes its share as one module, which is what DDP and
 FSDP hook into: the engine calls embeddings, layers and head, never the model's own `forward`. Both average gradients
 over the processes, so a share's loss is multiplied by their number. What is recorded is summed over them.
 
 DDP keeps the whole training state on every process. FSDP shards it by transformer layers, and computes on a copy of the
 leader's model; layers are gathered when they are needed, so all processes must run the same passes at the same time:
-where a share has fewer, it gets a row whose loss counts nothing (`fill`). The leader's own model is brought up to date
-where it is looked at or stored (`Crew.settle`), and
-checkpoints hold whole tensors: what N processes began, M go on with.
+where a share has fewer, it gets a row whose loss counts nothing. The leader's own model is brought up to date where it
+is looked at or stored (`DistributedTrainer.settle`), and checkpoints hold whole tensors: what N processes began, M go
+on with.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -30,26 +29,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rim_bench.engine.distributed.workers import WorkerGroup, accelerator
+from rim_bench.engine.distributed.workers import WorkerGroup
 from rim_bench.engine.losses import tree_loss
 from rim_bench.engine.optimizer import optimizer_of, trained_parameters
 from rim_bench.engine.packing import PackedModel
-from rim_bench.methods.layout import Layout
+from rim_bench.methods.layout import Layout, Segment
 from rim_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from rim_bench.engine.backbone import Backbone
     from rim_bench.methods.schedule import TrainingPlan
 
-DDP, FSDP = "ddp", "fsdp"
-FILLER = "filler"  # the loss group of rows that are computed for company alone
+FSDP = "fsdp"
+DUMMY = "dummy"  # the loss group of rows that only keep the processes on the same passes
+TRAINING = "training"  # what a group keeps this process's replica as
 Rows = list[Layout]
 
 
 def shard_rows(rows: Sequence[Layout], size: int) -> list[Rows]:
-    """Rows as `size` shares of about the same work, dealt by length back and forth:
-    0 1 1 0 0 1 …; each is sorted by length.
-    """
+    """Rows as `size` shares of about the same work, each sorted by length: dealt by length back and forth, 0 1 1 0 …"""
     shares: list[Rows] = [[] for _ in range(size)]
     for i, row in enumerate(sorted(rows, key=lambda row: row.size)):
         turn, place = divmod(i, size)
@@ -58,9 +58,7 @@ def shard_rows(rows: Sequence[Layout], size: int) -> list[Rows]:
 
 
 def align_micro_batches(shares: Sequence[Rows], cut: Callable[[Rows], list[Rows]]) -> list[list[Rows]]:
-    """Micro-batches of shares, all cut where the longest of them is:
-    their rows of one place are of one length, nearly.
-    """
+    """Micro-batches of shares, all cut where the longest is, so that rows of one place are nearly of one length."""
     sizes = [len(micro) for micro in cut(max(shares, key=len))]
     ends = list(accumulate(sizes))
     return [
@@ -69,12 +67,7 @@ def align_micro_batches(shares: Sequence[Rows], cut: Callable[[Rows], list[Rows]
 
 
 def pad_with_dummy_rows(shares: Sequence[Sequence[Sequence[Layout]]]) -> list[list[Rows]]:
-    """The same micro-batches with rows that cost no loss, so that all processes run as many passes, through the same
-    bridges.
-
-    Args:
-        shares: of each process, its micro-batches.
-    """
+    """Each process's micro-batches with dummy rows, so that all run as many passes, through the same bridges."""
     most = max(len(share) for share in shares)
     out = [[list(micro) for micro in share] + [[] for _ in range(most - len(share))] for share in shares]
     for micros in zip(*out, strict=True):
@@ -88,7 +81,7 @@ def pad_with_dummy_rows(shares: Sequence[Sequence[Sequence[Layout]]]) -> list[li
             for row in needed:
                 deep = micro and max(r.passes for r in micro) >= row.passes
                 if not deep or not _bridges([row]) <= _bridges(micro):
-                    micro.append(_silent(row))
+                    micro.append(Layout(tuple(replace(s, group=DUMMY) if s.weight else s for s in row.segments)))
     return out
 
 
@@ -96,13 +89,9 @@ def _bridges(rows: Sequence[Layout]) -> set[str]:
     return {s.bridge for row in rows for s in row.segments if s.bridge is not None}
 
 
-def _silent(row: Layout) -> Layout:
-    return Layout(tuple(replace(s, group=FILLER) if s.weight else s for s in row.segments))
-
-
-def is_filler(row: Layout) -> bool:
-    """Whether a row is computed for company alone."""
-    return any(s.group == FILLER for s in row.segments)
+def is_dummy(row: Layout) -> bool:
+    """Whether the row only keeps all processes on the same number of passes; its loss counts nothing."""
+    return any(s.group == DUMMY for s in row.segments)
 
 
 class Step(nn.Module):
@@ -111,9 +100,7 @@ class Step(nn.Module):
     def __init__(self, backbone: Backbone, bridges: nn.ModuleDict) -> None:
         super().__init__()
         self.model, self.bridges = backbone.model, bridges
-        self.markers = next(
-            (p for name, p in backbone.parameters_to_train() if name == "markers"), None
-        )  # rows that train alone
+        self.markers = dict(backbone.parameters_to_train()).get("markers")  # rows that train alone
         self._parts = (backbone, PackedModel(backbone, bridges))
 
     def forward(self, rows: Rows, counts: Mapping[str, float]) -> tuple[Tensor, dict[str, float]]:
@@ -135,7 +122,7 @@ class TrainerReplica:
 
     def __init__(
         self,
-        team: WorkerGroup,
+        group: WorkerGroup,
         backbone: Backbone,
         bridges: nn.ModuleDict,
         plan: TrainingPlan,
@@ -143,16 +130,16 @@ class TrainerReplica:
         optimizer: dict[str, Any],
         randomness: Any,
     ) -> None:
-        self.team, self.plan, self.sharded = team, plan, strategy == FSDP
+        self.group, self.plan, self.sharded = group, plan, strategy == FSDP
         self.backbone, self.bridges = backbone, bridges
         self.trained = copy.deepcopy((backbone, bridges)) if self.sharded else (backbone, bridges)
         step = Step(*self.trained)
-        self.module: Any = _shard(team, backbone, step) if self.sharded else _replicate(team, backbone, step)
+        self.module: Any = _shard(group, backbone, step) if self.sharded else _replicate(group, backbone, step)
         self.parameters = trained_parameters(*self.trained)
         self.reset()
         self.optimizer.load_state_dict(self._scattered(optimizer))
-        if team.rank:
-            _restore(randomness, team.rank, backbone.device)
+        if group.rank:
+            _restore(randomness, group.rank, backbone.device)
 
     def reset(self) -> None:
         """A fresh optimizer."""
@@ -167,18 +154,21 @@ class TrainerReplica:
 
         Nothing is changed where one of them is not finite.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        counts = {**counts, FILLER: math.inf}
-        found: Counter[str] = Counter()
+        counts = {**counts, DUMMY: math.inf}
+        own: Counter[str] = Counter()
         for k, micro in enumerate(micros):
-            with self._quiet(last=k == len(micros) - 1):
-                loss, groups = self.module(micro, counts)
-                (loss * self.team.size).backward()
-            found.update(groups)
-        names = sorted(set(counts) - {FILLER})
-        losses = dict(zip(names, self.team.sum([found[name] for name in names]), strict=True))
+            last = k == len(micros) - 1  # gradients travel after the last micro-batch alone
+            if self.sharded:
+                self.module.set_requires_gradient_sync(last)
+            with nullcontext() if last or self.sharded else self.module.no_sync():
+                loss, losses_of_micro = self.module(micro, counts)
+                (loss * self.group.size).backward()
+            own.update(losses_of_micro)
+        names = sorted(set(counts) - {DUMMY})
+        losses = dict(zip(names, self.group.sum([own[name] for name in names]), strict=True))
         if not math.isfinite(sum(losses.values())):
             return losses, math.nan
         norm: Any = torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.plan.clip)
@@ -186,13 +176,6 @@ class TrainerReplica:
         if math.isfinite(value):
             self.optimizer.step()
         return losses, value
-
-    def _quiet(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Gradients travel behind the last micro-batch alone."""
-        if self.sharded:
-            self.module.set_requires_gradient_sync(last)
-            return nullcontext()
-        return nullcontext() if last else self.module.no_sync()
 
     def settle(self) -> None:
         """Bring the whole model up to date with the shards."""
@@ -204,14 +187,12 @@ class TrainerReplica:
                     whole.copy_(_whole(part.detach()))
 
     def state(self) -> tuple[dict[str, Any], list[Any]]:
-        """State of the optimizer, whole, and of every process's random number generators; the latter at the leader
-        alone.
-        """
-        found = self.optimizer.state_dict()
+        """The optimizer's state, whole, and the random states of all processes; the latter at the leader alone."""
+        state = self.optimizer.state_dict()
         if self.sharded:
-            found = {**found, "state": {i: {k: _whole(v) for k, v in s.items()} for i, s in found["state"].items()}}
+            state = {**state, "state": {i: {k: _whole(v) for k, v in s.items()} for i, s in state["state"].items()}}
         cuda = torch.cuda.get_rng_state(self.backbone.device) if self.backbone.device.type == "cuda" else None
-        return found, self.team.collect([torch.get_rng_state(), cuda])
+        return state, self.group.gather([torch.get_rng_state(), cuda])
 
     def _scattered(self, state: dict[str, Any]) -> dict[str, Any]:
         """A whole optimizer state as this process's shards of it."""
@@ -219,7 +200,7 @@ class TrainerReplica:
             return state
         from torch.distributed.tensor import distribute_tensor
 
-        order = [p for group in self.optimizer.param_groups for p in group["params"]]
+        order = [p for parameters in self.optimizer.param_groups for p in parameters["params"]]
 
         def part(value: Any, like: Any) -> Any:
             fits = isinstance(value, Tensor) and value.shape == like.shape and value.ndim > 0
@@ -233,44 +214,55 @@ def _whole(value: Any) -> Any:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def _replicate(team: WorkerGroup, backbone: Backbone, step: Step) -> Any:
+def accelerator(group: WorkerGroup, device: torch.device, **options: Any) -> Accelerator:
+    """accelerate, on the processes of the group.
+
+    Raises:
+        UsageError: it sees another number of them.
+    """
+    from accelerate import Accelerator
+
+    accelerate = Accelerator(cpu=device.type == "cpu", device_placement=False, **options)
+    if accelerate.num_processes != group.size:
+        raise UsageError(
+            f"{group.size} processes were started, but accelerate works with {accelerate.num_processes}: start them "
+            "with torchrun"
+        )
+    return accelerate
+
+
+def _replicate(group: WorkerGroup, backbone: Backbone, step: Step) -> Any:
+    """DDP around the step."""
     from accelerate.utils import DistributedDataParallelKwargs
 
     # A bridge, an adapter or markers may have no part in a stage, or in one process's rows. Buffers never change.
-    unused = _may_be_left_out(backbone, step)
-    how = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)
+    unused = bool(step.bridges) or step.markers is not None or backbone.spec["tuning"] == "lora"
+    options = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for the same option
-        return accelerator(team, backbone.device, kwargs_handlers=[how]).prepare_model(step, device_placement=False)
+        accelerate = accelerator(group, backbone.device, kwargs_handlers=[options])
+        return accelerate.prepare_model(step, device_placement=False)
 
 
-def _may_be_left_out(backbone: Backbone, step: Step) -> bool:
-    """Whether some of what trains may have no gradient in a step."""
-    return bool(step.bridges) or step.markers is not None or backbone.spec["tuning"] == "lora"
-
-
-def _shard(team: WorkerGroup, backbone: Backbone, step: Step) -> Any:
+def _shard(group: WorkerGroup, backbone: Backbone, step: Step) -> Any:
     """FSDP2 in place: each transformer layer a unit, all the rest (embeddings, norm, head, bridges) the root's."""
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
-    names = list(backbone.causal._no_split_modules)
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=names,
+        transformer_cls_names_to_wrap=list(backbone.causal._no_split_modules),
         cpu_ram_efficient_loading=False,
     )
-    made = accelerator(team, backbone.device, fsdp_plugin=plugin)
-    made.state.distributed_type = DistributedType.FSDP  # on CPUs accelerate passes its plugin over
-    made.state.fsdp_plugin = plugin
-    return fsdp2_prepare_model(made, step)
+    accelerate = accelerator(group, backbone.device, fsdp_plugin=plugin)
+    accelerate.state.distributed_type = DistributedType.FSDP  # on CPUs accelerate passes its plugin over
+    accelerate.state.fsdp_plugin = plugin
+    return fsdp2_prepare_model(accelerate, step)
 
 
 def _restore(randomness: Any, rank: int, device: torch.device) -> None:
-    """This process's random state: the one of a checkpoint of as many processes, or one of its own drawn from the given
-    text.
-    """
+    """Set this process's random state: that of a checkpoint of as many processes, or its own, drawn from a text."""
     if isinstance(randomness, str):
         torch.manual_seed(int.from_bytes(hashlib.sha256(f"{randomness} {rank}".encode()).digest()[:7], "big"))
         return
@@ -280,13 +272,28 @@ def _restore(randomness: Any, rank: int, device: torch.device) -> None:
         torch.cuda.set_rng_state(cuda.cpu(), device)
 
 
+# What the processes of a group run
+def _begin(group: WorkerGroup, *parts: Any) -> None:
+    group.kept[TRAINING] = TrainerReplica(group, *parts)
+
+
+def _on_replica(group: WorkerGroup, method: Callable[..., Any], *arguments: Any) -> Any:
+    """A method of this process's part of the training run."""
+    return method(group.kept[TRAINING], *arguments)
+
+
+def _step(group: WorkerGroup, micros: list[list[tuple[Segment, ...]]], counts: dict[str, float], lr: float) -> None:
+    """A worker's rows of an optimizer step; they travel as segments, without what a layout has derived from them."""
+    group.kept[TRAINING].step([[Layout(segments) for segments in micro] for micro in micros], counts, lr)
+
+
 @dataclass(frozen=True)
-class Done:
+class DistributedStep:
     """What a step of all processes did."""
 
     losses: dict[str, float]  # by group
     norm: float
-    micros: list[Rows]  # of all processes, fillers among them
+    micros: list[Rows]  # of all processes, dummy rows among them
 
 
 class DistributedTrainer:
@@ -300,7 +307,7 @@ class DistributedTrainer:
 
     def __init__(
         self,
-        team: WorkerGroup,
+        group: WorkerGroup,
         backbone: Backbone,
         bridges: nn.ModuleDict,
         plan: TrainingPlan,
@@ -309,63 +316,60 @@ class DistributedTrainer:
         optimizer: dict[str, Any],
         others: Sequence[Any],
     ) -> None:
-        self.team, self.strategy = team, strategy
-        randomness = list(others) if len(others) == team.size else f"dropout {plan.seed} {done}"
-        with team.job():
-            team.tell_all("train", backbone.device.type)
-            team.give((backbone, bridges, plan, strategy, optimizer, randomness))
-            self.replica = TrainerReplica(team, backbone, bridges, plan, strategy, optimizer, randomness)
-        team.live = backbone
+        self.group, self.strategy = group, strategy
+        randomness = list(others) if len(others) == group.size else f"dropout {plan.seed} {done}"
+        group.run(WorkerGroup.forget)
+        group.run(_begin, backbone, bridges, plan, strategy, optimizer, randomness)
+
+    @property
+    def replica(self) -> TrainerReplica:
+        """The leader's own part."""
+        replica: TrainerReplica = self.group.kept[TRAINING]
+        return replica
 
     def step(
         self, rows: Sequence[Layout], cut: Callable[[Rows], list[Rows]], counts: Mapping[str, float], lr: float
-    ) -> Done:
+    ) -> DistributedStep:
         """One optimizer step; `cut` makes micro-batches of a share, which it leaves sorted by length."""
-        dealt = shard_rows(rows, self.team.size)
+        dealt = shard_rows(rows, self.group.size)
         shares = (
             pad_with_dummy_rows(align_micro_batches(dealt, cut))
             if self.strategy == FSDP
             else [cut(share) for share in dealt]
         )
-        with self.team.job():
-            self.team.hand_out(
-                [("step", [[row.segments for row in micro] for micro in share], dict(counts), lr) for share in shares]
-            )
+        sent = [([[row.segments for row in micro] for micro in share], dict(counts), lr) for share in shares[1:]]
+        with self.group.together():
+            self.group.send(_step, sent)
             losses, norm = self.replica.step(shares[0], counts, lr)
-        return Done(losses, norm, [micro for share in shares for micro in share])
+        return DistributedStep(losses, norm, [micro for share in shares for micro in share])
 
     def reset(self) -> None:
         """A fresh optimizer everywhere."""
-        self.team.tell_all("reset")
-        self.replica.reset()
+        self.group.run(_on_replica, TrainerReplica.reset)
 
     def dropout(self, added: float) -> None:
         """The stage's dropout everywhere."""
-        self.team.tell_all("dropout", added)
-        self.replica.dropout(added)
+        self.group.run(_on_replica, TrainerReplica.dropout, added)
 
     def settle(self) -> None:
         """The leader's model, and every other process's, as it is after the last step."""
         if self.strategy == FSDP:
-            with self.team.job():
-                self.team.tell_all("settle")
-                self.replica.settle()
+            self.group.run(_on_replica, TrainerReplica.settle)
 
     def state(self) -> tuple[dict[str, Any], list[Any]]:
         """For a checkpoint: the optimizer's state, whole, and every process's random state."""
-        with self.team.job():
-            self.team.tell_all("state")
-            return self.replica.state()
+        state: tuple[dict[str, Any], list[Any]] = self.group.run(_on_replica, TrainerReplica.state)
+        return state
 
     def dismiss(self) -> None:
         """The run is over, or broken off."""
-        self.team.live = None
-        if self.team.sound:
-            with suppress(UsageError):  # who is gone is told of at the next job
-                self.team.tell_all("end")
+        self.group.kept.pop(TRAINING, None)
+        if self.group.sound:
+            with suppress(UsageError):  # a process that is gone is told of at the next call
+                self.group.run(WorkerGroup.forget)
 
 
-def check(backbone: Backbone, strategy: str) -> None:
+def check_model(backbone: Backbone, strategy: str) -> None:
     """Refuse what cannot be trained on several processes.
 
     Raises:

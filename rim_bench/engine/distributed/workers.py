@@ -1,39 +1,35 @@
-"""Several processes as one program: the first leads, the others do what it hands out.
+"""Several processes as one program: the first leads, the others are workers, which run the functions that it sends.
 
-The leader runs the program as if it were alone; nothing but a training step and a batch of questions is handed out. So
-one process decides, writes and prints, and a run's folder, its lock and its journal know nothing of the others. What is
-handed out travels over a group of its own (gloo), on which a follower may wait for hours; gradients travel over the
-default group (nccl between GPUs).
+The leader runs the program as if it were alone; nothing but training steps and batches of questions is shared. So one
+process decides, writes and prints, and a run's folder, its lock and its journal know nothing of the workers. Functions
+travel over a process group of their own (gloo), on which a worker may wait for hours; gradients travel over the default
+group (nccl between GPUs).
 
-An error of the leader between two jobs sends the others home. One inside a job, of any process, ends that process, and
-the launcher
-ends the rest: that is what torchrun does.
+An error of the leader between two calls sends the workers home. One inside a call, in any process, ends that process,
+and the launcher ends the rest: that is what torchrun does.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rim_bench.engine import attention
 from rim_bench.engine.distributed import environment
 from rim_bench.util.errors import UsageError
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from rim_bench.engine.backbone import Backbone
-
-PATIENCE = timedelta(days=30)  # that a follower waits for its next job; a leader that dies ends it at once
-QUIT = "quit"
+PATIENCE = timedelta(days=30)  # that a worker waits for its next call; a leader that dies ends it at once
 LOST = ("gloo", "nccl", "connection")  # in what torch says when a process does not answer
 
 
@@ -41,90 +37,102 @@ class WorkerGroup:
     """The processes of this program, seen from one of them.
 
     Attributes:
-        rank: which one this is; 0 leads.
-        size: how many there are.
-        live: the backbone that is being trained, which every process has; None between trainings.
-        sent: the backbone that every process has for evaluation; None before the first.
+        rank: this process's number; 0 leads.
+        size: how many processes there are.
+        kept: what the functions that run here keep from one call to the next, by name.
+        sound: whether calls can still be sent. Once the workers were left in the middle of one they cannot, and the
+            workers end when this process does.
     """
 
     def __init__(self, rank: int, size: int, control: Any) -> None:
         self.rank, self.size, self.control = rank, size, control
-        self.live: Backbone | None = None
-        self.sent: Backbone | None = None
-        self._sound = True
-
-    @property
-    def sound(self) -> bool:
-        """Whether jobs can still be handed out."""
-        return self._sound
-
-    def give_up(self) -> None:
-        """The others are left in the middle of something: nothing can be handed out any more, and they end when this
-        process does.
-        """
-        self._sound = False
+        self.kept: dict[str, Any] = {}
+        self.sound = True
 
     def record(self, device: torch.device, strategy: str) -> dict[str, Any]:
         """What a run's records say of its processes."""
         return {"world_size": self.size, "backend": "nccl" if device.type == "cuda" else "gloo", "strategy": strategy}
 
-    # what travels
+    # what the leader sends
 
-    def hand_out(self, jobs: Sequence[Any] | None = None) -> Any:
-        """One job for each process, from the leader; returns this one's."""
-        out: list[Any] = [None]
-        with self._whole():
-            dist.scatter_object_list(out, None if jobs is None else list(jobs), src=0, group=self.control)
-        return out[0]
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The leader's result of `function(group, *arguments)`, which every process runs at the same time.
 
-    def collect(self, mine: Any) -> list[Any]:
-        """Something from every process, in their order; an empty list for those that do not lead."""
-        out: list[Any] = [None] * self.size if self.rank == 0 else []
-        with self._whole():
-            dist.gather_object(mine, out if self.rank == 0 else None, dst=0, group=self.control)
-        return out
+        Tensors in the arguments reach a worker on its own device of their type.
+        """
+        with self.together():
+            self.send(_run_broadcast, [()] * (self.size - 1))
+            self.broadcast((function, arguments))
+            return function(self, *arguments)
+
+    def send(self, function: Callable[..., Any] | None, arguments: Sequence[tuple[Any, ...]]) -> None:
+        """Have each worker run `function(group, *arguments)` with arguments of its own, small ones without tensors."""
+        with self.together():
+            calls = [None, *((function, own) for own in arguments)]
+            dist.scatter_object_list([None], calls, src=0, group=self.control)
+
+    def receive(self) -> tuple[Callable[..., Any] | None, tuple[Any, ...]]:
+        """A worker's next call; no function where it is the last."""
+        call: list[Any] = [None]
+        with self.together():
+            dist.scatter_object_list(call, None, src=0, group=self.control)
+        return call[0]  # type: ignore[no-any-return]
+
+    def broadcast(self, value: Any = None) -> Any:
+        """The leader's value on every process; the leader's own is not touched.
+
+        Tensors travel one by one and not inside a pickle: a large model is never in memory twice.
+        """
+        file = io.BytesIO()
+        packer = _Packer(file)
+        if self.rank == 0:
+            packer.dump(value)
+        packed: list[Any] = [file.getvalue(), [_form(tensor) for tensor in packer.tensors]]
+        with self.together():
+            dist.broadcast_object_list(packed, src=0, group=self.control)
+            if self.rank == 0:
+                for tensor in packer.tensors:
+                    self._broadcast_values(tensor)
+                return value
+            tensors = [self._receive_tensor(*form) for form in packed[1]]
+        return _Unpacker(io.BytesIO(packed[0]), tensors).load()
+
+    def _receive_tensor(self, shape: torch.Size, dtype: torch.dtype, device: str, trains: bool | None) -> Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
+        self._broadcast_values(tensor)
+        tensor = tensor.to(device)  # "cuda" is the GPU that this process was given when it joined
+        return tensor if trains is None else nn.Parameter(tensor, requires_grad=trains)
+
+    def _broadcast_values(self, tensor: Tensor) -> None:
+        """Send a tensor's bytes, or receive them into a new one: on the CPU these are the very memory of the tensor."""
+        if tensor.numel():
+            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            dist.broadcast(values, src=0, group=self.control)
+
+    # what all of them do in one call
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank; an empty list for workers."""
+        values: list[Any] = [None] * self.size if self.rank == 0 else []
+        with self.together():
+            dist.gather_object(value, values or None, dst=0, group=self.control)
+        return values
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64."""
         total = torch.tensor(values, dtype=torch.float64)
-        with self._whole():
+        with self.together():
             dist.all_reduce(total, group=self.control)
         return [float(v) for v in total]
 
-    def tell_all(self, name: str, *arguments: Any) -> None:
-        """The same job for every follower."""
-        self.hand_out([(name, *arguments)] * self.size)
-
-    def give(self, thing: Any = None, device: torch.device | None = None) -> Any:
-        """The leader's object with the tensors in it, on every other process's `device`; the leader's own is not
-        touched.
-
-        Tensors travel one by one and not inside a pickle: a large model is never in memory twice.
-        """
-        packed: list[Any] = [None, None]
-        tensors: list[Tensor] = []
-        if self.rank == 0:
-            file = io.BytesIO()
-            packer = _Packer(file)
-            packer.dump(thing)
-            tensors = packer.tensors
-            packed = [file.getvalue(), [_Kind.of(t) for t in tensors]]
-        with self._whole():
-            dist.broadcast_object_list(packed, src=0, group=self.control)
-            if self.rank == 0:
-                for tensor in tensors:
-                    self._broadcast(_bytes(tensor))
-                return thing
-            made = [kind.receive(self._broadcast, device) for kind in packed[1]]
-        return _Unpacker(io.BytesIO(packed[0]), made).load()
-
-    def _broadcast(self, data: Tensor) -> None:
-        if data.numel():
-            dist.broadcast(data, src=0, group=self.control)
+    def forget(self, *names: str) -> None:
+        """Let go of what was kept under these names, or of everything where none is given."""
+        for name in names or tuple(self.kept):
+            self.kept.pop(name, None)
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """What breaks in here leaves the others waiting in the middle of something: nothing can be handed out any more.
+    def together(self) -> Iterator[None]:
+        """Work in which the processes wait for each other: what breaks in here leaves the others in the middle of it.
 
         Raises:
             UsageError: another process is gone.
@@ -132,7 +140,7 @@ class WorkerGroup:
         try:
             yield
         except RuntimeError as error:
-            self.give_up()
+            self.sound = False
             if not any(word in str(error).lower() for word in LOST):
                 raise
             reason = str(error).splitlines()[0].split(". ")[0]
@@ -141,20 +149,14 @@ class WorkerGroup:
                 "the same command again goes on from the last checkpoint"
             ) from error
         except BaseException:
-            self.give_up()
+            self.sound = False
             raise
 
-    @contextmanager
-    def job(self) -> Iterator[None]:
-        """Work that every process does at the same time, and in which each waits for the others."""
-        with self._whole():
-            yield
-
     def close(self) -> None:
-        """The leader sends the others home."""
-        if self.rank == 0 and self._sound:
+        """The leader sends the workers home."""
+        if self.sound:
             with suppress(UsageError, RuntimeError):  # they are gone already
-                self.tell_all(QUIT)
+                self.send(None, [()] * (self.size - 1))
                 dist.destroy_process_group()
 
 
@@ -181,47 +183,30 @@ def join() -> WorkerGroup:
     return WorkerGroup(rank, size, control)
 
 
-def accelerator(team: WorkerGroup, device: torch.device, **options: Any) -> Accelerator:
-    """accelerate, on the processes that are there.
+def work(group: WorkerGroup) -> None:
+    """A worker's life: run what the leader sends until it is sent home. An error ends it, and then all processes."""
+    logging.getLogger().setLevel(logging.ERROR)  # the leader says everything once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader hears of it too, and sends the workers home
+    attention.register()  # models come ready made, and look their kernel up by its name
+    while True:
+        function, arguments = group.receive()
+        if function is None:
+            dist.destroy_process_group()
+            return
+        function(group, *arguments)
 
-    Raises:
-        UsageError: it sees another number of them.
-    """
-    from accelerate import Accelerator
 
-    made = Accelerator(cpu=device.type == "cpu", device_placement=False, **options)
-    if made.num_processes != team.size:
-        raise UsageError(
-            f"{team.size} processes were started, but accelerate works with {made.num_processes}: start them with "
-            "torchrun"
-        )
-    return made
+def _run_broadcast(group: WorkerGroup) -> None:
+    """A worker's part of `WorkerGroup.run`."""
+    function, arguments = group.broadcast()
+    function(group, *arguments)
 
 
 # Objects with tensors in them
-class _Kind(NamedTuple):
-    """All of a tensor but its values."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    parameter: bool
-    trains: bool
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Kind:
-        return cls(tuple(tensor.shape), tensor.dtype, isinstance(tensor, nn.Parameter), tensor.requires_grad)
-
-    def receive(self, fill: Callable[[Tensor], None], device: torch.device | None) -> Tensor:
-        """The tensor, its values put in by `fill`."""
-        tensor = torch.empty(self.shape, dtype=self.dtype)
-        fill(_bytes(tensor))  # shares its memory
-        tensor = tensor.to(device or "cpu")
-        return nn.Parameter(tensor, requires_grad=self.trains) if self.parameter else tensor
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    """A tensor's bytes on the CPU; the very memory of one that lies there in one piece."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype, str, bool | None]:
+    """All of a tensor but its values; the last is whether it trains, None where it is no parameter."""
+    trains = tensor.requires_grad if isinstance(tensor, nn.Parameter) else None
+    return tensor.shape, tensor.dtype, tensor.device.type, trains
 
 
 class _Packer(pickle.Pickler):
@@ -230,15 +215,15 @@ class _Packer(pickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self.tensors: list[Tensor] = []
-        self._known: dict[int, int] = {}
+        self._numbers: dict[int, int] = {}  # by identity
 
-    def persistent_id(self, thing: Any) -> int | None:
-        if not isinstance(thing, Tensor):
+    def persistent_id(self, value: Any) -> int | None:
+        if not isinstance(value, Tensor):
             return None
-        if id(thing) not in self._known:
-            self._known[id(thing)] = len(self.tensors)
-            self.tensors.append(thing)
-        return self._known[id(thing)]
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self.tensors)
+            self.tensors.append(value)
+        return self._numbers[id(value)]
 
 
 class _Unpacker(pickle.Unpickler):
