@@ -171,9 +171,9 @@ def train(
     with reporter_for() as reporter:
         runs = study.run(reporter, evaluation=False)
     for done in runs:
-        training = done.training() or {}
-        validation = training["validation"]
-        typer.echo(f"{done.path}  validation {100 * validation['accuracy']:.1f} % (n = {validation['n']})")
+        training = done.training()
+        if training is not None and (validation := training.validation) is not None:
+            typer.echo(f"{done.path}  validation {100 * validation.accuracy:.1f} % (n = {validation.n})")
 
 
 @app.command("eval")

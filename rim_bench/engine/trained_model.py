@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +16,7 @@ from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.packing import PackedModel
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import load_method
+from rim_bench.storage.records import RunSpec
 from rim_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class TrainedModel:
     backbone: Backbone
     method: Method
     bridges: nn.ModuleDict
-    spec: dict[str, Any]
+    spec: RunSpec
     execution: ExecutionContext = ALONE  # what its evaluations share their work and machine with
 
     @property
@@ -54,20 +55,18 @@ def build_bridges(method: Method, backbone: Backbone, seed: int) -> nn.ModuleDic
     return (bridges if bridges is not None else nn.ModuleDict()).to(backbone.device)
 
 
-def method_of(spec: dict[str, Any]) -> Method:
+def method_of(spec: RunSpec) -> Method:
     """The method that a run's specification names, with its settings.
 
     Raises:
         UsageError: the method's file is gone, or not the one that the run was trained with.
     """
-    given = spec["method"]
-    if "file" not in given:
-        return load_method(given["name"], given["settings"])
-    method = load_method(given["file"], given["settings"])  # says so where the file is gone
-    if hashlib.sha256(Path(given["file"]).read_bytes()).hexdigest() != given["file_sha256"]:
-        raise UsageError(
-            f"method file {given['file']!r} has changed since the run was trained: restore it, or train again"
-        )
+    name, settings, file = spec.method.name, spec.method.settings, spec.method.file
+    if file is None:
+        return load_method(name, settings)
+    method = load_method(file, settings)  # says so where the file is gone
+    if hashlib.sha256(Path(file).read_bytes()).hexdigest() != spec.method.file_sha256:
+        raise UsageError(f"method file {file!r} has changed since the run was trained: restore it, or train again")
     return method
 
 

@@ -23,6 +23,7 @@ from rim_bench.engine.trained_model import TrainedModel, method_of
 from rim_bench.evaluate.multiple_choice import ChoicePredictor
 from rim_bench.evaluate.predict import Prediction, Predictor
 from rim_bench.methods.layout import Layout
+from rim_bench.storage.records import RunSpec
 
 MODEL = "model"  # what a group keeps the parts of the model as that is evaluated
 OnBatch = Callable[[int], None]
@@ -149,7 +150,7 @@ def _share_out(
     return [out[i] for i in range(len(batches))]
 
 
-def _send_model(group: WorkerGroup, trained: TrainedModel) -> dict[str, Any] | None:
+def _send_model(group: WorkerGroup, trained: TrainedModel) -> RunSpec | None:
     """Make sure that every process has the model.
 
     Returns its specification where it is the one being trained, which they have anyway.
@@ -175,7 +176,7 @@ def _keep_model(group: WorkerGroup, *parts: Any) -> None:
 
 def _do_share(
     group: WorkerGroup,
-    spec: dict[str, Any] | None,
+    spec: RunSpec | None,
     work: Callable[..., list[Any]],
     batches: Sequence[GenerateBatch | ScoreBatch],
     settings: tuple[Any, ...],

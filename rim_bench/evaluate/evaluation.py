@@ -29,6 +29,7 @@ from rim_bench.evaluate.multiple_choice import ChoicePredictor
 from rim_bench.evaluate.predict import Prediction
 from rim_bench.evaluate.self_consistency import TEMPERATURE, sampling_of, votes_record
 from rim_bench.methods.method import Example, Method
+from rim_bench.storage.records import EvaluationRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical, read_json
@@ -142,7 +143,7 @@ def evaluate_run(
     request: EvaluationRequest,
     on_items: Callable[[int, int], None] | None = None,
     told: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """Evaluate and store, unless the same evaluation is stored already; returns its summary, with `told` in it."""
     key = request.key()
     stored = evaluated(run, request)
@@ -155,7 +156,7 @@ def evaluate_run(
     return found
 
 
-def evaluated(run: Run, request: EvaluationRequest) -> dict[str, Any] | None:
+def evaluated(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:
     """The stored summary of this evaluation of the run's weights as they are now, or None."""
     stored = run.evaluation(request.key())
     record = run.path / "model" / RECORD

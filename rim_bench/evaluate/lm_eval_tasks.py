@@ -32,11 +32,11 @@ from rim_bench.engine.devices import runtime
 from rim_bench.evaluate.lm_eval_model import PROMPT_DIFFERS, RimLM, quiet_lm_eval
 from rim_bench.evaluate.predict import Prediction
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
+from rim_bench.storage.records import LmEvalRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical, read_json
 
-FOLDER = "lm_eval"
 SERVED = ("generate_until", "loglikelihood", "multiple_choice")
 FEWSHOT_SEED = 1234  # lm-eval's own default
 BOOTSTRAP = 1000  # of metrics whose standard error has no formula; those that are means have one
@@ -155,11 +155,6 @@ def _load(manager: TaskManager, name: str) -> dict[str, Any]:
 
 
 # Evaluation
-def results_of(run: Run) -> Run:
-    """Where a run's lm-eval evaluations lie: a folder that is written and verified like a run's own evaluations."""
-    return Run(run.path / FOLDER)
-
-
 @dataclass(frozen=True)
 class LmEvalRequest:
     """One evaluation of a run on one lm-eval task."""
@@ -193,16 +188,16 @@ class LmEvalRequest:
         name = re.sub(r"[^A-Za-z0-9._=-]+", "_", self.one.name).lstrip("._=-") or "task"
         return f"{name}-{sha256(canonical(fields).encode()).hexdigest()[:10]}"
 
-    def stored(self, run: Run) -> dict[str, Any] | None:
+    def stored(self, run: Run) -> LmEvalRecord | None:
         """The summary of this evaluation of the run's weights as they are now, or None."""
-        found, record = results_of(run).evaluation(self.key()), run.path / "model" / RECORD
+        found, record = run.lm_eval_evaluations.read(self.key()), run.path / "model" / RECORD
         if found is not None and record.is_file() and found.get("weights_sha256") != read_json(record).get("sha256"):
             return None  # made of weights that were replaced
         return found
 
     def evaluate(
         self, run: Run, trained: Any, on_items: Callable[[int, int], None] | None = None, **told: Any
-    ) -> dict[str, Any]:
+    ) -> LmEvalRecord:
         """Evaluate through lm-eval and store; returns the summary. `told` goes into it.
 
         Raises:
@@ -232,8 +227,8 @@ class LmEvalRequest:
         assert results is not None
         samples = results["samples"][self.one.name]
         items = [_item(s, lm.records.get((self.one.name, int(s["doc_id"])))) for s in samples]
-        results_of(run).write_evaluation(self.key(), items, self._summary(lm, dict(results), samples) | told)
-        summary = results_of(run).evaluation(self.key())
+        run.lm_eval_evaluations.write(self.key(), items, self._summary(lm, dict(results), samples) | told)
+        summary = run.lm_eval_evaluations.read(self.key())
         assert summary is not None
         return summary
 

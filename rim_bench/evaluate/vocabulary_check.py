@@ -13,6 +13,7 @@ from rim_bench.data.datasets import training_data
 from rim_bench.data.task import load_task
 from rim_bench.engine.backbone import Backbone
 from rim_bench.methods.method import Example
+from rim_bench.storage.records import RunSpec
 from rim_bench.util.errors import UsageError
 
 MOST = 0.5
@@ -30,7 +31,7 @@ def shown(backbone: Backbone, examples: Iterable[Example]) -> frozenset[int]:
     return frozenset(ids)
 
 
-def training_examples(spec: dict[str, Any], data: Path | None) -> tuple[Example, ...] | None:
+def training_examples(spec: RunSpec, data: Path | None) -> tuple[Example, ...] | None:
     """The examples that a run was trained on, by its specification; None where they are not there, or not the same."""
     given = spec["task"]
     try:
@@ -44,7 +45,7 @@ def training_examples(spec: dict[str, Any], data: Path | None) -> tuple[Example,
 _known: dict[tuple[str, str], frozenset[int]] = {}
 
 
-def shown_in_training(backbone: Backbone, spec: dict[str, Any], data: Path | None) -> frozenset[int] | None:
+def shown_in_training(backbone: Backbone, spec: RunSpec, data: Path | None) -> frozenset[int] | None:
     """`shown` of a run's training text, found once a process for each text and tokenizer; None where that text is not
     there.
     """
@@ -92,7 +93,7 @@ def check_text(
 
 
 def about(
-    backbone: Backbone, spec: dict[str, Any], name: str, questions: Sequence[tuple[str, str]], data: Path | None
+    backbone: Backbone, spec: RunSpec, name: str, questions: Sequence[tuple[str, str]], data: Path | None
 ) -> dict[str, Any]:
     """What a summary says of an evaluation on a task that the run was not trained on; `questions` are (id, text).
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rim_bench.storage.run_folder import Run, spec_id
+from rim_bench.storage.records import EvaluationRecord, RunSpec, spec_id
+from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical, read_json, write_bytes_atomic
 
@@ -101,14 +102,14 @@ class BaselineEntry:
 
 
 # From a stored evaluation
-def questions_of(summary: Record) -> Questions:
+def questions_of(summary: EvaluationRecord) -> Questions:
     """The questions of an evaluation, as far as its summary tells (not the hash of the ids)."""
     task, version, evaluator, split, data = (str(summary.get(k, "")) for k in Questions._fields[:5])
     n = summary.get("n")
     return Questions(task, version, evaluator, split, data, n if isinstance(n, int) else 0)
 
 
-def setting_of(spec: Record, summary: Record) -> Setting:
+def setting_of(spec: RunSpec, summary: EvaluationRecord) -> Setting:
     """What was evaluated. Raises UsageError for a specification without a method."""
     method = spec.get("method")
     if not isinstance(method, Mapping) or "name" not in method:
@@ -128,7 +129,7 @@ def setting_of(spec: Record, summary: Record) -> Setting:
     return Setting(label, str(spec.get("start") or ""), turned, "" if tokens is None else str(tokens), votes, others)
 
 
-def measured(run: Run, key: str, summary: Record) -> BaselineEntry:
+def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
     """A stored evaluation with its items, read and verified.
 
     Raises:
@@ -182,7 +183,7 @@ def measured(run: Run, key: str, summary: Record) -> BaselineEntry:
     )
 
 
-def _origin(run: Run, key: str, summary: Record) -> Record:
+def _origin(run: Run, key: str, summary: EvaluationRecord) -> Record:
     """Where an evaluation comes from; the recipe is the specification but for the seed and the run it started from."""
     recipe = canonical({k: v for k, v in run.spec.items() if k not in ("seed", "parent")})
     known = {
@@ -210,7 +211,9 @@ def _default(setting: Setting) -> bool:
     return not (setting.knob or setting.votes or setting.other)
 
 
-def choose(run: Run, split: str | None, task: str | None = None, key: str | None = None) -> tuple[str, Record]:
+def choose(
+    run: Run, split: str | None, task: str | None = None, key: str | None = None
+) -> tuple[str, EvaluationRecord]:
     """Key and summary of the one evaluation that is meant: a method's default setting unless `key` names another.
 
     Raises:

@@ -37,6 +37,7 @@ from rim_bench.evidence.baseline import (
     setting_of,
 )
 from rim_bench.evidence.stats import clustered, intervals, tests
+from rim_bench.storage.records import EvaluationRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
@@ -297,7 +298,9 @@ def check(run: Run, name: str, entries: Sequence[BaselineEntry], gate: Gate, rep
     return Check(name, decision.verdict, decision.reason, *of, notes, (*noise, *given))
 
 
-def _match(run: Run, entries: Sequence[BaselineEntry], key: str | None) -> tuple[str, Record, list[BaselineEntry]]:
+def _match(
+    run: Run, entries: Sequence[BaselineEntry], key: str | None
+) -> tuple[str, EvaluationRecord, list[BaselineEntry]]:
     """The evaluation of the run that some entry is about, and those entries. Ids are not compared yet."""
     stored = run.evaluations()
     if not stored:

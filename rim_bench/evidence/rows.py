@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rim_bench.data.datasets import GUESS
 from rim_bench.evidence.stats import clustered, intervals
 from rim_bench.evidence.stats.intervals import Interval
+from rim_bench.storage.records import EvaluationRecord, ItemRecord, RunSpec, TrainingRecord
 from rim_bench.storage.run_folder import Run
-from rim_bench.storage.selection import kept_apart
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import QUICK
@@ -52,10 +52,10 @@ class Evaluation:
 
     run: str
     key: str
-    spec: Record
-    summary: Record
-    training: Record
-    items: Mapping[str, Record]  # by item id, in stored order
+    spec: RunSpec
+    summary: EvaluationRecord
+    training: TrainingRecord
+    items: Mapping[str, ItemRecord]  # by item id, in stored order
 
     @property
     def seed(self) -> int:
@@ -195,7 +195,7 @@ class Row:
         return " ".join(self.runs)
 
     def accuracy(
-        self, ids: Sequence[str], good: Callable[[Record], bool] = lambda item: bool(item["correct"])
+        self, ids: Sequence[str], good: Callable[[ItemRecord], bool] = lambda item: bool(item["correct"])
     ) -> Accuracy:
         """Share of `ids` that are `good`."""
         seeds = [intervals.mean([float(good(p.items[i])) for i in ids]) for p in self.parts]
@@ -372,7 +372,7 @@ def read(
     left_out: list[LeftOut] = []
     for run in sorted(runs, key=lambda r: r.id):
         try:
-            if (apart := kept_apart(run.spec)) is not None:
+            if (apart := run.spec.kept_apart) is not None:
                 left_out.append(LeftOut(run.id, Reason[apart.name], apart.value))
                 continue
             summaries = run.evaluations()
@@ -384,10 +384,11 @@ def read(
                 ):
                     continue
                 items = {
-                    str(i["id"]): {k: i.get(k) for k in _CURVE_FIELDS} if curve else i for i in run.read_items(key)
+                    i.id: ItemRecord(id=i.id, **{k: getattr(i, k) for k in _CURVE_FIELDS}) if curve else i
+                    for i in run.read_items(key)
                 }
                 if items:
-                    found.append(Evaluation(run.id, key, run.spec, summary, run.training() or {}, items))
+                    found.append(Evaluation(run.id, key, run.spec, summary, run.training() or TrainingRecord(), items))
                 else:
                     left_out.append(LeftOut(run.id, Reason.NO_ITEMS, f"its evaluation {key!r} has no items"))
             if not any(not s.get("curve") for s in summaries.values()):
@@ -464,7 +465,7 @@ def _place(row: Row) -> tuple[Any, ...]:
     return budget_of(row.first.spec)[0] != "examples", rank, row.method, row.label, row.first.run, row.first.key
 
 
-def budget_of(spec: Record) -> tuple[str, float | None]:
+def budget_of(spec: RunSpec) -> tuple[str, float | None]:
     """Kind of the training budget a run was given, and how much, inherited part included; None where nothing is said of
     it.
     """

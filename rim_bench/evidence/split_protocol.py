@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 from rim_bench.evidence.rows import LeftOut, Reason
 from rim_bench.evidence.stats.intervals import mean, spread
+from rim_bench.storage.records import CandidateItem, EvaluationRecord, TrainingRecord
 from rim_bench.storage.run_folder import Run
-from rim_bench.storage.selection import SPLIT, best, selects_on_test
+from rim_bench.storage.selection import SPLIT, best
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, canonical
+from rim_bench.util.files import canonical
 from rim_bench.util.text import format_flops
-
-FOLDER = "candidates"  # of a run: its candidates' weights, and their answers
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,9 @@ def enough(n: int, share: float = SPLIT["share"]) -> bool:
     return 1 <= round(share * n) < n
 
 
-def run_splits(items: Sequence[Record], *, splits: int = 16, share: float = SPLIT["share"], seed: int = 0) -> Result:
+def run_splits(
+    items: Sequence[CandidateItem], *, splits: int = 16, share: float = SPLIT["share"], seed: int = 0
+) -> Result:
     """The protocol on items with an `id` and `correct`, a text with a 1 or 0 for each candidate in the order of
     training.
 
@@ -114,20 +115,13 @@ def _accuracy(marks: dict[str, str], ids: Sequence[str], candidate: int) -> floa
 
 
 # From stored runs to a section
-def answers(run: Run) -> Run:
-    """Where the candidates' answers of a run lie: stored and verified like evaluations, but where nothing takes them
-    for one.
-    """
-    return Run(run.path / FOLDER)
-
-
 @dataclass(frozen=True)
 class Scored:
     """One run's candidates on one set of test questions."""
 
     run: Run
-    summary: Record
-    items: tuple[Record, ...]
+    summary: EvaluationRecord
+    items: tuple[CandidateItem, ...]
 
     @property
     def facts(self) -> tuple[str, ...]:
@@ -148,9 +142,9 @@ class Scored:
         return f"{text} (from {start})" if start not in (None, "recipe") else text
 
     @property
-    def training(self) -> Record:
+    def training(self) -> TrainingRecord:
         """The training summary."""
-        return self.run.training() or {}
+        return self.run.training() or TrainingRecord()
 
     @property
     def tuned(self) -> str | None:
@@ -159,7 +153,7 @@ class Scored:
             return None
         return f"{told['chosen']:g} ({len(told['trials'])}, {format_flops(told['flops'])})"
 
-    def sets(self) -> dict[str, list[Record]]:
+    def sets(self) -> dict[str, list[CandidateItem]]:
         """The questions by headline set, as in the other tables: OOD apart where both are there.
 
         Without those that are too few.
@@ -177,7 +171,7 @@ class Scored:
         """Whether any of its questions are in a set that is too small to choose on and to score."""
         return sum(map(len, self.sets().values())) < len(self.items)
 
-    def result(self, items: Sequence[Record]) -> Result:
+    def result(self, items: Sequence[CandidateItem]) -> Result:
         """The protocol as this run's specification has it."""
         told = self.run.spec["selection"]
         return run_splits(items, splits=int(told["splits"]), share=float(told["share"]), seed=int(told["seed"]))
@@ -188,14 +182,15 @@ def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Sco
     found, left_out = [], []
     for run in sorted(runs, key=lambda r: r.id):
         try:
-            if not selects_on_test(run.spec) or run.spec.get("role") == "trial":
+            if not run.spec.selects_on_test or run.spec.is_trial:
                 continue
         except UsageError:
             continue  # a specification that cannot be read: said by who reads the ordinary evaluations
         try:
-            stored = answers(run)
-            keys = [k for k, s in stored.evaluations().items() if split in (None, s.get("split"))]
-            found += [Scored(run, stored.evaluation(k) or {}, tuple(stored.read_items(k))) for k in keys]
+            stored = run.candidate_evaluations
+            summaries = stored.all()
+            keys = [k for k, s in summaries.items() if split in (None, s.split)]
+            found += [Scored(run, summaries[k], tuple(stored.items(k))) for k in keys]
             if not keys:
                 detail = "its candidates have not answered the test questions yet"
                 left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))

@@ -22,9 +22,10 @@ from rim_bench.evidence.stats import clustered as clustered_module
 from rim_bench.evidence.stats import intervals
 from rim_bench.evidence.stats import tests as tests_module
 from rim_bench.evidence.stats.intervals import Clustered, Interval
+from rim_bench.storage.records import EvaluationRecord, TrainingRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, canonical
+from rim_bench.util.files import canonical
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,11 +182,11 @@ def _evaluated(store: Store, text: str, split: str, task: str | None) -> Evaluat
     run = store.find(name if at else text)
     key, summary = _chosen(run, wanted, split, task) if at else choose(run, split, task)
     measured(run, key, summary)  # refuses what is damaged, twice there or neither right nor wrong
-    items = {str(i["id"]): i for i in run.read_items(key)}
-    return Evaluation(run.id, key, run.spec, summary, run.training() or {}, items)
+    items = {i.id: i for i in run.read_items(key)}
+    return Evaluation(run.id, key, run.spec, summary, run.training() or TrainingRecord(), items)
 
 
-def _chosen(run: Run, wanted: str, split: str, task: str | None) -> tuple[str, Record]:
+def _chosen(run: Run, wanted: str, split: str, task: str | None) -> tuple[str, EvaluationRecord]:
     """The evaluation that `wanted` names by its key, or by the knob's value on this split."""
     stored = run.evaluations()
     if wanted in stored:

@@ -36,6 +36,7 @@ from rim_bench.report.sets import (
     trained_elsewhere,
     transfer_notes,
 )
+from rim_bench.storage.records import ItemRecord
 from rim_bench.storage.run_folder import Damaged, Run, omitted_lines
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
@@ -153,7 +154,7 @@ def _block_grid(group: Group) -> Panel | None:
     )
 
 
-def any_block_correct(item: Record) -> bool:
+def any_block_correct(item: ItemRecord) -> bool:
     """Whether an oracle could pick a block with the right answer."""
     return any(b["correct"] for b in item.get("blocks") or ())
 

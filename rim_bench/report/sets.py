@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rim_bench.evidence.rows import CHANGED, Evaluation, Group, Row, changed_questions
+from rim_bench.storage.records import LmEvalRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import QUICK, Panel, Section
 from rim_bench.util.text import backbone_label, backbone_short, format_accuracy, format_number, format_percent
-
-LM_EVAL = "lm_eval"  # the folder in a run's own that `rim_bench.lm_eval_tasks` writes
 
 
 def overview(groups: Sequence[Group]) -> list[Section]:
@@ -209,13 +208,13 @@ def lm_eval_records(runs: Iterable[Run]) -> list[Record]:
     return out
 
 
-def _stored(runs: Iterable[Run]) -> list[tuple[Run, Record]]:
+def _stored(runs: Iterable[Run]) -> list[tuple[Run, LmEvalRecord]]:
     """Every evaluation by lm-eval's own scorers, by run."""
     ordered = sorted(runs, key=lambda r: r.id)
-    return [(run, summary) for run in ordered for summary in Run(run.path / LM_EVAL).evaluations().values()]
+    return [(run, summary) for run in ordered for summary in run.lm_eval_evaluations.all().values()]
 
 
-def _head(summary: Record, metric: str) -> str:
+def _head(summary: LmEvalRecord, metric: str) -> str:
     limit = summary.get("limit")
     cut = [f"first {limit:,} documents"] if limit is not None and limit < summary["documents_in_all"] else []
     told = [
@@ -228,7 +227,7 @@ def _head(summary: Record, metric: str) -> str:
     return f"{summary['task']}: {metric.removesuffix(',none')} ({', '.join(told)})"
 
 
-def _row(run: Run, summary: Record) -> str:
+def _row(run: Run, summary: LmEvalRecord) -> str:
     method = run.spec["method"]
     words = [str(method.get("label") or method["name"])]
     words += [f"effort {summary['effort']}"] if summary.get("effort") is not None else []
@@ -237,7 +236,7 @@ def _row(run: Run, summary: Record) -> str:
     return ", ".join(words)
 
 
-def _value(metric: str, value: Any, summary: Record) -> str:
+def _value(metric: str, value: Any, summary: LmEvalRecord) -> str:
     error = summary["stderr"].get(metric)
     if value is None:
         return "-"

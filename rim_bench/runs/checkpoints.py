@@ -26,8 +26,9 @@ from rim_bench.engine.devices import peak_memory, reset_peak
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, marked
-from rim_bench.evidence.split_protocol import FOLDER, answers, held_out
-from rim_bench.storage.run_folder import Run
+from rim_bench.evidence.split_protocol import held_out
+from rim_bench.storage.records import EvaluationRecord, TrainingRecord
+from rim_bench.storage.run_folder import CANDIDATES, Run
 from rim_bench.storage.selection import BEST, LAST, SPLITS, TIES, CheckpointRule, best
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import MANIFEST, Record, complete_folder, damage_of, read_json, write_json_atomic
@@ -45,7 +46,7 @@ class CheckpointSelector:
         if request.split != "validation":
             raise ValueError("candidates are looked at on validation, never on the test split")
         self.run, self.selection, self.trained, self.request = run, selection, trained, request
-        self.folder = run.path / FOLDER
+        self.folder = run.path / CANDIDATES
         self.seen: list[Record] = []  # by step
         self.peak = 0  # bytes, of training between the looks
 
@@ -199,13 +200,13 @@ class CheckpointSelector:
 
 def weights_folder(run: Run, step: int) -> Path:
     """Where a candidate's weights lie."""
-    return run.path / FOLDER / f"step-{step:08d}"
+    return run.path / CANDIDATES / f"step-{step:08d}"
 
 
 def clean(run: Run, selection: CheckpointRule) -> None:
     """`Candidates.clean` of a run that may have been trained by another process."""
     if selection.rule != SPLITS:
-        shutil.rmtree(run.path / FOLDER, ignore_errors=True)
+        shutil.rmtree(run.path / CANDIDATES, ignore_errors=True)
 
 
 def link_files(source: Path, folder: Path) -> None:
@@ -222,9 +223,9 @@ def link_files(source: Path, folder: Path) -> None:
 
 
 # The 16-split protocol: every candidate answers the test questions
-def answered(run: Run, request: EvaluationRequest) -> Record | None:
+def answered(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:
     """The stored summary of the candidates' answers, of the weights as they are now; None where there is none."""
-    stored = answers(run).evaluation(request.key())
+    stored = run.candidate_evaluations.read(request.key())
     if stored is None:
         return None
     return stored if all(_hash(run, c["step"]) in (None, c["weights_sha256"]) for c in stored["candidates"]) else None
@@ -236,7 +237,7 @@ def evaluate_candidates(
     device: torch.device,
     on_items: Callable[[int, int], None] | None = None,
     execution: ExecutionContext = ALONE,
-) -> Record:
+) -> EvaluationRecord:
     """Let every candidate of a trained run answer the questions, and store who was right: one record for each question.
 
     Raises:
@@ -246,7 +247,7 @@ def evaluate_candidates(
         return stored
     dataset, began = request.dataset(), time.perf_counter()
     held_out(len(dataset.examples))  # refuses before anything is answered
-    selection = (run.training() or {}).get("selection") or {}
+    selection = (run.training() or TrainingRecord()).get("selection") or {}
     found = [r for r in selection.get("seen", ()) if r["candidate"]]
     for record in found:
         if (damage := damage_of(weights_folder(run, record["step"]))) is not None:
@@ -270,7 +271,7 @@ def evaluate_candidates(
         }
         for record, column in zip(found, columns, strict=True)
     ]
-    answers(run).write_evaluation(
+    run.candidate_evaluations.write(
         request.key(), items, _summary(request, dataset, candidates, device, time.perf_counter() - began)
     )
     made = answered(run, request)

@@ -23,7 +23,8 @@ from rim_bench.runs.grid import Node, nodes
 from rim_bench.runs.planned_run import PlannedRun, price_of
 from rim_bench.runs.study import Study
 from rim_bench.runs.tuning import same_training, stored_choices
-from rim_bench.storage.run_folder import Run, spec_id
+from rim_bench.storage.records import TrainingRecord, spec_id
+from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import Panel, Section, Table
@@ -239,7 +240,7 @@ class _Accountant:
 
     def _training(self, cell: PlannedRun) -> int:
         """FLOPs of training without what is inherited: those that were counted, where it is trained."""
-        stored = Run(self.study.store.folder / spec_id(cell.spec)).training() or {}
+        stored = Run(self.study.store.folder / spec_id(cell.spec)).training() or TrainingRecord()
         if "flops" in stored:
             return int(stored["flops"])
         if cell.plan.flops:

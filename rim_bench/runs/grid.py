@@ -21,7 +21,8 @@ from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import PlannedRun
 from rim_bench.runs.study import Study
 from rim_bench.runs.tuning import Choice, Trial, run_trials, train_trial
-from rim_bench.storage.run_folder import Run, spec_id
+from rim_bench.storage.records import TrainingRecord, spec_id
+from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import Reporter
 
@@ -216,7 +217,7 @@ class Runner:
         if told.state == "done":
             if told.trial is not None:
                 self.trials[node.id] = told.trial
-            validation = (node.run.training() or {}).get("validation")
+            validation = (node.run.training() or TrainingRecord()).get("validation")
             share = (
                 ""
                 if validation is None

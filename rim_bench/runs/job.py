@@ -101,7 +101,7 @@ def _work(job: Job, notes: RecordingReporter) -> Trial | None:
     from rim_bench.engine.execution import ExecutionContext
     from rim_bench.runs.stored_runs import EvalOptions, evaluate_sets, plan_sets
     from rim_bench.runs.tuning import train_trial
-    from rim_bench.storage.run_folder import spec_id
+    from rim_bench.storage.records import spec_id
 
     if job.threads is not None:
         torch.set_num_threads(job.threads)

@@ -25,8 +25,8 @@ from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evalu
 from rim_bench.evaluate.self_consistency import votes_record
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, about
 from rim_bench.runs.options import QUICK_ROWS, Options
-from rim_bench.storage.run_folder import Run, record_omitted
-from rim_bench.storage.selection import kept_apart
+from rim_bench.storage.records import EvaluationRecord
+from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import Reporter
 
@@ -102,13 +102,13 @@ def evaluate_stored(
     subject: LoadedRun | None = None,
     turned: bool = True,
     execution: ExecutionContext = ALONE,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named.
 
     `subject` is the run once loaded, where several evaluations share it. Another cap than the task's recipe has is a
     knob that was turned, or (`turned` False) the setting of a whole comparison, as in `rim-bench run --max-tokens`.
     """
-    if split != "validation" and (reason := kept_apart(run.spec)):
+    if split != "validation" and (reason := run.spec.kept_apart):
         raise CannotBeAsked(
             f"run {run.id} is not evaluated on {split}: {reason.value}; `rim-bench run` makes runs that are"
         )
@@ -256,7 +256,7 @@ def evaluate_sets(
                     raise
                 missing[name] = str(error)
                 reporter.note(str(error))
-        record_omitted(run, missing, evaluated)
+        run.record_not_evaluated(missing, evaluated)
     return lines
 
 

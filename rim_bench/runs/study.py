@@ -45,7 +45,8 @@ from rim_bench.runs.planned_run import (
     training_text,
 )
 from rim_bench.runs.tuning import Choice, adopt, run_trials, same_training
-from rim_bench.storage.run_folder import Run, Store, spec_id
+from rim_bench.storage.records import RunSpec, TrainingRecord, spec_id
+from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError, unknown
@@ -429,7 +430,7 @@ class Study:
                     backbone.encode_example(e) for e in cell.method.transform(self.train_set.examples, cell.plan.seed)
                 ]
                 start = "recipe" if cell.is_start else self.start
-                trained = TrainedModel(backbone, cell.method, bridges, cell.spec, self.execution)
+                trained = TrainedModel(backbone, cell.method, bridges, RunSpec.from_json(cell.spec), self.execution)
                 watcher = CheckpointSelector(run, cell.selection, trained, self.request("validation"))
                 inherited, group, strategy = (
                     self._inherited(cell),
@@ -494,7 +495,7 @@ class Study:
     @staticmethod
     def _flops(run: Run) -> int:
         """What a trained run cost, inherited cost included."""
-        stored = run.training() or {}
+        stored = run.training() or TrainingRecord()
         if "flops" not in stored:
             raise UsageError(
                 f"start {str(run.path)!r} was trained before FLOPs were counted: move it away to have it trained again"
@@ -581,7 +582,7 @@ class Study:
         """Raises UsageError for a start that has not converged:
         what follows from it would mean nothing (METHODS, Common to all).
         """
-        training = run.training() or {}
+        training = run.training() or TrainingRecord()
         accuracy, needed = training["validation"]["accuracy"], self.recipe.get("start_accuracy")
         reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {training['validation']['n']})")
         if needed is not None and accuracy < needed and not (self.options.quick or self.options.any_start):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.runs.options import Options, parse_budget
+from rim_bench.storage.records import TrainingRecord
 from rim_bench.storage.selection import parse_tune
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.progress import Reporter
@@ -202,7 +203,7 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
     for suffix in ("svg", "png"):
         accuracy_plot(runs, out / f"accuracy.{suffix}", split="test")
         written.append(out / f"accuracy.{suffix}")
-    told = [run.training() or {} for run in runs]
+    told = [run.training() or TrainingRecord() for run in runs]
     for kind, draw in (("selection", selection_plot), ("tuning", tuning_plot)):
         if any(kind in t for t in told):
             draw(runs, out / f"{kind}.svg")

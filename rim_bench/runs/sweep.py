@@ -22,10 +22,10 @@ from rim_bench.evidence.stats.intervals import mean
 from rim_bench.methods.method import Method
 from rim_bench.runs.options import Options
 from rim_bench.runs.stored_runs import stored_request, told_of
+from rim_bench.storage.records import EvaluationRecord, ItemRecord
 from rim_bench.storage.run_folder import Run
-from rim_bench.storage.selection import kept_apart
 from rim_bench.util.errors import UsageError, unknown
-from rim_bench.util.files import Record, canonical
+from rim_bench.util.files import canonical
 from rim_bench.util.progress import Reporter
 
 VOTES = (3, 5, 9)
@@ -47,7 +47,7 @@ class SweepPoint:
     name: str | None
     value: int | None
     key: str
-    summary: Record
+    summary: EvaluationRecord
 
 
 def sweep(
@@ -73,7 +73,7 @@ def sweep(
         UsageError: a knob that no run has, values that make no sense, or no trained run.
     """
     sampling_of(2, temperature, sample_seed)  # refuses what does not fit before anything is done
-    arms = [run for run in runs if run.spec.get("role") != "start" and kept_apart(run.spec) is None]
+    arms = [run for run in runs if not run.spec.is_start and run.spec.kept_apart is None]
     trained = [run for run in arms if run.trained]
     if not trained:
         raise UsageError("none of these runs is trained, so there is nothing to sweep: `rim-bench run` trains")
@@ -160,7 +160,7 @@ class _Arm:
 
     def stored_caps(self) -> set[int]:
         """Caps of points that an earlier sweep made, of fewer seeds it may be: the others need them too."""
-        default = self.run.evaluation(self.request.key()) or {}
+        default = self.run.evaluation(self.request.key()) or EvaluationRecord()
         same = ("task", "task_version", "split", "data_sha256", "evaluator_version", "limit")
         found = [
             s
@@ -247,7 +247,7 @@ class _Arm:
         encode = self.trained.backbone.encode_example
         return [len(encode(e).answer) for e in self.request.dataset().examples]
 
-    def _refusal(self, name: str, value: int, items: Sequence[Record]) -> str | None:
+    def _refusal(self, name: str, value: int, items: Sequence[ItemRecord]) -> str | None:
         """Why a value cannot be evaluated: the method does not take it, or questions that fitted before would no
         longer.
         """

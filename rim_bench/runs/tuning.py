@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rim_bench.engine.trainer import Diverged
-from rim_bench.evidence.split_protocol import FOLDER
 from rim_bench.runs.checkpoints import link_files
-from rim_bench.storage.run_folder import Run, spec_id
+from rim_bench.storage.records import TrainingRecord, spec_id
+from rim_bench.storage.run_folder import CANDIDATES, Run
 from rim_bench.storage.selection import SPLITS, LearningRateGrid
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical, complete_folder, write_bytes_atomic
@@ -139,7 +139,7 @@ def train_trial(study: Study, cell: PlannedRun, reporter: Reporter) -> Trial:
 
 def _stored(run: Run, cell: PlannedRun) -> Trial:
     """A trained trial."""
-    training = run.training() or {}
+    training = run.training() or TrainingRecord()
     validation = training["validation"]
     return Trial(run.id, cell.plan.lr, validation["accuracy"], validation["n"], training["flops"], training["seconds"])
 
@@ -171,7 +171,7 @@ def adopt(run: Run, trial: Run, training: Record) -> None:
         run.path / "train.jsonl", b"".join((json.dumps(m, ensure_ascii=False) + "\n").encode() for m in trial.metrics())
     )
     if (trial.spec.get("selection") or {}).get("rule") == SPLITS:
-        for folder in sorted((trial.path / FOLDER).glob("step-*")):
-            with complete_folder(run.path / FOLDER / folder.name) as made:
+        for folder in sorted((trial.path / CANDIDATES).glob("step-*")):
+            with complete_folder(run.path / CANDIDATES / folder.name) as made:
                 link_files(folder, made)
-    run.finish(lambda folder: link_files(source, folder), {**(trial.training() or {}), **training})
+    run.finish(lambda folder: link_files(source, folder), {**(trial.training() or TrainingRecord()), **training})

@@ -19,9 +19,6 @@ forgets it.
 from __future__ import annotations
 
 import errno
-import gzip
-import hashlib
-import json
 import logging
 import os
 import re
@@ -34,6 +31,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rim_bench.storage.evaluations import Evaluations
+from rim_bench.storage.records import (
+    CandidateItem,
+    EvaluationRecord,
+    ItemRecord,
+    LmEvalItem,
+    LmEvalRecord,
+    RunSpec,
+    TrainingRecord,
+)
 from rim_bench.storage.step_log import StepLog
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import (
@@ -51,21 +58,9 @@ from rim_bench.util.files import (
 
 log = logging.getLogger(__name__)
 _STEP = re.compile(r"step-(\d{8,})")
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
-
-
-def spec_id(spec: Mapping[str, Any]) -> str:
-    """`<method>-<task>-<12 hex digits of the spec's sha256>`: equal specifications have equal ids.
-
-    Raises:
-        ValueError: a spec without method or task name, or with values that JSON cannot say.
-    """
-    try:
-        names = f"{spec['method']['name']}-{spec['task']['name']}"
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"a spec needs method.name and task.name: {error!r}") from None
-    digest = hashlib.sha256(canonical(spec).encode()).hexdigest()
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', names)}-{digest[:12]}"
+CANDIDATES = "candidates"  # folder in a run's own: weights of its candidates, and their answers
+NOT_EVALUATED = "not_evaluated.json"
+_LOOKED = ": looked for "
 
 
 @dataclass(frozen=True)
@@ -74,6 +69,24 @@ class Damaged:
 
     path: Path
     reason: str
+
+
+@dataclass(frozen=True)
+class Omission:
+    """Why a run was not evaluated on a set."""
+
+    reason: str
+    places: str | None = None  # where the set's files were looked for; None where they were not
+
+    @staticmethod
+    def of(stored: str) -> Omission:
+        """From what the file has."""
+        reason, looked, places = stored.partition(_LOOKED)
+        return Omission(reason, places if looked else None)
+
+    def text(self) -> str:
+        """What the file has."""
+        return self.reason + ("" if self.places is None else f"{_LOOKED}{self.places}")
 
 
 @dataclass(frozen=True)
@@ -88,16 +101,18 @@ class Run:
         return self.path.name
 
     @cached_property
-    def spec(self) -> Record:
+    def spec(self) -> RunSpec:
         """The specification. Raises UsageError where it is missing or damaged."""
-        return read_json(self.path / "spec.json")
+        return RunSpec.from_json(read_json(self.path / "spec.json"))
 
-    def check(self, spec: Mapping[str, Any]) -> None:
-        """Raises UsageError where the folder's spec.json is another than this one, or it or train.json cannot be read:
-        without them a run
-        is no row of any table."""
+    def check(self, spec: RunSpec | Mapping[str, Any]) -> None:
+        """Refuses a run that is no row of any table.
+
+        Raises:
+            UsageError: the folder's spec.json is another than this one, or it or train.json cannot be read.
+        """
         try:
-            same = canonical(self.spec) == canonical(spec)
+            same = canonical(self.spec.to_json()) == canonical(spec.to_json() if isinstance(spec, RunSpec) else spec)
             self.training()
         except UsageError as error:
             raise UsageError(
@@ -201,7 +216,7 @@ class Run:
         """Frees the disk of checkpoints, which a trained run no longer needs."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
-    def finish(self, write: Callable[[Path], None], training: Mapping[str, Any] | None = None) -> None:
+    def finish(self, write: Callable[[Path], None], training: TrainingRecord | Mapping[str, Any] | None = None) -> None:
         """Stores the training summary, then what `write` puts into the folder it is given, as `model/`: the run is
         trained.
 
@@ -209,7 +224,8 @@ class Run:
             UsageError: disk full or not writable; the run is then not trained, and its checkpoint still there.
         """
         if training is not None:
-            write_json_atomic(self.path / "train.json", finite(training))
+            value = training.to_json() if isinstance(training, TrainingRecord) else training
+            write_json_atomic(self.path / "train.json", finite(value))
         self._steps.compress()
         with complete_folder(self.path / "model") as temporary:
             write(temporary)
@@ -236,81 +252,70 @@ class Run:
             raise UsageError(f"model {str(path)!r} is damaged: {damage}; delete that folder to have it written again")
         return path
 
-    def training(self) -> Record | None:
+    def training(self) -> TrainingRecord | None:
         """The training summary (train.json), or None."""
         path = self.path / "train.json"
-        return read_json(path) if path.is_file() else None
+        return TrainingRecord.from_json(read_json(path)) if path.is_file() else None
 
     # Evaluation
 
-    def _evaluation_folder(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise ValueError(
-                f"evaluation key {key!r} is not a plain folder name: letters, digits and . _ = - are allowed"
-            )
-        return self.path / "eval" / key
+    @property
+    def own_evaluations(self) -> Evaluations[EvaluationRecord, ItemRecord]:
+        """The run's evaluations on tasks of rim-bench."""
+        return Evaluations(self.path / "eval", EvaluationRecord, ItemRecord)
 
-    def write_evaluation(self, key: str, items: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-        """Stores items (gzip with the same bytes for the same items), then the summary with their sha256, which makes
-        it count.
+    @property
+    def candidate_evaluations(self) -> Evaluations[EvaluationRecord, CandidateItem]:
+        """What its candidates answered, of which the test questions choose one: rows of no comparison."""
+        return Evaluations(self.path / CANDIDATES / "eval", EvaluationRecord, CandidateItem)
 
-        Raises:
-            ValueError: a key that is no folder name, duplicate item ids, or `summary["n"]` that is not the number of
-                items.
-            UsageError: disk full or not writable; the run is then not evaluated under this key.
-        """
-        folder = self._evaluation_folder(key)
-        if len({item["id"] for item in items}) != len(items):
-            raise ValueError("two items have the same id")
-        if summary.get("n", len(items)) != len(items):
-            raise ValueError(f"the summary speaks of n = {summary['n']}, but there are {len(items)} items")
-        data = gzip.compress("".join(canonical(finite(item)) + "\n" for item in items).encode(), mtime=0)
-        with writing(folder):
-            (folder / "summary.json").unlink(
-                missing_ok=True
-            )  # while the items change, the old summary would not fit them
-        write_bytes_atomic(folder / "items.jsonl.gz", data)
-        stored = {"count": len(items), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        write_json_atomic(folder / "summary.json", {**finite(summary), "n": len(items), "items": stored})
+    @property
+    def lm_eval_evaluations(self) -> Evaluations[LmEvalRecord, LmEvalItem]:
+        """The run's evaluations on tasks of lm-eval's own: rows of no comparison."""
+        return Evaluations(self.path / "lm_eval" / "eval", LmEvalRecord, LmEvalItem)
 
-    def _verified_items(self, key: str) -> tuple[Record, bytes]:
-        folder = self._evaluation_folder(key)
-        summary = read_json(folder / "summary.json")
-        problem = f"evaluation {str(folder)!r} is damaged: %s; delete that folder to evaluate again"
-        try:
-            data = (folder / "items.jsonl.gz").read_bytes()
-        except OSError as error:
-            raise UsageError(problem % f"items.jsonl.gz: {error.strerror}") from None
-        stored = summary.get("items")
-        if not isinstance(stored, dict) or hashlib.sha256(data).hexdigest() != stored.get("sha256"):
-            raise UsageError(problem % "items.jsonl.gz does not match the sha256 in summary.json")
-        return summary, data
+    def write_evaluation(
+        self, key: str, items: Sequence[ItemRecord | Mapping[str, Any]], summary: EvaluationRecord | Mapping[str, Any]
+    ) -> EvaluationRecord:
+        """Stores an evaluation (`Evaluations.write`)."""
+        return self.own_evaluations.write(key, items, summary)
 
-    def evaluation(self, key: str) -> Record | None:
+    def evaluation(self, key: str) -> EvaluationRecord | None:
         """The summary of a complete evaluation, or None. Raises UsageError where its files do not fit together."""
-        return self._verified_items(key)[0] if (self._evaluation_folder(key) / "summary.json").is_file() else None
+        return self.own_evaluations.read(key)
 
-    def evaluations(self) -> dict[str, Record]:
+    def evaluations(self) -> dict[str, EvaluationRecord]:
         """Key -> summary of every complete evaluation, by key. Raises UsageError where one is damaged."""
-        folders = (self.path / "eval").glob("*/summary.json")
-        return {
-            key: self._verified_items(key)[0]
-            for key in sorted(p.parent.name for p in folders if _KEY.fullmatch(p.parent.name))
-        }
+        return self.own_evaluations.all()
 
-    def read_items(self, key: str) -> list[Record]:
-        """The item records of an evaluation, in the order they were written.
+    def read_items(self, key: str) -> list[ItemRecord]:
+        """The items of an evaluation, in the order they were written (`Evaluations.items`)."""
+        return self.own_evaluations.items(key)
 
-        Raises UsageError where it is missing or damaged.
-        """
-        _, data = self._verified_items(key)
-        return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+    # What it was to be evaluated on
+
+    def not_evaluated(self) -> dict[str, Omission]:
+        """Set -> why the run was not evaluated on it. Raises UsageError where the file is damaged."""
+        path = self.path / NOT_EVALUATED
+        if not path.is_file():
+            return {}
+        sets = read_json(path).get("sets")
+        if not isinstance(sets, dict):
+            raise UsageError(f"{str(path)!r} is damaged: it has no sets; delete it")
+        return {str(name): Omission.of(str(reason)) for name, reason in sets.items()}
+
+    def record_not_evaluated(self, missing: Mapping[str, str], evaluated: Iterable[str]) -> None:
+        """Adds what is missing and takes out what has been evaluated since."""
+        before = {name: omission.text() for name, omission in self.not_evaluated().items()}
+        now = {k: v for k, v in {**before, **missing}.items() if k not in set(evaluated)}
+        if now != before:
+            write_json_atomic(self.path / NOT_EVALUATED, {"schema": 1, "sets": now})
 
 
 def _check(run: Run) -> None:
     """Raises UsageError for the first thing in the folder that cannot be trusted; an unfinished run is fine."""
     try:
-        expected = spec_id(run.spec)
+        expected = run.spec.id
     except ValueError as error:
         raise UsageError(f"{str(run.path / 'spec.json')!r} is damaged: {error}") from None
     if run.id != expected:
@@ -333,20 +338,21 @@ class Store:
         """Where the run folders lie."""
         return self.root / "runs"
 
-    def open(self, spec: Mapping[str, Any]) -> Run:
+    def open(self, spec: RunSpec | Mapping[str, Any]) -> Run:
         """The run of this specification; its folder is made, with spec.json in it, where there is none yet.
 
         Raises:
             UsageError: the folder is there with another spec.json, or an unreadable one or train.json, or cannot be
                 written.
         """
-        run = Run(self.folder / spec_id(spec))
+        spec = spec if isinstance(spec, RunSpec) else RunSpec.from_json(spec)
+        run = Run(self.folder / spec.id)
         if not run.path.exists():
             new = self.folder / f".new-{run.id}-{uuid.uuid4().hex[:8]}"
             with writing(run.path):
                 try:
                     new.mkdir(parents=True)
-                    write_json_atomic(new / "spec.json", dict(spec))
+                    write_json_atomic(new / "spec.json", spec.to_json())
                     new.rename(run.path)
                 except OSError as error:
                     if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else: another process was faster
@@ -398,47 +404,6 @@ class Store:
         return good, bad
 
 
-FILE = "not_evaluated.json"
-_LOOKED = ": looked for "
-
-
-@dataclass(frozen=True)
-class Omission:
-    """Why a run was not evaluated on a set."""
-
-    reason: str
-    places: str | None = None  # where the set's files were looked for; None where they were not
-
-    @staticmethod
-    def of(stored: str) -> Omission:
-        """From what the file has."""
-        reason, looked, places = stored.partition(_LOOKED)
-        return Omission(reason, places if looked else None)
-
-    def text(self) -> str:
-        """What the file has."""
-        return self.reason + ("" if self.places is None else f"{_LOOKED}{self.places}")
-
-
-def omitted(run: Run) -> dict[str, Omission]:
-    """Set -> why the run was not evaluated on it. Raises UsageError where the file is damaged."""
-    path = run.path / FILE
-    if not path.is_file():
-        return {}
-    sets = read_json(path).get("sets")
-    if not isinstance(sets, dict):
-        raise UsageError(f"{str(path)!r} is damaged: it has no sets; delete it")
-    return {str(name): Omission.of(str(reason)) for name, reason in sets.items()}
-
-
-def record_omitted(run: Run, missing: Mapping[str, str], evaluated: Iterable[str]) -> None:
-    """Adds what is missing and takes out what has been evaluated since."""
-    before = {name: omission.text() for name, omission in omitted(run).items()}
-    now = {k: v for k, v in {**before, **missing}.items() if k not in set(evaluated)}
-    if now != before:
-        write_json_atomic(run.path / FILE, {"schema": 1, "sets": now})
-
-
 def omitted_lines(runs: Iterable[Run]) -> list[str]:
     """A line for each set and reason, with the number of runs it holds for; where files were looked for stands in the
     runs' own file.
@@ -446,7 +411,7 @@ def omitted_lines(runs: Iterable[Run]) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         try:
-            for name, omission in omitted(run).items():
+            for name, omission in run.not_evaluated().items():
                 found.setdefault((name, omission.reason), []).append(run.id)
         except UsageError as error:
             found.setdefault(("a list of omitted sets", str(error)), []).append(run.id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -124,17 +124,3 @@ class Apart(Enum):
 
     TRIAL = "a learning-rate trial, chosen between on validation: never a row"
     ON_TEST = "its checkpoint is chosen on test items (16-split protocol): never a row beside others"
-
-
-def kept_apart(spec: Mapping[str, Any]) -> Apart | None:
-    """Why a run is no row of a comparison or ranking; None where it is one (or a start, which is left out without a
-    word).
-    """
-    if spec.get("role") == "trial":
-        return Apart.TRIAL
-    return Apart.ON_TEST if selects_on_test(spec) else None
-
-
-def selects_on_test(spec: Mapping[str, Any]) -> bool:
-    """Whether a run's rule looks at the test split."""
-    return bool((spec.get("selection") or {}).get("rule") == SPLITS)

@@ -50,6 +50,7 @@ from rim_bench.evaluate.predict import Predictor
 from rim_bench.methods.layout import Layout, Segment
 from rim_bench.runs.study import Study
 from rim_bench.runs.study_file import read_study
+from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.tasks import prosqa
 from rim_bench.util.errors import UsageError
@@ -308,7 +309,7 @@ def interrupt_step(root: Path, execution: ExecutionContext) -> None:
 
 def interrupt_answers(root: Path, execution: ExecutionContext) -> None:
     """Ctrl-C in the leader's own share of the questions."""
-    spec = {"method": {"name": "cot", "settings": {}}}
+    spec = RunSpec.from_json({"method": {"name": "cot", "settings": {}}})
     trained = TrainedModel(CASES["cot"].backbone(root), ChainOfThought(), nn.ModuleDict(), spec, execution)
     answerer = Predictor(trained)
     asked = ((7,) * 9, (8,) * 9)

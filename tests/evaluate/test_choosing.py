@@ -31,6 +31,7 @@ from rim_bench.models.rim import Rim
 from rim_bench.report.comparison import comparison
 from rim_bench.runs.options import Options
 from rim_bench.runs.study import Study
+from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.tasks import prosqa
 from rim_bench.tasks.lm import choose
@@ -141,7 +142,7 @@ def test_likelihoods_are_those_of_a_plain_forward_pass(method: Method, family: s
     other lengths too.
     """
     backbone = engine.model(family)
-    one = TrainedModel(backbone, method, torch.nn.ModuleDict(), {})
+    one = TrainedModel(backbone, method, torch.nn.ModuleDict(), RunSpec())
     offered = {
         backbone.encode(q): c
         for q, c in (("some text 1 2 3", ("some 1.", "to count 2 3 text.")), ("count", ("a.", "zzz yy.")))

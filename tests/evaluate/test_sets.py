@@ -15,13 +15,13 @@ from lm_eval.tasks import TaskManager
 
 from rim_bench.data.suites import Suite
 from rim_bench.data.task import load_task
-from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest, load_lm_eval_tasks, results_of
+from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest, load_lm_eval_tasks
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, check_text, shown, shown_in_training, training_examples
 from rim_bench.evidence.rows import read
 from rim_bench.runs.options import Options
 from rim_bench.runs.stored_runs import EvalOptions, EvaluationPlan, EvaluationSets, LoadedRun, evaluate_sets, plan_sets
 from rim_bench.runs.study import Study
-from rim_bench.storage.run_folder import Run, Store, omitted
+from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 
 Call = Callable[..., tuple[int, str, str]]
@@ -118,7 +118,7 @@ def test_every_run_is_evaluated_on_every_set_but_its_own(runs: list[Run], option
             and found["deep"]["trained_on"]["train_sha256"] == run.spec["task"]["train_sha256"]
         )
         assert found["deep"]["unseen_text"] == {"questions": 0, "n": ROWS} and found["deep"]["limit"] == ROWS
-        assert list(omitted(run)) == ["gsm8k"]
+        assert list(run.not_evaluated()) == ["gsm8k"]
     files = {p: p.stat().st_mtime_ns for r in runs for p in r.path.rglob("summary.json")}
     again = Heard()
     assert evaluate_sets(runs, sets, options, again) == lines and not again.evaluated
@@ -191,7 +191,7 @@ def test_text_that_a_tokenizer_never_saw_is_refused_in_a_sentence(
         len(heard.notes) == 1
         and "words cannot be asked of a run trained from scratch on chain: 8 of 8 questions" in heard.notes[0]
     )
-    assert "cannot be asked" in omitted(runs[0])["words"].text()
+    assert "cannot be asked" in runs[0].not_evaluated()["words"].text()
     code, out, err = call("eval", runs[0].id, "--out", options.out, "--task", words, "--device", "cpu")
     assert (
         code == 2
@@ -288,10 +288,10 @@ def test_lm_evals_tasks_are_stored_with_their_metrics_and_hashes(
     assert len(lines) == 6 and all("lm-eval's own scorers" in line for line in lines)
     assert [set(r.evaluations()) for r in runs] == before  # they are no rows of the comparison
     for run in runs:
-        stored = results_of(run).evaluations()
+        stored = run.lm_eval_evaluations.all()
         assert {s["task"] for s in stored.values()} == {"own_choice", "own_text", "own_likelihood"}
         for key, summary in stored.items():
-            items = results_of(run).read_items(key)
+            items = run.lm_eval_evaluations.items(key)
             assert (
                 summary["documents"] == len(items) == 6
                 and summary["task_version"] == "3"
@@ -308,7 +308,9 @@ def test_lm_evals_tasks_are_stored_with_their_metrics_and_hashes(
             )
             assert metric in summary["stderr"] and summary["higher_is_better"][metric.split(",")[0]] is True
             assert ("generated" in items[0]) == (summary["task"] == "own_text")
-    hashes = [{i["doc_hash"] for i in results_of(r).read_items(next(iter(results_of(r).evaluations())))} for r in runs]
+    hashes = [
+        {i["doc_hash"] for i in r.lm_eval_evaluations.items(next(iter(r.lm_eval_evaluations.all())))} for r in runs
+    ]
     assert hashes[0] == hashes[1]
     again = Heard()
     assert evaluate_sets(runs, sets, options, again) == lines and not again.evaluated
@@ -319,7 +321,7 @@ def test_choices_are_those_of_our_own_scores(runs: list[Run], options: Options, 
     (one,) = plan(options, theirs, "own_choice").theirs
     evaluate_sets(runs[:1], plan(options, theirs, "own_choice"), options, Heard())
     request = LmEvalRequest(one, ROWS, quick=True)
-    summary, items = request.stored(runs[0]), results_of(runs[0]).read_items(request.key())
+    summary, items = request.stored(runs[0]), runs[0].lm_eval_evaluations.items(request.key())
     assert summary is not None
     right = [max(range(10), key=lambda k, i=i: i["outputs"][k][0]) == int(i["target"]) for i in items]  # type: ignore[misc]
     assert summary["metrics"]["acc,none"] == pytest.approx(sum(right) / 6)
@@ -348,12 +350,10 @@ def test_weights_that_were_replaced_are_evaluated_again(runs: list[Run], options
     sets = plan(options, theirs, "own_likelihood")
     evaluate_sets(runs[:1], sets, options, Heard())
     request = LmEvalRequest(sets.theirs[0], ROWS, quick=True)
-    results, key = results_of(runs[0]), request.key()
+    results, key = runs[0].lm_eval_evaluations, request.key()
     stored = request.stored(runs[0])
     assert stored is not None
-    results.write_evaluation(
-        key, results.read_items(key), {k: v for k, v in stored.items() if k != "items"} | {"weights_sha256": "0"}
-    )
+    results.write(key, results.items(key), {k: v for k, v in stored.items() if k != "items"} | {"weights_sha256": "0"})
     assert request.stored(runs[0]) is None
 
 
@@ -363,8 +363,8 @@ def test_few_shot_examples_are_the_same_for_every_run_and_noted(
     evaluate_sets(runs, plan(options, theirs, "own_shots"), options, Heard())
     prompts = []
     for run in runs:
-        ((key, summary),) = [(k, s) for k, s in results_of(run).evaluations().items() if s["task"] == "own_shots"]
-        prompts.append([i["prompt_hash"] for i in results_of(run).read_items(key)])
+        ((key, summary),) = [(k, s) for k, s in run.lm_eval_evaluations.all().items() if s["task"] == "own_shots"]
+        prompts.append([i["prompt_hash"] for i in run.lm_eval_evaluations.items(key)])
         assert summary["num_fewshot"] == 1 and any("prompt differs from training" in n for n in summary["notes"])
     assert prompts[0] == prompts[1]
 
@@ -378,7 +378,7 @@ def test_what_cannot_be_served_is_said_with_the_reason(runs: list[Run], options:
         and "samples" in sets.missing["lm-eval:own_sampled"]
     )
     assert evaluate_sets(runs[:1], sets, options, heard) == []
-    assert "ZeroDivisionError" in omitted(runs[0])["lm-eval:own_broken"].text() and "division" in heard.notes[-1]
+    assert "ZeroDivisionError" in runs[0].not_evaluated()["lm-eval:own_broken"].text() and "division" in heard.notes[-1]
     with pytest.raises(UsageError, match=r"unknown task 'own_lost'.*include:.*is not found"):
         plan(options, theirs, "own_lost")
     with pytest.raises(UsageError, match=r"unknown task 'own_tex'.*did you mean 'own_text'"):
@@ -397,7 +397,7 @@ def test_the_state_of_the_process_is_left_alone(runs: list[Run], options: Option
     state, variable = random.getstate(), os.environ.get("DISABLE_MULTIPROC")
     evaluate_sets(runs[1:], plan(options, theirs, "own_shots", "own_choice"), options, Heard(), EvalOptions(effort=1))
     assert random.getstate() == state and os.environ.get("DISABLE_MULTIPROC") == variable
-    assert {s["effort"] for s in results_of(runs[1]).evaluations().values()} >= {1}
+    assert {s["effort"] for s in runs[1].lm_eval_evaluations.all().values()} >= {1}
 
 
 # The command line

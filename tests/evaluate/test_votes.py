@@ -32,6 +32,7 @@ from rim_bench.evaluate.self_consistency import TEMPERATURE, majority, sampling_
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Method
 from rim_bench.models.rim import Rim
+from rim_bench.storage.records import RunSpec
 from rim_bench.util.errors import UsageError
 
 THREE = Sampling(3, 0.8, seed=5)
@@ -186,7 +187,10 @@ def test_k_samples_cost_what_torch_counts(family: str, method: Method) -> None:
 def untrained(method: Method, family: str = "tiny") -> TrainedModel:
     backbone = model(family)
     return TrainedModel(
-        backbone, method, nn.ModuleDict(), {"method": {"name": method.name}, "backbone": {"name": family}, "seed": 0}
+        backbone,
+        method,
+        nn.ModuleDict(),
+        RunSpec.from_json({"method": {"name": method.name}, "backbone": {"name": family}, "seed": 0}),
     )
 
 

@@ -189,7 +189,7 @@ def test_baseline_of_3000_items_is_small(store: Store, tmp_path: Path) -> None:
 def test_items_stand_in_one_order_however_they_were_stored(store: Store, tmp_path: Path) -> None:
     run = trained(store)
     before = stored(run)
-    items = run.read_items(KEY)
+    items = [item.to_json() for item in run.read_items(KEY)]
     random.Random(0).shuffle(items)
     forge(run, items)
     made = stored(run)
@@ -268,7 +268,7 @@ def test_a_baseline_is_about_one_set_of_questions(store: Store, tmp_path: Path) 
 
 def test_evaluations_that_are_not_sound_are_refused(store: Store) -> None:
     run = trained(store)
-    items = run.read_items(KEY)
+    items = [item.to_json() for item in run.read_items(KEY)]
     bad = [
         ([items[0], *items[:-1]], "more than once"),
         ([{**items[0], "correct": math.nan}, *items[1:]], "neither right nor wrong but nan"),
@@ -354,7 +354,7 @@ def test_other_questions_and_settings_are_not_comparable(
 def test_other_items_are_not_comparable(store: Store, tmp_path: Path) -> None:
     run = trained(store)
     path = against(store, tmp_path, run)
-    items = run.read_items(KEY)
+    items = [item.to_json() for item in run.read_items(KEY)]
     forge(run, [{**items[0], "id": "toy/test/9999"}, *items[1:]])
     (made,) = check_all([run.id], store, path, Gate(2.0))
     assert made.verdict == "not comparable" and "item ids" in made.reason

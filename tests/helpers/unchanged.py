@@ -72,7 +72,7 @@ FIXED = {
 
 def recomputed_id(spec: Mapping[str, Any]) -> str:
     """The id that the package gives to a specification: the one name of the package that this script imports."""
-    from rim_bench.storage.run_folder import spec_id
+    from rim_bench.storage.records import spec_id
 
     return spec_id(spec)
 

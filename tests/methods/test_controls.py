@@ -49,7 +49,7 @@ from rim_bench.methods.layout import Layout, Segment
 from rim_bench.methods.method import Encoded, Example, Method
 from rim_bench.methods.registry import all_methods, load_method
 from rim_bench.models.rim import Rim
-from rim_bench.storage.run_folder import spec_id
+from rim_bench.storage.records import RunSpec, spec_id
 from rim_bench.util.errors import UsageError
 
 TOLERANCE, BROKEN = 1e-5, 1e-2
@@ -308,7 +308,7 @@ def test_split_passes_cost_what_torch_counts(family: str) -> None:
 
 def test_an_evaluation_with_split_passes_answers_the_same_later() -> None:
     method = PauseCurriculum(c=2, latent_stages=2)
-    trained = TrainedModel(backbone("tiny"), method, nn.ModuleDict(), {})
+    trained = TrainedModel(backbone("tiny"), method, nn.ModuleDict(), RunSpec())
     questions = [e.question for e in EXAMPLES]
     answered = {}
     for split in (False, True):
@@ -321,7 +321,7 @@ def test_an_evaluation_with_split_passes_answers_the_same_later() -> None:
             for k in ("flops_prefill", "flops_decode", "latent_positions", "generated_tokens")
         )
     with pytest.raises(UsageError, match="the passes of rim cannot be split"):
-        Predictor(TrainedModel(backbone("tiny"), Rim(), nn.ModuleDict(), {}), split=True)
+        Predictor(TrainedModel(backbone("tiny"), Rim(), nn.ModuleDict(), RunSpec()), split=True)
 
 
 @pytest.mark.parametrize(

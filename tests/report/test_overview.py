@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.fabricated import coin, evaluate, train
 
 from rim_bench.report.comparison import comparison
 from rim_bench.report.leaderboard import leaderboard
-from rim_bench.report.sets import LM_EVAL
-from rim_bench.storage.run_folder import FILE, Run, Store, omitted, omitted_lines, record_omitted
+from rim_bench.storage.run_folder import NOT_EVALUATED, Run, Store, omitted_lines
 from rim_bench.util.errors import UsageError
 from rim_bench.util.table import Panel
+from tests.helpers.fabricated import coin, evaluate, train
 
 METHODS = ("direct", "pause", "cot", "coconut", "rim")
 SETS = tuple(f"set{k}" for k in range(6))
@@ -164,20 +163,22 @@ def test_the_leaderboard_keeps_sets_apart(runs: list[Run]) -> None:
 
 def test_what_was_left_out_is_named_until_it_is_evaluated(few: Sequence[Run]) -> None:
     for run in few[:2]:
-        record_omitted(run, {"svamp": "its file is not there: looked for /a/b", "asdiv": "no hub"}, [])
-    record_omitted(few[0], {}, ["asdiv"])
-    assert {k: v.text() for k, v in omitted(few[0]).items()} == {"svamp": "its file is not there: looked for /a/b"}
-    assert omitted(few[2]) == {}
-    assert not (few[2].path / FILE).exists()
+        run.record_not_evaluated({"svamp": "its file is not there: looked for /a/b", "asdiv": "no hub"}, [])
+    few[0].record_not_evaluated({}, ["asdiv"])
+    assert {k: v.text() for k, v in few[0].not_evaluated().items()} == {
+        "svamp": "its file is not there: looked for /a/b"
+    }
+    assert few[2].not_evaluated() == {}
+    assert not (few[2].path / NOT_EVALUATED).exists()
     lines = omitted_lines(few)
     assert lines == [
         f"asdiv: asked for and not evaluated for {few[1].id}: no hub",
         "svamp: asked for and not evaluated for 2 runs: its file is not there",
     ]
     assert set(lines) <= set(comparison(few).left_out)
-    (few[0].path / FILE).write_text('{"sets": 3}')
+    (few[0].path / NOT_EVALUATED).write_text('{"sets": 3}')
     with pytest.raises(UsageError, match="is damaged"):
-        omitted(few[0])
+        few[0].not_evaluated()
     assert any("is damaged" in line for line in comparison(few).left_out)
 
 
@@ -203,7 +204,7 @@ def test_lm_evals_tasks_stand_apart(few: Sequence[Run]) -> None:
     for run, changed in zip(
         few, ({}, {"task_version": "2.0"}, {"evaluated_sha256": "cd" * 32}, {"num_fewshot": 0}), strict=False
     ):
-        Run(run.path / LM_EVAL).write_evaluation("arc-1", items, told | changed)
+        run.lm_eval_evaluations.write("arc-1", items, told | changed)
     made = comparison(few)
     assert [s.title for s in made.sections[:-1]] == [s.title for s in before.sections]
     ours, theirs = made.records[: len(before.records)], made.records[len(before.records) :]

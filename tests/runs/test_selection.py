@@ -32,7 +32,7 @@ from rim_bench.runs.options import Options
 from rim_bench.runs.study import Study
 from rim_bench.runs.tuning import Choice, Trial
 from rim_bench.storage.run_folder import Run, Store
-from rim_bench.storage.selection import POINTS, CheckpointRule, LearningRateGrid, best, kept_apart, parse_tune
+from rim_bench.storage.selection import POINTS, CheckpointRule, LearningRateGrid, best, parse_tune
 from rim_bench.util.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -231,7 +231,7 @@ def test_trials_and_runs_that_select_on_test_items_are_no_rows(tmp_path: Path) -
         "chosen on test items" in line for line in lines
     )
     assert {o.reason for o in left_out} >= {Reason.TRIAL, Reason.ON_TEST}
-    assert kept_apart(runs[0].spec) is None
+    assert runs[0].spec.kept_apart is None
     board = leaderboard(runs).table.to_markdown()
     assert "rim" in board and runs[1].id in board.split("Left out")[1] and runs[2].id in board.split("Left out")[1]
     text = comparison(runs).to_markdown()
@@ -442,7 +442,7 @@ def test_a_set_that_is_too_small_is_left_out_and_said(tmp_path: Path) -> None:
         "n": 40,
         "data_sha256": "c" * 64,
     }
-    split_protocol.answers(run).write_evaluation("toy", rows, summary | {"candidates": [{"step": 4}, {"step": 8}]})
+    run.candidate_evaluations.write("toy", rows, summary | {"candidates": [{"step": 4}, {"step": 8}]})
     found, left_out = split_protocol.scored_runs([run], "test")
     (section,) = sections.split_sections(found)
     assert not left_out and [g.caption.split(", ")[1].split(":")[0] for g in section.panels] == ["in distribution"]

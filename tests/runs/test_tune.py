@@ -15,12 +15,13 @@ import pytest
 from small_runs import Heard, model, options, steps, train
 
 from rim_bench.data.task import load_task
-from rim_bench.evidence.split_protocol import answers, run_splits, scored_runs
+from rim_bench.evidence.split_protocol import run_splits, scored_runs
 from rim_bench.report.comparison import comparison
 from rim_bench.runs.options import Options
 from rim_bench.runs.study import Study
 from rim_bench.runs.study_file import read_study
-from rim_bench.storage.run_folder import Run, Store, spec_id
+from rim_bench.storage.records import spec_id
+from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import LearningRateGrid
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import read_json
@@ -355,7 +356,7 @@ def test_the_16_split_protocol_stands_apart(call: Call, tmp_path: Path) -> None:
     )
     damage = next((runs[0].path / "candidates").glob("step-*")) / "backbone.json"
     damage.unlink()
-    for folder in answers(runs[0]).evaluations():
+    for folder in runs[0].candidate_evaluations.all():
         (runs[0].path / "candidates" / "eval" / folder / "summary.json").unlink()
     code, _, err = call(*RUN, *SMALL, *rule)
     assert code == 2 and "cannot be evaluated: backbone.json is missing" in err

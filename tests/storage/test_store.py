@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from rim_bench.storage import run_folder as module
-from rim_bench.storage.run_folder import Run, Store, spec_id
+from rim_bench.storage.records import TrainingRecord, spec_id
+from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import write_bytes_atomic, write_json_atomic
@@ -88,7 +89,11 @@ def test_id_is_a_hash_of_the_spec(tmp_path: Path) -> None:
     assert spec_id(SPEC | {"seed": 1}) != spec_id(SPEC)
     run = Store(tmp_path).open(SPEC)
     assert run.path == tmp_path / "runs" / spec_id(SPEC) and Store(tmp_path).open(shuffled).path == run.path
-    assert names(tmp_path / "runs") == [run.id] and names(run.path) == ["spec.json"] and Run(run.path).spec == SPEC
+    assert (
+        names(tmp_path / "runs") == [run.id]
+        and names(run.path) == ["spec.json"]
+        and Run(run.path).spec.to_json() == SPEC
+    )
     for bad in ({"method": {}}, SPEC | {"lr": float("nan")}):
         with pytest.raises(ValueError, match=r"method\.name|not JSON compliant"):
             spec_id(bad)
@@ -261,7 +266,7 @@ def test_model(run: Run) -> None:
     with pytest.raises(UsageError, match="not trained yet"):
         run.model_path()
     run.finish(lambda folder: (folder / "w").write_bytes(b"abc") and None, {"steps": 3, "final_loss": float("nan")})
-    assert run.trained and run.model_path() == run.path / "model" and run.training() == {"steps": 3, "final_loss": None}
+    assert run.trained and run.model_path() == run.path / "model" and run.training() == TrainingRecord(steps=3)
     (run.path / "model/w").write_bytes(b"abd")  # same size
     with pytest.raises(UsageError, match="w does not match its sha256"):
         run.model_path()
@@ -325,8 +330,8 @@ def test_evaluations(run: Run) -> None:
     assert run.evaluation("test") is None and run.evaluations() == {}
     run.write_evaluation("test", ITEMS, {"n": 50, "seconds": 2.0})
     run.write_evaluation("a-4", ITEMS[:3], {})
-    assert list(run.evaluations()) == ["a-4", "test"] and run.evaluation("a-4")["n"] == 3  # type: ignore[index]
-    assert run.read_items("test") == ITEMS
+    assert list(run.evaluations()) == ["a-4", "test"] and run.evaluation("a-4").n == 3  # type: ignore[union-attr]
+    assert [item.to_json() for item in run.read_items("test")] == ITEMS
     first = (run.path / "eval/test/items.jsonl.gz").read_bytes()
     time.sleep(1.1)  # gzip headers count seconds
     run.write_evaluation("test", ITEMS, {"n": 50, "seconds": 2.0})
@@ -366,7 +371,7 @@ def test_damaged_evaluations_are_named(run: Run, damage: str) -> None:
 def test_kill_in_the_middle_of_an_evaluation(run: Run) -> None:
     run.write_evaluation("test", ITEMS[:2], {"round": 1})
     code = """
-        import rim_bench.storage.run_folder as module
+        import rim_bench.storage.evaluations as module
         def stop(path, value):
             print("now", flush=True)
             time.sleep(60)
@@ -381,7 +386,7 @@ def test_kill_in_the_middle_of_an_evaluation(run: Run) -> None:
     )
     assert [r.id for r in Store(run.path.parents[1]).runs()[0]] == [run.id]
     run.write_evaluation("test", ITEMS, {"round": 3})
-    assert run.read_items("test") == ITEMS
+    assert [item.to_json() for item in run.read_items("test")] == ITEMS
 
 
 # Locks, disks, environment

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rim_bench.evidence.stats.intervals import wilson
 from rim_bench.report.plots.plot import check_suffix, panel_figure, panel_name
+from rim_bench.storage.records import TrainingRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.errors import UsageError
@@ -55,7 +56,7 @@ def _by_panel(runs: Iterable[Run], field: str, otherwise: str) -> dict[str, list
     """The runs whose train.json has the field, by method, start and task."""
     panels: dict[str, list[tuple[Run, Record]]] = {}
     for run in sorted(runs, key=lambda r: (int(r.spec.get("seed", 0)), r.id)):
-        if isinstance(told := (run.training() or {}).get(field), dict):
+        if isinstance(told := (run.training() or TrainingRecord()).get(field), dict):
             panels.setdefault(panel_name(run), []).append((run, told))
     if not panels:
         raise UsageError(f"there is nothing to plot: {otherwise}")

@@ -1,0 +1,790 @@
+"""The records of a run folder as frozen dataclasses: each field is a key of the file, with a line that says what it is.
+
+A record that is read and written again has the same bytes: keys that this version does not know stay in `extra`, and
+keys that the file lacks are not added.
+"""
+
+# ruff: noqa: RUF009 (what `said` makes of a mutable default is a factory)
+
+from __future__ import annotations
+
+import hashlib
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from typing import Any, NamedTuple, Self
+
+from rim_bench.storage.selection import SPLITS, Apart, CheckpointRule, LearningRateGrid
+from rim_bench.util.files import canonical
+
+NEEDED: Any = object()  # a file without this key is damaged
+
+
+def said(doc: str, default: Any = None, *, key: str | None = None, omit: bool = False, hidden: bool = False) -> Any:
+    """A field of a record.
+
+    Args:
+        doc: its line in the documentation.
+        default: its value where the file lacks it; a type stands for a new object of that type, NEEDED for none.
+        key: its name in the file, where that is no good name for an attribute.
+        omit: a new record that has the default does not write it.
+        hidden: no key of the file.
+    """
+    metadata = {"doc": doc, "omit": omit, "hidden": hidden} | ({} if key is None else {"key": key})
+    if default is NEEDED:
+        return field(metadata=metadata)
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata, compare=not hidden, repr=not hidden)
+
+
+class _Key(NamedTuple):
+    """A key of a file and the field that holds it."""
+
+    key: str
+    name: str
+    read: Callable[[Any], Any] | None  # from JSON; raises TypeError or AttributeError; None: as it is
+    default: Any
+    omit: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonRecord(Mapping[str, Any]):
+    """A JSON object whose known keys are fields."""
+
+    extra: dict[str, Any] = said("keys that this version does not know, kept as they are", dict, hidden=True)
+    stored: frozenset[str] | None = said("known keys that stood in the file; None for a new record", hidden=True)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The record of a JSON object. A part that is no object where one belongs is kept in `extra`.
+
+        Raises:
+            KeyError: a key that is needed is missing.
+        """
+        plan = _read_plan(cls, tuple(value))
+        made = cls.__new__(cls)  # not __init__, which takes five times as long: defaults stand in the class
+        values = vars(made)
+        values.update({name: new() for name, new in plan.factories}, stored=plan.present)
+        values.update(value if plan.names is None else zip(plan.names, value.values(), strict=True))
+        values.pop("", None)
+        values["extra"] = extra = {key: value[key] for key in plan.unknown}
+        for key, name, read, default in plan.readers:
+            try:
+                values[name] = read(value[key])
+            except (TypeError, AttributeError):
+                values[name], extra[key] = default, value[key]
+                values["stored"] -= {key}
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        """The object as it stands in the file."""
+        out = {}
+        for k in _keys(type(self)).values():
+            value = getattr(self, k.name)
+            if self._writes(k) or value != k.default:
+                out[k.key] = _plain(value)
+        return out | self.extra
+
+    def _writes(self, key: _Key) -> bool:
+        """Whether a key is written also where its value is the default."""
+        return not key.omit if self.stored is None else key.key in self.stored
+
+    def __getitem__(self, key: str) -> Any:
+        known = _keys(type(self)).get(key)
+        if known is None or key in self.extra:
+            return self.extra[key]
+        value = getattr(self, known.name)
+        if value == known.default and not self._writes(known):
+            raise KeyError(key)
+        return _plain(value)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return self.to_json() | dict(other)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_json())
+
+    def __len__(self) -> int:
+        return len(self.to_json())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, JsonRecord):
+        return value.to_json()
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+@cache
+def _keys(cls: type[JsonRecord]) -> dict[str, _Key]:
+    """The keys of a record's file, in the order of its fields."""
+    hints, out = typing.get_type_hints(cls), {}
+    for f in fields(cls):
+        if not f.metadata["hidden"]:
+            key = f.metadata.get("key", f.name)
+            default = f.default if f.default_factory is MISSING else f.default_factory()
+            out[key] = _Key(key, f.name, _reader(hints[f.name]), default, f.metadata["omit"])
+    return out
+
+
+def _reader(hint: Any) -> Callable[[Any], Any] | None:
+    """What makes a field's value of JSON: nested records, and tuples of them or of plain values."""
+    if isinstance(hint, types.UnionType):
+        readers = [r for r in map(_reader, typing.get_args(hint)) if r is not None]
+        return (lambda value: None if value is None else readers[0](value)) if readers else None
+    if typing.get_origin(hint) is tuple:
+        inner = _reader(typing.get_args(hint)[0])
+        return lambda value: tuple(value if inner is None else map(inner, value))
+    return hint.from_json if isinstance(hint, type) and issubclass(hint, JsonRecord) else None
+
+
+class _ReadPlan(NamedTuple):
+    """How an object with certain keys is read."""
+
+    names: tuple[str, ...] | None  # of the fields, in the order of the keys, empty for an unknown key; None: the keys
+    unknown: tuple[str, ...]
+    present: frozenset[str]  # known keys
+    readers: tuple[tuple[str, str, Callable[[Any], Any], Any], ...]  # key, field, what reads its value, default
+    factories: tuple[tuple[str, Callable[[], Any]], ...]  # fields whose default is a new object
+
+
+@cache
+def _read_plan(cls: type[JsonRecord], keys: tuple[str, ...]) -> _ReadPlan:
+    known = _keys(cls)
+    if missing := [k.key for k in known.values() if k.default is MISSING and k.key not in keys]:
+        raise KeyError(missing[0])
+    present = [known[k] for k in keys if k in known]
+    names = tuple(known[k].name if k in known else "" for k in keys)
+    return _ReadPlan(
+        None if names == keys else names,
+        tuple(k for k in keys if k not in known),
+        frozenset(k.key for k in present),
+        tuple((k.key, k.name, k.read, k.default) for k in present if k.read is not None),
+        tuple((f.name, f.default_factory) for f in fields(cls) if f.default_factory is not MISSING),
+    )
+
+
+# spec.json
+@dataclass(frozen=True, kw_only=True)
+class MethodRecord(JsonRecord):
+    """What is trained."""
+
+    name: str = said("name of the method", "")
+    label: str | None = said("the name with the settings that the request changed", omit=True)
+    settings: dict[str, Any] = said("every hyper-parameter of the method", dict)
+    file: str | None = said("path of the user's own file that defines it", omit=True)
+    file_sha256: str | None = said("sha256 of that file", omit=True)
+
+    @property
+    def title(self) -> str:
+        """The label, or where there is none the name."""
+        return self.label or self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneRecord(JsonRecord):
+    """The model that is trained; which keys there are depends on its kind."""
+
+    kind: str | None = said("`scratch`, `hub` or `path`", omit=True)
+    name: str = said("name of the backbone", "", omit=True)
+    tuning: str | None = said("`full`, or `lora`: adapters only", omit=True)
+    family: str | None = said("scratch: `llama` or `gpt2`", omit=True)
+    layers: int | None = said("scratch: number of layers", omit=True)
+    width: int | None = said("scratch: width of the hidden state", omit=True)
+    heads: int | None = said("scratch: attention heads", omit=True)
+    intermediate: int | None = said("scratch: width inside the feed-forward layer", omit=True)
+    vocabulary: int | None = said("scratch: tokens of its tokenizer", omit=True)
+    max_positions: int | None = said("scratch: longest sequence, in tokens", omit=True)
+    tied: bool | None = said("scratch: input and output embeddings are the same weights", omit=True)
+    embedding_std: float | None = said("scratch: standard deviation of new embeddings; null: the family's")
+    dropout: float | None = said("scratch: dropout in training", omit=True)
+    hub: str | None = said("hub: id of the model", omit=True)
+    revision: str | None = said("hub: commit or branch; null: the newest")
+    path: str | None = said("path: folder of the model", omit=True)
+    weights: dict[str, str] | None = said("path: sha256 of every weight file", omit=True)
+    lora_rank: int | None = said("rank of the adapters", omit=True)
+    lora_alpha: float | None = said("scale of the adapters times their rank", omit=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord(JsonRecord):
+    """What it is trained on."""
+
+    name: str = said("name of the task", "")
+    version: int | str | None = said("version of the task")
+    train_sha256: str | None = said("sha256 of the training rows")
+    validation_sha256: str | None = said("sha256 of the validation rows")
+    train_rows: int | None = said("number of training rows")
+    steps: Any = said("form of the written steps: `equations` or `sentences`")
+    limit: int | None = said("rows that were allowed at most; null: all")
+    registered: bool | None = said("false: the rows are not those that the task registers", omit=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetRecord(JsonRecord):
+    """The training budget, in FLOPs or in examples."""
+
+    train_flops: int | None = said("training FLOPs, inherited ones included", omit=True)
+    examples: int | None = said("training examples of the run itself", omit=True)
+    inherited_examples: int | None = said("training examples of the run that it starts from", omit=True)
+
+    @property
+    def amount(self) -> tuple[str, float | None]:
+        """Kind of the budget and how much, the inherited part included; None where nothing is said of it."""
+        if self.train_flops is not None:
+            return "train-flops", float(self.train_flops)
+        return "examples", None if self.examples is None else float(self.examples + (self.inherited_examples or 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerRecord(JsonRecord):
+    """How it is trained."""
+
+    name: str = said("name of the optimizer", "adamw")
+    batch_size: int | None = said("examples of a step")
+    micro_batch: int | None = said("rows of a forward pass; gradients accumulate up to the batch")
+    lr: float | None = said("learning rate")
+    warmup: float | None = said("share of the steps since the last optimizer reset that warm up")
+    weight_decay: float | None = said("weight decay")
+    beta1: float | None = said("decay of the mean gradient")
+    beta2: float | None = said("decay of the mean squared gradient")
+    clip: float | None = said("largest norm of the gradient")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleRecord(JsonRecord):
+    """The rule that chooses a checkpoint."""
+
+    rule: str = said("`best` on validation, or `16-split`: on a part of the test questions", "")
+    points: int | None = said("number of candidates, evenly spaced over the budget")
+    ties: str | None = said("which of equally good candidates counts")
+    splits: int | None = said("16-split: number of random splits", omit=True)
+    share: float | None = said("16-split: share of the questions that choose", omit=True)
+    seed: int | None = said("16-split: seed of the splits", omit=True)
+
+    @classmethod
+    def of(cls, rule: CheckpointRule) -> RuleRecord | None:
+        """The record of a rule; None where it changes no weights, so that ids stay what they were."""
+        stored = rule.record()
+        return None if stored is None else cls.from_json(stored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRecord(JsonRecord):
+    """Learning rates that trials tried before this run was trained."""
+
+    field: str = said("what was tuned", "lr")
+    rates: tuple[float, ...] = said("values that were tried", ())
+    share: float = said("budget of a trial, as a share of the run's", 1.0)
+    seed: int = said("training seed of the trials", 0)
+
+    @classmethod
+    def of(cls, grid: LearningRateGrid, seed: int) -> GridRecord:
+        """The record of a grid whose trials have this training seed."""
+        return cls.from_json(grid.record(seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(JsonRecord):
+    """What the run is: everything that decides its weights."""
+
+    schema: int = said("version of this format", 1)
+    role: str | None = said("`arm`: a compared run; `start`: others start from it; `trial`: tries a learning rate")
+    method: MethodRecord = said("the method", MethodRecord)
+    backbone: BackboneRecord | None = said("the model")
+    task: TaskRecord = said("the training data", TaskRecord)
+    start: str | None = said("`recipe`: from the backbone's weights; `cot`: from a run that learned chain of thought")
+    parent: str | None = said("id of the run that it starts from")
+    budget: BudgetRecord | None = said("how much it trains")
+    optimizer: OptimizerRecord | None = said("how it trains")
+    seed: int = said("training seed", 0)
+    dtype: str | None = said("number type of the forward pass in training")
+    quick: bool = said("a check of the plumbing, not a result", False)
+    selection: RuleRecord | None = said("rule that chooses its checkpoint; missing: the last one", omit=True)
+    tuned: GridRecord | None = said("learning rates that trials chose from; missing: none", omit=True)
+
+    @property
+    def id(self) -> str:
+        """`<method>-<task>-<12 hex digits of the sha256>`: equal specifications have equal ids.
+
+        Raises:
+            ValueError: no method or task name, or values that JSON cannot say.
+        """
+        return spec_id(self.to_json())
+
+    @property
+    def is_start(self) -> bool:
+        """Whether other runs start from it."""
+        return self.role == "start"
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it tries a learning rate."""
+        return self.role == "trial"
+
+    @property
+    def rule(self) -> str | None:
+        """Name of the rule that chooses its checkpoint; None: the last one."""
+        return None if self.selection is None else self.selection.rule
+
+    @property
+    def selects_on_test(self) -> bool:
+        """Whether its checkpoint is chosen on test questions."""
+        return self.rule == SPLITS
+
+    @property
+    def kept_apart(self) -> Apart | None:
+        """Why it is no row of a comparison or ranking; None where it is one, or a start (left out without a word)."""
+        if self.is_trial:
+            return Apart.TRIAL
+        return Apart.ON_TEST if self.selects_on_test else None
+
+    @property
+    def total_budget(self) -> tuple[str, float | None]:
+        """Kind of the training budget and how much, the inherited part included; None where nothing is said of it."""
+        return ("examples", None) if self.budget is None else self.budget.amount
+
+    def without(self, *keys: str) -> dict[str, Any]:
+        """The JSON object without these keys: what equal recipes share."""
+        return {k: v for k, v in self.to_json().items() if k not in keys}
+
+
+def spec_id(spec: RunSpec | Mapping[str, Any]) -> str:
+    """The id of a specification (`RunSpec.id`), also of one that is no record yet."""
+    value = spec.to_json() if isinstance(spec, RunSpec) else spec
+    try:
+        names = f"{value['method']['name']}-{value['task']['name']}"
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a spec needs method.name and task.name: {error!r}") from None
+    digest = hashlib.sha256(canonical(value).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', names)}-{digest[:12]}"
+
+
+# train.json
+@dataclass(frozen=True, kw_only=True)
+class UsedBudgetRecord(JsonRecord):
+    """How closely the training budget was met."""
+
+    kind: str | None = said("`train-flops` or `examples`")
+    asked: int | None = said("what was asked for, inherited part included")
+    used: int | None = said("what was used, inherited part included")
+    last_step: float | None = said("what the last step took: the resolution of the budget")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRecord(JsonRecord):
+    """Accuracy on validation questions."""
+
+    accuracy: float = said("share of right answers", 0.0)
+    n: int = said("number of questions", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenRecord(JsonRecord):
+    """The weights of one step on validation."""
+
+    step: int | None = said("optimizer steps done")
+    stage: str | None = said("stage of the curriculum")
+    accuracy: float | None = said("share of right answers on validation")
+    n: int | None = said("number of questions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookRecord(JsonRecord):
+    """One evaluation on validation in the course of training."""
+
+    step: int = said("optimizer steps done", 0)
+    stage: str = said("stage of the curriculum", "")
+    candidate: bool = said("whether its weights are one of those that the rule chooses from", False)
+    ends: bool = said("whether the stage ends with it", False)
+    accuracy: float = said("share of right answers", 0.0)
+    n: int = said("number of questions", 0)
+    flops: int = said("inference FLOPs of the evaluation", 0)
+    seconds: float = said("seconds it took", 0.0)
+
+    @property
+    def chosen(self) -> ChosenRecord:
+        """Step, stage and accuracy."""
+        return ChosenRecord(step=self.step, stage=self.stage, accuracy=self.accuracy, n=self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionRecord(JsonRecord):
+    """How the run's checkpoint was chosen."""
+
+    rule: str | None = said("`last`, `best` or `16-split`")
+    points: int | None = said("number of evenly spaced candidates")
+    ties: str | None = said("which of equally good candidates counts")
+    chosen: ChosenRecord | None = said("the checkpoint that became the model; null: the test questions choose")
+    stages: tuple[ChosenRecord, ...] = said("accuracy at the end of each stage", ())
+    seen: tuple[LookRecord, ...] = said("every evaluation on validation", ())
+    flops: int | None = said("inference FLOPs of all of them, in no training budget")
+    seconds: float | None = said("seconds of all of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord(JsonRecord):
+    """One training run at one learning rate."""
+
+    run: str = said("id of the trial's run", "")
+    lr: float = said("learning rate", 0.0)
+    accuracy: float | None = said("share of right answers on validation; null: training diverged")
+    n: int | None = said("number of validation questions; null: training diverged")
+    flops: int = said("training FLOPs, without inherited ones", 0)
+    seconds: float = said("seconds of training", 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningRecord(JsonRecord):
+    """How the learning rate was chosen."""
+
+    field: str = said("what was tuned", "lr")
+    rates: tuple[float, ...] = said("values that were tried", ())
+    share: float = said("budget of a trial, as a share of the run's", 1.0)
+    seed: int = said("training seed of the trials", 0)
+    chosen: float = said("value that won", 0.0)
+    ties: str | None = said("which of equally good values counts")
+    edge: bool = said("whether it lies at an end of the grid, so that a better one may lie beyond", False)
+    adopted: str | None = said("id of the trial whose weights are the run's; null: it was trained anew")
+    flops: int = said("training FLOPs of all trials", 0)
+    seconds: float | None = said("seconds of all trials")
+    trials: tuple[TrialRecord, ...] = said("the trials", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessesRecord(JsonRecord):
+    """The processes that trained together."""
+
+    world_size: int = said("number of processes", 1)
+    backend: str | None = said("`nccl` or `gloo`")
+    strategy: str | None = said("how the work is shared: `ddp` or `fsdp`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord(JsonRecord):
+    """What training did and cost."""
+
+    steps: int | None = said("optimizer steps")
+    examples: int | None = said("training examples")
+    inherited_examples: int | None = said("training examples of the run that it starts from")
+    flops: int | None = said("training FLOPs")
+    inherited_flops: int | None = said("training FLOPs of the run that it starts from")
+    flops_executed: int | None = said("training FLOPs with padding")
+    flops_padding: int | None = said("those of padding alone")
+    budget: UsedBudgetRecord | None = said("how closely the budget was met")
+    tuning_trials: int | None = said("learning rates that were tried for this method; null: not known")
+    tuning: TuningRecord | None = said("how the learning rate was chosen; missing: not by trials", omit=True)
+    tokens: int | None = said("tokens trained on")
+    executed_tokens: int | None = said("tokens in forward passes, padding included")
+    seconds: float | None = said("seconds of training")
+    examples_per_s: float | None = said("training examples a second")
+    final_loss: float | None = said("loss of the last step")
+    validation: ValidationRecord | None = said("the model on validation questions")
+    selection: SelectionRecord | None = said("how the checkpoint was chosen; missing: nothing was looked at", omit=True)
+    parameters: int | None = said("parameters of the backbone")
+    parameters_trained: int | None = said("those that trained")
+    peak_memory_bytes: int | None = said("most memory in use")
+    device: str | None = said("device that it trained on")
+    processes: ProcessesRecord | None = said("processes that trained together; missing: one", omit=True)
+
+
+# eval/<key>/summary.json
+@dataclass(frozen=True, kw_only=True)
+class KnobRecord(JsonRecord):
+    """What of the method's default setting was turned."""
+
+    name: str = said("name of the knob; several are joined with +", "")
+    value: Any = said("its value; a list for several")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsRecord(JsonRecord):
+    """How answers were generated."""
+
+    max_tokens: int | None = said("most tokens of an answer", omit=True)
+    batch_size: int | None = said("questions answered together", omit=True)
+    dtype: str | None = said("number type", omit=True)
+    device: str | None = said("kind of device", omit=True)
+    order: str | None = said("`shuffled`: another order of the questions than usual", omit=True)
+    votes: int | None = said(
+        "sampled answers a question, whose most frequent one counts; missing: one, greedy", omit=True
+    )
+    temperature: float | None = said("temperature of the samples", omit=True)
+    sample_seed: int | None = said("seed of the samples", omit=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimesRecord(JsonRecord):
+    """A time over questions, in milliseconds; null where none was timed."""
+
+    median: float | None = said("median")
+    p95: float | None = said("95th percentile")
+    mean: float | None = said("mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRecord(JsonRecord):
+    """Times of single questions."""
+
+    batch: int | None = said("questions at a time: 1", 1)
+    rounds: int | None = said("how often each question was timed")
+    n: int | None = said("number of questions")
+    ttft_ms: TimesRecord | None = said("time to the first token of the answer")
+    full_ms: TimesRecord | None = said("time to the whole answer")
+    questions: tuple[tuple[str, float, float], ...] | None = said(
+        "of each question: its id, time to the first token and to the whole answer", key="items"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputRecord(JsonRecord):
+    """Times of questions that are answered together."""
+
+    batch: int | None = said("questions of a batch")
+    rounds: int | None = said("number of batches")
+    n: int | None = said("number of questions")
+    ttft_ms: TimesRecord | None = said("time to the first token of the answer")
+    full_ms: TimesRecord | None = said("time to the whole answer")
+    examples_per_s: float | None = said("questions a second")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeRecord(JsonRecord):
+    """What times depend on beside the method."""
+
+    device: str | None = said("name of the GPU, or `cpu`")
+    host_cpu: str | None = said("processor")
+    cores: int | None = said("cores that the process may use")
+    threads: int | None = said("threads of torch")
+    dtype: str | None = said("number type")
+    torch: str | None = said("version of torch")
+    cells_at_a_time: int | str | None = said(
+        "runs that shared the machine; missing: one; `unknown`: perhaps", omit=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloorRecord(JsonRecord):
+    """What an answer gets that looks at nothing."""
+
+    answer: str | None = said("the most frequent answer, or a guess among the choices")
+    accuracy: float = said("its share of right answers", 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmEvalScores(JsonRecord):
+    """lm-eval's own scores, in files of early versions."""
+
+    strict: float | None = said("strict match", omit=True)
+    flexible: float | None = said("flexible extract", omit=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOnRecord(JsonRecord):
+    """The run's own task, where it was evaluated on another."""
+
+    name: str | None = said("name of the task")
+    train_sha256: str | None = said("sha256 of its training rows")
+    train_rows: int | None = said("number of its training rows")
+    limit: int | None = said("rows that were allowed at most; null: all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseenTextRecord(JsonRecord):
+    """Questions with text that a tokenizer from scratch never saw in training."""
+
+    questions: int | None = said("how many; null: the training text is not there to tell")
+    n: int | None = said("number of questions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRecord(JsonRecord):
+    """One candidate of a run on the test questions."""
+
+    step: int = said("optimizer steps done", 0)
+    stage: str = said("stage of the curriculum", "")
+    weights_sha256: str | None = said("sha256 of its weights")
+    accuracy: float = said("share of right answers", 0.0)
+    flops: int = said("inference FLOPs", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredItemsRecord(JsonRecord):
+    """The file of the item records."""
+
+    count: int | None = said("number of records")
+    sha256: str | None = said("sha256 of the file")
+    size: int | None = said("its bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord(JsonRecord):
+    """The summary of one evaluation."""
+
+    schema: int = said("version of this format", 1)
+    protocol: str | None = said("`16-split`: of a run's candidates, in `candidates/eval/` of its folder", omit=True)
+    task: str | None = said("name of the task")
+    task_title: str = said("its title in tables", "")
+    task_version: int | str = said("its version", "")
+    evaluator_version: str = said("version of the scorer", "")
+    split: str = said("`test` or `validation`", "")
+    n: int | None = said("number of questions")
+    data_sha256: str = said("sha256 of the questions", "")
+    data_source: str | None = said("where the questions come from")
+    data_registered: bool | None = said("false: they are not those that the task registers; null: it registers none")
+    data_notes: tuple[str, ...] = said("what there is to say of the questions", (), omit=True)
+    effort: int | None = said("the method's compute knob; null: its default")
+    limit: int | None = said("questions that were allowed at most; null: all")
+    quick: bool = said("a check of the plumbing, not a result", False)
+    curve: bool = said("a point of an inference curve, no row of a comparison", False)
+    knob: KnobRecord | None = said("what of the default setting was turned; null: nothing")
+    repeat: bool = said("the same evaluation once more in another order, no row of a comparison", False, omit=True)
+    choice: str | None = said("multiple choice: how an answer is chosen", omit=True)
+    settings: SettingsRecord | None = said("how answers were generated")
+    weights_sha256: str | None = said("sha256 of the weights")
+    seconds: float | None = said("seconds of answering")
+    examples_per_s: float | None = said("questions a second, decoding alone")
+    latency: LatencyRecord | None = said("times of single questions")
+    throughput: ThroughputRecord | None = said("times of questions that are answered together")
+    processes: int | None = said("processes that answered; missing: one", omit=True)
+    peak_memory_bytes: int | None = said("most memory in use while a batch is answered")
+    runtime: RuntimeRecord | None = said("what times depend on beside the method")
+    floor: FloorRecord | None = said("what an answer gets that looks at nothing")
+    prompt_note: str | None = said("in what lm-eval's prompt differs from the training prompt; null: in nothing")
+    trained_on: TrainedOnRecord | None = said("the run's own task, where this is another", omit=True)
+    unseen_text: UnseenTextRecord | None = said("another task: questions with text never seen in training", omit=True)
+    lm_eval: LmEvalScores | None = said("lm-eval's own scores, in files of early versions", omit=True)
+    candidates: tuple[CandidateRecord, ...] = said("16-split: the candidates, in the order of training", (), omit=True)
+    flops: int | None = said("16-split: inference FLOPs of all candidates", omit=True)
+    stored_items: StoredItemsRecord | None = said("the file of the item records", key="items")
+
+    @property
+    def default(self) -> bool:
+        """Whether it is of the method's default setting."""
+        return self.effort is None and self.knob is None
+
+    @property
+    def generation(self) -> SettingsRecord:
+        """How answers were generated; empty where the file does not say."""
+        return self.settings or SettingsRecord(stored=frozenset())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmEvalRecord(JsonRecord):
+    """The summary of an evaluation on a task of lm-eval's own."""
+
+    schema: int = said("version of this format", 1)
+    source: str | None = said("`lm-eval`")
+    lm_eval_version: str | None = said("version of lm-eval")
+    task: str = said("name of the task", "")
+    task_version: str | None = said("its version")
+    output_type: str | None = said("`generate_until`, `loglikelihood` or `multiple_choice`")
+    split: str | None = said("`test`, or `validation` where the task has no test documents")
+    num_fewshot: int | None = said("examples shown before a question")
+    documents: int | None = said("documents that were evaluated")
+    documents_in_all: int = said("documents that there are", 0)
+    docs_sha256: str | None = said("sha256 of all documents")
+    evaluated_sha256: str = said("sha256 of those that were evaluated", "")
+    limit: int | None = said("documents that were allowed at most; null: all")
+    effort: int | None = said("the method's compute knob; null: its default")
+    quick: bool = said("a check of the plumbing, not a result", False)
+    metrics: dict[str, float | None] = said("`metric,filter`: its value", dict)
+    stderr: dict[str, float | None] = said("`metric,filter`: its standard error", dict)
+    higher_is_better: dict[str, bool] = said("metric: whether more is better", dict)
+    settings: SettingsRecord | None = said("how answers were generated")
+    runtime: RuntimeRecord | None = said("what times depend on beside the method")
+    weights_sha256: str | None = said("sha256 of the weights")
+    notes: tuple[str, ...] = said("what there is to say of the evaluation", ())
+    trained_on: TrainedOnRecord | None = said("the run's own task", omit=True)
+    unseen_text: UnseenTextRecord | None = said("documents with text never seen in training", omit=True)
+    n: int | None = said("number of item records", omit=True)
+    stored_items: StoredItemsRecord | None = said("the file of the item records", key="items", omit=True)
+
+
+# eval/<key>/items.jsonl.gz
+@dataclass(frozen=True, kw_only=True)
+class BlockRecord(JsonRecord):
+    """The answer after one block of thought."""
+
+    answer: str | None = said("extracted answer; null: none")
+    correct: bool = said("whether it is right", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemRecord(JsonRecord):
+    """One question with its answer and what that cost. Points of a curve leave out what the default evaluation says."""
+
+    id: str = said("id of the question", NEEDED)
+    task: str | None = said("name of the task", omit=True)
+    level: str | None = said("level of difficulty, as the task names it", omit=True)
+    ood: bool = said("whether that level is out of distribution", False)
+    prompt_hash: str | None = said("first 8 hex digits of the sha256 of the question", omit=True)
+    reference: str | None = said("right answer", omit=True)
+    cluster: str | None = said("source that several questions share (template, seed question)", omit=True)
+    chance: float | None = said("multiple choice: accuracy of a guess", omit=True)
+    output: str | None = said("what was generated", omit=True)
+    answer: str | None = said("extracted answer; null: none")
+    correct: bool = said("whether it is right", NEEDED)
+    strict: bool | None = said("whether it is right and the output ends in the form `#### answer`", omit=True)
+    flexible: bool = said("whether the last number of the output is right", False, omit=True)
+    lm_eval_strict: bool | None = said("lm-eval's strict match", omit=True)
+    lm_eval_flexible: bool | None = said("lm-eval's flexible extract", omit=True)
+    unparseable: bool = said("whether no answer could be extracted", False, omit=True)
+    empty: bool = said("whether nothing was generated", False, omit=True)
+    prompt_tokens: int | None = said("tokens of the question", omit=True)
+    latent_positions: int | None = said("positions after the question that are no text", omit=True)
+    generated_tokens: int | None = said("tokens of the answer, of all samples", omit=True)
+    capped: bool = said("whether it was cut at the most tokens of an answer", False, omit=True)
+    passes: float | None = said("sequential forward passes", omit=True)
+    passes_to_answer: float | None = said("passes up to the first token of the answer; null: there is none", omit=True)
+    flops_prefill: int | None = said("FLOPs of the prompt", omit=True)
+    flops_decode: int | None = said("FLOPs of decoding", omit=True)
+    flops_executed: int | None = said("FLOPs of both with padding: its share of the batch", omit=True)
+    kv_bytes: int | None = said("bytes of the key-value cache", omit=True)
+    latency_s: float | None = said("seconds to the answer, inside its batch", omit=True)
+    batch_s: float | None = said("seconds of its batch", omit=True)
+    batch_size: int | None = said("questions of its batch", omit=True)
+    overlong: bool = said("whether it is too long for the model: wrong, and in no mean cost", False, omit=True)
+    votes: int | None = said("number of samples", omit=True)
+    votes_for: int | None = said("samples that gave the answer", omit=True)
+    logprobs: tuple[float, ...] | None = said("multiple choice: log-probability of each choice, in nats", omit=True)
+    margin: float | None = said("multiple choice: lead of the right choice over the best wrong one, in nats", omit=True)
+    correct_norm: bool | None = said("multiple choice: whether it is right by log-probability a character", omit=True)
+    blocks: tuple[BlockRecord, ...] = said("answers after each block of thought", (), omit=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateItem(JsonRecord):
+    """One test question with the answers of all candidates of a run, in the order of training."""
+
+    id: str = said("id of the question", NEEDED)
+    level: str | None = said("level of difficulty, as the task names it", omit=True)
+    ood: bool = said("whether that level is out of distribution", False)
+    reference: str | None = said("right answer", omit=True)
+    cluster: str | None = said("source that several questions share", omit=True)
+    correct: str = said("a 1 or 0 for each candidate", "")
+    answers: tuple[str | None, ...] = said("extracted answers", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmEvalItem(JsonRecord):
+    """One document and filter of a task of lm-eval's own."""
+
+    id: str = said("number of the document and filter", NEEDED)
+    doc_id: int | None = said("number of the document")
+    filter: str | None = said("lm-eval's filter")
+    doc_hash: str | None = said("sha256 of the document")
+    prompt_hash: str | None = said("sha256 of the prompt")
+    target_hash: str | None = said("sha256 of the right answer")
+    target: str | None = said("right answer")
+    outputs: Any = said("what the filter left of the responses")
+    metrics: dict[str, Any] = said("metric: its value", dict)
+    generated_tokens: int | None = said("tokens of the answer", omit=True)
+    latent_positions: int | None = said("positions after the prompt that are no text", omit=True)
+    passes: float | None = said("sequential forward passes", omit=True)
+    capped: bool | None = said("whether it was cut at the most tokens of an answer", omit=True)
+    overlong: bool | None = said("whether it is too long for the model", omit=True)
+    generated: str | None = said("what was generated", omit=True)
