@@ -1,6 +1,4 @@
-"""Methods made ready to be timed: one set of rows, one tokenizer, a model each; training in a run's own steps, decoding
-by the engine.
-"""
+"""Methods made ready to be timed, and their rivals beside them: one set of rows, one tokenizer, a model each."""
 
 from __future__ import annotations
 
@@ -9,10 +7,10 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
-from rim_bench.bench.rivals import PlainLoop, Stock, hf_generate, uncached
-from rim_bench.bench.session import Job, Nowhere, SessionLog
+from rim_bench.bench.record import Setting
+from rim_bench.bench.rivals import HfLoop, PlainLoop, Stock, hf_generate, plain_forward, uncached
+from rim_bench.bench.session import Counts, Job, NoJournal
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.generate import decode
 from rim_bench.engine.pretrained import scratch_model
@@ -26,26 +24,22 @@ from rim_bench.runs.planned_run import PlannedRun, check_rows
 from rim_bench.runs.study import Study
 from rim_bench.util.errors import UsageError, unknown
 
-if TYPE_CHECKING:
-    from rim_bench.bench.rivals import HfLoop
-
 STILL = 1e-12  # learning rate: a step costs the same, and the weights stay where they are
 GPT2_ROWS = 50257  # rows of GPT-2's own table: a model of its size has as many, whatever the tokenizer uses of them
 
 
 class Arm:
-    """One method ready to be timed, and the plain loop beside it: both train the same weights, the plain one in Hugging
-    Face's own model.
+    """One method ready to be timed. Its rivals run the same weights in Hugging Face's own model.
 
-    The plain loop's target is the method's own for direct and cot, and cot's for methods that have no plain
-    counterpart.
+    The plain loop trains what direct and cot train, and what cot trains beside every other method. A job's `prepare(k)`
+    takes the examples of round `k`, the same for every arm of one seed.
     """
 
     def __init__(self, backbone: Backbone, cell: PlannedRun, data: Sequence[Encoded], start: str) -> None:
         self.name, self.method, self.backbone, self.data = cell.method.name, cell.method, backbone, data
         bridges = build_bridges(cell.method, backbone, 0)
         plan = dataclasses.replace(cell.plan, lr=STILL)
-        self.trainer = Trainer(backbone, cell.method, bridges, data, plan, Nowhere(), start)
+        self.trainer = Trainer(backbone, cell.method, bridges, data, plan, NoJournal(), start)
         self.span = self.trainer.spans[-1]  # the last stage: what most of a curriculum's thoughts and blocks cost
         self.trainer.done = self.trainer.spent = self.span.first
         check_rows(backbone, data, cell.method, [self.span.stage])
@@ -55,19 +49,14 @@ class Arm:
 
     @cached_property
     def stock(self) -> Stock:
-        """Hugging Face's own model with the same weights: what rivals run."""
         return Stock(self.backbone)
 
     @cached_property
     def plain(self) -> PlainLoop:
-        """Causal-LM fine-tuning on the stock model."""
         return PlainLoop(self.stock, self.data, self.trainer.plan, self.against)
 
     @cached_property
     def hf(self) -> HfLoop:
-        """Hugging Face's Trainer on a copy of the model."""
-        from rim_bench.bench.rivals import HfLoop
-
         return HfLoop(self.plain)
 
     @property
@@ -75,7 +64,7 @@ class Arm:
         return self.trainer.plan.batch_size
 
     def chosen(self, k: int, steps: int) -> list[list[int]]:
-        """The examples of the `steps` optimizer steps of round `k`, the same for every arm of one seed."""
+        """The examples of the `steps` optimizer steps of round `k`."""
         while len(self._drawn) < (k + 1) * steps:
             self._drawn.append(list(next(self._order)))
         return self._drawn[k * steps : (k + 1) * steps]
@@ -89,56 +78,86 @@ class Arm:
     def train(self, steps: int, name: str | None = None) -> Job:
         """Optimizer steps of a run, in its last stage and with that stage's dropout.
 
-        Tells examples, FLOPs (of the layouts alone, and executed), real and executed positions, all of the timed steps.
+        Counts examples, FLOPs (of the layouts alone, and executed), real and executed positions.
         """
 
-        def prepare(k: int) -> Callable[[], SessionLog]:
+        def prepare(k: int) -> Callable[[], Counts]:
             chosen = self.chosen(k, steps)
             self.backbone.model.train()
             self.backbone.set_dropout(self.span.stage.dropout)
 
-            def work() -> SessionLog:
+            def work() -> Counts:
                 before = self.trainer.counters["executed"]
                 records = [self.trainer.step(batch) for batch in chosen]
-                told = {key: float(sum(r[key] for r in records)) for key in ("flops", "flops_executed", "tokens")}
+                counts = {key: float(sum(r[key] for r in records)) for key in ("flops", "flops_executed", "tokens")}
                 executed = self.trainer.counters["executed"] - before
-                return {**told, "executed": float(executed), "examples": float(steps * self.batch_size)}
+                return {**counts, "executed": float(executed), "examples": float(steps * self.batch_size)}
 
             return work
 
         return Job(name or f"{self.name}: train", prepare)
 
-    def train_plain(self, steps: int, name: str | None = None) -> Job:
-        """The same examples, model and optimizer in the plain loop, in random batches; tells examples and positions."""
+    def train_plain(self, steps: int) -> Job:
+        """The same examples, model and optimizer in the plain loop, in random batches; counts examples, positions."""
 
-        def prepare(k: int) -> Callable[[], SessionLog]:
+        def prepare(k: int) -> Callable[[], Counts]:
             chosen = self.shuffled(k, steps)
             self.backbone.set_dropout(0.0)
             self.stock.model.train()
             real, executed = (sum(n) for n in zip(*(self.plain.positions(batch) for batch in chosen), strict=True))
 
-            def work() -> SessionLog:
+            def work() -> Counts:
                 for batch in chosen:
                     self.plain.step(batch)
                 return {"examples": float(steps * self.batch_size), "tokens": float(real), "executed": float(executed)}
 
             return work
 
-        return Job(name or f"{self.name}: plain", prepare)
+        return Job(f"{self.name}: plain", prepare)
 
-    def train_hf(self, steps: int, name: str | None = None) -> Job:
-        """The same examples, a copy of the model, in Hugging Face's `Trainer`; tells examples."""
+    def train_hf(self, steps: int) -> Job:
+        """The same examples, a copy of the model, in Hugging Face's `Trainer`; counts examples."""
 
-        def prepare(k: int) -> Callable[[], SessionLog]:
+        def prepare(k: int) -> Callable[[], Counts]:
             self.backbone.set_dropout(0.0)
             return self.hf.ready(self.chosen(k, steps), k)
 
-        return Job(name or f"{self.name}: Trainer", prepare)
+        return Job(f"{self.name}: Trainer", prepare)
 
-    # Answering
+    def first_token(self, n: int) -> Job:
+        """`n` prompts up to the first generated token, one after the other; counts questions."""
+
+        def prepare(k: int) -> Callable[[], Counts]:
+            self.quiet()
+            layouts = self.prompts(self.questions(k, n))
+
+            def work() -> Counts:
+                for layout in layouts:
+                    decode(self.trainer.workspace, [layout], max_tokens=1)
+                return {"questions": float(len(layouts))}
+
+            return work
+
+        return Job(f"{self.name}: first token", prepare)
+
+    def forwards(self, n: int) -> Job:
+        """A plain forward of as many columns as each of those prompts has; counts questions."""
+
+        def prepare(k: int) -> Callable[[], Counts]:
+            self.quiet()
+            lengths = [layout.size for layout in self.prompts(self.questions(k, n))]
+
+            def work() -> Counts:
+                for length in lengths:
+                    plain_forward(self.stock, length)
+                return {"questions": float(len(lengths))}
+
+            return work
+
+        return Job(f"{self.name}: plain forward", prepare)
 
     def questions(self, k: int, n: int) -> list[tuple[int, ...]]:
-        """The questions of round `k`, in the order that a run would see them; all rows in turn."""
+        """`n` questions of round `k`, in the order that a run sees them."""
         rows = [i for batch in self.chosen(k, -(-n // self.batch_size)) for i in batch][:n]
         return [self.data[i].question for i in rows]
 
@@ -146,77 +165,71 @@ class Arm:
         return [self.method.lay_prompt(q) for q in questions]
 
     def quiet(self) -> None:
-        """The models that there are into the mode that answers."""
+        """Sets the models to answering: no dropout."""
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
         if "stock" in self.__dict__:
             self.stock.model.eval()
 
     def answer(self, n: int, tokens: int, name: str | None = None) -> Job:
-        """`n` questions answered side by side, `tokens` generated for each; tells examples and tokens."""
+        """`n` questions answered side by side, `tokens` generated for each; counts examples and tokens."""
 
-        def prepare(k: int) -> Callable[[], SessionLog]:
+        def prepare(k: int) -> Callable[[], Counts]:
             self.quiet()
             layouts = self.prompts(self.questions(k, n))
 
-            def work() -> SessionLog:
+            def work() -> Counts:
                 with endless(self.backbone):
                     done = decode(self.trainer.workspace, layouts, max_tokens=tokens)
-                made = sum(c.generated for row in done for c in row.values())
-                return equal_work(made, len(layouts), tokens)
+                generated = sum(completion.generated for row in done for completion in row.values())
+                return equal_work(generated, len(layouts), tokens)
 
             return work
 
         return Job(name or f"{self.name}: answer", prepare)
 
-    def answer_hf(self, n: int, tokens: int, name: str | None = None) -> Job:
+    def answer_hf(self, n: int, tokens: int) -> Job:
         """The same questions, bare, by Hugging Face's `generate`."""
 
-        def prepare(k: int) -> Callable[[], SessionLog]:
+        def prepare(k: int) -> Callable[[], Counts]:
             self.quiet()
             questions = self.questions(k, n)
             longest = max(map(len, questions))
 
-            def work() -> SessionLog:
+            def work() -> Counts:
                 ids = hf_generate(self.stock, questions, tokens)
                 return equal_work(len(questions) * (ids.shape[1] - longest), len(questions), tokens)
 
             return work
 
-        return Job(name or f"{self.name}: generate", prepare)
+        return Job(f"{self.name}: generate", prepare)
 
-    def answer_uncached(self, n: int, tokens: int, of: int, name: str | None = None) -> Job:
+    def answer_uncached(self, n: int, tokens: int, of: int) -> Job:
         """`n` of the `of` questions of a round, spread over their lengths, one at a time and without a cache."""
 
-        def prepare(k: int) -> Callable[[], SessionLog]:
+        def prepare(k: int) -> Callable[[], Counts]:
             self.quiet()
             by_length = sorted(self.prompts(self.questions(k, of)), key=lambda row: row.size)
             picked = [by_length[(2 * i + 1) * len(by_length) // (2 * n)] for i in range(n)]
-            refuse_trees(self.name, picked)
+            if not all(row.is_chain and all(s.bridge is None for s in row.segments) for row in picked):
+                raise UsageError(
+                    f"--against uncached follows plain chains only: the prompts of {self.name} are none; leave it out "
+                    "of --methods"
+                )
 
-            def work() -> SessionLog:
-                made = sum(len(uncached(self.stock, row, tokens)) for row in picked)
-                return equal_work(made, n, tokens)
+            def work() -> Counts:
+                generated = sum(len(uncached(self.stock, row, tokens)) for row in picked)
+                return equal_work(generated, n, tokens)
 
             return work
 
-        return Job(name or f"{self.name}: uncached", prepare)
+        return Job(f"{self.name}: uncached", prepare)
 
 
-def equal_work(made: int, rows: int, tokens: int) -> SessionLog:
-    """What an answering job tells. Raises AssertionError where not every row ran into the cap:
-    the pair would not be one.
-    """
-    assert made == rows * tokens, f"{made} tokens were generated, not {rows * tokens}"
-    return {"examples": float(rows), "tokens": float(made)}
-
-
-def refuse_trees(method: str, layouts: Sequence[Layout]) -> None:
-    """The uncached reference follows one path and knows no bridges."""
-    if not all(row.is_chain and all(s.bridge is None for s in row.segments) for row in layouts):
-        raise UsageError(
-            f"--against uncached follows plain chains only: the prompts of {method} are none; leave it out of --methods"
-        )
+def equal_work(generated: int, rows: int, tokens: int) -> Counts:
+    """What an answering job counts. Raises AssertionError where not every row ran into the cap of `tokens`."""
+    assert generated == rows * tokens, f"{generated} tokens were generated, not {rows * tokens}"
+    return {"examples": float(rows), "tokens": float(generated)}
 
 
 @contextmanager
@@ -265,47 +278,41 @@ class Bench:
         """The methods that were asked for."""
         return [cell.method.name for cell in self.study.cells if not cell.is_start]
 
-    def asked(self, options: Options) -> list[str]:
-        """The methods of `options`, which may be fewer than this has."""
-        return [self.study.method(given).name for given in options.methods]
-
     def arm(self, name: str) -> Arm:
         """A method that was asked for, made ready once."""
         if name not in self._arms:
-            cell = next((c for c in self.study.cells if not c.is_start and c.method.name == name), None)
+            study, spec = self.study, self.study.backbone_spec
+            cell = next((c for c in study.cells if not c.is_start and c.method.name == name), None)
             if cell is None:
                 raise unknown("method of this measurement", name, self.names)
-            self._arms[name] = Arm(self._backbone(cell), cell, self.data, self.study.start)
+            markers = cell.method.markers()
+            if spec["kind"] == "scratch":
+                codec = self._plain.codec
+                model = scratch_model(spec, max(codec.size, self.rows or 0), codec.end, 0, "sdpa")
+                backbone = Backbone(spec, model, codec, {}, self.device)
+                backbone.add_markers(markers, 0)
+            else:
+                backbone = Backbone.create(spec, texts=study.texts, markers=markers, seed=0, device=self.device)
+            if cell.method.trains == "markers":
+                backbone.train_markers_only()
+            self._arms[name] = Arm(backbone, cell, self.data, study.start)
         return self._arms[name]
 
-    def _backbone(self, cell: PlannedRun) -> Backbone:
-        spec, study, markers = self.study.backbone_spec, self.study, cell.method.markers()
-        if spec["kind"] == "scratch":
-            codec = self._plain.codec
-            size = max(codec.size, self.rows or 0)
-            backbone = Backbone(spec, scratch_model(spec, size, codec.end, 0, "sdpa"), codec, {}, self.device)
-            backbone.add_markers(markers, 0)
-        else:
-            backbone = Backbone.create(spec, texts=study.texts, markers=markers, seed=0, device=self.device)
-        if cell.method.trains == "markers":
-            backbone.train_markers_only()
-        return backbone
-
-    def setting(self) -> dict[str, Any]:
-        """What was measured, as plain data."""
+    def setting(self) -> Setting:
+        """What is measured."""
         study, plan = self.study, self.study.cells[-1].plan
         lengths = [(len(e.question), len(e.chain), len(e.answer)) for e in self.data]
-        question, chain, answer = (sum(n) / len(lengths) for n in zip(*lengths, strict=True))
-        return {
-            "task": study.task.name,
-            "embedded": study.task.metadata["source"] == "generator",
-            "train_sha256": study.train_set.sha256,
-            "train_rows": len(self.data),
-            "mean_tokens": {"question": round(question, 2), "chain": round(chain, 2), "answer": round(answer, 2)},
-            "backbone": study.backbone_spec,
-            "parameters": next((arm.backbone for arm in self._arms.values()), self._plain).count(),
-            "batch_size": plan.batch_size,
-            "micro_batch": plan.micro_batch,
-            "methods": {c.method.name: c.method.settings() for c in study.cells if not c.is_start},
-            "start": study.start,
-        }
+        means = [round(sum(n) / len(lengths), 2) for n in zip(*lengths, strict=True)]
+        return Setting(
+            task=study.task.name,
+            embedded=study.task.metadata["source"] == "generator",
+            train_sha256=study.train_set.sha256,
+            train_rows=len(self.data),
+            mean_tokens=dict(zip(("question", "chain", "answer"), means, strict=True)),
+            backbone=study.backbone_spec,
+            parameters=next((arm.backbone for arm in self._arms.values()), self._plain).count(),
+            batch_size=plan.batch_size,
+            micro_batch=plan.micro_batch,
+            methods={c.method.name: c.method.settings() for c in study.cells if not c.is_start},
+            start=study.start,
+        )

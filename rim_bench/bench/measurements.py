@@ -1,37 +1,32 @@
-"""Training: examples a second in a run's own optimizer steps, beside a plain loop on the same model, rows and
-optimizer.
-
-Answering: questions a second at a fixed number of generated tokens, beside Hugging Face's `generate` or an uncached
-    loop.
-
-Time to the first token, one question at a time: a method over direct, and over what plain forwards of the same lengths
-would cost.
+"""Three measurements of speed, each as a session of jobs and as lines: training (examples a second beside a plain
+loop), answering (questions a second beside HF `generate`), and the time to the first token over direct's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from rim_bench.bench.arms import Arm, Bench
-from rim_bench.bench.record import Line
-from rim_bench.bench.rivals import plain_forward
-from rim_bench.bench.session import Job, Session, SessionLog, Spread, interleave
-from rim_bench.engine.generate import decode
+from rim_bench.bench.arms import Bench
+from rim_bench.bench.record import Line, Spread
+from rim_bench.bench.session import Job, Session, interleave
 from rim_bench.util.errors import UsageError
 
 STEPS = 4  # optimizer steps of each method a round, on rows of an embedded task
 PUBLISHED_STEPS = 2  # on longer ones
-TRAINING_AGAINST = ("plain",)
+BATCH = 32  # questions answered side by side
+TOKENS = 64  # generated for each; a shorter context's methods get fewer
+UNCACHED = 2  # questions a round for the uncached loop, which takes seconds each
+QUESTIONS = 8  # answered up to the first token in a round, one after the other
+REFERENCE = "direct"  # what the time to the first token is compared with
 TRAINING_NAMES = {"plain": ("plain", "plain {} loop"), "hf": ("Trainer", "HF Trainer, {}")}
+DECODING_NAMES = {"hf": ("generate", "HF generate"), "uncached": ("uncached", "uncached, one at a time")}
 """What stands beside -> the name of its job, and what a table calls it."""
 
 
 def train_session(
-    bench: Bench, methods: Sequence[str], rounds: int, steps: int = STEPS, against: Sequence[str] = TRAINING_AGAINST
+    bench: Bench, methods: Sequence[str], rounds: int, steps: int = STEPS, against: Sequence[str] = ("plain",)
 ) -> Session:
-    """Interleaved rounds over all methods; each stands beside its plain loop (cot's for methods without a plain
-    counterpart).
-    """
+    """Interleaved rounds over all methods, each beside its plain loop (cot's where it has none of its own)."""
     jobs: list[Job] = []
     for k, name in enumerate(methods):
         arm = bench.arm(name)
@@ -43,45 +38,24 @@ def train_session(
 
 
 def train_lines(
-    bench: Bench, session: Session, methods: Sequence[str], against: Sequence[str] = TRAINING_AGAINST
+    bench: Bench, session: Session, methods: Sequence[str], against: Sequence[str] = ("plain",)
 ) -> list[Line]:
-    """A line a method."""
+    """A line for each method and each of what it is compared to."""
     out = []
     for name in methods:
         arm, job = bench.arm(name), f"{name}: train"
-        ours = session.rate(job, "examples")
         more = {
             "use_of_peak_executed": session.use(job, "flops_executed"),
             "use_of_peak_without_padding": session.use(job, "flops"),
             "executed_flops_per_second": session.rate(job, "flops_executed"),
-            "padding": padding(session, job),
+            "padding": session.padding(job),
         }
-        what = f"{name} ({arm.span.stage.name})" if len(arm.trainer.spans) > 1 else name
         if "plain" in against:
-            more["padding_of_plain"] = padding(session, f"{name}: plain")
-        for other in against:
-            theirs = session.rate(f"{name}: {TRAINING_NAMES[other][0]}", "examples")
-            out.append(
-                Line(
-                    what, TRAINING_NAMES[other][1].format(arm.against), "examples/s", ours, theirs, ours / theirs, more
-                )
-            )
-        if not against:
-            out.append(Line(what, "nothing", "examples/s", ours, more=more))
+            more["padding_of_plain"] = session.padding(f"{name}: plain")
+        what = f"{name} ({arm.span.stage.name})" if len(arm.trainer.spans) > 1 else name
+        beside = {TRAINING_NAMES[other][1].format(arm.against): TRAINING_NAMES[other][0] for other in against}
+        out += _rates(session, what, name, "train", beside, more)
     return out
-
-
-def padding(session: Session, job: str) -> Spread:
-    """Share of the executed positions that are padding."""
-    real, executed = session.told(job, "tokens"), session.told(job, "executed")
-    return Spread(tuple(1 - r / e for r, e in zip(real.values, executed.values, strict=True)))
-
-
-BATCH = 32  # questions answered side by side
-TOKENS = 64  # generated for each; a shorter context's methods get fewer
-UNCACHED = 2  # questions a round for the uncached loop, which takes seconds each
-DECODING_AGAINST = ("hf", "uncached")
-DECODING_NAMES = {"hf": ("generate", "HF generate"), "uncached": ("uncached", "uncached, one at a time")}
 
 
 def answer_session(
@@ -99,98 +73,52 @@ def answer_session(
         UsageError: prompts that leave the model no positions for so many tokens.
     """
     jobs: list[Job] = []
+    longest = max((e.question for e in bench.data), key=len)
     for k, name in enumerate(methods):
         arm = bench.arm(name)
-        check_positions(bench, name, tokens)
+        need = arm.method.lay_prompt(longest).depth + tokens
+        if need > arm.backbone.max_positions:
+            raise UsageError(
+                f"the longest question needs {need} positions with {name} and {tokens} generated tokens, the model has "
+                f"{arm.backbone.max_positions}: give --backbone max_positions={need}"
+            )
         group = [arm.answer(batch, tokens)]
-        if "hf" in against:
-            group.append(arm.answer_hf(batch, tokens))
-        if "uncached" in against:
-            group.append(arm.answer_uncached(UNCACHED, tokens, batch))
+        group += [arm.answer_hf(batch, tokens)] if "hf" in against else []
+        group += [arm.answer_uncached(UNCACHED, tokens, batch)] if "uncached" in against else []
         jobs += group if k % 2 else list(reversed(group))
     return interleave(jobs, rounds, bench.device)
 
 
-def check_positions(bench: Bench, name: str, tokens: int) -> None:
-    """Refuses questions that the model has no positions for with `tokens` behind them."""
-    arm = bench.arm(name)
-    longest = max((e.question for e in bench.data), key=len)
-    need = arm.method.lay_prompt(longest).depth + tokens
-    if need > arm.backbone.max_positions:
-        raise UsageError(
-            f"the longest question needs {need} positions with {name} and {tokens} generated tokens, the model has "
-            f"{arm.backbone.max_positions}: give --backbone max_positions={need}"
-        )
-
-
-def answer_lines(
-    bench: Bench, session: Session, methods: Sequence[str], against: Sequence[str] = ("hf",)
-) -> list[Line]:
+def answer_lines(session: Session, methods: Sequence[str], against: Sequence[str] = ("hf",)) -> list[Line]:
     """A line for each method and each of what it is compared to."""
-    out = []
-    for name in methods:
-        ours = session.rate(f"{name}: answer", "examples")
-        for other in against:
-            job, title = DECODING_NAMES[other]
-            theirs = session.rate(f"{name}: {job}", "examples")
-            out.append(Line(name, title, "examples/s", ours, theirs, ours / theirs))
-        if not against:
-            out.append(Line(name, "nothing", "examples/s", ours))
-    return out
+    beside = {DECODING_NAMES[other][1]: DECODING_NAMES[other][0] for other in against}
+    return [line for name in methods for line in _rates(session, name, name, "answer", beside, {})]
 
 
-QUESTIONS = 8  # answered one after the other, each a pass of its own, in a round
-REFERENCE = "direct"
+def _rates(
+    session: Session, what: str, name: str, job: str, beside: dict[str, str], more: dict[str, Spread]
+) -> list[Line]:
+    """Examples a second of a method's job beside each of the others, title -> job; alone where there is none."""
+    ours = session.rate(f"{name}: {job}")
+    if not beside:
+        return [Line(what, "nothing", "examples/s", ours, more=more)]
+    rates = {title: session.rate(f"{name}: {other}") for title, other in beside.items()}
+    return [Line(what, title, "examples/s", ours, theirs, ours / theirs, more) for title, theirs in rates.items()]
 
 
 def first_session(bench: Bench, methods: Sequence[str], rounds: int, questions: int = QUESTIONS) -> Session:
-    """Interleaved rounds: for each method its prompts up to the first generated token, and plain forwards of as many
-    columns.
+    """Interleaved rounds: each method's prompts up to the first generated token, and plain forwards of as many columns.
 
-    `direct` is measured with every method, beside which it stands; a method of several passes has one plain forward of
-    all its columns.
+    `direct` is measured with every method; a method of several passes has one plain forward of all its columns.
     """
-    jobs: list[Job] = []
-    for name in dict.fromkeys((REFERENCE, *methods)):
-        arm = bench.arm(name)
-        jobs += [_first(arm, questions), _forwards(arm, questions)]
+    arms = [bench.arm(name) for name in dict.fromkeys((REFERENCE, *methods))]
+    jobs = [job for arm in arms for job in (arm.first_token(questions), arm.forwards(questions))]
     return interleave(jobs, rounds, bench.device)
-
-
-def _first(arm: Arm, n: int) -> Job:
-    def prepare(k: int) -> Callable[[], SessionLog]:
-        arm.quiet()
-        layouts = arm.prompts(arm.questions(k, n))
-
-        def work() -> SessionLog:
-            for layout in layouts:
-                decode(arm.trainer.workspace, [layout], max_tokens=1)
-            return {"questions": float(len(layouts))}
-
-        return work
-
-    return Job(f"{arm.name}: first token", prepare)
-
-
-def _forwards(arm: Arm, n: int) -> Job:
-    def prepare(k: int) -> Callable[[], SessionLog]:
-        arm.quiet()
-        lengths = [layout.size for layout in arm.prompts(arm.questions(k, n))]
-
-        def work() -> SessionLog:
-            for length in lengths:
-                plain_forward(arm.stock, length)
-            return {"questions": float(len(lengths))}
-
-        return work
-
-    return Job(f"{arm.name}: plain forward", prepare)
 
 
 def milliseconds(session: Session, job: str) -> Spread:
     """For one question."""
-    seconds, questions = session.seconds(job), session.told(job, "questions")
-    return (seconds / questions).scaled(1000)
+    return (session.seconds(job) / session.counted(job, "questions")).scaled(1000)
 
 
 def over_plain(session: Session, name: str) -> Spread:
@@ -201,11 +129,11 @@ def over_plain(session: Session, name: str) -> Spread:
 
 
 def first_lines(session: Session, methods: Sequence[str]) -> list[Line]:
-    """A line a method."""
+    """A line for each method."""
     out = []
+    direct = milliseconds(session, f"{REFERENCE}: first token")
     for name in methods:
         ours = milliseconds(session, f"{name}: first token")
-        direct = milliseconds(session, f"{REFERENCE}: first token")
         forward = milliseconds(session, f"{name}: plain forward")
         more = {"over_direct": ours / direct, "plain_forward_ms": forward, "over_plain_forward": ours / forward}
         against = f"{REFERENCE}, over plain forwards of the same lengths"

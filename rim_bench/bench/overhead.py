@@ -1,6 +1,4 @@
-"""Fixed overhead: `rim-bench run` where everything is trained and evaluated already, beside bare imports of what it
-loads itself.
-"""
+"""Fixed overhead: `rim-bench run` with nothing left to do, beside bare imports of the libraries that it loads."""
 
 from __future__ import annotations
 
@@ -15,38 +13,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rim_bench.bench.record import Line
-from rim_bench.bench.session import Spread, check_rounds
+from rim_bench.bench.record import Line, Spread
+from rim_bench.bench.session import check_rounds
 from rim_bench.util.errors import UsageError
 
 METHODS = ("direct", "cot")
 DONE = "evaluated already"  # what the command says of each
-RUN = (
-    "run",
-    "--methods",
-    ",".join(METHODS),
-    "--task",
-    "chain",
-    "--limit",
-    "40",
-    "--examples",
-    "64",
-    "--cot-examples",
-    "64",
-)
-SMALL = (
-    "--backbone",
-    "layers=1",
-    "--backbone",
-    "width=32",
-    "--backbone",
-    "heads=2",
-    "--start",
-    "recipe",
-    "--quick",
-    "--device",
-    "cpu",
-)
+RUN = f"run --methods {','.join(METHODS)} --task chain --limit 40 --examples 64 --cot-examples 64".split()
+SIZE = [word for field in ("layers=1", "width=32", "heads=2") for word in ("--backbone", field)]
+SMALL = [*SIZE, "--start", "recipe", "--quick", "--device", "cpu"]
 LIMIT = 300  # seconds that one process may take
 LIBRARIES: Mapping[str, Mapping[str, str]] = {
     "torch": {},
@@ -60,8 +35,7 @@ LIBRARIES: Mapping[str, Mapping[str, str]] = {
     "pandas": {},
     "typer": {},
 }
-"""What a run is built on -> the names that a script would take from it, each with the module that it comes from; none:
-all of it.
+"""What a run is built on -> the names that a script takes from it, each with its module; none: all of the library.
 
 `transformers` and `lm_eval` load a name's module when the name is taken, so that a script pays for what it takes.
 """
@@ -83,39 +57,45 @@ atexit.register(tell)
 
 
 def overhead_lines(rounds: int) -> list[Line]:
-    """Wall time of whole processes: the command, and bare imports of what it had itself loaded of `LIBRARIES` when it
-    ended.
+    """Wall time of whole processes: the command, and bare imports of what it had loaded of `LIBRARIES` at its end.
+
+    Each runs once a round, first and last in turn; a first round fills the disk's cache.
 
     Raises:
         UsageError: fewer than one round, a process that failed, or imports that load what the command does not.
     """
     check_rounds(rounds)
     with tempfile.TemporaryDirectory(prefix="rim-bench-overhead-") as folder:
-        place = Path(folder)
-        command = [sys.executable, "-c", _COMMAND, *RUN, *SMALL, "--out", str(place / "results")]
-        _process(command)  # trains and evaluates
-        said, names = _loaded(_COMMAND, command[3:], place)
-        assert said.count(DONE) == len(METHODS), f"there was something left to do: {said}"
+        command = [sys.executable, "-c", _COMMAND, *RUN, *SMALL, "--out", str(Path(folder) / "results")]
+        run_process(command)  # trains and evaluates
+        output, names = loaded_modules(_COMMAND, command[3:], Path(folder))
+        assert output.count(DONE) == len(METHODS), f"there was something left to do: {output}"
         taken = rival(names)
         imports = script(taken)
-        check_fewer(_loaded(imports, (), place)[1], names)
-        found = _interleaved({"command": command, "libraries": [sys.executable, "-c", imports]}, rounds)
-    listed = [f"{library} ({', '.join(some)} only)" if some else library for library, some in taken.items()]
-    return [_line(found, "libraries", f"bare imports of {', '.join(listed)}")]
+        check_fewer(loaded_modules(imports, (), Path(folder))[1], names)
+        commands = {"ours": command, "theirs": [sys.executable, "-c", imports]}
+        done: dict[str, list[Finished]] = {name: [] for name in commands}
+        for k in range(rounds + 1):
+            for name in commands if k % 2 else reversed(commands):
+                done[name].append(run_process(commands[name]))
+    wall, theirs = (Spread(tuple(p.wall for p in done[name][1:])) for name in commands)
+    cpu, theirs_cpu = (Spread(tuple(p.cpu for p in done[name][1:])) for name in commands)
+    more = {"cpu_seconds": cpu, "cpu_ratio": cpu / theirs_cpu}
+    libraries = [f"{library} ({', '.join(some)} only)" if some else library for library, some in taken.items()]
+    against = f"bare imports of {', '.join(libraries)}"
+    return [Line("rim-bench run, nothing to train", against, "s", wall, theirs, wall / theirs, more)]
 
 
-def rival(names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Library -> names to take from it, of those whose modules are among `names`; a library of which only other parts
-    are there has none.
+def rival(loaded: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Library -> names to take from it: those whose modules are among the `loaded` ones.
 
-    Args:
-        names: of modules that are loaded.
+    A library of which only other parts are loaded is left out.
     """
     taken = {
-        library: tuple(name for name, module in known.items() if module in names)
+        library: tuple(name for name, module in known.items() if module in loaded)
         for library, known in LIBRARIES.items()
     }
-    return {library: some for library, some in taken.items() if library in names and (some or not LIBRARIES[library])}
+    return {library: some for library, some in taken.items() if library in loaded and (some or not LIBRARIES[library])}
 
 
 def script(taken: Mapping[str, Sequence[str]]) -> str:
@@ -126,60 +106,36 @@ def script(taken: Mapping[str, Sequence[str]]) -> str:
 
 
 def check_fewer(theirs: Sequence[str], ours: Collection[str]) -> None:
-    """Raises UsageError where bare imports load a module that the command does not:
-    what is timed would be slowed down by it.
-    """
+    """Raises UsageError where bare imports load a module that the command does not and pay for it."""
     if more := [name for name in theirs if name not in ours]:
         raise UsageError(
             f"bare imports load {len(more)} modules that the run does not, {more[0]} first: the two cannot be compared"
         )
 
 
-def _loaded(code: str, arguments: Sequence[str], place: Path) -> tuple[str, list[str]]:
-    """What a process says, and the modules of installed packages that it has loaded when it ends."""
-    target = place / "loaded.json"
-    said = _process([sys.executable, "-c", f"TARGET = {str(target)!r}\n{_LOADED}\n{code}", *arguments]).said
+def loaded_modules(code: str, arguments: Sequence[str], folder: Path) -> tuple[str, list[str]]:
+    """What a process prints, and the modules of installed packages that it has loaded when it ends."""
+    target = folder / "loaded.json"
+    done = run_process([sys.executable, "-c", f"TARGET = {str(target)!r}\n{_LOADED}\n{code}", *arguments])
     names: list[str] = json.loads(target.read_text("utf-8"))
-    return said, names
+    return done.output, names
 
 
 @dataclass(frozen=True, slots=True)
-class _Process:
+class Finished:
     """A process that ended well."""
 
     wall: float  # seconds
     cpu: float
-    said: str
+    output: str
 
 
-def _interleaved(jobs: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[_Process]]:
-    """Each once a round, forwards and backwards in turn; a first round fills the disk's cache."""
-    found: dict[str, list[_Process]] = {name: [] for name in jobs}
-    for k in range(rounds + 1):
-        for name in jobs if k % 2 else reversed(list(jobs)):
-            done = _process(jobs[name])
-            if k:
-                found[name].append(done)
-    return found
+def run_process(command: Sequence[str]) -> Finished:
+    """Runs a process that must succeed.
 
-
-def _line(found: Mapping[str, Sequence[_Process]], other: str, against: str) -> Line:
-    wall = {name: Spread(tuple(p.wall for p in found[name])) for name in ("command", other)}
-    cpu = {name: Spread(tuple(p.cpu for p in found[name])) for name in ("command", other)}
-    more = {"cpu_seconds": cpu["command"], "cpu_ratio": cpu["command"] / cpu[other]}
-    return Line(
-        "rim-bench run, nothing to train",
-        against,
-        "s",
-        wall["command"],
-        wall[other],
-        wall["command"] / wall[other],
-        more,
-    )
-
-
-def _process(command: Sequence[str]) -> _Process:
-    """Runs a process that must succeed."""
+    Raises:
+        UsageError: it fails, with its last line, or takes too long.
+    """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     try:
@@ -193,4 +149,4 @@ def _process(command: Sequence[str]) -> _Process:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UsageError(f"a process of the overhead measurement failed: {reason}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return _Process(wall, cpu, done.stdout + done.stderr)
+    return Finished(wall, cpu, done.stdout + done.stderr)

@@ -1,210 +1,235 @@
-"""What a measurement says: lines of pairs, targets, and the record that is stored.
-
-One line of documentation for every field.
-"""
+"""What a measurement says, and its record: every field is a key of the file, with its documentation. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, get_args, get_type_hints
 
-from rim_bench.bench.session import Spread
 from rim_bench.util.files import Record
 
 SCHEMA = 1
-FIELDS: dict[str, str] = {
-    "schema": "version of this record's form",
-    "measurement": "train, eval, ttft, memory, overhead, scaling or targets",
-    "rounds": "timed rounds, behind one that warms up; all medians and ranges are over them",
-    "seconds": "what the whole measurement took",
-    "setting": (
-        "what was measured: rows, model, batch, methods and their settings (of scaling: at the last value); "
-        "null for overhead"
-    ),
-    "setting.task": "the task whose training rows were taken",
-    "setting.embedded": "whether its rows are generated: then no number here says anything of published data",
-    "setting.train_sha256": "hash of the training rows",
-    "setting.train_rows": "how many there are",
-    "setting.mean_tokens": "mean tokens of question, chain and answer",
-    "setting.backbone": "the model, as a run records it",
-    "setting.parameters": "of the model, a method's own markers included",
-    "setting.batch_size": "examples an optimizer step",
-    "setting.micro_batch": "rows in one forward pass in training, as the run's plan has it",
-    "setting.methods": "the methods and all their fields",
-    "setting.start": "the weights that a curriculum is taken to begin with",
-    "machine": "what it ran on",
-    "machine.python": "its version",
-    "machine.platform": "system, architecture and C library",
-    "machine.cpu": "the processor, and how many cores this process may use",
-    "machine.memory_bytes": "of the machine",
-    "machine.gpu": "name, memory and CUDA version; null without one",
-    "machine.packages": "versions of the libraries",
-    "machine.git": "commit of this code and whether it was changed; null for an installed copy",
-    "machine.argv": "the command line",
-    "machine.date": "when it began, UTC",
-    "machine.device": "where tensors lay",
-    "machine.dtype": "the type that products were computed in",
-    "machine.threads": "of torch",
-    "machine.load_before": "the system's load average over the minute before",
-    "machine.load_after": "the same at the end: this process's own threads are in it",
-    "machine.cpu_share": (
-        "share of the timed seconds that the process was running; null for several threads, on a GPU, and for processes"
-    ),
-    "machine.others_cores": (
-        "cores that other processes kept busy, mean over the measurement; null where the system does not say"
-    ),
-    "machine.busy": "whether others used the machine: others_cores over 0.2, or a cpu_share under 0.95",
-    "peak_gflops": "matrix product of the same type in every round, GFLOP/s; null where no round was timed",
-    "lines": "what was compared, a pair each",
-    "lines.what": "ours: the method, and the stage that was trained",
-    "lines.against": "what stands beside it",
-    "lines.unit": "of ours and theirs",
-    "lines.ours": "ours, a value a round",
-    "lines.theirs": "the other, a value a round; null where nothing stands beside",
-    "lines.ratio": (
-        "ours over theirs, pair by pair (for ttft: divided by that of plain forwards); null where nothing stands beside"
-    ),
-    "lines.more": "what else was measured in the same rounds, by name: shares are of 1, rates per second",
-    "targets": "the table of targets; none in other measurements",
-    "targets.number": "its place in the table",
-    "targets.what": "what is asked",
-    "targets.against": "what it is compared with",
-    "targets.unit": "of the value",
-    "targets.value": "what was measured, a value a round",
-    "targets.required": "what the median must reach",
-    "targets.sense": "at least or at most",
-    "targets.holds": "whether the median does",
-    "targets.detail": "what else was seen in the same rounds, in words",
-    "scaling": "cost against one knob; null in other measurements",
-    "scaling.vary": "the knob",
-    "scaling.values": "its values",
-    "scaling.curves": "a curve for each method and each work, over the values",
-    "scaling.curves.method": "the method",
-    "scaling.curves.work": "training (one example of a step) or answer (one question, all tokens)",
-    "scaling.curves.seconds": "measured, for one example: a spread over the rounds for each value",
-    "scaling.curves.flops": "closed form, for one example, visible keys and no padding, for each value",
-    "scaling.curves.gflops": "closed form over the median: GFLOP/s at each value",
-    "spread": "every number with median, low, high and values (one a round)",
-}
-"""Path of a field -> what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A number's values, one a round; a ratio's are the ratios of the pairs."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        return max(self.values)
+
+    def __truediv__(self, other: Spread) -> Spread:
+        """Pair by pair."""
+        return Spread(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
+
+    def scaled(self, factor: float) -> Spread:
+        """All values times a factor."""
+        return Spread(tuple(factor * v for v in self.values))
+
+    def data(self) -> Record:
+        """As plain data, seven digits."""
+        short = [float(f"{v:.7g}") for v in self.values]
+        return {"median": statistics.median(short), "low": min(short), "high": max(short), "values": short}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What was measured."""
+
+    task: Annotated[str, "the task whose training rows were taken"]
+    embedded: Annotated[bool, "whether its rows are generated: then no number here says anything of published data"]
+    train_sha256: Annotated[str, "hash of the training rows"]
+    train_rows: Annotated[int, "how many there are"]
+    mean_tokens: Annotated[Mapping[str, float], "mean tokens of question, chain and answer"]
+    backbone: Annotated[Record, "the model, as a run records it"]
+    parameters: Annotated[int, "of the model, a method's own markers included"]
+    batch_size: Annotated[int, "examples an optimizer step"]
+    micro_batch: Annotated[int | None, "rows in one forward pass in training, as the run's plan has it"]
+    methods: Annotated[Record, "the methods and all their fields"]
+    start: Annotated[str, "the weights that a curriculum is taken to begin with"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a measurement ran on, and whether others used it at the same time."""
+
+    python: Annotated[str, "its version"]
+    platform: Annotated[str, "system, architecture and C library"]
+    cpu: Annotated[Record, "the processor, and how many cores this process may use"]
+    memory_bytes: Annotated[int | None, "of the machine"]
+    gpu: Annotated[Record | None, "name, memory and CUDA version; null without one"]
+    packages: Annotated[Mapping[str, str], "versions of the libraries"]
+    git: Annotated[Record | None, "commit of this code and whether it was changed; null for an installed copy"]
+    argv: Annotated[list[str], "the command line"]
+    date: Annotated[str, "when it began, UTC"]
+    device: Annotated[str, "where tensors lay"]
+    dtype: Annotated[str, "the type that products were computed in"]
+    threads: Annotated[int, "of torch"]
+    load_before: Annotated[float | None, "the system's load average over the minute before"]
+    load_after: Annotated[float | None, "the same at the end: this process's own threads are in it"]
+    cpu_share: Annotated[
+        float | None,
+        "share of the timed seconds that the process was running; null for several threads, on a GPU, and for "
+        "processes",
+    ]
+    others_cores: Annotated[
+        float | None,
+        "cores that other processes kept busy, mean over the measurement; null where the system does not say",
+    ]
+    busy: Annotated[bool, "whether others used the machine: others_cores over 0.2, or a cpu_share under 0.95"]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing that was measured, and what stands beside it. `ratio` is the pairs' own."""
+    """One thing that was measured, and what stands beside it."""
 
-    what: str
-    against: str
-    unit: str
-    ours: Spread
-    theirs: Spread | None = None
-    ratio: Spread | None = None
-    more: Mapping[str, Spread] = field(default_factory=dict)
-
-    def data(self) -> Record:
-        """As plain data."""
-        return {
-            "what": self.what,
-            "against": self.against,
-            "unit": self.unit,
-            "ours": self.ours.data(),
-            "theirs": None if self.theirs is None else self.theirs.data(),
-            "ratio": None if self.ratio is None else self.ratio.data(),
-            "more": {name: spread.data() for name, spread in self.more.items()},
-        }
+    what: Annotated[str, "ours: the method, and the stage that was trained"]
+    against: Annotated[str, "what stands beside it"]
+    unit: Annotated[str, "of ours and theirs"]
+    ours: Annotated[Spread, "ours, a value a round"]
+    theirs: Annotated[Spread | None, "the other, a value a round; null where nothing stands beside"] = None
+    ratio: Annotated[
+        Spread | None,
+        "ours over theirs, pair by pair (for ttft: divided by that of plain forwards); null where nothing stands "
+        "beside",
+    ] = None
+    more: Annotated[
+        Mapping[str, Spread], "what else was measured in the same rounds, by name: shares are of 1, rates per second"
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """One row of the table of targets."""
 
-    number: str
-    what: str
-    against: str
-    value: Spread
-    required: float
-    sense: str  # "at least" or "at most"
-    unit: str = "times"  # "times" or "share"
-    detail: str = ""
+    number: Annotated[str, "its place in the table"]
+    what: Annotated[str, "what is asked"]
+    against: Annotated[str, "what it is compared with"]
+    unit: Annotated[str, "of the value"] = field(default="times", kw_only=True)  # "times" or "share"
+    value: Annotated[Spread, "what was measured, a value a round"]
+    required: Annotated[float, "what the median must reach"]
+    sense: Annotated[str, "at least or at most"]
+    holds: Annotated[bool, "whether the median does"] = field(init=False)
+    detail: Annotated[str, "what else was seen in the same rounds, in words"] = field(default="", kw_only=True)
 
-    @property
-    def holds(self) -> bool:
-        """Of the median."""
-        return self.value.median >= self.required if self.sense == "at least" else self.value.median <= self.required
+    def __post_init__(self) -> None:
+        median, required = self.value.median, self.required
+        object.__setattr__(self, "holds", median >= required if self.sense == "at least" else median <= required)
 
-    def data(self) -> Record:
-        """As plain data."""
-        return {
-            "number": self.number,
-            "what": self.what,
-            "against": self.against,
-            "unit": self.unit,
-            "value": self.value.data(),
-            "required": self.required,
-            "sense": self.sense,
-            "holds": self.holds,
-            "detail": self.detail,
-        }
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Cost of one method's work over the values of a knob."""
+
+    method: Annotated[str, "the method"]
+    work: Annotated[str, "training (one example of a step) or answer (one question, all tokens)"]
+    seconds: Annotated[list[Spread], "measured, for one example: a spread over the rounds for each value"]
+    flops: Annotated[list[int], "closed form, for one example, visible keys and no padding, for each value"]
+    gflops: Annotated[list[float], "closed form over the median: GFLOP/s at each value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Cost against one knob."""
+
+    vary: Annotated[str, "the knob"]
+    values: Annotated[list[int], "its values"]
+    curves: Annotated[list[Curve], "a curve for each method and each work, over the values"]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a measurement found, before it is told where it ran."""
+    """What a measurement found, without where it ran."""
 
     lines: tuple[Line, ...] = ()
     targets: tuple[Target, ...] = ()
     peak: Spread | None = None  # FLOP/s
     cpu_share: float | None = None
-    setting: Record | None = None
-    scaling: Record | None = None
+    setting: Setting | None = None
+    scaling: Scaling | None = None
 
 
-def record(measurement: str, rounds: int, found: Measured, machine: Record, seconds: float) -> Record:
-    """The whole of a measurement as plain data; `FIELDS` documents it."""
-    return {
-        "schema": SCHEMA,
-        "measurement": measurement,
-        "rounds": rounds,
-        "seconds": round(seconds, 1),
-        "setting": found.setting,
-        "machine": machine,
-        "peak_gflops": None if found.peak is None else found.peak.scaled(1e-9).data(),
-        "lines": [line.data() for line in found.lines],
-        "targets": [target.data() for target in found.targets],
-        "scaling": found.scaling,
-    }
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The whole of a stored measurement."""
+
+    schema: Annotated[int, "version of this record's form"]
+    measurement: Annotated[str, "train, eval, ttft, memory, overhead, scaling or targets"]
+    rounds: Annotated[int, "timed rounds, behind one that warms up; all medians and ranges are over them"]
+    seconds: Annotated[float, "what the whole measurement took"]
+    setting: Annotated[
+        Setting | None,
+        "what was measured: rows, model, batch, methods and their settings (of scaling: at the last value); "
+        "null for overhead",
+    ]
+    machine: Annotated[Machine, "what it ran on"]
+    peak_gflops: Annotated[
+        Spread | None, "matrix product of the same type in every round, GFLOP/s; null where no round was timed"
+    ]
+    lines: Annotated[tuple[Line, ...], "what was compared, a pair each"]
+    targets: Annotated[tuple[Target, ...], "the table of targets; none in other measurements"]
+    scaling: Annotated[Scaling | None, "cost against one knob; null in other measurements"]
 
 
-def undocumented(told: Record) -> list[str]:
-    """Paths of a record that `FIELDS` does not document."""
-    return sorted(p for p in _paths(told, "") if p not in FIELDS)
+def record(measurement: str, rounds: int, measured: Measured, machine: Machine, seconds: float) -> Record:
+    """The whole of a measurement as plain data."""
+    m = measured
+    peak = None if m.peak is None else m.peak.scaled(1e-9)
+    whole = (round(seconds, 1), m.setting, machine, peak, m.lines, m.targets, m.scaling)
+    plain: Record = _plain(Measurement(SCHEMA, measurement, rounds, *whole))
+    return plain
 
 
-_WHOLE = (
-    "setting.mean_tokens",
-    "setting.backbone",
-    "setting.methods",
-    "machine.cpu",
-    "machine.gpu",
-    "machine.packages",
-    "machine.git",
-)
-"""Fields whose insides are other modules' records."""
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spread):
+        return value.data()
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _paths(told: Any, above: str) -> Sequence[str]:
-    if isinstance(told, list):
-        return [p for one in told for p in _paths(one, above)]
-    if (
-        not isinstance(told, dict)
-        or above in _WHOLE
-        or above == "lines.more"
-        or set(told) == {"median", "low", "high", "values"}
-    ):
-        return []
-    out = []
-    for key, value in told.items():
-        path = f"{above}.{key}" if above else key
-        out += [path, *_paths(value, path)]
-    return out
+def _parts(cls: type) -> Iterator[tuple[str, str, type | None]]:
+    """Name, documentation and class of each field of a record; None for the class of what has no fields here."""
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        value, doc = get_args(hint)
+        inner = [value, *get_args(value)]  # X, X | None, list[X], tuple[X, ...]
+        yield name, doc, next((c for c in inner if is_dataclass(c) and isinstance(c, type) and c is not Spread), None)
+
+
+def _documented(cls: type, above: str = "") -> Iterator[tuple[str, str]]:
+    """Path of each field of a class and of its parts, and what it says."""
+    for name, doc, part in _parts(cls):
+        yield above + name, doc
+        if part is not None:
+            yield from _documented(part, f"{above}{name}.")
+
+
+FIELDS = dict(_documented(Measurement)) | {"spread": "every number with median, low, high and values (one a round)"}
+"""Path of a field -> what it says."""
+
+
+def undocumented(stored: Record, cls: type = Measurement, above: str = "") -> list[str]:
+    """Paths of a stored record that `FIELDS` does not document, sorted."""
+    parts = {name: part for name, _, part in _parts(cls)}
+    out = set()
+    for key, value in stored.items():
+        if key not in parts:
+            out.add(above + key)
+        elif (inner := parts[key]) is not None:
+            for part in value if isinstance(value, list) else [value]:
+                out.update(undocumented(part, inner, f"{above}{key}.") if isinstance(part, dict) else ())
+    return sorted(out)

@@ -1,16 +1,13 @@
-"""A stored measurement as tables, for a terminal and for a page. A pure function of the record; no torch."""
+"""A stored measurement as a table. A pure function of the record; no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from collections.abc import Callable
 
 from rim_bench.util.files import Record
-from rim_bench.util.text import format_bytes, format_flops
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from rim_bench.util.table import SMALL, Table
+from rim_bench.util.text import format_bytes, format_flops, machine_label, model_label
 
 TITLES = {
     "train": "Training",
@@ -21,38 +18,47 @@ TITLES = {
     "scaling": "Scaling",
     "targets": "Targets",
 }
+LOOK = dataclasses.replace(SMALL, level=3, centered=True)
+Show = Callable[[float], str]
+Rows = list[tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """One table: a heading, columns, rows of text, and what to know about it."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
-
-
-def sheet(told: Record) -> Sheet:
+def table(record: Record) -> Table:
     """The table of one record."""
-    kind = str(told["measurement"])
-    made = {"targets": _targets, "scaling": _scaling}.get(kind, _lines)(told)
-    return Sheet(f"{TITLES[kind]}{_where(told)}", *made, _notes(told))
+    kind, setting, scaling = str(record["measurement"]), record["setting"], record["scaling"]
+    words = []
+    if setting is not None:
+        vary = None if scaling is None else scaling["vary"]  # the setting is that of its last value
+        words.append(f"{setting['task']}{' (generated)' if setting['embedded'] else ''}")
+        words.append(str(setting["backbone"]["name"]) if vary == "width" else model_label(setting))
+        words += [] if vary == "batch" else [f"batch {setting['batch_size']}"]
+    title = f"{TITLES[kind]}: {'; '.join([*words, machine_label(record['machine'])])}"
+    columns, rows = {"targets": _targets, "scaling": _scaling}.get(kind, _lines)(record)
+    numeric = (all(map(_numeric, cells)) for cells in zip(*rows, strict=True))
+    align = "".join("r" if right else "l" for right in numeric) or "r" * len(columns)
+    numbers = [
+        {key: value["median"] if isinstance(value, dict) else value for key, value in row.items() if key != "more"}
+        for row in (*record["lines"], *record["targets"])
+    ]
+    foot = [f"{note}  " for note in _notes(record)]  # two spaces: a line break in Markdown
+    return Table.of_rows(
+        title, columns, rows, align=align, foot=foot, records=numbers or None, document=record, look=LOOK
+    )
 
 
-def spread(told: Record | None, show: Callable[[float], str]) -> str:
+def _numeric(cell: str) -> bool:
+    return cell[:1].isdigit() or cell in ("-", "") or cell.startswith("at ")
+
+
+def spread(values: Record | None, show: Show) -> str:
     """A median with its range; "-" for none."""
-    if told is None:
+    if values is None:
         return "-"
-    if len(told["values"]) == 1:
-        return show(told["median"])
-    low, high = show(told["low"]), show(told["high"])
+    if len(values["values"]) == 1:
+        return show(values["median"])
+    low, high = show(values["low"]), show(values["high"])
     low = low.removesuffix(" %") if high.endswith(" %") else low  # the unit once
-    return f"{show(told['median'])} ({low}-{high})"
-
-
-def _median(told: Record | None, show: Callable[[float], str]) -> str:
-    return "-" if told is None else show(told["median"])
+    return f"{show(values['median'])} ({low}-{high})"
 
 
 def times(value: float) -> str:
@@ -64,40 +70,7 @@ def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _amount(unit: str) -> Callable[[float], str]:
-    return format_bytes if unit == "bytes" else lambda value: f"{value:.3g}"
-
-
-def _where(told: Record) -> str:
-    setting, parts = told["setting"], []
-    if setting is not None:
-        vary = None if told["scaling"] is None else told["scaling"]["vary"]  # the setting is that of its last value
-        parts = [f"{setting['task']}{' (generated)' if setting['embedded'] else ''}"]
-        parts.append(str(setting["backbone"]["name"]) if vary == "width" else model(setting))
-        parts += [] if vary == "batch" else [f"batch {setting['batch_size']}"]
-    return ": " + "; ".join([*parts, place(told["machine"])])
-
-
-def place(machine: Record) -> str:
-    """Where it ran, in a few words."""
-    threads = machine["threads"]
-    cpu = f"{machine['cpu']['model']}, {threads} thread{'s' if threads > 1 else ''}"
-    return str(machine["gpu"]["name"]) if machine["gpu"] else cpu
-
-
-def model(setting: Record) -> str:
-    """A setting's model in a few words."""
-    backbone = setting["backbone"]
-    size = f", {backbone['layers']} x {backbone['width']}" if "layers" in backbone else ""
-    return f"{backbone['name']}{size} ({setting['parameters'] / 1e6:.1f} M)"
-
-
-_WARM = " behind one that warms up"
-_ROUNDS = {
-    "memory": ", every method in a process of its own",
-    "targets": f"{_WARM} (rows 4b, 9 and 10: at most 3, row 8 twice as many)",
-}
-_MORE: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+_MORE: tuple[tuple[str, str, Show], ...] = (
     ("use_of_peak_executed", "of peak", _share),
     ("padding", "padding", _share),
     ("padding_of_plain", "its padding", _share),
@@ -105,63 +78,55 @@ _MORE: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("over_plain_forward", "x plain forward", times),
     ("cpu_ratio", "of CPU seconds", times),
 )
+"""Key in a line's `more`, its column, and how its median is shown."""
 
 
-def _lines(told: Record) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    found = told["lines"]
-    units = list(dict.fromkeys(line["unit"] for line in found))
-    unit = units[0] if len(units) == 1 else "unit of the row"
-    more = [(key, name, show) for key, name, show in _MORE if any(key in line["more"] for line in found)]
-    rows = []
-    for line in found:
-        show = _amount(line["unit"])
-        row = [
-            line["what"],
-            spread(line["ours"], show),
-            line["against"],
-            spread(line["theirs"], show),
-            spread(line["ratio"], times),
-        ]
-        rows.append((*row, *(_median(line["more"].get(key), value) for key, _, value in more)))
-    return ("what", unit, "beside", unit, "ratio of the pairs", *(name for _, name, _ in more)), tuple(rows)
+def _lines(record: Record) -> tuple[tuple[str, ...], Rows]:
+    lines = record["lines"]
+    units = {line["unit"] for line in lines}
+    unit = units.pop() if len(units) == 1 else "unit of the row"
+    more = [(key, name, show) for key, name, show in _MORE if any(key in line["more"] for line in lines)]
+    rows: Rows = []
+    for line in lines:
+        show = format_bytes if line["unit"] == "bytes" else "{:.3g}".format
+        medians = [text(line["more"][key]["median"]) if key in line["more"] else "-" for key, _, text in more]
+        pair = (line["what"], spread(line["ours"], show), line["against"], spread(line["theirs"], show))
+        rows.append((*pair, spread(line["ratio"], times), *medians))
+    return ("what", unit, "beside", unit, "ratio of the pairs", *(name for _, name, _ in more)), rows
 
 
-def _targets(told: Record) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    rows = []
-    for t in told["targets"]:
+def _targets(record: Record) -> tuple[tuple[str, ...], Rows]:
+    rows: Rows = []
+    for t in record["targets"]:
         show = _share if t["unit"] == "share" else times
-        required = f"{t['sense']} {show(t['required'])}"
+        bar = f"{t['sense']} {show(t['required'])}"
         rows.append(
-            (t["number"], t["what"], t["against"], spread(t["value"], show), required, "yes" if t["holds"] else "NO")
+            (t["number"], t["what"], t["against"], spread(t["value"], show), bar, "yes" if t["holds"] else "NO")
         )
-    return ("", "what", "against", "median (range)", "required", "holds"), tuple(rows)
+    return ("", "what", "against", "median (range)", "required", "holds"), rows
 
 
-def _scaling(told: Record) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    found = told["scaling"]
-    rows = []
-    for curve in found["curves"]:
-        for value, seconds, flops, rate in zip(
-            found["values"], curve["seconds"], curve["flops"], curve["gflops"], strict=True
-        ):
+def _scaling(record: Record) -> tuple[tuple[str, ...], Rows]:
+    values = record["scaling"]["values"]
+    rows: Rows = []
+    for c in record["scaling"]["curves"]:
+        for value, seconds, flops, rate in zip(values, c["seconds"], c["flops"], c["gflops"], strict=True):
             ms = spread(seconds, lambda v: f"{1000 * v:.3g}")
-            rows.append((f"{value:g}", curve["method"], curve["work"], ms, format_flops(flops), f"{rate:.3g}"))
-    return (found["vary"], "method", "work", "ms for an example", "FLOPs, closed form", "GFLOP/s"), tuple(rows)
+            rows.append((f"{value:g}", c["method"], c["work"], ms, format_flops(flops), f"{rate:.3g}"))
+    return (record["scaling"]["vary"], "method", "work", "ms for an example", "FLOPs, closed form", "GFLOP/s"), rows
 
 
-def _notes(told: Record) -> tuple[str, ...]:
-    setting, machine = told["setting"], told["machine"]
+def _notes(record: Record) -> list[str]:
+    setting, machine = record["setting"], record["machine"]
     notes = [
-        f"Medians (ranges) of {told['rounds']} interleaved rounds behind one that warms up; a ratio is that of the "
+        f"Medians (ranges) of {record['rounds']} interleaved rounds behind one that warms up; a ratio is that of the "
         "pairs of each round."
     ]
-    notes += [f"{t['number']}: {t['detail']}." for t in told["targets"] if t["detail"]]
-    if told["peak_gflops"] is not None:
+    notes += [f"{t['number']}: {t['detail']}." for t in record["targets"] if t["detail"]]
+    if record["peak_gflops"] is not None:
         kind = "bfloat16" if machine["dtype"] == "bfloat16" else "float32"
-        notes.append(
-            f"Matrix peak (torch.mm, {kind}) in the same rounds: {spread(told['peak_gflops'], lambda v: f'{v:,.0f}')} "
-            "GFLOP/s."
-        )
+        peak = spread(record["peak_gflops"], "{:,.0f}".format)
+        notes.append(f"Matrix peak (torch.mm, {kind}) in the same rounds: {peak} GFLOP/s.")
     if setting is not None and setting["embedded"]:
         notes.append(
             "Rows of an embedded, generated task: short and of one length, so they say nothing of padding on published "
@@ -174,35 +139,4 @@ def _notes(told: Record) -> tuple[str, ...]:
         notes.append(
             f"BUSY MACHINE: {', '.join(seen)}; load {machine['load_before']} before, {machine['load_after']} after."
         )
-    return tuple(notes)
-
-
-def to_rich(told: Record) -> RenderableType:
-    """For a terminal."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    made = sheet(told)
-    table = Table(title=made.title)
-    for k, name in enumerate(made.columns):
-        table.add_column(name, justify="right" if _numeric(made.rows, k) else "left")
-    for row in made.rows:
-        table.add_row(*map(Text, row))
-    return Group(table, *(Text(note, style="dim") for note in made.notes))
-
-
-def _numeric(rows: Sequence[Sequence[str]], k: int) -> bool:
-    return all(row[k][:1].isdigit() or row[k] in ("-", "") or row[k].startswith("at ") for row in rows)
-
-
-def to_markdown(told: Record) -> str:
-    """For a page, a heading first."""
-    made = sheet(told)
-    lines: list[Any] = [
-        made.columns,
-        tuple("---:" if _numeric(made.rows, k) else "---" for k in range(len(made.columns))),
-        *made.rows,
-    ]
-    table = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines]
-    return "\n".join([f"### {made.title}", "", *table, "", *(f"{note}  " for note in made.notes)]) + "\n"
+    return notes

@@ -1,36 +1,32 @@
-"""What rim-bench is compared to, each as a user would write it: plain loops on Hugging Face's own forward, nothing of
-the engine.
-
-Hugging Face's own `Trainer` on the rows, the batch size and the optimizer of a plain loop, as a rival in training.
-"""
+"""What rim-bench is compared to, as a user would write it on Hugging Face's own model, with nothing of the engine."""
 
 from __future__ import annotations
 
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from rim_bench.bench.session import SessionLog, synchronise
+from rim_bench.bench.session import Counts, synchronise
 from rim_bench.engine.backbone import Backbone
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded
 from rim_bench.methods.schedule import TrainingPlan
 
-Auto: Any = AutoModelForCausalLM  # untyped
+Auto: Any = AutoModelForCausalLM  # these three are untyped
+HfTrainer: Any = Trainer
+Arguments: Any = TrainingArguments
 
 
 class Stock:
-    """Hugging Face's own model with a backbone's weights and its kind of attention, and none of what the engine changes
-    about it.
+    """Hugging Face's own model with a backbone's weights and kind of attention, and no change of the engine's.
 
-    Under LoRA, and where only markers train, it is the backbone's model itself: there is no stock one with the same
-    parameters to train.
+    Under LoRA, and where only markers train, it is the backbone's model itself: no stock one trains those parameters.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -38,9 +34,7 @@ class Stock:
         if hasattr(backbone.model, "peft_config") or not all(p.requires_grad for p in backbone.model.parameters()):
             self.model: Any = backbone.causal
             return
-        config = copy.deepcopy(
-            backbone.causal.config
-        )  # the kernel's name is written into it, and the backbone keeps its own
+        config = copy.deepcopy(backbone.causal.config)  # the kernel's name is written into it
         with torch.random.fork_rng():
             model = Auto.from_config(config, attn_implementation=backbone.kernel, dtype=backbone.dtype)
         model.load_state_dict(backbone.causal.state_dict())
@@ -68,14 +62,8 @@ class PlainLoop:
     """
 
     def __init__(self, stock: Stock, data: Sequence[Encoded], plan: TrainingPlan, target: str) -> None:
-        self.stock, self.model, self.backbone, self.target, self.data, self.plan = (
-            stock,
-            stock.model,
-            stock.backbone,
-            target,
-            data,
-            plan,
-        )
+        self.stock, self.model, self.backbone = stock, stock.model, stock.backbone
+        self.target, self.data, self.plan = target, data, plan
         groups = stock.groups(plan.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(plan.beta1, plan.beta2), fused=True)
 
@@ -91,13 +79,15 @@ class PlainLoop:
     def batch(self, chosen: Sequence[int]) -> dict[str, torch.Tensor]:
         """What Hugging Face's forward takes: ids, attention mask and labels [rows, longest]."""
         rows = self.rows(chosen)
-        longest, pad, device = max(len(ids) for ids, _ in rows), self.backbone.end, self.backbone.device
+        longest = max(len(ids) for ids, _ in rows)
+
+        def padded(lists: Iterable[list[int]], filler: int) -> torch.Tensor:
+            return torch.tensor([row + [filler] * (longest - len(row)) for row in lists], device=self.backbone.device)
+
         return {
-            "input_ids": torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows], device=device),
-            "attention_mask": torch.tensor(
-                [[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows], device=device
-            ),
-            "labels": torch.tensor([gold + [-100] * (longest - len(gold)) for _, gold in rows], device=device),
+            "input_ids": padded((ids for ids, _ in rows), self.backbone.end),
+            "attention_mask": padded(([1] * len(ids) for ids, _ in rows), 0),
+            "labels": padded((gold for _, gold in rows), -100),
         }
 
     def loss(self, chosen: Sequence[int]) -> torch.Tensor:
@@ -122,10 +112,9 @@ class PlainLoop:
 
 
 def hf_generate(stock: Stock, questions: Sequence[tuple[int, ...]], tokens: int) -> torch.Tensor:
-    """Hugging Face's own greedy decoding to the cap, prompts padded on the left; ids [questions, longest prompt +
-    tokens].
+    """Greedy decoding to the cap, prompts padded on the left; ids [questions, longest prompt + tokens].
 
-    The end token does not end it: what stands in its place is an id that no logit belongs to.
+    The end token does not end it: in its place stands an id that no logit belongs to.
     """
     backbone, model = stock.backbone, stock.model
     longest, pad, device = max(map(len, questions)), backbone.end, backbone.device
@@ -146,11 +135,10 @@ def hf_generate(stock: Stock, questions: Sequence[tuple[int, ...]], tokens: int)
 
 @torch.inference_mode()
 def uncached(stock: Stock, prompt: Layout, tokens: int) -> list[int]:
-    """Greedy decoding of one prompt without a cache, as the public code of coconut does: every thought and every token
-    is one more
-    full forward of the whole path.
+    """Greedy decoding of one prompt without a cache, as the public code of coconut does it: a full forward of the whole
+    path for every thought and token. The end token does not end it.
 
-    `prompt` is a chain whose latent slots have no bridge. The end token does not end it.
+    `prompt` is a chain whose latent slots have no bridge.
     """
     backbone, model = stock.backbone, stock.model
     table = model.get_input_embeddings().weight
@@ -176,9 +164,7 @@ def uncached(stock: Stock, prompt: Layout, tokens: int) -> list[int]:
 
 @torch.inference_mode()
 def plain_forward(stock: Stock, length: int) -> torch.Tensor:
-    """Hugging Face's forward of one row of `length` tokens: keys and values kept, logits of the last column alone [1,
-    1, vocabulary].
-    """
+    """Logits [1, 1, vocabulary] of the last of `length` tokens, keys and values kept."""
     backbone = stock.backbone
     ids = torch.arange(length, device=backbone.device)[None] % backbone.vocabulary
     with backbone.autocast():
@@ -187,14 +173,8 @@ def plain_forward(stock: Stock, length: int) -> torch.Tensor:
     return logits
 
 
-HfTrainer: Any = Trainer  # untyped
-Arguments: Any = TrainingArguments
-
-
 class _Clock(TrainerCallback):  # type: ignore[misc]
-    """Seconds from the first step's beginning to the last one's end:
-    what `train` does around its steps is not counted.
-    """
+    """Seconds from the first step's beginning to the last one's end, without what `train` does around its steps."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.first, self.last = device, 0.0, 0.0
@@ -216,14 +196,11 @@ class HfLoop:
         self.plain, self.device, self.losses = plain, plain.backbone.device, 0.0
         self.model = copy.deepcopy(plain.model)
         groups = decayed(self.model, plain.plan.weight_decay)
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=plain.plan.lr, betas=(plain.plan.beta1, plain.plan.beta2), fused=True
-        )
+        betas = (plain.plan.beta1, plain.plan.beta2)
+        self.optimizer = torch.optim.AdamW(groups, lr=plain.plan.lr, betas=betas, fused=True)
 
-    def ready(self, chosen: Sequence[Sequence[int]], seed: int) -> Callable[[], SessionLog]:
-        """Steps on the examples of these batches, in random batches of the same size that `Trainer` makes itself; not
-        timed yet.
-        """
+    def ready(self, chosen: Sequence[Sequence[int]], seed: int) -> Callable[[], Counts]:
+        """Steps on the examples of these batches, in random batches of that size that `Trainer` makes itself."""
         rows, size = [i for batch in chosen for i in batch], max(map(len, chosen))
         clock = _Clock(self.device)
         constant = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
@@ -245,14 +222,12 @@ class HfLoop:
             model=self.model,
             args=arguments,
             train_dataset=[{"row": i} for i in rows],
-            data_collator=lambda batch: {
-                k: v.cpu() for k, v in self.plain.batch([one["row"] for one in batch]).items()
-            },
+            data_collator=lambda rows: {k: v.cpu() for k, v in self.plain.batch([r["row"] for r in rows]).items()},
             optimizers=(self.optimizer, constant),
             callbacks=[clock],
         )
 
-        def work() -> SessionLog:
+        def work() -> Counts:
             self.losses = float(trainer.train().training_loss)
             return {"examples": float(len(rows)), "seconds": clock.last - clock.first}
 

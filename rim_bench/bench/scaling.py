@@ -8,16 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from rim_bench.bench.arms import Arm, Bench
-from rim_bench.bench.record import Measured
-from rim_bench.bench.session import Job, Session, interleave
+from rim_bench.bench.record import Curve, Measured, Scaling
+from rim_bench.bench.session import Counts, Job, Session, interleave
 from rim_bench.compute.flops import decode_flops, prefill_flops
 from rim_bench.methods.method import Encoded
 from rim_bench.runs.options import Options
 from rim_bench.util.errors import UsageError, unknown
-from rim_bench.util.files import Record
 
 TOKENS = 16  # generated for each question
 POSITIONS = 1024  # of a from-scratch model, where questions are lengthened
@@ -62,75 +61,58 @@ def parse_values(text: str | None, vary: str) -> tuple[int, ...]:
 
 
 def scaling(options: Options, vary: str, values: Sequence[int], rounds: int, show: Show = lambda _: None) -> Measured:
-    """Seconds for one example of a training step and for one answered question, at each value, beside the closed-form
-    FLOPs.
+    """Seconds for one example of a training step and one answered question at each value, and closed-form FLOPs.
 
-    Every value and method is one piece of work of the same interleaved rounds.
+    All values and methods are measured in the same interleaved rounds.
     """
     methods = KNOBS[vary].methods
-    options = dataclasses.replace(
-        options, methods=methods, settings={k: v for k, v in options.settings.items() if k in methods}
-    )
+    settings = {k: v for k, v in options.settings.items() if k in methods}
+    options = dataclasses.replace(options, methods=methods, settings=settings)
     points: dict[tuple[str, int], Arm] = {}
-    benches = []
+    jobs: list[Job] = []
     for value in values:
         show(f"{vary} = {value}")
-        bench = _bench(options, vary, value)
-        benches.append(bench)
+        bench = bench_at(options, vary, value)
         if vary == "question-length":
             bench.data = [lengthened(e, value) for e in bench.data]
-        points |= {(name, value): bench.arm(name) for name in methods}
-    jobs = [
-        job
-        for (name, value), arm in points.items()
-        for job in (
-            _same(arm.train(1, f"training {name} {value}")),
-            _same(arm.answer(arm.batch_size, TOKENS, f"answer {name} {value}")),
-        )
-    ]
-    session = interleave(jobs, rounds, benches[0].device)
-    curves = [_curve(session, points, name, values, work) for work in ("training", "answer") for name in methods]
-    told: Record = {"vary": vary, "values": list(values), "curves": curves}
-    return Measured(peak=session.peak, cpu_share=session.cpu_share, setting=benches[-1].setting(), scaling=told)
+        for name in methods:
+            arm = points[name, value] = bench.arm(name)
+            jobs.append(arm.train(1, f"training {name} {value}"))
+            jobs.append(arm.answer(arm.batch_size, TOKENS, f"answer {name} {value}"))
+    # the same examples in every round: what differs between two values is the knob alone
+    session = interleave([Job(job.name, partial(_of_round_0, job)) for job in jobs], rounds, bench.device)
+    curves = [curve(session, points, name, values, work) for work in ("training", "answer") for name in methods]
+    measured = Scaling(vary, list(values), curves)
+    return Measured(peak=session.peak, cpu_share=session.cpu_share, setting=bench.setting(), scaling=measured)
 
 
-def _same(job: Job) -> Job:
-    """The same examples in every round: what differs between two values is the knob alone."""
-    return Job(job.name, lambda _: job.prepare(0))
+def _of_round_0(job: Job, _: int) -> Callable[[], Counts]:
+    return job.prepare(0)
 
 
-def _bench(options: Options, vary: str, value: int) -> Bench:
+def bench_at(options: Options, vary: str, value: int) -> Bench:
     """Rows and model at one value of the knob."""
-    if vary == "K":
-        return Bench(_set(options, "rim", {"K": value}))
-    if vary == "thoughts":
-        return Bench(_set(options, "coconut", {"c": 1, "latent_stages": value}))
+    if vary in ("K", "thoughts"):
+        method, fields = ("rim", {"K": value}) if vary == "K" else ("coconut", {"c": 1, "latent_stages": value})
+        settings = {**options.settings, method: {**options.settings.get(method, {}), **fields}}
+        return Bench(dataclasses.replace(options, settings=settings))
     if vary == "batch":
         return Bench(dataclasses.replace(options, batch_size=value))
     plain = Bench(options)
     spec = plain.study.backbone_spec
-    if spec["kind"] != "scratch":
-        if vary == "width":
+    if vary == "width":
+        if spec["kind"] != "scratch":
             raise UsageError(
                 f"--vary width builds models from scratch, and {spec['name']!r} is pretrained: give --model bench-gpt2"
             )
-        return plain
-    if vary == "width":
         heads = max(1, value // 32)
         if value % (2 * heads):
             raise UsageError(f"--values {value}: a width is split into heads of 32, so give multiples of 64")
         return Bench(options, (int(spec["layers"]), value, heads))
-    return Bench(
-        dataclasses.replace(
-            options, backbone={**options.backbone, "max_positions": max(POSITIONS, int(spec["max_positions"]))}
-        )
-    )
-
-
-def _set(options: Options, method: str, fields: Mapping[str, Any]) -> Options:
-    return dataclasses.replace(
-        options, settings={**options.settings, method: {**options.settings.get(method, {}), **fields}}
-    )
+    if spec["kind"] != "scratch":
+        return plain
+    longer = {"max_positions": max(POSITIONS, int(spec["max_positions"]))}
+    return Bench(dataclasses.replace(options, backbone={**options.backbone, **longer}))
 
 
 def lengthened(example: Encoded, tokens: int) -> Encoded:
@@ -139,23 +121,22 @@ def lengthened(example: Encoded, tokens: int) -> Encoded:
     return dataclasses.replace(example, question=question)
 
 
-def _curve(
+def curve(
     session: Session, points: Mapping[tuple[str, int], Arm], name: str, values: Sequence[int], work: str
-) -> Record:
+) -> Curve:
+    """Measured seconds and closed-form FLOPs of one method's work at each value."""
     seconds, flops, rates = [], [], []
     for value in values:
         job, arm = f"{work} {name} {value}", points[name, value]
-        each = session.seconds(job) / session.told(job, "examples")
-        cost = session.told(job, "flops").median / arm.batch_size if work == "training" else answer_flops(arm)
-        seconds.append(each.data())
+        each = session.seconds(job) / session.counted(job, "examples")
+        cost = session.counted(job, "flops").median / arm.batch_size if work == "training" else answer_flops(arm)
+        seconds.append(each)
         flops.append(round(cost))
         rates.append(float(f"{cost / each.median / 1e9:.5g}"))
-    return {"method": name, "work": work, "seconds": seconds, "flops": flops, "gflops": rates}
+    return Curve(name, work, seconds, flops, rates)
 
 
 def answer_flops(arm: Arm) -> float:
-    """Closed form of one answered question, mean over those of the round:
-    prompt and cached steps, visible keys, no padding.
-    """
+    """Closed form of one answered question, mean over those of round 0: prompt and cached steps, no padding."""
     prompts, shape = arm.prompts(arm.questions(0, arm.batch_size)), arm.trainer.shape
     return sum(prefill_flops(shape, row) + decode_flops(shape, row, TOKENS) for row in prompts) / len(prompts)

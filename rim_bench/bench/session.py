@@ -1,16 +1,9 @@
-"""Paired, interleaved rounds: every piece of work once a round, in turns about who goes first, beside the machine's own
-matrix peak.
-
-A number that was measured once a round. No torch.
-
-What a measurement ran on, and whether others used it at the same time.
-"""
+"""Interleaved rounds of timed work on a watched machine: every job once a round, beside the machine's matrix peak."""
 
 from __future__ import annotations
 
 import gc
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,40 +15,36 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from rim_bench.bench.record import Machine, Spread
 from rim_bench.runs.planned_run import gpu_info
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record
 
-SessionLog = Mapping[str, float]
-"""What a piece of work says about itself: examples, executed FLOPs, positions; and `seconds`, where not all of its time
-counts.
-"""
+BUSY_CORES = 0.2  # cores that others keep busy, above which a machine is busy
+BUSY_SHARE = 0.95  # share of the timed seconds that the process ran, below which it is
+Counts = Mapping[str, float]
+"""What a job counted: examples, executed FLOPs, positions; and `seconds`, where not all of its time counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A piece of work. `prepare(k)` makes round `k`'s ready (0 warms up) and is not timed; what it returns is."""
+    """A piece of work. `prepare(k)` makes round `k` ready and is not timed (round 0 warms up); what it returns is."""
 
     name: str
-    prepare: Callable[[int], Callable[[], SessionLog]]
+    prepare: Callable[[int], Callable[[], Counts]]
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One piece of work in one round."""
+    """One job in one round."""
 
     seconds: float
-    told: SessionLog
-
-    def per_second(self, key: str) -> float:
-        """How much of what it told it did in a second."""
-        return self.told[key] / self.seconds
+    counts: Counts
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """All pieces of work once, and the matrix peak beside them."""
+    """All jobs once, and the matrix peak beside them."""
 
     done: Mapping[str, Timed]
     peak: float  # FLOP/s
@@ -63,22 +52,20 @@ class Round:
 
 @dataclass(slots=True)
 class Session:
-    """What some pieces of work took, round by round."""
+    """What some jobs took and counted, round by round."""
 
     rounds: list[Round] = field(default_factory=list)
-    cpu_share: float | None = (
-        None  # of the timed seconds, that the process ran: under 1 where others use the machine; of one CPU thread
-    )
-
-    def rate(self, job: str, key: str) -> Spread:
-        """Per second."""
-        return Spread(tuple(r.done[job].per_second(key) for r in self.rounds))
+    cpu_share: float | None = None  # share of the timed seconds that the process ran; None beyond one CPU thread
 
     def seconds(self, job: str) -> Spread:
         return Spread(tuple(r.done[job].seconds for r in self.rounds))
 
-    def told(self, job: str, key: str) -> Spread:
-        return Spread(tuple(r.done[job].told[key] for r in self.rounds))
+    def counted(self, job: str, key: str) -> Spread:
+        return Spread(tuple(r.done[job].counts[key] for r in self.rounds))
+
+    def rate(self, job: str, key: str = "examples") -> Spread:
+        """What `key` counts, per second."""
+        return self.counted(job, key) / self.seconds(job)
 
     @property
     def peak(self) -> Spread:
@@ -88,6 +75,10 @@ class Session:
     def use(self, job: str, key: str) -> Spread:
         """Share of the round's matrix peak at which the job did what `key` counts (FLOPs)."""
         return self.rate(job, key) / self.peak
+
+    def padding(self, job: str) -> Spread:
+        """Share of the executed positions that are padding."""
+        return Spread(tuple(1 - r for r in (self.counted(job, "tokens") / self.counted(job, "executed")).values))
 
 
 def check_rounds(rounds: int) -> None:
@@ -99,36 +90,31 @@ def check_rounds(rounds: int) -> None:
 def interleave(jobs: Sequence[Job], rounds: int, device: torch.device) -> Session:
     """One round to warm up, then `rounds` of them: all jobs in turn, forwards and backwards alternately.
 
-    Neighbours in `jobs` are neighbours in time: put beside each other what is compared. Rubbish is collected before
-    each job and not within it; the matrix peak is measured before each job, and a round's is the highest: what use of
-    it is made is not flattered.
+    Neighbours in `jobs` are neighbours in time: put beside each other what is compared. Garbage is collected before
+    each job and not within it; the matrix peak is measured before each job, and a round's is the highest, so that the
+    use of it is not flattered.
 
     Raises:
         UsageError: fewer than one round.
     """
     check_rounds(rounds)
-    with settled():
-        return _interleave(jobs, rounds, device)
-
-
-def _interleave(jobs: Sequence[Job], rounds: int, device: torch.device) -> Session:
     session = Session()
     running = wall = 0.0
-    for k in range(rounds + 1):
-        order = list(jobs) if k % 2 else list(reversed(jobs))
-        done: dict[str, Timed] = {}
-        peak = 0.0
-        for job in order:
-            peak = max(peak, matrix_peak(device))
-            work = job.prepare(k)
-            with collected():
-                cpu = time.process_time()
-                seconds, told = timed(work, device)
-                running += time.process_time() - cpu if k else 0.0
-            wall += seconds if k else 0.0
-            done[job.name] = Timed(told.get("seconds", seconds), told)
-        if k:
-            session.rounds.append(Round(done, peak))
+    with settled():
+        for k in range(rounds + 1):
+            done: dict[str, Timed] = {}
+            peak = 0.0
+            for job in jobs if k % 2 else reversed(jobs):
+                peak = max(peak, matrix_peak(device))
+                work = job.prepare(k)
+                with collected():
+                    cpu = time.process_time()
+                    seconds, counts = timed(work, device)
+                    running += time.process_time() - cpu if k else 0.0
+                wall += seconds if k else 0.0
+                done[job.name] = Timed(counts.get("seconds", seconds), counts)
+            if k:
+                session.rounds.append(Round(done, peak))
     if device.type == "cpu" and torch.get_num_threads() == 1:
         session.cpu_share = min(1.0, running / wall)
     return session
@@ -136,9 +122,7 @@ def _interleave(jobs: Sequence[Job], rounds: int, device: torch.device) -> Sessi
 
 @contextmanager
 def settled() -> Iterator[None]:
-    """With everything that is there already taken out of the collector's sight:
-    collecting between jobs is then a matter of their own.
-    """
+    """Hides what exists already from the garbage collector: collecting between jobs then costs what they left."""
     gc.collect()
     gc.freeze()
     try:
@@ -149,7 +133,7 @@ def settled() -> Iterator[None]:
 
 @contextmanager
 def collected() -> Iterator[None]:
-    """Without the collector's own moments: it runs before, and not within."""
+    """Collects garbage before, and not within."""
     gc.collect()
     was = gc.isenabled()
     gc.disable()
@@ -160,13 +144,13 @@ def collected() -> Iterator[None]:
             gc.enable()
 
 
-def timed(work: Callable[[], SessionLog], device: torch.device) -> tuple[float, SessionLog]:
-    """Seconds of the work, the device's part included, and what it tells."""
+def timed(work: Callable[[], Counts], device: torch.device) -> tuple[float, Counts]:
+    """Seconds of the work, the device's part included, and what it counted."""
     synchronise(device)
     began = time.perf_counter()
-    told = work()
+    counts = work()
     synchronise(device)
-    return time.perf_counter() - began, told
+    return time.perf_counter() - began, counts
 
 
 def synchronise(device: torch.device) -> None:
@@ -176,9 +160,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def matrix_peak(device: torch.device, repeats: int = 5) -> float:
-    """FLOP/s of a matrix product in the type that training computes in (float32, bfloat16 on CUDA), best of
-    `repeats`.
-    """
+    """FLOP/s of a matrix product in the type of training (float32, bfloat16 on CUDA), best of `repeats`."""
     cuda = device.type == "cuda"
     size = 8192 if cuda else 1024
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if cuda else torch.float32)
@@ -190,8 +172,8 @@ def matrix_peak(device: torch.device, repeats: int = 5) -> float:
     return best
 
 
-class Nowhere:
-    """A journal that keeps nothing: a measurement leaves no run behind."""
+class NoJournal:
+    """A trainer's journal that keeps nothing: a measurement leaves no run behind."""
 
     def append_metrics(self, record: dict[str, Any]) -> None: ...
     def truncate_metrics(self, step: int) -> None: ...
@@ -204,97 +186,61 @@ class Nowhere:
         yield Path()
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """A number's values, one a round: a ratio's are the ratios of the pairs."""
-
-    values: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    @property
-    def low(self) -> float:
-        return min(self.values)
-
-    @property
-    def high(self) -> float:
-        return max(self.values)
-
-    def __truediv__(self, other: Spread) -> Spread:
-        """Pair by pair."""
-        return Spread(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
-
-    def scaled(self, factor: float) -> Spread:
-        """All values times a factor."""
-        return Spread(tuple(factor * v for v in self.values))
-
-    def data(self) -> dict[str, Any]:
-        """As plain data, seven digits."""
-        short = [float(f"{v:.7g}") for v in self.values]
-        return {"median": statistics.median(short), "low": min(short), "high": max(short), "values": short}
-
-
-BUSY_CORES = 0.2
-BUSY_SHARE = 0.95
-_PLACES = ("--data", "--json", "--out", "-o")
-
-
 class Watch:
-    """Taken before anything is measured; `finish` says what happened on the machine in between."""
+    """Taken before anything is measured; `finish` returns what happened on the machine in between."""
 
     def __init__(self, device: torch.device) -> None:
-        cuda = device.type == "cuda"
-        self.record: Record = environment(gpu=gpu_info(device), argv=_busy_text(sys.argv)) | {
+        self.record: dict[str, Any] = environment(gpu=gpu_info(device), argv=without_folders(sys.argv)) | {
             "device": str(device),
-            "dtype": "bfloat16" if cuda else "float32",
+            "dtype": "bfloat16" if device.type == "cuda" else "float32",
             "threads": torch.get_num_threads(),
-            "load_before": _load(),
+            "load_before": load_average(),
         }
-        self._began, self._own, self._all = time.perf_counter(), _own(), _all()
+        self._began, self._own, self._all = time.perf_counter(), own_cpu_seconds(), all_cpu_seconds()
 
-    def finish(self, cpu_share: float | None) -> Record:
-        """The machine's record: its load, what others did on it, and a verdict. `cpu_share` as in `common.Session`."""
-        wall, own, everybody = time.perf_counter() - self._began, _own() - self._own, _all()
+    def finish(self, cpu_share: float | None) -> Machine:
+        """The machine's record: its load, what others did on it, and whether it was busy. `cpu_share`: a session's."""
+        wall, own, everything = time.perf_counter() - self._began, own_cpu_seconds() - self._own, all_cpu_seconds()
         others = None
-        if everybody is not None and self._all is not None:
-            others = round(max(0.0, everybody - self._all - own) / wall, 3)
+        if everything is not None and self._all is not None:
+            others = round(max(0.0, everything - self._all - own) / wall, 3)
         share = None if cpu_share is None else round(cpu_share, 3)
         busy = (others is not None and others > BUSY_CORES) or (share is not None and share < BUSY_SHARE)
-        return self.record | {"load_after": _load(), "cpu_share": share, "others_cores": others, "busy": busy}
+        after: dict[str, Any] = {"load_after": load_average(), "cpu_share": share, "others_cores": others, "busy": busy}
+        return Machine(**self.record, **after)
 
 
-def _own() -> float:
+def own_cpu_seconds() -> float:
     """CPU seconds of this process and of those that it started and that ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _all() -> float | None:
+def all_cpu_seconds() -> float | None:
     """CPU seconds of everything on the machine since it started; None where the system does not say."""
     try:
         times = psutil.cpu_times()
     except (OSError, RuntimeError):
         return None
-    idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return float(sum(times) - idle)
+    return float(sum(times)) - sum(getattr(times, k, 0.0) for k in ("idle", "iowait", "guest", "guest_nice"))
 
 
-def _busy_text(given: Sequence[str]) -> Iterator[str]:
-    """The command line without the folders of whoever gave it: another reader has others."""
-    before = ""
-    for word in given:
-        flag, equals, _ = word.partition("=")
-        if before in _PLACES:
-            yield "DIR"
-        else:
-            yield f"{flag}=DIR" if equals and flag in _PLACES else word
-        before = word
-
-
-def _load() -> float | None:
+def load_average() -> float | None:
+    """The system's over the last minute; None where it does not say."""
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:
         return None
+
+
+def without_folders(arguments: Sequence[str]) -> Iterator[str]:
+    """A command line without the folders of whoever typed it: another reader has others."""
+    places = ("--data", "--json", "--out", "-o")
+    before = ""
+    for word in arguments:
+        flag, equals, _ = word.partition("=")
+        if before in places:
+            yield "DIR"
+        else:
+            yield f"{flag}=DIR" if equals and flag in places else word
+        before = word

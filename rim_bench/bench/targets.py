@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from rim_bench.bench.arms import GPT2_ROWS, Bench
-from rim_bench.bench.measurements import BATCH, TOKENS, UNCACHED, first_session, milliseconds, over_plain, padding
+from rim_bench.bench.measurements import BATCH, TOKENS, UNCACHED, first_session, milliseconds, over_plain
 from rim_bench.bench.measurements import PUBLISHED_STEPS as STEPS
 from rim_bench.bench.memory import memory_lines
 from rim_bench.bench.overhead import overhead_lines
-from rim_bench.bench.record import Measured, Target
-from rim_bench.bench.session import Session, Spread, check_rounds, interleave
+from rim_bench.bench.record import Measured, Spread, Target
+from rim_bench.bench.session import Session, check_rounds, interleave
 from rim_bench.runs.options import Options
 from rim_bench.util.errors import UsageError
 
@@ -28,21 +28,17 @@ def parse_only(text: str | None) -> tuple[str, ...]:
     Raises:
         UsageError: a number that is no row, or a text without numbers.
     """
-    given = NUMBERS if text is None else tuple(t.strip() for t in text.split(",") if t.strip())
-    if not given:
-        raise UsageError(
-            f"--only {text!r} names no row of the targets, which are 1 to {len(NUMBERS)}, as in --only 1,4,6"
-        )
-    if bad := [t for t in given if t not in NUMBERS]:
-        raise UsageError(
-            f"--only {text!r}: {bad[0]!r} is no row of the targets, which are 1 to {len(NUMBERS)}, as in --only 1,4,6"
-        )
-    return given
+    numbers = NUMBERS if text is None else tuple(t.strip() for t in text.split(",") if t.strip())
+    rows = f"the targets, which are 1 to {len(NUMBERS)}, as in --only 1,4,6"
+    if not numbers:
+        raise UsageError(f"--only {text!r} names no row of {rows}")
+    if bad := [t for t in numbers if t not in NUMBERS]:
+        raise UsageError(f"--only {text!r}: {bad[0]!r} is no row of {rows}")
+    return numbers
 
 
 def targets(options: Options, rounds: int, only: Sequence[str] = NUMBERS, show: Show = lambda _: None) -> Measured:
-    """All rows of the table, or those of `only`. `options` name the four methods; the model of row 4's second half is
-    its own.
+    """All rows of the table, or those of `only`. `options` name the four methods; row 4b has a model of its own.
 
     Raises:
         UsageError: fewer than one round, or anything in the options that does not fit.
@@ -53,204 +49,137 @@ def targets(options: Options, rounds: int, only: Sequence[str] = NUMBERS, show: 
     sessions: list[Session] = []
     if {"1", "2", "3", "4", "5"} & set(only):
         show("training: coconut, cot, direct, rim and the plain loops")
-        session = _train(bench, rounds)
-        sessions.append(session)
-        rows += [*_one(session), _two(session), _three(session), _four(bench, session), _five(session)]
+        sessions.append(session := train(bench, rounds))
+        rows += train_rows(bench, session)
     if "4" in only:
         show("training: cot at 124 M parameters")
-        rows.append(_four_large(options, min(rounds, FEW)))
+        rows.append(large_row(options, min(rounds, FEW)))
     if {"6", "7"} & set(only):
         show("answering: cot beside generate, coconut beside the uncached loop")
-        sessions.append(session := _answer(bench, rounds))
-        rows += [_six(session), _seven(session)]
+        sessions.append(session := answer(bench, rounds))
+        what = f"{TOKENS} tokens, batch {BATCH}, examples/s"
+        beside = "HF generate, same model and batch"
+        rows.append(rate_row("6", f"evaluating cot, {what}", beside, session, "cot: answer", "cot: generate", 1.5))
+        jobs = ("coconut: answer", "coconut: uncached")
+        beside = "one question at a time without a cache"
+        rows.append(rate_row("7", f"evaluating coconut, {what}", beside, session, *jobs, 20.0))
     if "8" in only:
         show("time to the first token: rim and direct")
         sessions.append(session := first_session(bench, ("rim",), 2 * rounds))
-        rows += _eight(session, bench.device.type == "cuda")
+        rows += first_token_rows(session, bench.device.type == "cuda")
     if "9" in only:
         show("memory: coconut and cot, a process each")
-        rows.append(_nine(options, min(rounds, FEW)))
+        lines = {line.what: line for line in memory_lines(options, ("coconut",), min(rounds, FEW))}
+        detail = ", ".join(f"{name} {lines[name].ours.median / 1e9:.2f} GB" for name in ("coconut", "cot"))
+        ratio, what = lines["coconut"].ratio, "memory of training coconut, peak over before"
+        assert ratio is not None
+        rows.append(Target("9", what, "training cot", ratio, 1.3, "at most", detail=detail))
     if "10" in only:
         show("overhead: processes")
-        rows.append(_ten(min(rounds, FEW)))
+        (line,) = overhead_lines(min(rounds, FEW))
+        assert line.ratio is not None and line.theirs is not None
+        detail = f"{line.ours.median:.1f} s; {line.against} {line.theirs.median:.1f} s"
+        detail += f"; ratio of CPU seconds {line.more['cpu_ratio'].median:.2f}"
+        what, beside = "`rim-bench run` on nothing to train", "bare imports of its libraries"
+        rows.append(Target("10", what, beside, line.ratio, 1.2, "at most", detail=detail))
     kept = tuple(r for r in rows if r.number.rstrip("ab") in only)
     peak = Spread(tuple(v for s in sessions for v in s.peak.values)) if sessions else None
     share = min((s.cpu_share for s in sessions if s.cpu_share is not None), default=None)
     return Measured(targets=kept, peak=peak, cpu_share=share, setting=bench.setting())
 
 
-def _train(bench: Bench, rounds: int) -> Session:
+def rate_row(
+    number: str,
+    what: str,
+    against: str,
+    session: Session,
+    ours: str,
+    theirs: str,
+    required: float,
+    key: str = "examples",
+) -> Target:
+    """A row on how much faster our job counts `key` than theirs."""
+    ratio = session.rate(ours, key) / session.rate(theirs, key)
+    return Target(number, what, against, ratio, required, "at least", detail=medians(session, ours, theirs))
+
+
+def medians(session: Session, *jobs: str) -> str:
+    """Median examples/s of each job, for people."""
+    return ", ".join(f"{job} {session.rate(job).median:.3g}/s" for job in jobs)
+
+
+def train(bench: Bench, rounds: int) -> Session:
     """What is compared stands side by side: coconut with cot, each with its plain loop, rim with direct."""
     coconut, cot, direct, rim = (bench.arm(name) for name in METHODS)
-    jobs = [
-        coconut.train(STEPS),
-        cot.train(STEPS),
-        cot.train_plain(STEPS),
-        direct.train_plain(STEPS),
-        direct.train(STEPS),
-        rim.train(STEPS),
-    ]
+    jobs = [coconut.train(STEPS), cot.train(STEPS), cot.train_plain(STEPS)]
+    jobs += [direct.train_plain(STEPS), direct.train(STEPS), rim.train(STEPS)]
     return interleave(jobs, rounds, bench.device)
 
 
-def _rates(session: Session, *jobs: str) -> str:
-    """Medians in examples/s, for people."""
-    return ", ".join(f"{job} {session.rate(job, 'examples').median:.3g}/s" for job in jobs)
-
-
-def _one(session: Session) -> list[Target]:
-    out = []
-    for letter, name in zip("ab", ("cot", "direct"), strict=True):
-        ours, theirs = f"{name}: train", f"{name}: plain"
-        ratio = session.rate(ours, "examples") / session.rate(theirs, "examples")
-        what = f"training {name}, examples/s"
-        out.append(
-            Target(
-                f"1{letter}",
-                what,
-                "plain loop, random batches",
-                ratio,
-                1.5,
-                "at least",
-                detail=_rates(session, ours, theirs),
-            )
-        )
-    return out
-
-
-def _two(session: Session) -> Target:
-    ours, cot = "coconut: train", "cot: train"
-    ratio = session.rate(ours, "examples") / session.rate(cot, "examples")
-    return Target(
-        "2",
-        "training coconut, last stage, examples/s",
-        "training cot",
-        ratio,
-        0.8,
-        "at least",
-        detail=_rates(session, ours, cot),
-    )
-
-
-def _three(session: Session) -> Target:
-    ours, direct = "rim: train", "direct: train"
-    ratio = session.rate(ours, "flops_executed") / session.rate(direct, "flops_executed")
-    what = "training rim, refinement, executed FLOPs/s"
-    return Target("3", what, "training direct", ratio, 0.85, "at least", detail=_rates(session, ours, direct))
-
-
-def _four(bench: Bench, session: Session) -> Target:
-    job = "cot: train"
+def train_rows(bench: Bench, session: Session) -> list[Target]:
+    """Rows 1 to 5, without 4b."""
+    cot, plain = "cot: train", "plain loop, random batches"
+    rows = [
+        rate_row("1a", "training cot, examples/s", plain, session, cot, "cot: plain", 1.5),
+        rate_row("1b", "training direct, examples/s", plain, session, "direct: train", "direct: plain", 1.5),
+        rate_row("2", "training coconut, last stage, examples/s", "training cot", session, "coconut: train", cot, 0.8),
+        rate_row(
+            "3",
+            "training rim, refinement, executed FLOPs/s",
+            "training direct",
+            session,
+            "rim: train",
+            "direct: train",
+            0.85,
+            "flops_executed",
+        ),
+    ]
     detail = (
         f"{bench.arm('cot').backbone.count() / 1e6:.1f} M parameters; peak {session.peak.median / 1e9:.0f} GFLOP/s; "
+        f"without padding {100 * session.use(cot, 'flops').median:.0f} %"
     )
-    detail += f"without padding {100 * session.use(job, 'flops').median:.0f} %"
-    what, use = "training cot, executed FLOPs/s", session.use(job, "flops_executed")
-    return Target("4a", what, "matrix peak of the same round", use, 0.45, "at least", "share", detail)
+    rows.append(use_row("4a", session, 0.45, detail))
+    detail = f"random batches of the plain loop {100 * session.padding('cot: plain').median:.0f} %; by method "
+    detail += ", ".join(f"{name} {100 * session.padding(f'{name}: train').median:.1f} %" for name in METHODS)
+    what, beside = "padding in training cot", "all executed positions"
+    share = session.padding(cot)
+    return [*rows, Target("5", what, beside, share, 0.10, "at most", unit="share", detail=detail)]
 
 
-def _four_large(options: Options, rounds: int) -> Target:
-    """GPT-2's own shape, its rows of the embedding table included; the text's tokens are those of the small
-    tokenizer.
-    """
+def use_row(number: str, session: Session, required: float, detail: str) -> Target:
+    """A row on the use of the matrix peak in training cot."""
+    what, beside = "training cot, executed FLOPs/s", "matrix peak of the same round"
+    use = session.use("cot: train", "flops_executed")
+    return Target(number, what, beside, use, required, "at least", unit="share", detail=detail)
+
+
+def large_row(options: Options, rounds: int) -> Target:
+    """Row 4b: GPT-2's own shape, its rows of the embedding table included; the tokenizer is the small one."""
     changed = dataclasses.replace(options, methods=("cot",), settings={}, batch_size=LARGE_BATCH)
     bench = Bench(changed, LARGE, GPT2_ROWS)
     session = interleave([bench.arm("cot").train(1)], rounds, bench.device)
-    parameters = bench.arm("cot").backbone.count() / 1e6
     detail = (
-        f"{parameters:.1f} M parameters, batch {LARGE_BATCH}; {_rates(session, 'cot: train')}; peak "
-        f"{session.peak.median / 1e9:.0f} GFLOP/s"
+        f"{bench.arm('cot').backbone.count() / 1e6:.1f} M parameters, batch {LARGE_BATCH}; "
+        f"{medians(session, 'cot: train')}; peak {session.peak.median / 1e9:.0f} GFLOP/s"
     )
-    use = session.use("cot: train", "flops_executed")
-    return Target(
-        "4b", "training cot, executed FLOPs/s", "matrix peak of the same round", use, 0.7, "at least", "share", detail
-    )
+    return use_row("4b", session, 0.7, detail)
 
 
-def _five(session: Session) -> Target:
-    detail = f"random batches of the plain loop {100 * padding(session, 'cot: plain').median:.0f} %; by method "
-    detail += ", ".join(f"{name} {100 * padding(session, f'{name}: train').median:.1f} %" for name in METHODS)
-    share = padding(session, "cot: train")
-    return Target("5", "padding in training cot", "all executed positions", share, 0.10, "at most", "share", detail)
-
-
-def _answer(bench: Bench, rounds: int) -> Session:
+def answer(bench: Bench, rounds: int) -> Session:
+    """Each job of rows 6 and 7 beside its rival."""
     cot, coconut = bench.arm("cot"), bench.arm("coconut")
-    jobs = [
-        cot.answer(BATCH, TOKENS),
-        cot.answer_hf(BATCH, TOKENS),
-        coconut.answer(BATCH, TOKENS),
-        coconut.answer_uncached(UNCACHED, TOKENS, BATCH),
-    ]
-    return interleave(jobs, rounds, bench.device)
+    jobs = [cot.answer(BATCH, TOKENS), cot.answer_hf(BATCH, TOKENS), coconut.answer(BATCH, TOKENS)]
+    return interleave([*jobs, coconut.answer_uncached(UNCACHED, TOKENS, BATCH)], rounds, bench.device)
 
 
-def _six(session: Session) -> Target:
-    ours, theirs = "cot: answer", "cot: generate"
-    ratio = session.rate(ours, "examples") / session.rate(theirs, "examples")
-    what = f"evaluating cot, {TOKENS} tokens, batch {BATCH}, examples/s"
-    return Target(
-        "6", what, "HF generate, same model and batch", ratio, 1.5, "at least", detail=_rates(session, ours, theirs)
-    )
-
-
-def _seven(session: Session) -> Target:
-    ours, theirs = "coconut: answer", "coconut: uncached"
-    ratio = session.rate(ours, "examples") / session.rate(theirs, "examples")
-    what = f"evaluating coconut, {TOKENS} tokens, batch {BATCH}, examples/s"
-    return Target(
-        "7",
-        what,
-        "one question at a time without a cache",
-        ratio,
-        20.0,
-        "at least",
-        detail=_rates(session, ours, theirs),
-    )
-
-
-def _eight(session: Session, cuda: bool) -> list[Target]:
+def first_token_rows(session: Session, cuda: bool) -> list[Target]:
+    """Row 8, on a GPU in two halves."""
     over = session.seconds("rim: first token") / session.seconds("direct: first token")
     each = ", ".join(f"{n} {milliseconds(session, f'{n}: first token').median:.1f} ms" for n in ("rim", "direct"))
     detail = f"{each}; rim over direct {over.median:.2f}"
-    what = "time to the first token of rim, batch 1, over direct's"
-    out = [
-        Target(
-            "8a" if cuda else "8",
-            what,
-            "ratio of plain forwards of these lengths",
-            over_plain(session, "rim"),
-            1.05,
-            "at most",
-            detail=detail,
-        )
-    ]
+    what, beside = "time to the first token of rim, batch 1, over direct's", "ratio of plain forwards of these lengths"
+    plain = over_plain(session, "rim")
+    rows = [Target("8a" if cuda else "8", what, beside, plain, 1.05, "at most", detail=detail)]
     if cuda:
-        out.append(Target("8b", what, "direct itself, on a GPU", over, 1.05, "at most", detail=detail))
-    return out
-
-
-def _nine(options: Options, rounds: int) -> Target:
-    lines = {line.what: line for line in memory_lines(options, ("coconut",), rounds)}
-    line = lines["coconut"]
-    assert line.ratio is not None
-    detail = ", ".join(f"{name} {lines[name].ours.median / 1e9:.2f} GB" for name in ("coconut", "cot"))
-    return Target(
-        "9", "memory of training coconut, peak over before", "training cot", line.ratio, 1.3, "at most", detail=detail
-    )
-
-
-def _ten(rounds: int) -> Target:
-    (line,) = overhead_lines(rounds)
-    assert line.ratio is not None and line.theirs is not None
-    detail = f"{line.ours.median:.1f} s; {line.against} {line.theirs.median:.1f} s"
-    detail += f"; ratio of CPU seconds {line.more['cpu_ratio'].median:.2f}"
-    return Target(
-        "10",
-        "`rim-bench run` on nothing to train",
-        "bare imports of its libraries",
-        line.ratio,
-        1.2,
-        "at most",
-        detail=detail,
-    )
+        rows.append(Target("8b", what, "direct itself, on a GPU", over, 1.05, "at most", detail=detail))
+    return rows

@@ -210,8 +210,8 @@ def _measure(kinds: tuple[str, ...], options: Options, values: dict[str, Any]) -
 
     from rim_bench.bench.history import add
     from rim_bench.bench.measure import Request, measure, parse_against, parse_sizes, use_threads
-    from rim_bench.bench.pictures import scaling_pictures
-    from rim_bench.bench.report import to_rich
+    from rim_bench.bench.report import table
+    from rim_bench.report.plots.scaling import scaling_pictures
     from rim_bench.util.files import write_json_atomic
 
     console, progress = Console(), Console(stderr=True)
@@ -223,7 +223,7 @@ def _measure(kinds: tuple[str, ...], options: Options, values: dict[str, Any]) -
             asked = {name: values[name] for name in ("rounds", "tokens", "vary", "values", "only")}
             request = Request(kind, options, against=against, size=size, **asked)
             told = measure(request, lambda text: progress.print(text, style="dim", highlight=False))
-            console.print(to_rich(told))
+            console.print(table(told).to_rich())
             if values["json_"] is not None:
                 write_json_atomic(values["json_"], told)
                 if told["scaling"] is not None:

@@ -224,7 +224,10 @@ class Table:
         if shown < len(names) and look.overflow is None:
             caption += f" (+{len(names) - shown} in {self.file})"
         justify: Literal["center", "left"] = "center" if look.centered else "left"
-        table = RichTable(title=Text(caption) if caption else None, title_justify=justify)
+        table = RichTable(
+            title=Text(caption, style="table.title" if look.centered else "") if caption else None,
+            title_justify=justify,
+        )
         for name, side in zip(names[:shown], panel.sides[:shown], strict=True):
             table.add_column(
                 Text(name),

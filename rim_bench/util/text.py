@@ -97,6 +97,20 @@ def backbone_short(backbone: Any) -> str:
     return str(backbone.get("name", "backbone")) + (f": {told}" if told else "")
 
 
+def model_label(setting: Mapping[str, Any]) -> str:
+    """The model of a benchmark's setting: name, size, parameters."""
+    backbone = setting["backbone"]
+    size = f", {backbone['layers']} x {backbone['width']}" if "layers" in backbone else ""
+    return f"{backbone['name']}{size} ({setting['parameters'] / 1e6:.1f} M)"
+
+
+def machine_label(machine: Mapping[str, Any]) -> str:
+    """Where a benchmark ran: its GPU, or processor and threads."""
+    threads = machine["threads"]
+    cpu = f"{machine['cpu']['model']}, {threads} thread{'s' if threads > 1 else ''}"
+    return str(machine["gpu"]["name"]) if machine["gpu"] else cpu
+
+
 def short(value: Any) -> str:
     """A value as text, hashes cut to 12 digits."""
     return str(value)[:12] if re.fullmatch("[0-9a-f]{40,}", str(value)) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,11 @@ import torch
 
 from rim_bench.bench.arms import Arm, Bench, endless, equal_work
 from rim_bench.bench.measure import Request, measure, parse_against, parse_sizes
-from rim_bench.bench.measurements import padding, train_session
-from rim_bench.bench.memory import heard, told
-from rim_bench.bench.record import undocumented
-from rim_bench.bench.report import sheet, to_markdown, to_rich
+from rim_bench.bench.measurements import train_session
+from rim_bench.bench.record import Spread, undocumented
+from rim_bench.bench.report import table
 from rim_bench.bench.rivals import PlainLoop, hf_generate, uncached
-from rim_bench.bench.session import Job, SessionLog, Spread, interleave, matrix_peak
+from rim_bench.bench.session import Counts, Job, interleave, matrix_peak
 from rim_bench.engine.attention import NAME
 from rim_bench.engine.generate import Sampling, decode, sample
 from rim_bench.engine.losses import group_counts, tree_loss
@@ -53,7 +53,7 @@ def test_jobs_take_turns_about_who_goes_first_and_only_timed_rounds_count() -> N
     seen: list[tuple[str, int]] = []
 
     def job(name: str) -> Job:
-        def prepare(k: int) -> Callable[[], SessionLog]:
+        def prepare(k: int) -> Callable[[], Counts]:
             return lambda: seen.append((name, k)) or {"examples": 8.0}  # type: ignore[func-returns-value]
 
         return Job(name, prepare)
@@ -61,7 +61,7 @@ def test_jobs_take_turns_about_who_goes_first_and_only_timed_rounds_count() -> N
     session = interleave([job("a"), job("b"), job("c")], 2, torch.device("cpu"))
     assert seen == [("c", 0), ("b", 0), ("a", 0), ("a", 1), ("b", 1), ("c", 1), ("c", 2), ("b", 2), ("a", 2)]
     assert len(session.rounds) == 2 and all(r.peak > 0 for r in session.rounds)
-    assert session.told("b", "examples").values == (8.0, 8.0)
+    assert session.counted("b", "examples").values == (8.0, 8.0)
     ratio = session.rate("a", "examples") / session.rate("b", "examples")
     expected = [r.done["b"].seconds / r.done["a"].seconds for r in session.rounds]
     assert list(ratio.values) == pytest.approx(expected)  # of the pairs, not of the medians
@@ -255,13 +255,13 @@ def test_a_stage_is_timed_with_its_dropout_and_leaves_the_weights_alone(monkeypa
     assert set(seen["ours"]) == {0.1} and set(seen["plain"]) == {0.0} and len(seen["ours"]) == len(seen["plain"]) == 4
     for name, p in arm.backbone.parameters_to_train():
         assert torch.allclose(p, before[name], atol=1e-8), name
-    done = session.rounds[0].done["rim: train"].told
+    done = session.rounds[0].done["rim: train"].counts
     assert (
         done["examples"] == 16
         and 0 < done["tokens"] <= done["executed"]
         and 0 < done["flops"] <= done["flops_executed"]
     )
-    assert padding(session, "rim: train").values == pytest.approx([1 - done["tokens"] / done["executed"]])
+    assert session.padding("rim: train").values == pytest.approx([1 - done["tokens"] / done["executed"]])
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,11 @@ def test_records_have_their_shape(
         spreads = [line["ours"], *([line["theirs"], line["ratio"]] if line["theirs"] else []), *line["more"].values()]
         assert all(s["low"] <= s["median"] <= s["high"] and len(s["values"]) == 1 for s in spreads)
     assert json.loads(json.dumps(found)) == found and not undocumented(found)
-    assert len(sheet(found).rows) == len(found["lines"]) and to_markdown(found) and to_rich(found)
+    assert (
+        len(table(found).sections[0].panels[0].rows) == len(found["lines"])
+        and table(found).to_markdown()
+        and table(found).to_rich()
+    )
     assert not list(tmp_path.iterdir())  # nothing is left behind
 
 
@@ -292,8 +296,8 @@ def test_sizes_change_the_model() -> None:
 
 def test_options_travel_to_another_process() -> None:
     given = options("cot", "coconut")
-    again = heard(json.loads(json.dumps(told(given))))
-    assert told(again) == told(given)
+    again = pickle.loads(pickle.dumps(given))
+    assert again == given and dataclasses.asdict(again) == dataclasses.asdict(given)
 
 
 def test_bad_requests_are_refused() -> None:

@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import json
 import tempfile
@@ -18,12 +19,12 @@ import torch
 from rim_bench.bench import history
 from rim_bench.bench.arms import Bench
 from rim_bench.bench.measure import Request, measure
-from rim_bench.bench.pictures import scaling_picture, scaling_pictures
-from rim_bench.bench.record import FIELDS, Line, Measured, Target, record, undocumented
-from rim_bench.bench.report import sheet, to_markdown
+from rim_bench.bench.record import FIELDS, Line, Measured, Spread, Target, record, undocumented
+from rim_bench.bench.report import table
 from rim_bench.bench.scaling import KNOBS, Knob, answer_flops, lengthened, parse_values
-from rim_bench.bench.session import Spread, Watch
+from rim_bench.bench.session import Watch
 from rim_bench.bench.targets import NUMBERS, parse_only
+from rim_bench.report.plots.scaling import scaling_picture, scaling_pictures
 from rim_bench.runs.options import Options
 from rim_bench.util.errors import UsageError
 
@@ -88,9 +89,15 @@ def test_every_field_is_documented_and_every_document_has_its_field() -> None:
     whole = made(targets=(target,), scaling={"vary": "K", "values": [1, 2], "curves": [curve]})
     assert undocumented(whole) == []
     assert undocumented({**whole, "setting": {**SETTING, "colour": 1}}) == ["setting.colour"]
-    from rim_bench.bench.record import _paths
 
-    assert set(_paths(whole, "")) == FIELDS.keys() - {"spread"}
+    def paths(value: Any, above: str = "") -> set[str]:
+        if isinstance(value, list):
+            return {p for part in value for p in paths(part, above)}
+        inner = value.items() if isinstance(value, dict) else ()
+        known = {f"{above}{key}": part for key, part in inner if f"{above}{key}" in FIELDS}
+        return known.keys() | {p for path, part in known.items() for p in paths(part, f"{path}.")}
+
+    assert paths(whole) == FIELDS.keys() - {"spread"}
 
 
 def test_the_page_is_rebuilt_from_the_files_byte_for_byte(tmp_path: Path) -> None:
@@ -191,28 +198,28 @@ def test_the_repository_shows_what_its_measurements_say() -> None:
 
 def test_a_machine_that_others_use_is_said_to_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([100.0, 101.0])
-    monkeypatch.setattr("rim_bench.bench.session._all", lambda: next(seconds))
-    monkeypatch.setattr("rim_bench.bench.session._own", lambda: 0.0)
+    monkeypatch.setattr("rim_bench.bench.session.all_cpu_seconds", lambda: next(seconds))
+    monkeypatch.setattr("rim_bench.bench.session.own_cpu_seconds", lambda: 0.0)
     clock = iter([10.0, 12.0])
     monkeypatch.setattr("rim_bench.bench.session.time.perf_counter", lambda: next(clock))
     monkeypatch.setattr("sys.argv", ["rim-bench", "bench", "--data", "/home/me", "--json=/tmp/x", "--record"])
     watch = Watch(torch.device("cpu"))
     told = watch.finish(1.0)
-    assert told["others_cores"] == 0.5 and told["busy"]
-    assert told["argv"] == ["rim-bench", "bench", "--data", "DIR", "--json=DIR", "--record"]
-    text = to_markdown(made(machine={**told, "git": None}))
+    assert told.others_cores == 0.5 and told.busy
+    assert told.argv == ["rim-bench", "bench", "--data", "DIR", "--json=DIR", "--record"]
+    text = table(made(machine={**dataclasses.asdict(told), "git": None})).to_markdown()
     assert "BUSY MACHINE: other processes used 0.5 cores, this one ran 100 % of the timed seconds" in text
 
 
 def test_a_target_holds_by_its_median() -> None:
     at_least = Target("1", "speed", "plain loop", Spread((1.4, 1.5, 9.0)), 1.5, "at least", detail="5/s")
-    at_most = Target("5", "padding", "all", Spread((0.05, 0.11, 0.2)), 0.1, "at most", "share")
+    at_most = Target("5", "padding", "all", Spread((0.05, 0.11, 0.2)), 0.1, "at most", unit="share")
     assert at_least.holds and not at_most.holds and Target("5", "", "", Spread((0.05, 0.1, 0.2)), 0.1, "at most").holds
     told = made("targets", lines=(), targets=(at_least, at_most))
-    rows = sheet(told).rows
+    rows = table(told).sections[0].panels[0].rows
     assert rows[0][3:6] == ("1.50 (1.40-9.00)", "at least 1.50", "yes")
     assert rows[1][3:6] == ("11.0 % (5.0-20.0 %)", "at most 10.0 %", "NO")
-    assert "| 1 | speed | plain loop |" in to_markdown(told) and "\n1: 5/s.  \n" in to_markdown(told)
+    assert "| 1 | speed | plain loop |" in table(told).to_markdown() and "\n1: 5/s.  \n" in table(told).to_markdown()
     assert parse_only("1, 4") == ("1", "4") and parse_only(None) == NUMBERS
     with pytest.raises(UsageError, match="'11'"):
         parse_only("1,11")

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import io
 import json
+import pickle
 import sys
 from collections.abc import Sequence
 
@@ -14,8 +15,8 @@ import torch
 
 from rim_bench.bench import measurements, overhead, targets
 from rim_bench.bench import memory as memory_module
-from rim_bench.bench.record import Line, Target
-from rim_bench.bench.session import Job, Round, Session, Spread, Timed
+from rim_bench.bench.record import Line, Spread, Target
+from rim_bench.bench.session import Job, Round, Session, Timed
 from rim_bench.runs.options import Options
 from rim_bench.util.errors import UsageError
 
@@ -117,11 +118,11 @@ def test_the_bars_are_those_that_were_asked(table: dict[str, Target]) -> None:
 def test_memory_is_measured_in_processes_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bool, int]] = []
 
-    def measured(options: Options, task: memory_module.Task) -> dict[str, float]:
+    def measured(options: Options, task: memory_module.MemoryTask) -> dict[str, float]:
         seen.append((task.method, task.plain, task.k))
         return {"bytes": {"cot": 100.0, "rim": 150.0}[task.method] * (3 if task.plain else 1) * task.k, "before": 1.0}
 
-    monkeypatch.setattr(memory_module, "_measured", measured)
+    monkeypatch.setattr(memory_module, "measure_in_process", measured)
     lines = {
         line.what: line for line in memory_module.memory_lines(Options(("rim",), "chain"), ("rim",), 2, ("plain",))
     }
@@ -135,9 +136,9 @@ def test_memory_is_measured_in_processes_in_turns(monkeypatch: pytest.MonkeyPatc
 
 def test_a_process_that_fails_is_told_in_a_sentence() -> None:
     with pytest.raises(UsageError, match=r"failed: .*name 'nonsense' is not defined"):
-        overhead._process([sys.executable, "-c", "nonsense"])
-    done = overhead._process([sys.executable, "-c", "print('said')"])
-    assert done.said == "said\n" and done.wall > 0
+        overhead.run_process([sys.executable, "-c", "nonsense"])
+    done = overhead.run_process([sys.executable, "-c", "print('said')"])
+    assert done.output == "said\n" and done.wall > 0
 
 
 def test_bare_imports_take_what_the_command_had_loaded() -> None:
@@ -178,17 +179,12 @@ def test_the_process_that_measures_memory_answers(
         ("cot",), "chain", limit=40, backbone={**TINY, "vocabulary": 300}, start="recipe", quick=True, device="cpu"
     )
     for plain in (False, True):
-        task = memory_module.Task("cot", 1, plain=plain)
-        request = {
-            "options": memory_module.told(options),
-            "task": dataclasses.asdict(task),
-            "threads": torch.get_num_threads(),
-        }
-        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
+        request = (options, ("cot", 1, 3, plain), torch.get_num_threads())
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(pickle.dumps(request))))
         memory_module.main()
         found = json.loads(capsys.readouterr().out)
         assert found["bytes"] >= 0 and found["before"] > 50_000_000  # torch alone takes more
-    request["options"]["task"] = "chian"
-    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
+    request = (dataclasses.replace(options, task="chian"), *request[1:])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(pickle.dumps(request))))
     with pytest.raises(SystemExit, match="did you mean 'chain'"):
         memory_module.main()
