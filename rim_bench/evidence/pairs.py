@@ -1,14 +1,12 @@
-"""Every pair of rows on the same questions, and the one rule for what is called higher, here and at equal inference
-cost.
+"""Every pair of rows on the same questions, and the one rule for what is called higher, also at equal inference cost.
 
-A difference smaller than the number of questions can show is called "tied", and so is one that other training seeds
-could undo.
+"tied" is a difference smaller than the number of questions can show, and one that other training seeds could undo.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -31,11 +29,11 @@ class Side(Protocol):
 
     @property
     def row(self) -> Row:
-        """Of the comparison."""
+        """The row of the comparison."""
 
     @property
     def label(self) -> str:
-        """What it is called."""
+        """The name in tables."""
 
     @property
     def solved(self) -> NDArray[np.float64]:
@@ -43,7 +41,7 @@ class Side(Protocol):
 
     @property
     def measured(self) -> bool:
-        """False: a mixture."""
+        """Whether it was evaluated; False: a mixture."""
 
 
 S = TypeVar("S", bound=Side)
@@ -73,10 +71,10 @@ class Verdict(Generic[S]):
     def text(self, outcome: str = "") -> str:
         """In words; `outcome` stands for "LABEL higher" where a side is higher."""
         if self.higher is None:
-            said = "tied (both at the floor)" if self.at_floor else "tied"
+            text = "tied (both at the floor)" if self.at_floor else "tied"
         else:
-            said = (outcome or f"{self.higher.label} higher") + (f" ({ALONE})" if self.only_alone else "")
-        return said + "".join(f" ({d.value})" for d in self.differs)
+            text = (outcome or f"{self.higher.label} higher") + (f" ({ALONE})" if self.only_alone else "")
+        return text + "".join(f" ({d.value})" for d in self.differs)
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,8 @@ class PairedDifference(Generic[S]):
     @cached_property
     def p(self) -> float:
         """Two-sided p over the questions: exact McNemar between two settings with one seed each, otherwise z = Σd/√Σd².
-        Where questions
-        share a source, the same over sums by source: the exact sign-flip test, and z.
+
+        Where questions share a source, the same over sums by source: the exact sign-flip test, and z.
         """
         exact = all(side.measured and len(side.solved) == 1 for side in (self.first, self.second))
         if self.clusters is not None:
@@ -118,10 +116,10 @@ class PairedDifference(Generic[S]):
 
     @cached_property
     def detectable(self) -> float | None:
-        """Smallest detectable difference at the discordance observed. None where no question is discordant: the
-        discordance's upper bound
-        is no way out, for no n is a difference within that bound detectable. Where questions share a source, on n /
-        design effect of them.
+        """Smallest detectable difference at the discordance observed; None where no question is discordant.
+
+        The discordance's upper bound is no way out: for no n is a difference within that bound detectable. Where
+        questions share a source, on n / design effect of them.
         """
         if self.clusters is not None:
             return clustered.detectable_clustered(self.difference, self.clusters)
@@ -129,24 +127,26 @@ class PairedDifference(Generic[S]):
         return tests.detectable_difference(len(self.difference), min(1.0, squares)) if squares > 1e-12 else None
 
     def retraining(self, level: float = 0.95) -> float | None:
-        """`stats.retraining_bound` of the difference."""
+        """`tests.retraining_bound` of the difference."""
         return tests.retraining_bound(self.first.solved, self.second.solved, level, self.clusters)
 
     @cached_property
     def p_seeds(self) -> float | None:
         """Two-sided p over training seeds and questions; None with one seed on each side."""
-        found = tests.retraining(self.first.solved, self.second.solved, self.clusters)
-        return None if found is None else found.p
+        error = tests.retraining(self.first.solved, self.second.solved, self.clusters)
+        return None if error is None else error.p
 
     def judged(self, holm: float, floor: float, holm_seeds: float | None = None) -> Verdict[S]:
-        """The verdict; `holm` and `holm_seeds` are the adjusted `p` and `p_seeds`, `floor` is the best constant
-        answer's
-        accuracy.
+        """The verdict.
 
         Clear is: adjusted p < 0.05, at least the smallest detectable difference, and, where a side has several seeds,
-        more than `stats.retraining_bound`; that holds for this pair by itself, and the verdict says so where it does
-        not after Holm over the seeds' p of the family, too. Nothing is clear where both sides' intervals reach the
-        floor.
+        more than the retraining bound; that holds for this pair by itself, and the verdict says so where it does not
+        after Holm over the seeds' p of the family, too. Nothing is clear where both sides' intervals reach the floor.
+
+        Args:
+            holm: the adjusted `p`.
+            floor: accuracy of the best constant answer.
+            holm_seeds: the adjusted `p_seeds`.
         """
         size, least = abs(self.value), self.detectable
         clear = holm < 0.05 and least is not None and size >= least - TINY
@@ -163,32 +163,32 @@ class PairedDifference(Generic[S]):
 def contrasts(
     sides: Sequence[S], clusters: tuple[int, ...] | None = None, *, ablations: bool = False
 ) -> Iterator[PairedDifference[S]]:
-    """Every pair of sides in order. Two settings of the same trained model are not ranked against each other: with
-    `ablations` they are
-    contrasted, too, and the caller must not say that the one is better.
+    """Every pair of sides in order.
+
+    Two settings of the same trained model are not ranked against each other: with `ablations` they are contrasted, too,
+    and the caller must not say that the one is better.
     """
     if len(sides) < 2:
         return
     resampler = Resampler.of(sides[0].solved.shape[1], clusters)
-    alone = (
-        clusters is not None and len(set(clusters)) < 2
-    )  # a single source shows no spread, and says nothing of another
+    one_source = clusters is not None and len(set(clusters)) < 2  # shows no spread, and says nothing of another
     draws = [resampler.means(s.solved, s.row.runs_text) for s in sides]
     for (first, a), (second, b) in itertools.combinations(list(zip(sides, draws, strict=True)), 2):
         if ablations or not set(first.row.runs) & set(second.row.runs):
-            yield PairedDifference(first, second, Interval(-1.0, 1.0) if alone else resampler.interval(a - b), clusters)
+            interval = Interval(-1.0, 1.0) if one_source else resampler.interval(a - b)
+            yield PairedDifference(first, second, interval, clusters)
 
 
-def adjusted(found: Sequence[PairedDifference[S]]) -> list[tuple[float, float | None]]:
+def adjusted(family: Sequence[PairedDifference[S]]) -> list[tuple[float, float | None]]:
     """Holm's adjusted p of a family of contrasts: over the questions, and over the seeds of those that have several."""
-    seeds = iter(tests.holm([c.p_seeds for c in found if c.p_seeds is not None]))
-    over_seeds = [None if c.p_seeds is None else next(seeds) for c in found]
-    return list(zip(tests.holm([c.p for c in found]), over_seeds, strict=True))
+    seeds = iter(tests.holm([c.p_seeds for c in family if c.p_seeds is not None]))
+    over_seeds = [None if c.p_seeds is None else next(seeds) for c in family]
+    return list(zip(tests.holm([c.p for c in family]), over_seeds, strict=True))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows on the same questions; see `Contrast` for what the numbers are."""
+    """Two rows on the same questions; `PairedDifference` says what the numbers are."""
 
     scope: Subset
     first: Row
@@ -224,6 +224,7 @@ class Whole:
 
     @property
     def label(self) -> str:
+        """The row's label."""
         return self.row.label
 
 
@@ -243,42 +244,6 @@ def pairs(group: Group) -> list[Pair]:
 
 def differing(first: Row, second: Row) -> tuple[Differs, ...]:
     """What else than the method may explain a difference between two rows: another start, another training budget."""
-    one, two = first.first.spec, second.first.spec
-    apart = {Differs.START: one.get("start") != two.get("start"), Differs.BUDGET: budget_of(one) != budget_of(two)}
+    a, b = first.first.spec, second.first.spec
+    apart = {Differs.START: a.get("start") != b.get("start"), Differs.BUDGET: budget_of(a) != budget_of(b)}
     return tuple(what for what, differs in apart.items() if differs)
-
-
-def rule_notes(rows: Iterable[Row]) -> Iterator[str]:
-    """What p and "higher" mean for these rows."""
-    rows = list(rows)
-    one = [r.label for r in rows if len(r.parts) == 1]
-    several = len(one) < len(rows)
-    yield (
-        "p (questions): the error of the questions alone; exact McNemar test between two settings with one seed each, "
-        "otherwise "
-        "z = Σd/√Σd² over the questions' differences d of seed means."
-    )
-    text = "Higher: Holm p < 0.05 and at least the smallest detectable difference (80 % power)"
-    if several:
-        yield (
-            "p (seeds): the error of the seeds and the questions together, from the t of this pair by itself, "
-            "unadjusted."
-        )
-        text += (
-            "; with several seeds also more than t·se, se² = s₁²/S₁ + s₂²/S₂ + var(d)/n with s over the S seeds, t of "
-            "Welch and "
-            "Satterthwaite, each comparison by itself. With 3 seeds only large differences pass. Among many pairs of "
-            "equally good systems "
-            f'some pass so: "{ALONE}" where the seeds\' p does not stay under 0.05 after Holm over all pairs'
-        )
-    yield f"{text}. Everything else is tied."
-    if one and several:
-        yield (
-            f"One seed: {', '.join(one)}. Beside a row with several seeds the other's spread over seeds stands for "
-            "both."
-        )
-    if one:
-        yield (
-            'Between rows with one seed each: one seed says nothing of retraining, "higher" is said of these trained '
-            "models alone."
-        )

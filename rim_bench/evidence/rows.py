@@ -1,16 +1,13 @@
 """Stored runs as rows that may be compared.
 
 What differs in task, task version, evaluator version, data, split, questions or backbone is never in the same group.
-
-What stands in the way of taking a result at its name: a plumbing check, or rows that are not the registered ones.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property
@@ -24,13 +21,16 @@ from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import QUICK
-from rim_bench.util.text import backbone_short, format_flops, format_number, leaves, short
+from rim_bench.util.text import backbone_short, format_flops, format_number, leaves, natural_key, short
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 ORDER = ("direct", "pause", "cot", "coconut", "rim")
+CHANGED = "changed data"
+_FACTS = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
+_CURVE_FIELDS = ("correct", "overlong", "passes", "flops_prefill", "flops_decode")  # that a point of a curve needs
 
 
 class ComparisonKey(NamedTuple):
@@ -45,7 +45,6 @@ class ComparisonKey(NamedTuple):
     questions: str  # how many, and the first digits of their ids' sha256
 
 
-# From runs to rows
 @dataclass(frozen=True)
 class Evaluation:
     """One stored evaluation of one run, read and verified."""
@@ -83,13 +82,16 @@ class Evaluation:
         return {k: v for k, v in (self.summary.get("settings") or {}).items() if k != "batch_size"}
 
     @property
+    def batch(self) -> str:
+        """The batch size it was evaluated with."""
+        return str((self.summary.get("settings") or {}).get("batch_size"))
+
+    @property
     def runtime(self) -> dict[str, str]:
-        """What it was timed on: device, host CPU, threads, dtype, cells that shared it; of an older evaluation kind of
-        device and dtype.
-        """
-        told = self.summary.get("runtime") or {k: self.settings.get(k) for k in ("device", "dtype")}
+        """What it was timed on: device, host CPU, threads, dtype, cells beside it; of old ones device and dtype."""
+        stored = self.summary.get("runtime") or {k: self.settings.get(k) for k in ("device", "dtype")}
         names = ("device", "host_cpu", "threads", "dtype", "cells_at_a_time")
-        return {k: str(told[k]) for k in names if told.get(k) is not None}
+        return {k: str(stored[k]) for k in names if stored.get(k) is not None}
 
     @cached_property
     def facts(self) -> ComparisonKey:
@@ -108,9 +110,7 @@ class Evaluation:
 
     @property
     def cut(self) -> int | None:
-        """The limit where it left rows out; None without one, and where more rows were allowed than the full set
-        has.
-        """
+        """The limit where it left rows out; None without one, and where the full set has no more rows."""
         limit = self.summary.get("limit")
         return None if limit is None or int(limit) > len(self.items) else int(limit)
 
@@ -199,10 +199,8 @@ class Row:
     ) -> Accuracy:
         """Share of `ids` that are `good`."""
         seeds = [intervals.mean([float(good(p.items[i])) for i in ids]) for p in self.parts]
-        value = intervals.mean(seeds)
-        return Accuracy(
-            value, len(ids), intervals.spread(seeds), intervals.wilson(min(len(ids), value * len(ids)), len(ids))
-        )
+        value, n = intervals.mean(seeds), len(ids)
+        return Accuracy(value, n, intervals.spread(seeds), intervals.wilson(min(n, value * n), n))
 
     def solved(self, ids: Sequence[str]) -> NDArray[np.float64]:
         """[seeds, items]: 1 where correct."""
@@ -216,9 +214,7 @@ class Row:
         return intervals.mean(values) if values else None
 
     def cost_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
-        """The same of what an answer costs: over the questions that were answered, for one that is too long for the
-        model costs nothing.
-        """
+        """The same of what an answer costs, without the questions that are too long for the model."""
         asked = [(p, i) for p in self.parts for i in (ids or p.items) if not p.items[i].get("overlong")]
         values = [float(v) for p, i in asked if (v := p.items[i].get(field)) is not None]
         return intervals.mean(values) if values else None
@@ -257,23 +253,16 @@ class Group:
         items = self.rows[0].first.items
         ood = tuple(i for i, item in items.items() if item.get("ood"))
         inside = tuple(i for i, item in items.items() if not item.get("ood"))
-        mixed = bool(ood and inside)
-        out = [
-            Subset(
-                "in distribution" if mixed else "all", bool(ood) and not mixed, inside if mixed else tuple(items), False
-            )
-        ]
-        if mixed:
-            out.append(Subset("OOD", True, ood, False))
-        levels = sorted(
-            {(bool(item.get("ood")), str(item.get("level") or "")) for item in items.values()}, key=_natural
-        )
+        if ood and inside:
+            out = [Subset("in distribution", False, inside, False), Subset("OOD", True, ood, False)]
+        else:
+            out = [Subset("all", bool(ood), tuple(items), False)]
+        levels: dict[tuple[bool, str], list[str]] = {}
+        for i, item in items.items():
+            levels.setdefault((bool(item.get("ood")), str(item.get("level") or "")), []).append(i)
         if len(levels) > 1:
-            for is_ood, level in levels:
-                ids = tuple(
-                    i for i, m in items.items() if bool(m.get("ood")) == is_ood and str(m.get("level") or "") == level
-                )
-                out.append(Subset(level or "no level", is_ood, ids, True))
+            for is_ood, level in sorted(levels, key=lambda k: (k[0], natural_key(k[1]))):
+                out.append(Subset(level or "no level", is_ood, tuple(levels[is_ood, level]), True))
         return tuple(out)
 
     def floor(self, scope: Subset) -> tuple[str, float]:
@@ -288,31 +277,21 @@ class Group:
         return (GUESS, chance / len(scope.ids)) if chance > count else (answer, count / len(scope.ids))
 
     def clusters(self, scope: Subset) -> tuple[int, ...] | None:
-        """The number of each question's source (template, seed question), from 0; None where no two of them share
-        one.
-        """
+        """The number of each question's source (template, seed question), from 0; None where no two share one."""
         items = self.rows[0].first.items
-        names = [("cluster", str(items[i]["cluster"])) if items[i].get("cluster") else ("item", i) for i in scope.ids]
-        numbers = {name: k for k, name in enumerate(dict.fromkeys(names))}
-        return tuple(numbers[name] for name in names) if len(numbers) < len(names) else None
+        return clustered.source_numbers([str(items[i].get("cluster") or "") for i in scope.ids])
 
     def at_floor(self, row: Row, scope: Subset) -> bool:
         """Whether the row's interval includes the best constant answer's accuracy, or lies under it."""
         return clustered.lowest(row.solved(scope.ids), self.clusters(scope)) <= self.floor(scope)[1] + 1e-9
 
 
-def _natural(key: tuple[bool, str]) -> tuple[bool, list[tuple[int, int, str]]]:
-    """In distribution before OOD, T=2 before T=10."""
-    parts = re.split(r"(\d+)", key[1])
-    return key[0], [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
-
-
 def headings(groups: Sequence[Group]) -> list[str]:
     """A title for each group; equal ones get what the groups differ in added to it."""
     views = []
     for group in groups:
-        told = {k.replace("_", " "): v for k, v in group.facts._asdict().items() if k != "backbone"}
-        views.append(told | leaves(group.rows[0].first.spec.get("backbone"), "backbone"))
+        facts = {k.replace("_", " "): v for k, v in group.facts._asdict().items() if k != "backbone"}
+        views.append(facts | leaves(group.rows[0].first.spec.get("backbone"), "backbone"))
     out = []
     for group, mine in zip(groups, views, strict=True):
         twins = [view for other, view in zip(groups, views, strict=True) if other.title == group.title]
@@ -320,16 +299,6 @@ def headings(groups: Sequence[Group]) -> list[str]:
         texts = [f"{k.rpartition('.')[2]} {short(mine[k])}" for k in own]
         out.append(f"{group.title} [{', '.join(texts)}]" if texts else group.title)
     return out
-
-
-_FACTS = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
-_CURVE_FIELDS = (
-    "correct",
-    "overlong",
-    "passes",
-    "flops_prefill",
-    "flops_decode",
-)  # of an item: what a point of a curve needs, and no more
 
 
 class Reason(Enum):
@@ -365,10 +334,9 @@ def read(
     """The stored evaluations, and each run or evaluation left out. `split` keeps one split.
 
     `curve=False` gives those that are rows of a comparison, whole; `curve=True` the points of inference curves, of
-    which there may
-    be many: their items are cut down to whether they are correct and what they cost.
+    which there may be many: their items are cut down to whether they are correct and what they cost.
     """
-    found: list[Evaluation] = []
+    evaluations: list[Evaluation] = []
     left_out: list[LeftOut] = []
     for run in sorted(runs, key=lambda r: r.id):
         try:
@@ -377,125 +345,108 @@ def read(
                 continue
             summaries = run.evaluations()
             for key, summary in summaries.items():
-                if (
-                    summary.get("repeat")
-                    or bool(summary.get("curve")) != curve
-                    or split not in (None, summary.get("split"))
-                ):
+                other_split = split not in (None, summary.get("split"))
+                if summary.get("repeat") or bool(summary.get("curve")) != curve or other_split:
                     continue
                 items = {
                     i.id: ItemRecord(id=i.id, **{k: getattr(i, k) for k in _CURVE_FIELDS}) if curve else i
                     for i in run.read_items(key)
                 }
                 if items:
-                    found.append(Evaluation(run.id, key, run.spec, summary, run.training() or TrainingRecord(), items))
+                    evaluations.append(
+                        Evaluation(run.id, key, run.spec, summary, run.training() or TrainingRecord(), items)
+                    )
                 else:
                     left_out.append(LeftOut(run.id, Reason.NO_ITEMS, f"its evaluation {key!r} has no items"))
-            if not any(not s.get("curve") for s in summaries.values()):
+            if all(s.get("curve") for s in summaries.values()):
                 detail = "not evaluated yet" + (" but for points of a curve" if summaries else "")
                 left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))
         except UsageError as error:
             left_out.append(LeftOut(run.id, Reason.UNREADABLE, str(error)))
-    return found, left_out
+    return evaluations, left_out
 
 
 def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group], list[LeftOut]]:
     """The evaluations of `runs` in comparable groups, and each run or evaluation left out. `split` keeps one split.
 
-    Points of inference curves are no rows: `rim_bench.evidence.curves` takes them.
+    Points of inference curves are no rows: `rim_bench.evidence.curves` takes them. Of the evaluations of a run that
+    differ in nothing that changes an answer one is kept, of the batch that is the most frequent.
     """
-    found, left_out = read(runs, split)
-    chosen, twice = _once(found)
-    return grouped(chosen), left_out + twice
-
-
-def _once(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
-    """Without those of a run that differ from another of it in nothing that changes an answer, and those."""
-    batches = Counter(_batch(e) for e in found)
+    evaluations, left_out = read(runs, split)
+    batches = Counter(e.batch for e in evaluations)
     kept: dict[tuple[str, ComparisonKey, str], Evaluation] = {}
     twice = []
-    for e in sorted(found, key=lambda e: (-batches[_batch(e)], e.key)):
-        first = kept.setdefault((e.run, e.facts, _sameness(e)), e)
+    for e in sorted(evaluations, key=lambda e: (-batches[e.batch], e.key)):
+        first = kept.setdefault((e.run, e.facts, _recipe(e)), e)
         if first is not e:
             detail = f"its evaluation {e.key!r} differs from {first.key!r} in nothing that changes an answer"
             twice.append(LeftOut(e.run, Reason.TWICE, detail))
     chosen = {id(e) for e in kept.values()}
-    return [e for e in found if id(e) in chosen], sorted(twice, key=LeftOut.text)
+    return grouped(e for e in evaluations if id(e) in chosen), left_out + sorted(twice, key=LeftOut.text)
 
 
-def _batch(e: Evaluation) -> str:
-    return str((e.summary.get("settings") or {}).get("batch_size"))
-
-
-def _sameness(e: Evaluation) -> str:
+def _recipe(e: Evaluation) -> str:
     """Equal for evaluations that may be seeds of one row."""
     spec = {k: v for k, v in e.spec.items() if k not in ("seed", "parent")}
     how = {k: e.summary.get(k) for k in ("effort", "knob", "prompt_note", "quick")}
     return canonical([spec, how, e.settings, e.cut])
 
 
-def grouped(found: Iterable[Evaluation]) -> list[Group]:
-    """Evaluations in comparable groups."""
-    groups: dict[ComparisonKey, list[Evaluation]] = {}
-    for e in found:
-        groups.setdefault(e.facts, []).append(e)
-    return [Group(facts, _rows(groups[facts])) for facts in sorted(groups)]
+def grouped(evaluations: Iterable[Evaluation]) -> list[Group]:
+    """Evaluations in comparable groups.
 
+    Those that differ in the training seed only (and, with it, in the run they started from) become one row. Rows stand
+    by budget: those by examples, then those by FLOPs; in each the known methods in their order, then the others by
+    name.
+    """
 
-def _rows(found: Sequence[Evaluation]) -> tuple[Row, ...]:
-    """Evaluations that differ in the training seed only (and, with it, in the run they started from) become one row."""
-    same: dict[str, list[Evaluation]] = {}
-    for e in found:
-        same.setdefault(_sameness(e), []).append(e)
-    words = _budget_words([parts[0] for parts in same.values()])
-    rows = []
-    for parts, word in zip(same.values(), words, strict=True):
-        parts.sort(key=lambda e: (e.seed, e.run, e.key))
-        if len({e.seed for e in parts}) < len(parts):  # a seed twice: not seeds of one recipe, so nothing is averaged
-            rows += [_row((e,), word) for e in parts]
-        else:
-            rows.append(_row(tuple(parts), word))
-    rows.sort(key=_place)
-    return tuple(_told_apart(rows))
+    def place(row: Row) -> tuple[Any, ...]:
+        rank = ORDER.index(row.method) if row.method in ORDER else len(ORDER)
+        return budget_of(row.first.spec)[0] != "examples", rank, row.method, row.label, row.first.run, row.first.key
 
-
-def _place(row: Row) -> tuple[Any, ...]:
-    """Budgets by examples, then those by FLOPs; in each the known methods in their order, then the others by name."""
-    rank = ORDER.index(row.method) if row.method in ORDER else len(ORDER)
-    return budget_of(row.first.spec)[0] != "examples", rank, row.method, row.label, row.first.run, row.first.key
+    groups: dict[ComparisonKey, dict[str, list[Evaluation]]] = {}
+    for e in evaluations:
+        groups.setdefault(e.facts, {}).setdefault(_recipe(e), []).append(e)
+    out = []
+    for facts, recipes in sorted(groups.items(), key=lambda g: g[0]):
+        rows = []
+        budgets = _budget_words([seeds[0] for seeds in recipes.values()])
+        for seeds, budget in zip(recipes.values(), budgets, strict=True):
+            seeds.sort(key=lambda e: (e.seed, e.run, e.key))
+            twice = len({e.seed for e in seeds}) < len(seeds)  # not seeds of one recipe, so nothing is averaged
+            rows += [_row(parts, budget) for parts in ([(e,) for e in seeds] if twice else [tuple(seeds)])]
+        out.append(Group(facts, tuple(_with_own_labels(sorted(rows, key=place)))))
+    return out
 
 
 def budget_of(spec: RunSpec) -> tuple[str, float | None]:
-    """Kind of the training budget a run was given, and how much, inherited part included; None where nothing is said of
-    it.
-    """
+    """Kind of a run's training budget, and how much, inherited part included; None where nothing is said of it."""
     budget = spec.get("budget") or {}
     if "train_flops" in budget:
         return "train-flops", float(budget["train_flops"])
-    return "examples", float(
-        budget["examples"] + (budget.get("inherited_examples") or 0)
-    ) if "examples" in budget else None
+    if "examples" in budget:
+        return "examples", float(budget["examples"] + (budget.get("inherited_examples") or 0))
+    return "examples", None
 
 
 def _base_label(e: Evaluation) -> str:
     return str(e.spec["method"].get("label") or e.spec["method"]["name"])
 
 
-def _budget_words(found: Sequence[Evaluation]) -> list[str]:
-    """A few words on each one's budget where not all of them have the same kind, or where twins differ in how much;
-    else nothing.
-    """
-    given = [budget_of(e.spec) for e in found]
-    kinds = {kind for kind, _ in given}
-    amounts = {amount for kind, amount in given if kind == "train-flops"}
+def _budget_words(evaluations: Sequence[Evaluation]) -> list[str]:
+    """A few words on each one's budget where not all have the same kind, or twins differ in how much; else nothing."""
+    budgets = [budget_of(e.spec) for e in evaluations]
+    kinds = {kind for kind, _ in budgets}
+    flops = {amount for kind, amount in budgets if kind == "train-flops"}
     names = [
-        (_base_label(e), e.spec.get("start"), canonical([e.summary.get(k) for k in ("effort", "knob")])) for e in found
+        (_base_label(e), e.spec.get("start"), canonical([e.summary.get(k) for k in ("effort", "knob")]))
+        for e in evaluations
     ]
     out = []
-    for name, (kind, amount) in zip(names, given, strict=True):
-        twins = {a for other, (k, a) in zip(names, given, strict=True) if other == name and k == kind}
+    for name, (kind, amount) in zip(names, budgets, strict=True):
+        twins = {a for other, (k, a) in zip(names, budgets, strict=True) if other == name and k == kind}
         if kind == "train-flops":
-            word = f"{format_flops(amount)} FLOPs" if len(amounts) > 1 else "equal FLOPs"
+            word = f"{format_flops(amount)} FLOPs" if len(flops) > 1 else "equal FLOPs"
             out.append(word if len(kinds) > 1 or len(twins) > 1 else "")
         else:
             out.append(f"{format_number(amount, 0)} examples" if len(twins) > 1 else "")
@@ -505,8 +456,8 @@ def _budget_words(found: Sequence[Evaluation]) -> list[str]:
 def _row(parts: tuple[Evaluation, ...], budget: str) -> Row:
     e = parts[0]
     name, start, effort, knob = _base_label(e), e.spec.get("start"), e.summary.get("effort"), e.summary.get("knob")
-    said = start in (None, "recipe") or "(from" in name  # a stored name may say it
-    words = [] if said else [f"from {start}"]
+    in_name = "(from" in name  # a stored name may say it
+    words = [] if start in (None, "recipe") or in_name else [f"from {start}"]
     words += [budget] if budget else []
     words += ["best checkpoint"] if (e.spec.get("selection") or {}).get("rule") == "best" else []
     setting = "" if effort is None else f", effort {effort}"
@@ -515,28 +466,20 @@ def _row(parts: tuple[Evaluation, ...], budget: str) -> Row:
     return Row(name, parts, ", ".join(words), setting)
 
 
-def _told_apart(rows: Sequence[Row]) -> list[Row]:
+def _with_own_labels(rows: Sequence[Row]) -> Iterator[Row]:
     """Rows with the same label get what they differ in added to it: settings, else the run and evaluation."""
-    out = []
     for row in rows:
         twins = [r for r in rows if r.label == row.label]
         if len(twins) > 1:
             views = [leaves({"spec": r.first.spec, "eval": r.first.settings}) for r in twins]
             mine = views[twins.index(row)]
-            own = [
-                k
-                for k in sorted(mine)
-                if any(v.get(k) != mine[k] for v in views) and k not in ("spec.seed", "spec.parent")
-            ]
-            texts = [f"{k.rsplit('.', 1)[1]}={short(mine[k])}" for k in own] or [
-                f"{row.first.run[-12:]}/{row.first.key}"
-            ]
-            row = replace(row, setting=f"{row.setting} [{', '.join(texts)}]")
-        out.append(row)
-    return out
-
-
-CHANGED = "changed data"
+            for name in ("spec.seed", "spec.parent"):
+                mine.pop(name, None)
+            own = [k for k in sorted(mine) if any(v.get(k) != mine[k] for v in views)]
+            texts = [f"{k.rsplit('.', 1)[1]}={short(mine[k])}" for k in own]
+            bracket = ", ".join(texts) or f"{row.first.run[-12:]}/{row.first.key}"
+            row = replace(row, setting=f"{row.setting} [{bracket}]")
+        yield row
 
 
 def changed_questions(rows: Iterable[Row]) -> bool:
@@ -551,20 +494,7 @@ def changed_training(rows: Iterable[Row]) -> list[str]:
 
 def stamp(rows: Sequence[Row]) -> str:
     """One cell of a CSV: what holds for any of these rows, nothing where all is as registered."""
-    told = [QUICK] if any(r.quick for r in rows) else []
+    words = [QUICK] if any(r.quick for r in rows) else []
     if changed_questions(rows) or changed_training(rows):
-        told.append(CHANGED)
-    return "; ".join(told)
-
-
-def changed_notes(rows: Sequence[Row]) -> list[str]:
-    """The same in sentences."""
-    notes = []
-    if changed_questions(rows):
-        notes.append("CHANGED DATA: the questions are not the set that the task registers (--allow-changed-data).")
-    if trained := changed_training(rows):
-        notes.append(
-            "CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): "
-            f"{', '.join(trained)}."
-        )
-    return notes
+        words.append(CHANGED)
+    return "; ".join(words)

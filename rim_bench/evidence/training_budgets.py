@@ -1,6 +1,4 @@
-"""What rows had: the training budget they were asked to meet, how closely they did, what is therefore matched between
-them, and what they
-were timed on."""
+"""What rows had: the training budget they were asked to meet, how closely they did, and what they were timed on."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from rim_bench.util.files import Record
 from rim_bench.util.text import format_flops, format_number
 
 EXAMPLES, FLOPS = "examples", "train-flops"
-_UNITS = {EXAMPLES: "training examples", FLOPS: "training FLOPs"}
+UNITS = {EXAMPLES: "training examples", FLOPS: "training FLOPs"}
 
 
 @dataclass(frozen=True)
@@ -29,21 +27,15 @@ class Budget:
     def of(e: Evaluation) -> Budget:
         """From train.json; from the specification where a run is older than that record."""
         kind, asked = budget_of(e.spec)
-        told = e.training.get("budget")
-        if isinstance(told, dict):
-            return Budget(
-                str(told.get("kind", kind)), told.get("asked", asked), told.get("used"), told.get("last_step")
-            )
-        if kind == FLOPS:
-            used = training_flops(e)
-        else:
-            own = e.training.get("examples", (e.spec.get("budget") or {}).get("examples"))
-            used = None if own is None else own + (e.training.get("inherited_examples") or 0)
-        return Budget(kind, asked, used, None)
+        stored = e.training.get("budget")
+        if isinstance(stored, dict):
+            asked = stored.get("asked", asked)
+            return Budget(str(stored.get("kind", kind)), asked, stored.get("used"), stored.get("last_step"))
+        return Budget(kind, asked, training_flops(e) if kind == FLOPS else training_examples(e), None)
 
     @property
     def steps_off(self) -> float | None:
-        """Distance from what was asked in optimizer steps; None where it cannot be told."""
+        """Distance from what was asked in optimizer steps; None where it is not known."""
         if self.asked is None or self.used is None:
             return None
         off = abs(self.used - self.asked)
@@ -61,36 +53,33 @@ def budgets(row: Row) -> list[Budget]:
 
 
 def training_flops(e: Evaluation) -> float | None:
-    """Own and inherited training FLOPs of a run; None where they were not counted, nor where those of the run it
-    started from were not.
-    """
+    """Own and inherited training FLOPs of a run; None where one of the two was not counted."""
     own, inherited = e.training.get("flops"), e.training.get("inherited_flops")
     if own is None or (inherited is None and e.spec.get("parent")):
         return None
     return float(own) + float(inherited or 0)
 
 
+def training_examples(e: Evaluation) -> Any:
+    """Own and inherited training examples of a run; None where it does not say."""
+    own = e.training.get("examples", (e.spec.get("budget") or {}).get("examples"))
+    return None if own is None else own + (e.training.get("inherited_examples") or 0)
+
+
 def total_flops(row: Row) -> float | None:
     """Mean of `training_flops` over the seeds; None where one of them was not counted."""
-    found = [training_flops(p) for p in row.parts]
-    return None if None in found else row.part_mean(training_flops)
+    return None if any(training_flops(p) is None for p in row.parts) else row.part_mean(training_flops)
 
 
 def total_examples(row: Row) -> float | None:
-    """Training examples, own and inherited, mean over the seeds; None where the runs do not say."""
-
-    def total(e: Evaluation) -> Any:
-        own = e.training.get("examples", (e.spec.get("budget") or {}).get("examples"))
-        return None if own is None else own + (e.training.get("inherited_examples") or 0)
-
-    return row.part_mean(total)
+    """Mean of `training_examples` over the seeds; None where the runs do not say."""
+    return row.part_mean(training_examples)
 
 
 def tuning_trials(row: Row) -> int | None:
     """Learning-rate trials that the recipe declares; None where a seed says nothing, or something else."""
-    found = {p.training.get("tuning_trials") for p in row.parts}
-    (one, *more) = found
-    return None if more or one is None else int(one)
+    declared, *others = {p.training.get("tuning_trials") for p in row.parts}
+    return None if others or declared is None else int(declared)
 
 
 def examples_text(row: Row) -> str:
@@ -114,22 +103,20 @@ def flops_text(row: Row) -> str:
 
 def closeness(row: Row) -> str:
     """How closely the budget was met: "100.02 % of 3.1 T"; a range where the seeds differ in it."""
-    found = budgets(row)
-    asked = found[0].asked
-    shares = sorted(100 * b.used / asked for b in found if b.used is not None) if asked else []
-    if not shares or asked is None:
+    of_seeds = budgets(row)
+    kind, asked = of_seeds[0].kind, of_seeds[0].asked
+    shares = sorted(100 * b.used / asked for b in of_seeds if b.used is not None) if asked else []
+    if not shares:
         return "-"
     low, high = f"{shares[0]:.2f}", f"{shares[-1]:.2f}"
-    return (low if low == high else f"{low} to {high}") + f" % of {amount_text(found[0].kind, asked)}"
+    return (low if low == high else f"{low} to {high}") + f" % of {amount_text(kind, asked)}"
 
 
 def budget_text(kind: str, asked: float | None) -> str:
     """A training budget in words."""
-    return (
-        "no training budget stated"
-        if asked is None
-        else f"{amount_text(kind, asked)} {_UNITS.get(kind, f'training {kind}')}"
-    )
+    if asked is None:
+        return "no training budget stated"
+    return f"{amount_text(kind, asked)} {UNITS.get(kind, f'training {kind}')}"
 
 
 def amount_text(kind: str, asked: float | None) -> str:
@@ -137,124 +124,43 @@ def amount_text(kind: str, asked: float | None) -> str:
     return format_flops(asked) if kind == FLOPS else format_number(asked, 0)
 
 
-def matched(rows: Sequence[Row]) -> str:
-    """A sentence that names what was matched in training between rows, and what was not. Empty for a single row."""
-    if len(rows) < 2:
-        return ""
-    classes: dict[tuple[str, float | None], list[Row]] = {}
-    for row in rows:
-        first = budgets(row)[0]
-        classes.setdefault((first.kind, first.asked), []).append(row)
-    if len(classes) == 1:
-        (only,) = classes
-        return (
-            f"Matched: {_same(*only, rows)}."
-            if only[1] is not None
-            else "Matched: nothing: no training budget is stated."
-        )
-    several = {key: found for key, found in classes.items() if len(found) > 1 and key[1] is not None}
-    told = ", ".join(f"{amount_text(*key)} {_UNITS.get(key[0], key[0])}" for key in classes)
-    if not several:
-        return f"Matched: nothing: the rows' training budgets differ ({told})."
-    inside = "; ".join(f"{_same(*key, found)} ({len(found)} rows)" for key, found in several.items())
-    return (
-        f"Matched within rows of one training budget: {inside}. Nothing is matched between rows of different "
-        f"budgets ({told})."
-    )
-
-
-def _same(kind: str, asked: float | None, rows: Sequence[Row]) -> str:
-    """What rows of one budget share, how closely, and what differs for all that."""
-    off = [b.steps_off for r in rows for b in budgets(r)]
-    missed = [r.label for r in rows if not all(b.met for b in budgets(r))]
-    texts = {examples_text(r) for r in rows}
-    if kind == FLOPS:
-        text = f"training FLOPs, {format_flops(asked)} each, inherited part included"
-        known = [o for o in off if o is not None]
-        text += f", met within {max(known):.2g} steps" if len(known) == len(off) and max(known) > 0 else ""
-        other = _spread("training examples", [total_examples(r) for r in rows])
-    else:
-        text = (
-            f"training examples, {next(iter(texts))} each"
-            if len(texts) == 1
-            else f"training examples, {format_number(asked, 0)} each"
-        )
-        text += "" if len(texts) == 1 else ", inherited part included"
-        other = _spread("training FLOPs", [total_flops(r) for r in rows])
-    text += f" (not met within one step: {', '.join(missed)})" if missed else ""
-    return f"{text}; {other}"
-
-
-def _spread(name: str, values: Sequence[float | None]) -> str:
-    known = [v for v in values if v]
-    if len(known) < len(values):
-        return f"{name} were not counted" + (" in all of them" if known else "")
-    factor = max(known) / min(known)
-    return f"{name} differ by a factor of {factor:.3g}" if factor >= 1.005 else f"{name} are the same to within 0.5 %"
-
-
-# Evaluation
-def timed_apart(found: Iterable[Evaluation]) -> str:
+def timed_apart(evaluations: Iterable[Evaluation]) -> str:
     """What evaluations differ in that decides how long they take: "threads 1, 4"; empty where their times compare.
 
     Those that were timed while other cells of a grid computed, or may have computed, on the same machine compare with
     none.
     """
     timed = [
-        e.runtime for e in found if ((e.summary.get("latency") or {}).get("full_ms") or {}).get("mean") is not None
+        e.runtime
+        for e in evaluations
+        if ((e.summary.get("latency") or {}).get("full_ms") or {}).get("mean") is not None
     ]
-    text = _differing(
-        [("device", "device"), ("host_cpu", "host CPU"), ("threads", "threads"), ("dtype", "dtype")], timed
-    )
-    cells = {t["cells_at_a_time"] for t in timed if "cells_at_a_time" in t}
+    text = _differing({"device": "device", "host_cpu": "host CPU", "threads": "threads", "dtype": "dtype"}, timed)
+    cells = {runtime["cells_at_a_time"] for runtime in timed if "cells_at_a_time" in runtime}
     shared = max((int(n) for n in cells - {"unknown"}), default=1)
     beside = f"beside other cells of a grid, up to {shared} at a time" if shared > 1 else ""
     maybe = "on machines of a cluster that other cells of a grid may have shared" if "unknown" in cells else ""
     return "; ".join(filter(None, (text, beside, maybe)))
 
 
-def evaluated_apart(found: Iterable[Evaluation]) -> str:
+def evaluated_apart(evaluations: Iterable[Evaluation]) -> str:
     """Whether they differ in the kind of device or in the dtype they were evaluated with; empty where not."""
-    return _differing([("device", "device"), ("dtype", "dtype")], [e.settings for e in found])
+    return _differing({"device": "device", "dtype": "dtype"}, [e.settings for e in evaluations])
 
 
-def _differing(names: Sequence[tuple[str, str]], found: Sequence[Record]) -> str:
-    texts = []
-    for key, name in names:
-        values = sorted({str(f.get(key, "not stated")) for f in found})
-        if len(values) > 1:
-            texts.append(f"{name} {', '.join(values)}")
-    return "; ".join(texts)
-
-
-def evaluation_notes(found: Iterable[Evaluation]) -> list[str]:
-    """What of the way they were evaluated keeps rows from being compared, and how many questions were too long for a
-    model.
-    """
-    found = list(found)
-    notes = []
-    if apart := evaluated_apart(found):
-        notes.append(f"Evaluated in different ways ({apart}): a difference may be due to that.")
-    if apart := timed_apart(found):
-        notes.append(f"Latencies are not comparable: they were taken on different machines or settings ({apart}).")
-    if counts := {c for e in found if (c := sum(bool(i.get("overlong")) for i in e.items.values()))}:
-        most = max(counts)
-        notes.append(
-            f"Too long for the model: up to {most:,} questions of an evaluation; they count as wrong, and in no mean "
-            "cost."
-        )
-    return notes
+def _differing(names: Record, records: Sequence[Record]) -> str:
+    """The keys of `names` in which the records differ, with their values: "threads 1, 4; dtype float32, bfloat16"."""
+    values = {key: sorted({str(record.get(key, "not stated")) for record in records}) for key in names}
+    return "; ".join(f"{names[key]} {', '.join(texts)}" for key, texts in values.items() if len(texts) > 1)
 
 
 def tuning_of(e: Evaluation) -> Record | None:
-    """The trials of a run's learning rate as train.json has them; None where it was not tuned by trials of this
-    program.
-    """
-    found = e.training.get("tuning")
-    return found if isinstance(found, dict) else None
+    """The trials of a run's learning rate as train.json has them; None where this program did not tune it."""
+    tuning = e.training.get("tuning")
+    return tuning if isinstance(tuning, dict) else None
 
 
 def tuning_flops(row: Row) -> int | None:
     """Training FLOPs of all trials behind a row, each once whatever the number of its seeds; None without any."""
-    trials = {str(t["run"]): int(t["flops"]) for p in row.parts if (told := tuning_of(p)) for t in told["trials"]}
+    trials = {str(t["run"]): int(t["flops"]) for p in row.parts if (tuned := tuning_of(p)) for t in tuned["trials"]}
     return sum(trials.values()) if trials else None

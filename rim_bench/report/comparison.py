@@ -11,22 +11,12 @@ from typing import Any
 
 from rim_bench.data.datasets import GUESS
 from rim_bench.evidence import degenerate, split_protocol, training_budgets
-from rim_bench.evidence.pairs import Pair, pairs, rule_notes
-from rim_bench.evidence.rows import (
-    Accuracy,
-    Evaluation,
-    Group,
-    LeftOut,
-    Reason,
-    Row,
-    changed_notes,
-    collect,
-    headings,
-    stamp,
-)
+from rim_bench.evidence.pairs import Pair, pairs
+from rim_bench.evidence.rows import Accuracy, Evaluation, Group, LeftOut, Reason, Row, collect, headings, stamp
 from rim_bench.evidence.stats.intervals import mean, wilson
 from rim_bench.report import references
 from rim_bench.report import sections as sections_module
+from rim_bench.report.notes import changed_notes, evaluation_notes, matched, rule_notes
 from rim_bench.report.references import References
 from rim_bench.report.sets import (
     LM_EVAL_COLUMNS,
@@ -254,14 +244,14 @@ def _notes(group: Group, found: Sequence[Pair]) -> tuple[str, ...]:
         )
     if len({p.spec.get("start") for p in parts}) > 1:
         notes.append("Rows differ in their starting weights: a difference between them may be the start's.")
-    if budget := training_budgets.matched(group.rows):
+    if budget := matched(group.rows):
         notes.append(budget)
     batches = sorted({int(b) for p in parts if (b := (p.summary.get("throughput") or {}).get("batch")) is not None})
     if batches:
         notes.append(
             f"Throughput latencies: medians of questions answered {' or '.join(f'{b:,}' for b in batches)} at a time."
         )
-    notes += [*training_budgets.evaluation_notes(parts), *transfer_notes(parts)]
+    notes += [*evaluation_notes(parts), *transfer_notes(parts)]
     notes += dict.fromkeys(f"Questions: {note}." for p in parts for note in p.summary.get("data_notes") or ())
     notes += changed_notes(group.rows)
     cuts = sorted({p.cut for p in parts if p.cut is not None})

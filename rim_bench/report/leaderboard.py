@@ -18,11 +18,12 @@ from rim_bench.evidence import training_budgets
 from rim_bench.evidence.curves import COSTS, SAME, TIMED, WIDE, Need
 from rim_bench.evidence.equal_cost import Cost, Difference, default_costs
 from rim_bench.evidence.leaderboard import COLUMNS, TARGETS, LeaderboardNumbers
-from rim_bench.evidence.pairs import ALONE, rule_notes
+from rim_bench.evidence.pairs import ALONE
 from rim_bench.evidence.ranking import RankingGroup, contests
-from rim_bench.evidence.rows import LeftOut, Subset, changed_notes
+from rim_bench.evidence.rows import LeftOut, Subset
 from rim_bench.evidence.stats.intervals import RESAMPLES
 from rim_bench.report import sections
+from rim_bench.report.notes import changed_notes, evaluation_notes, matched, rule_notes
 from rim_bench.report.sections import selection_columns
 from rim_bench.storage.run_folder import Damaged, Run
 from rim_bench.util.files import Record, finite, write_bytes_atomic
@@ -300,7 +301,7 @@ def _notes(sheet: LeaderboardNumbers) -> Iterator[str]:
     if contest.shared:
         yield f"All rows: {contest.shared}."
     yield _division(sheet)
-    if budget := training_budgets.matched(group.rows):
+    if budget := matched(group.rows):
         yield budget
     if contest.others:
         yield "Rows with other training budgets stand in sections of their own: they are not ranked against these."
@@ -308,7 +309,7 @@ def _notes(sheet: LeaderboardNumbers) -> Iterator[str]:
         yield "Rows differ in their starting weights: a difference between them may be the start's."
     if len(group.rows) == 1:
         yield "One row only: there is nothing to rank it against."
-    yield from training_budgets.evaluation_notes(contest.evaluations)
+    yield from evaluation_notes(contest.evaluations)
     yield (
         "Rank: 1 + the rows clearly higher, to the number of rows − those clearly lower; Holm over the section's "
         "pairs, of the questions' "

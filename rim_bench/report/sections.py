@@ -19,6 +19,7 @@ from rim_bench.evidence.stats import clustered
 from rim_bench.evidence.stats.intervals import Clustered
 from rim_bench.evidence.training_budgets import tuning_flops, tuning_of
 from rim_bench.methods.controls import CONTROLS
+from rim_bench.report.notes import cluster_note
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.files import Record
 from rim_bench.util.table import QUICK, Panel, Section
@@ -278,10 +279,7 @@ def cluster_panels(group: Group) -> list[Panel]:
 def cluster_notes(group: Group) -> list[str]:
     """One for each of these sets."""
     found = [(s, c) for s in group.scopes if not s.level and (c := group.clusters(s)) is not None]
-    return [
-        clustered.cluster_note(len(s.ids), len(set(c))) + (f" ({s.name})" if len(group.scopes) > 1 else "")
-        for s, c in found
-    ]
+    return [cluster_note(len(s.ids), len(set(c))) + (f" ({s.name})" if len(group.scopes) > 1 else "") for s, c in found]
 
 
 TUNING_COLUMNS = ("checkpoint", "chosen_step", "tuning_flops", "tuning_rate")  # of a CSV, where any of its rows has one

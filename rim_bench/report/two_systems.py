@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rim_bench.evidence.pairs import ALONE
 from rim_bench.evidence.stats.intervals import Interval
 from rim_bench.evidence.two_systems import SubsetComparison, SystemComparison
-from rim_bench.util.files import Record
+from rim_bench.report.notes import changed_notes, cluster_note
+from rim_bench.util.files import Record, canonical
+from rim_bench.util.table import QUICK
 from rim_bench.util.text import format_p
 
 if TYPE_CHECKING:
@@ -24,20 +27,21 @@ def to_data(made: SystemComparison) -> Record:
         "baseline": made.baseline,
         "ablation": made.ablation,
     }
-    told = {"headline": made.headline if made.allowed else None, "refused": None if made.allowed else made.headline}
+    sentence = headline(made)
+    told = {"headline": sentence if made.allowed else None, "refused": None if made.allowed else sentence}
     readings = {"readings": [_data(r) for r in made.readings], "against": [_data(r) for r in made.against]}
-    return named | told | readings | {"notes": list(made.notes)}
+    return named | told | readings | {"notes": notes(made)}
 
 
 def to_markdown(made: SystemComparison) -> str:
     """For a page."""
-    out = [f"## {made.first} against {made.second}", "", made.headline, ""]
+    out = [f"## {made.first} against {made.second}", "", headline(made), ""]
     for readings in _by_pair(made):
         c = readings[0].contrast
         out += [f"### {c.first.label} - {c.second.label}", ""]
         rows = [["", *(_items(r) for r in readings)], ["---"] * (len(readings) + 1), *_rows(readings)]
         out += ["| " + " | ".join(row).replace("<", "&lt;") + " |" for row in rows] + [""]
-    return "\n".join([*out, *(f"- {n}" for n in made.notes), ""])
+    return "\n".join([*out, *(f"- {n}" for n in notes(made)), ""])
 
 
 def to_rich(made: SystemComparison) -> RenderableType:
@@ -55,8 +59,75 @@ def to_rich(made: SystemComparison) -> RenderableType:
         for row in _rows(readings):
             table.add_row(*map(Text, row))
         parts.append(table)
-    parts.append(Text(made.headline, style="bold" if made.allowed else "bold red"))
-    return Stack(*parts, *(Text(f"- {n}") for n in made.notes))
+    parts.append(Text(headline(made), style="bold" if made.allowed else "bold red"))
+    return Stack(*parts, *(Text(f"- {n}") for n in notes(made)))
+
+
+def headline(made: SystemComparison) -> str:
+    """The difference in one sentence, or why it is refused."""
+    beside = made.beside_baseline
+    gains = [f"{100 * r.contrast.value:+.1f} points, {r.verdict.text()}" for r in beside]
+    if made.whole is None:
+        texts = [f"{r.contrast.first.label} {gain}" for r, gain in zip(beside, gains, strict=True)]
+        return _sentence(made.readings[0]) + (f" Against {made.baseline}: {'; '.join(texts)}." if texts else "")
+    arm, gain = made.rows[made.whole].label, gains[made.whole]
+    if not made.allowed:
+        return (
+            f"Refused as a headline: an ablation of one trained model, whose arm {arm} does not beat the separately "
+            f"trained {made.baseline} ({gain}). It shows that the model depends on what was taken away, not that this "
+            "helps."
+        )
+    return (
+        f"{_sentence(made.readings[0])} An ablation of one trained model; {arm} beats the separately trained "
+        f"{made.baseline} ({gain})."
+    )
+
+
+def _sentence(reading: SubsetComparison) -> str:
+    """What is said of the difference on its own."""
+    first, second, m = reading.contrast.first, reading.contrast.second, reading.margin
+    size, points = 100 * reading.contrast.value, f"{100 * m.value:g} point" + ("s" if m.value != 0.01 else "")
+    where = "" if reading.scope.name == "all" else f" ({reading.scope.name})"
+    if reading.higher is not None:
+        other = second if reading.higher is first else first
+        text = f"{reading.higher.label} is more accurate than {other.label} by {abs(size):.1f} points{where}"
+        text += f" ({ALONE}: not after Holm over the seeds' p)" if reading.verdict.only_alone else ""
+    else:
+        text = f"{first.label} and {second.label} are {reading.verdict.text()}{where}: {size:+.1f} points"
+    if m.equivalent:
+        return f"{text}; equivalent within {points}."
+    if reading.higher is not None:
+        return f"{text}."
+    if m.noninferior:
+        return f"{text}; {first.label} is not inferior by {points} or more."
+    return f"{text}; not shown to be as good within {points}."
+
+
+def notes(made: SystemComparison) -> list[str]:
+    """What a reader must know of the systems, and how the numbers are made."""
+    main, seeds = made.readings[0].contrast, [len(r.parts) for r in made.rows[:2]]
+    out = [f"{QUICK}: {r.label}" for r in made.rows if r.quick] + changed_notes(made.rows)
+    if len({canonical(r.first.spec.get("backbone")) for r in made.rows}) > 1:
+        out.append("Other backbones: the difference is not that of the methods alone.")
+    if len({r.first.settings.get("dtype") for r in made.rows} | {None}) > 2:
+        out.append("Evaluated in other number types.")
+    if max(seeds) == 1:
+        out.append("One training seed each: it says nothing of retraining, only of these trained models.")
+    else:
+        out.append(
+            f"Seeds: {seeds[0]} and {seeds[1]}; p is over questions, the retraining bound and the margin over seeds, "
+            "too."
+        )
+    if main.clusters is not None:
+        out.append(cluster_note(len(main.difference), len(set(main.clusters))))
+    drawn = "items" if main.clusters is None else "sources"
+    out.append(
+        f"Intervals are 95 %; Holm over {made.tests} tests; the bootstrap resamples seeds and {drawn}; detectable is "
+        "at 80 % power."
+    )
+    if main.detectable is None:
+        out.append("No item is discordant: nothing can be said of how small a difference would have been found.")
+    return out
 
 
 def _by_pair(made: SystemComparison) -> list[list[SubsetComparison]]:

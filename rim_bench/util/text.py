@@ -125,3 +125,8 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
         for name, inner in value.items()
         for k, v in leaves(inner, f"{prefix}.{name}" if prefix else str(name)).items()
     }
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key: T=2 before T=10; equal for equal texts only."""
+    return tuple((0, int(p), p) if p.isascii() and p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text) if p)

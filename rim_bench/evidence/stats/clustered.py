@@ -2,17 +2,17 @@
 
 Fifty variants of one template are nearer to one observation than to fifty. McNemar's test and Wilson's interval take
 items as independent and then find differences that are not there; here the cluster is the unit. Fractions in [0, 1];
-nothing here knows what a run is.
+`clusters` is the number of each item's source, from 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from rim_bench.evidence.stats import intervals, tests
-from rim_bench.evidence.stats.intervals import Clustered, clustered
+from rim_bench.evidence.stats import tests
+from rim_bench.evidence.stats.intervals import Clustered, Interval, clustered, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,32 +24,24 @@ narrow.
 """
 
 
-def cluster_note(n: int, clusters: int) -> str:
-    """What a table with clustered items does with them."""
-    text = (
-        f"The {n:,} questions come from {clusters:,} sources (templates, seed questions) that they share, so they are "
-        "not independent: "
-        "tests, the bootstrap and smallest detectable differences go by source. p: exact sign-flip test over sources "
-        "between two settings "
-        "with one seed each (McNemar's where no source is shared), otherwise z = ΣD/√ΣD² over sums D by source; "
-        "detectable: on n / design "
-        "effect questions"
-    )
-    return text + (f". Fewer than {FEW} sources: take intervals and z as too narrow." if clusters < FEW else ".")
+def source_numbers(sources: Sequence[str]) -> tuple[int, ...] | None:
+    """The number of each item's source, from 0; None where no two share one. "": the item is its own source."""
+    names = [("source", s) if s else ("item", str(k)) for k, s in enumerate(sources)]
+    numbers = {name: k for k, name in enumerate(dict.fromkeys(names))}
+    return tuple(numbers[name] for name in names) if len(numbers) < len(names) else None
 
 
 def cluster_sums(difference: NDArray[np.float64], clusters: Sequence[int]) -> NDArray[np.float64]:
-    """[clusters]: the items' paired differences added up by cluster (numbered from 0)."""
+    """[clusters]: the items' paired differences added up by cluster."""
     import numpy as np
 
     return np.asarray(np.bincount(np.asarray(clusters), weights=difference), dtype=np.float64)
 
 
 def sign_flip(
-    difference: NDArray[np.float64], clusters: Sequence[int], alternative: Literal["two-sided", "greater"] = "two-sided"
+    difference: NDArray[np.float64], clusters: Sequence[int], alternative: tests.Alternative = "two-sided"
 ) -> float:
-    """Exact p of "neither system is better", for differences −1, 0, 1 of paired items that come in clusters. `greater`:
-    the first is.
+    """Exact p of "neither system is better", for differences −1, 0, 1 of paired items. `greater`: the first is.
 
     Under it the two systems may be exchanged in any cluster, so the cluster's sum D changes its sign with probability
     1/2: p is the share of all 2^G sign patterns whose |ΣD| (`greater`: ΣD) is at least the one seen, by convolution,
@@ -62,13 +54,12 @@ def sign_flip(
     """
     import numpy as np
 
-    found = cluster_sums(difference, clusters)
-    whole = np.rint(found).astype(np.int64)
-    if np.abs(found - whole).max(initial=0.0) > 1e-6:
+    sums = cluster_sums(difference, clusters)
+    whole = np.rint(sums).astype(np.int64)
+    if np.abs(sums - whole).max(initial=0.0) > 1e-6:
         raise ValueError("the exact test takes differences of one seed each: -1, 0 or 1")
     steps = np.abs(whole[whole != 0])
     total, value = int(steps.sum()), int(whole.sum())
-    seen = abs(value)
     p = np.zeros(2 * total + 1)
     p[total] = 1.0  # index = total + sum
     for step in steps:
@@ -78,6 +69,7 @@ def sign_flip(
         p = moved
     if alternative == "greater":
         return float(min(1.0, p[total + value :].sum()))
+    seen = abs(value)
     outside = p[: total - seen + 1].sum() + p[total + seen :].sum() if seen else 1.0
     return float(min(1.0, outside))
 
@@ -88,26 +80,30 @@ def normal_sign_flip(difference: NDArray[np.float64], clusters: Sequence[int]) -
 
 
 def design_effect(difference: NDArray[np.float64], clusters: Sequence[int]) -> float | None:
-    """Variance of the mean difference over that of as many independent items, at least 1: clusters that look more alike
-    than chance would
-    have it are no reason to claim more. None for fewer than two clusters; 1 where the differences do not vary.
+    """Variance of the mean difference over that of as many independent items; None for fewer than two clusters.
+
+    At least 1: clusters that look more alike than chance would have it are no reason to claim more. 1 where the
+    differences do not vary.
     """
     if len(set(clusters)) < 2:
         return None
-    found = clustered(difference.tolist(), clusters).design_effect
-    return 1.0 if math.isnan(found) else max(1.0, found)
+    effect = clustered(difference.tolist(), clusters).design_effect
+    return 1.0 if math.isnan(effect) else max(1.0, effect)
+
+
+def effective_items(difference: NDArray[np.float64], clusters: Sequence[int]) -> int | None:
+    """n / design effect: as how many independent items they count, at least 1; None for fewer than two clusters."""
+    effect = design_effect(difference, clusters)
+    return None if effect is None else max(1, math.floor(len(difference) / effect + 1e-9))
 
 
 def detectable_clustered(difference: NDArray[np.float64], clusters: Sequence[int]) -> float | None:
-    """Smallest detectable difference (80 % power, two-sided 5 %) at the discordance observed, on n / design effect
-    items.
+    """Smallest detectable difference (80 % power, two-sided 5 %) at the discordance observed, on the effective items.
 
     None where nothing is discordant, and for fewer than two clusters.
     """
-    squares, effect = float((difference * difference).mean()), design_effect(difference, clusters)
-    if squares <= 1e-12 or effect is None:
-        return None
-    return tests.detectable_difference(max(1, math.floor(len(difference) / effect + 1e-9)), min(1.0, squares))
+    squares, n = float((difference * difference).mean()), effective_items(difference, clusters)
+    return None if squares <= 1e-12 or n is None else tests.detectable_difference(n, min(1.0, squares))
 
 
 def system_interval(values: Sequence[float], clusters: Sequence[int]) -> Clustered | None:
@@ -118,47 +114,45 @@ def system_interval(values: Sequence[float], clusters: Sequence[int]) -> Cluster
     """
     if len(set(clusters)) < 2:
         return None
-    found = clustered(values, clusters)
-    if found.se > 0:
-        low, high = found.interval
-        return found._replace(interval=intervals.Interval(max(0.0, low), min(1.0, high)))
-    return found._replace(interval=intervals.wilson(found.mean * found.clusters, found.clusters))
+    accuracy = clustered(values, clusters)
+    if accuracy.se > 0:
+        low, high = accuracy.interval
+        return accuracy._replace(interval=Interval(max(0.0, low), min(1.0, high)))
+    return accuracy._replace(interval=wilson(accuracy.mean * accuracy.clusters, accuracy.clusters))
 
 
 def lowest(solved: NDArray[np.float64], clusters: Sequence[int] | None) -> float:
-    """Lower 95 % bound of the mean accuracy of [seeds, items]:
-    Wilson's, and no more than the clustered one where items share a source.
-    """
+    """Lower 95 % bound of the mean accuracy of [seeds, items]: Wilson's, or the clustered one where that is lower."""
     n, values = solved.shape[1], solved.mean(0)
-    low = intervals.wilson(min(n, float(solved.mean()) * n), n).low
+    low = wilson(min(n, float(solved.mean()) * n), n).low
     if clusters is None:
         return low
-    found = system_interval(values.tolist(), clusters)
-    return 0.0 if found is None else min(low, found.interval.low)
+    accuracy = system_interval(values.tolist(), clusters)
+    return 0.0 if accuracy is None else min(low, accuracy.interval.low)
 
 
 def as_good(
     difference: NDArray[np.float64],
     clusters: Sequence[int],
     margin: float,
-    interval: intervals.Interval,
+    interval: Interval,
     worse: float,
     differ: float,
-) -> tuple[intervals.Interval, float, float]:
+) -> tuple[Interval, float, float]:
     """The 90 % interval, and p of "worse by `margin`" and of "they differ by `margin`", where items share a source.
 
-    t's, on (clusters − 1) degrees of freedom; never more than what the tests of independent items say, which are given
-    (`interval`, `worse`, `differ`): few discordant items make the clustered error small by chance. Fewer than two
-    clusters: nothing can be said.
+    t's, on (clusters − 1) degrees of freedom; never more than what the tests of independent items say (`interval`,
+    `worse`, `differ`): few discordant items make the clustered error small by chance. Fewer than two clusters: nothing
+    can be said.
     """
     if len(set(clusters)) < 2:
-        return intervals.Interval(-1.0, 1.0), 1.0, 1.0
+        return Interval(-1.0, 1.0), 1.0, 1.0
     from scipy.stats import t as student
 
-    found = clustered(difference.tolist(), clusters, 0.9)
-    low, high = min(interval.low, max(-1.0, found.interval.low)), max(interval.high, min(1.0, found.interval.high))
-    if found.se > 0:
-        above = float(student.sf((found.mean + margin) / found.se, found.clusters - 1))
-        below = float(student.sf((margin - found.mean) / found.se, found.clusters - 1))
+    mean = clustered(difference.tolist(), clusters, 0.9)
+    low, high = min(interval.low, max(-1.0, mean.interval.low)), max(interval.high, min(1.0, mean.interval.high))
+    if mean.se > 0:
+        above = float(student.sf((mean.mean + margin) / mean.se, mean.clusters - 1))
+        below = float(student.sf((margin - mean.mean) / mean.se, mean.clusters - 1))
         worse, differ = max(worse, above), max(differ, above, below)
-    return intervals.Interval(low, high), worse, differ
+    return Interval(low, high), worse, differ

@@ -1,22 +1,17 @@
-"""Intervals of accuracies: Wilson for one share, the two-level bootstrap for several seeds.
-
-Everything is a fraction in [0, 1].
-"""
+"""Intervals of accuracies: Wilson for one share, the two-level bootstrap for several seeds. Fractions in [0, 1]."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
 
 RESAMPLES = 2_000
 
@@ -29,6 +24,7 @@ class Interval(NamedTuple):
 
 
 def normal_quantile(probability: float) -> float:
+    """Quantile of the standard normal distribution."""
     return NormalDist().inv_cdf(probability)
 
 
@@ -52,13 +48,11 @@ def wilson(k: float, n: int, level: float = 0.95) -> Interval:
 
 
 class Resampler:
-    """Two-level percentile bootstrap of accuracies on the same items: training seeds within each system, then items,
-    which are common to
-    all. The draws of the items are made once for all that is compared on them, so that a hundred differences cost
-    hardly more than one.
+    """Two-level percentile bootstrap of accuracies on the same items: training seeds within each system, then items.
 
-    Where items share a source (`clusters`: its number from 0, per item), whole clusters are drawn: items of one
-    template are not new evidence each.
+    The draws of the items are made once for all that is compared on them, so that a hundred differences cost hardly
+    more than one. Where items share a source (`clusters`: its number from 0, per item), whole clusters are drawn: items
+    of one template are not new evidence each.
     """
 
     def __init__(
@@ -68,16 +62,16 @@ class Resampler:
 
         self.items, self.resamples, self.seed = items, resamples, seed
         self._clusters = None if clusters is None else np.asarray(clusters)
-        if self._clusters is not None and len(self._clusters) != items:
-            raise ValueError(f"{items} items have {len(self._clusters)} clusters")
+        units = items  # what is drawn
         if self._clusters is not None:
-            items = int(self._clusters.max()) + 1  # what is drawn
+            if len(self._clusters) != items:
+                raise ValueError(f"{items} items have {len(self._clusters)} clusters")
+            units = int(self._clusters.max()) + 1
         rng = np.random.default_rng(seed)
-        size = max(1, 2_000_000 // max(1, items))  # resamples at a time: 16 MB as doubles
-        starts = range(0, resamples, size)
+        size = max(1, 2_000_000 // max(1, units))  # resamples at a time: 16 MB as doubles
         self._counts = [
-            rng.multinomial(items, np.full(items, 1 / items), size=min(size, resamples - at)).astype(np.uint16)
-            for at in starts
+            rng.multinomial(units, np.full(units, 1 / units), size=min(size, resamples - start)).astype(np.uint16)
+            for start in range(0, resamples, size)
         ]
 
     @staticmethod
@@ -118,36 +112,20 @@ class Resampler:
 
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean; NaN of nothing."""
-    return math.fsum(values) / len(values) if values else math.nan
+    return fmean(values) if values else math.nan
 
 
 def spread(values: Sequence[float]) -> float:
-    """Sample standard deviation (n − 1); NaN of fewer than two."""
+    """Sample standard deviation (n − 1); NaN of fewer than two.
+
+    Not `statistics.stdev`, whose exact fractions differ in the last digit from what tables hold.
+    """
     if len(values) < 2:
         return math.nan
     center = mean(values)
     return math.sqrt(math.fsum((v - center) ** 2 for v in values) / (len(values) - 1))
 
 
-def quantile(values: Sequence[float], q: float) -> float:
-    """Quantile q in [0, 1], linear between the order statistics (numpy's default); NaN of nothing."""
-    if not 0 <= q <= 1:
-        raise ValueError(f"{q} is not in [0, 1]")
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    place = q * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle value; NaN of nothing."""
-    return quantile(values, 0.5)
-
-
-# Items that share a source
 class Clustered(NamedTuple):
     """A mean over items that come in clusters, with t's interval on (clusters − 1) degrees of freedom."""
 
@@ -159,8 +137,7 @@ class Clustered(NamedTuple):
 
 
 def clustered(values: Sequence[float], sources: Sequence[Hashable], level: float = 0.95) -> Clustered:
-    """Mean and clustered standard error of item scores, or of paired differences of them, where items share a template
-    or source question.
+    """Mean and clustered standard error of item scores, or of paired differences of them, where items share a source.
 
     The sandwich with the factor G/(G − 1) over G clusters: √(G/(G−1)·Σ_g(Σ_i∈g(x_i − x̄))²)/n, which is what
     statsmodels gives for a constant with `cov_type="cluster"`, and for clusters of one size the standard error of their
@@ -177,11 +154,12 @@ def clustered(values: Sequence[float], sources: Sequence[Hashable], level: float
         groups.setdefault(source, []).append(value)
     if (g := len(groups)) < 2:
         raise ValueError("a clustered error needs items from at least two sources")
-    mean = math.fsum(values) / n
-    square = math.fsum(math.fsum(v - mean for v in group) ** 2 for group in groups.values())
-    se = math.sqrt(g / (g - 1) * square) / n
-    alone = math.fsum((v - mean) ** 2 for v in values) / (n * (n - 1))
     from scipy.stats import t as student
 
+    center = fmean(values)
+    square = math.fsum(math.fsum(v - center for v in group) ** 2 for group in groups.values())
+    se = math.sqrt(g / (g - 1) * square) / n
+    independent = math.fsum((v - center) ** 2 for v in values) / (n * (n - 1))
     half = float(student.ppf((1 + level) / 2, g - 1)) * se
-    return Clustered(mean, se, Interval(mean - half, mean + half), g, se * se / alone if alone > 0 else math.nan)
+    effect = se * se / independent if independent > 0 else math.nan
+    return Clustered(center, se, Interval(center - half, center + half), g, effect)

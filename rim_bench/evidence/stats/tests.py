@@ -1,10 +1,7 @@
-"""Intervals and tests for accuracies. Fractions lie in [0, 1]; nothing here knows what a run is.
-
-Evidence about paired accuracies beyond a test of "no difference": non-inferiority, equivalence, power, clustered
-errors.
+"""Tests of paired accuracies, and their power: McNemar, retraining, non-inferiority, equivalence.
 
 Everything is a fraction in [0, 1], and a comparison of two systems on the same n items is (b, c, n): b items only the
-first solves, c only the second; the difference is (b − c)/n. Nothing here knows what a run is.
+first solves, c only the second; the difference is (b − c)/n.
 """
 
 from __future__ import annotations
@@ -12,49 +9,49 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rim_bench.evidence.stats.intervals import Interval, normal_quantile
+from rim_bench.evidence.stats.intervals import Interval, clustered, normal_quantile
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-from typing import TYPE_CHECKING, Any
+
+Alternative = Literal["two-sided", "greater"]
 
 
 def mcnemar(b: int, c: int, alternative: Literal["two-sided", "greater", "less"] = "two-sided") -> float:
-    """Exact McNemar p: b items only the first system solves, c only the second. `greater`: the first is better. 1 where
-    b + c = 0.
+    """Exact McNemar p; 1 where b + c = 0. `greater`: the first is better.
 
     The binomial tail at 1/2 in whole numbers; equal to scipy's `binomtest(b, b + c, 0.5, alternative)`.
     """
     if b < 0 or c < 0:
         raise ValueError(f"{b} and {c} are not counts")
     n = b + c
-    few = {"two-sided": min(b, c), "greater": c, "less": b}[alternative]  # at most so many on the losing side
+    fewest = {"two-sided": min(b, c), "greater": c, "less": b}[alternative]  # at most so many on the losing side
     ways, term = 0, 1
-    for i in range(few + 1):
+    for i in range(fewest + 1):
         ways, term = ways + term, term * (n - i) // (i + 1)
     tail: float = ways / (1 << n)
     return min(1.0, 2 * tail) if alternative == "two-sided" else tail
 
 
 def normal_test(difference: NDArray[np.float64]) -> float:
-    """Two-sided p of z = Σd/√Σd² for the differences d of paired items: McNemar's test where they are −1, 0 or 1, and
-    its like for means
-    over seeds and for mixtures, where a sign would count 0.01 as one whole item. 1 where nothing differs."""
+    """Two-sided p of z = Σd/√Σd² for the differences d of paired items; 1 where nothing differs.
+
+    McNemar's test where they are −1, 0 or 1, and its like for means over seeds and for mixtures, where a sign would
+    count 0.01 as one whole item.
+    """
     squares = float((difference * difference).sum())
     return math.erfc(abs(float(difference.sum())) / math.sqrt(2 * squares)) if squares > 1e-12 else 1.0
 
 
 class RetrainingInterval(NamedTuple):
-    """How far a difference of mean accuracies would move with other training seeds and other items: its standard error,
-    and t's degrees of
-    freedom. `se` is infinite where nothing is known."""
+    """How far a difference of mean accuracies would move with other training seeds and other items."""
 
     difference: float
-    se: float
-    freedom: float
+    se: float  # infinite where nothing is known
+    freedom: float  # t's degrees of freedom
 
     def bound(self, level: float = 0.95) -> float:
         """What the difference must exceed to be more than that."""
@@ -94,11 +91,11 @@ def retraining(
     if seeds == [1, 1]:
         return None
     variances = [float(np.var(side.mean(1), ddof=1)) if len(side) > 1 else None for side in (first, second)]
-    if None in variances:  # one and the same estimate for both sides
-        (known,) = [v for v in variances if v is not None]
-        terms = [(known / seeds[0] + known / seeds[1], max(seeds) - 1)]
+    known = [v for v in variances if v is not None]
+    if len(known) == 1:  # one and the same estimate for both sides
+        terms = [(known[0] / seeds[0] + known[0] / seeds[1], max(seeds) - 1)]
     else:
-        terms = [(v / n, n - 1) for v, n in zip(variances, seeds, strict=True) if v is not None]
+        terms = [(v / n, n - 1) for v, n in zip(known, seeds, strict=True)]
     difference = first.mean(0) - second.mean(0)
     n, value = len(difference), float(difference.mean())
     if n < 2 or (clusters is not None and len(set(clusters)) < 2):
@@ -106,10 +103,8 @@ def retraining(
     if clusters is None:
         terms.append((float(np.var(difference, ddof=1)) / n, n - 1))
     else:
-        from rim_bench.evidence.stats.intervals import clustered
-
-        found = clustered(difference.tolist(), clusters)
-        terms.append((found.se**2, found.clusters - 1))
+        by_source = clustered(difference.tolist(), clusters)
+        terms.append((by_source.se**2, by_source.clusters - 1))
     square = math.fsum(t for t, _ in terms)
     if square <= 1e-18:
         return RetrainingInterval(value, 0.0, 1)
@@ -119,15 +114,15 @@ def retraining(
 def retraining_bound(
     first: NDArray[np.float64], second: NDArray[np.float64], level: float = 0.95, clusters: Sequence[int] | None = None
 ) -> float | None:
-    """What a difference of mean accuracies must exceed to be more than other training seeds and other items would make
-    of it: t·se of
-    `retraining`. None with one seed on each side."""
-    found = retraining(first, second, clusters)
-    return None if found is None else found.bound(level)
+    """What a difference must exceed to be more than other training seeds and items would make of it: t·se of
+    `retraining`. None with one seed on each side.
+    """
+    error = retraining(first, second, clusters)
+    return None if error is None else error.bound(level)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values (family-wise), in the order given."""
+    """Holm's adjusted p values (family-wise), in the order of the arguments."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -137,10 +132,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(n: int, discordance: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest true difference of accuracies that a two-sided McNemar test on n items finds with this power.
+    """Smallest true difference of accuracies that a two-sided McNemar test on n items finds with this power; at most 1.
 
     `discordance` is the share of items that exactly one of the systems solves (for means over seeds: the mean squared
-    difference). Solves d·√n = z_α·√ψ + z_β·√(ψ − d²) for d (Miettinen 1968; Connor 1987). At most 1.
+    difference). Solves d·√n = z_α·√ψ + z_β·√(ψ − d²) for d (Miettinen 1968; Connor 1987).
     1,319 items: 2.4 / 3.4 / 4.2 points at 10 / 20 / 30 % discordance.
 
     Raises:
@@ -153,17 +148,12 @@ def detectable_difference(n: int, discordance: float, power: float = 0.8, alpha:
     return min(1.0, math.sqrt(discordance) * (math.sqrt(n) * z_alpha + z_beta * root) / (n + z_beta**2))
 
 
-Alternative = Literal["two-sided", "greater"]
-
-
-# Non-inferiority and equivalence
 def score(b: Any, c: Any, n: int, margin: float) -> Any:
     """Tango's score statistic for "the true difference is `margin`": about normal under it, negative where less was
-    seen.
+    seen. Takes numbers, or numpy arrays of b and c.
 
     The variance is the one under that hypothesis, so it is no zero where b and c are (Wald's is, and then calls five
-    items proof). At margin 0 it is McNemar's (b − c)/√(b + c). Takes numbers, or numpy arrays of b and c. Source: T.
-    Tango 1998, Stat. Med. 17:891.
+    items proof). At margin 0 it is McNemar's (b − c)/√(b + c). Source: T. Tango 1998, Stat. Med. 17:891.
 
     Raises:
         ValueError: a margin outside (−1, 1), or counts that no n items have.
@@ -175,9 +165,8 @@ def score(b: Any, c: Any, n: int, margin: float) -> Any:
     if margin < 0:
         return -score(c, b, n, -margin)
     linear = (2 * n - b + c) * margin - b - c
-    only_second = ((linear * linear + 8 * n * c * margin * (1 - margin)) ** 0.5 - linear) / (
-        4 * n
-    )  # its probability, at best
+    root = (linear * linear + 8 * n * c * margin * (1 - margin)) ** 0.5
+    only_second = (root - linear) / (4 * n)  # its probability, at best
     variance = n * (2 * only_second + margin * (1 - margin))
     if margin == 0:
         variance = variance + (b + c == 0)  # nothing differs: 0, not 0/0
@@ -185,11 +174,9 @@ def score(b: Any, c: Any, n: int, margin: float) -> Any:
 
 
 def score_interval(b: int, c: int, n: int, level: float = 0.95) -> Interval:
-    """Tango's interval for the paired difference (b − c)/n: the differences that `score` does not reject. Each bound by
-    itself holds
-    with probability (1 + level)/2. (−1, 1) for no items.
+    """Tango's interval for (b − c)/n: the differences that `score` does not reject. (−1, 1) for no items.
 
-    Equal to R's `PropCIs::scoreci.mp(c, b, n, level)`.
+    Each bound by itself holds with probability (1 + level)/2. Equal to R's `PropCIs::scoreci.mp(c, b, n, level)`.
     """
     if n == 0:
         return Interval(-1.0, 1.0)
@@ -215,82 +202,67 @@ def _crossing(b: int, c: int, n: int, target: float) -> float:
 
 
 def noninferiority(b: int, c: int, n: int, margin: float) -> float:
-    """p of "the first is worse than the second by `margin` or more"; small:
-    the first is as good, but for less than the margin.
-    """
-    _positive(margin)
+    """p of "the first is worse than the second by `margin` or more"; small: it is as good, but for less than that."""
+    if not 0 < margin < 1:
+        raise ValueError(f"margin {margin} must lie between 0 and 1: it is a fraction of the items")
     return NormalDist().cdf(-float(score(b, c, n, -margin))) if n else 1.0
 
 
 def equivalence(b: int, c: int, n: int, margin: float) -> float:
-    """p of "they differ by `margin` or more", two one-sided tests (TOST): the larger of the two non-inferiority p
-    values.
+    """p of "they differ by `margin` or more" (TOST): the larger of the two non-inferiority p values.
 
     Under 0.05 exactly where the 90 % `score_interval` lies inside ±margin.
     """
     return max(noninferiority(b, c, n, margin), noninferiority(c, b, n, margin))
 
 
-def _positive(margin: float) -> None:
-    if not 0 < margin < 1:
-        raise ValueError(f"margin {margin} must lie between 0 and 1: it is a fraction of the items")
-
-
-# Power
 def power_of(
     n: int, discordance: float, difference: float, alpha: float = 0.05, alternative: Alternative = "two-sided"
 ) -> float:
-    """Probability that McNemar's test on n items finds a true difference, by the formula behind
-    `stats.detectable_difference`.
+    """Probability that McNemar's test on n items finds a true difference, by the formula of `detectable_difference`.
 
     Raises:
         ValueError: a difference larger than the discordance, which no two systems have.
     """
-    _possible(discordance, difference)
+    _check_possible(discordance, difference)
     if discordance == 0:
         return 0.0
-    z = normal_quantile(1 - alpha / 2) if alternative == "two-sided" else normal_quantile(1 - alpha)
+    two_sided = alternative == "two-sided"
+    limit = normal_quantile(1 - alpha / 2 if two_sided else 1 - alpha) * math.sqrt(discordance)
     spread, size = math.sqrt(max(0.0, discordance - difference**2)), abs(difference) * math.sqrt(n)
-    far = z * math.sqrt(discordance)
     if spread == 0:
-        return float(size > far)
-    found = NormalDist().cdf((size - far) / spread)
-    return found + NormalDist().cdf((-size - far) / spread) if alternative == "two-sided" else found
+        return float(size > limit)
+    power = NormalDist().cdf((size - limit) / spread)
+    return power + NormalDist().cdf((-size - limit) / spread) if two_sided else power
 
 
 def exact_power(
     n: int, discordance: float, difference: float, alpha: float = 0.05, alternative: Alternative = "two-sided"
 ) -> float:
-    """The same of the exact test, by adding up the probabilities of all outcomes that it finds.
-
-    The exact test is the more cautious one.
-    """
+    """The same of the exact test, which is the more cautious one: the sum over all outcomes that it finds."""
     import numpy as np
     from scipy.stats import binom
 
     b, c, p = outcomes(n, discordance, difference)
-    total = b + c
     if alternative == "two-sided":
-        found = 2 * binom.cdf(np.minimum(b, c), total, 0.5) < alpha
+        rejected = 2 * binom.cdf(np.minimum(b, c), b + c, 0.5) < alpha
     else:
-        found = binom.cdf(c, total, 0.5) < alpha
-    return float(p[found].sum())
+        rejected = binom.cdf(c, b + c, 0.5) < alpha
+    return float(p[rejected].sum())
 
 
 def items_needed(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Fewest items on which a two-sided McNemar test finds this true difference with this power (Miettinen 1968; Connor
-    1987).
+    """Fewest items on which a two-sided McNemar test finds this true difference with this power (Miettinen; Connor).
 
     Raises:
         ValueError: no difference, or one larger than the discordance.
     """
-    _possible(discordance, difference)
+    _check_possible(discordance, difference)
     if difference == 0:
         raise ValueError("no number of items shows a difference of 0")
-    root = normal_quantile(1 - alpha / 2) * math.sqrt(discordance) + normal_quantile(power) * math.sqrt(
-        discordance - difference**2
-    )
-    return math.ceil((root / difference) ** 2 - 1e-9)
+    far = normal_quantile(1 - alpha / 2) * math.sqrt(discordance)
+    near = normal_quantile(power) * math.sqrt(discordance - difference**2)
+    return math.ceil(((far + near) / difference) ** 2 - 1e-9)
 
 
 def outcomes(
@@ -303,7 +275,7 @@ def outcomes(
     import numpy as np
     from scipy.stats import binom
 
-    _possible(discordance, difference)
+    _check_possible(discordance, difference)
     total = np.arange(int(binom.ppf(1e-10, n, discordance)), int(binom.isf(1e-10, n, discordance)) + 1)
     share = (1 + difference / discordance) / 2 if discordance else 0.5
     low, high = int(binom.ppf(1e-11, total[0], share)), int(binom.isf(1e-11, total[-1], share)) + 1
@@ -314,7 +286,8 @@ def outcomes(
     return b.astype(np.int64), (m - b).astype(np.int64), p
 
 
-def _possible(discordance: float, difference: float) -> None:
+def _check_possible(discordance: float, difference: float) -> None:
+    """Raises ValueError for a discordance or a difference that no two systems have."""
     if not 0 <= discordance <= 1:
         raise ValueError(f"discordance {discordance} is not a share of the items")
     if not abs(difference) <= discordance:
