@@ -123,7 +123,7 @@ def test_changed_words_change_no_rank_and_no_claim(store: Store, change_words: C
     change_words()
     assert (ranks(runs), claims(runs)) == before
     controls = [
-        g for s in comparison.comparison(runs).sections for g in s.grids if g.caption.startswith("Controls") and g.short
+        g for s in comparison.comparison(runs).sections for g in s.panels if g.caption.startswith("Controls") and g.short
     ]
     assert {row[2] for g in controls for row in g.rows} == {WORDS}  # the words did change
 
