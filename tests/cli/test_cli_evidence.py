@@ -225,7 +225,7 @@ def test_compare_groups_of_seeds(store: Store) -> None:
     text = two_systems.to_markdown(made)
     assert "sd over 3 seeds" in text and "retraining bound" in text and "z over questions" in text
     one = versus(store, groups["rim"], groups["cot"].split(",")[0])
-    assert one.readings[0].retraining is not None and "Seeds: 3 and 1" in " ".join(one.notes)
+    assert one.readings[0].retraining is not None and "Seeds: 3 and 1" in " ".join(two_systems.notes(one))
     seeds = groups["rim"].split(",")
     assert "[" in versus(store, seeds[0], seeds[1]).first  # two seeds of one recipe are told apart
 
