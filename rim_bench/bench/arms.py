@@ -13,6 +13,7 @@ from rim_bench.bench.rivals import HfLoop, PlainLoop, Stock, hf_generate, plain_
 from rim_bench.bench.session import Counts, Job, NoJournal
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.generate import decode
+from rim_bench.engine.markers import add_markers, train_markers_only
 from rim_bench.engine.pretrained import scratch_model
 from rim_bench.engine.trained_model import build_bridges
 from rim_bench.engine.trainer import Trainer
@@ -290,11 +291,11 @@ class Bench:
                 codec = self._plain.codec
                 model = scratch_model(spec, max(codec.size, self.rows or 0), codec.end, 0, "sdpa")
                 backbone = Backbone(spec, model, codec, {}, self.device)
-                backbone.add_markers(markers, 0)
+                add_markers(backbone, markers, 0)
             else:
                 backbone = Backbone.create(spec, texts=study.texts, markers=markers, seed=0, device=self.device)
             if cell.method.trains == "markers":
-                backbone.train_markers_only()
+                train_markers_only(backbone)
             self._arms[name] = Arm(backbone, cell, self.data, study.start)
         return self._arms[name]
 

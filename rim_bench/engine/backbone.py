@@ -1,5 +1,4 @@
-"""A causal language model with its tokenizer, its markers and what of it trains: from scratch, pretrained, or
-pretrained with LoRA.
+"""A causal language model with its tokenizer, its markers and what of it trains: scratch, pretrained, or LoRA.
 
 The engine feeds embeddings and reads hidden states (`embed`, `run`, `head`); no method is known here.
 """
@@ -13,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from rim_bench.compute.training_flops import Trains
 from rim_bench.engine import lora
 from rim_bench.engine.attention import NAME as SDPA
 from rim_bench.engine.attention import Part, growing_cache
+from rim_bench.engine.markers import add_markers, marker_rows, write_rows
 from rim_bench.engine.pretrained import fuse_activations, load_model, locate, quiet, scratch_model
 from rim_bench.engine.tokenizer import Codec, load_tokenizer, train_tokenizer
 from rim_bench.methods.method import Encoded, Example, Marker
@@ -36,14 +36,23 @@ RECORD = "backbone.json"
 
 
 def _additive(mask: Tensor, embeds: Tensor) -> Tensor:
-    """Bool [rows, new, seen] as the numbers [rows, 1, new, seen] that attention adds:
-    eager attention would add True as 1.
-    """
-    place = embeds.device.type
-    mixed = place in ("cpu", "cuda") and torch.is_autocast_enabled(place)  # asking for other devices is an error
-    kind = torch.get_autocast_dtype(place) if mixed else embeds.dtype
-    out = torch.zeros(mask.shape, dtype=kind, device=embeds.device).masked_fill_(~mask, torch.finfo(kind).min)
+    """Bool [rows, new, seen] as the numbers [rows, 1, new, seen] that attention adds."""
+    device = embeds.device.type
+    mixed = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)  # asking for other devices is an error
+    dtype = torch.get_autocast_dtype(device) if mixed else embeds.dtype
+    out = torch.zeros(mask.shape, dtype=dtype, device=embeds.device).masked_fill_(~mask, torch.finfo(dtype).min)
     return out.unsqueeze(1)
+
+
+class _Dropout(NamedTuple):
+    module: Any
+    attribute: str
+    base: float  # the backbone's own probability
+    in_attention: bool
+
+    @property
+    def probability(self) -> float:
+        return float(getattr(self.module, self.attribute))
 
 
 class Backbone:
@@ -53,23 +62,24 @@ class Backbone:
         model: the Hugging Face `...ForCausalLM`, or the `PeftModel` around it.
         markers: marker name -> id. Ids of markers follow the vocabulary without gaps.
         vocabulary: ids below it can be predicted; markers and unused rows of the embedding lie above.
-        spec: what it was built from, see `catalog.resolve_backbone`.
+        spec: what it was built from, see `compute.backbones.resolve_backbone`.
     """
 
     def __init__(
         self, spec: Mapping[str, Any], model: Any, codec: Codec, markers: Mapping[str, int], device: torch.device | str
     ) -> None:
-        self.spec = dict(spec)
-        self.codec = codec
-        self.markers = dict(markers)
+        self.spec, self.codec, self.markers = dict(spec), codec, dict(markers)
         self.vocabulary = codec.size
         self.model: Any = model.to(device).eval()
+        self.rows_apart: nn.Parameter | None = None  # the markers' rows while nothing else trains
         fuse_activations(self.model)
-        self._dropouts: list[tuple[Any, str, float]] = []
-        self._attention_dropouts: list[nn.Dropout] = []  # GPT-2's; Llama and Qwen have a number
-        self._added = 0.0
-        self._apart: nn.Parameter | None = None  # the markers' rows while nothing else trains
-        self._find_dropouts()
+        self._dropouts: list[_Dropout] = []
+        for name, module in self.causal.named_modules():
+            if isinstance(module, nn.Dropout):
+                in_attention = name.endswith("attn_dropout")  # GPT-2's; in Llama and Qwen it is a number
+                self._dropouts.append(_Dropout(module, "p", float(module.p), in_attention))
+            elif isinstance(value := getattr(module, "attention_dropout", None), float | int):
+                self._dropouts.append(_Dropout(module, "attention_dropout", float(value), True))
 
     @classmethod
     def create(
@@ -103,7 +113,7 @@ class Backbone:
             record = {**spec, "revision": folder.name} if spec["kind"] == "hub" else spec
             codec = Codec(load_tokenizer(folder))
             backbone = cls(record, load_model(folder, attention), codec, {}, device)
-        backbone.add_markers(markers, seed)
+        add_markers(backbone, markers, seed)
         if spec["tuning"] == "lora":
             backbone.model = lora.wrap(backbone.model, spec, backbone.markers, seed).eval()
         return backbone
@@ -138,13 +148,13 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        device: torch.device = self._table("input").weight.device
+        device: torch.device = self.table("input").weight.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights (float32; `autocast` decides what is computed in)."""
-        dtype: torch.dtype = self._table("input").weight.dtype
+        dtype: torch.dtype = self.table("input").weight.dtype
         return dtype
 
     @property
@@ -152,7 +162,7 @@ class Backbone:
         """Id of the end token."""
         return self.codec.end
 
-    def _table(self, side: Literal["input", "output"]) -> Any:
+    def table(self, side: Literal["input", "output"]) -> Any:
         """The embedding or the head itself, without peft's wrapper."""
         causal = self.causal
         module = causal.get_input_embeddings() if side == "input" else causal.get_output_embeddings()
@@ -165,7 +175,7 @@ class Backbone:
         return self.codec.encode(text)
 
     def encode_question(self, text: str) -> tuple[int, ...]:
-        """Ids of `text` and a newline, behind the start token where the tokenizer puts one by default."""
+        """Ids of `text` and a newline, after the start token where the tokenizer puts one by default."""
         return self.codec.encode_question(text)
 
     def encode_example(self, example: Example) -> Encoded:
@@ -196,8 +206,8 @@ class Backbone:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., width] of ids [...], positions not added."""
-        table = self._table("input")
-        rows = self._rows()
+        table = self.table("input")
+        rows = marker_rows(self)
         if rows is None:
             out: Tensor = table(ids)
             return out
@@ -206,46 +216,7 @@ class Backbone:
         fresh = F.embedding((ids - self.vocabulary).clamp(min=0), rows)
         return torch.where(marker.unsqueeze(-1), fresh, table(ids))
 
-    def _rows(self) -> nn.Parameter | None:
-        """The markers' trainable rows [markers, width] under LoRA, or where only they train; None where they lie in the
-        table.
-        """
-        if self._apart is not None:
-            return self._apart
-        adapter = getattr(self.causal.get_input_embeddings(), "token_adapter", None)
-        return None if adapter is None else adapter.trainable_tokens_delta[lora.ADAPTER]
-
-    @overload
-    def run(
-        self,
-        embeds: Tensor,
-        mask: Tensor | None,
-        positions: Tensor,
-        cache: DynamicCache | None = ...,
-        *,
-        layers: Literal[False] = ...,
-    ) -> Tensor: ...
-
-    @overload
-    def run(
-        self,
-        embeds: Tensor,
-        mask: Tensor | None,
-        positions: Tensor,
-        cache: DynamicCache | None = ...,
-        *,
-        layers: Literal[True],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]: ...
-
-    def run(
-        self,
-        embeds: Tensor,
-        mask: Tensor | None,
-        positions: Tensor,
-        cache: DynamicCache | None = None,
-        *,
-        layers: bool = False,
-    ) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
+    def run(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """Hidden states after the final norm, [rows, new, width]; no logits.
 
         Args:
@@ -254,11 +225,22 @@ class Backbone:
                 plain causal attention of a batch without a past, padded on the right if at all.
             positions: [rows, new].
             cache: keys and values of earlier passes; extended in place.
-            layers: also return the states of all layers: embeddings first, after the final norm last (layers + 1).
 
         Raises:
             ValueError: a mask of the wrong shape or type, or none although the cache holds something.
         """
+        hidden: Tensor = self._outputs(embeds, mask, positions, cache, layers=False).last_hidden_state
+        return hidden
+
+    def run_layers(
+        self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache | None = None
+    ) -> tuple[Tensor, ...]:
+        """As `run`, the states of all layers: embeddings first, after the final norm last (layers + 1)."""
+        return tuple(self._outputs(embeds, mask, positions, cache, layers=True).hidden_states)
+
+    def _outputs(
+        self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache | None, *, layers: bool
+    ) -> Any:
         past = 0 if cache is None else int(cache.get_seq_length())
         rows, new = embeds.shape[:2]
         if mask is None:
@@ -270,7 +252,7 @@ class Backbone:
             if mask.dtype != torch.bool or mask.shape != (rows, new, past + new):
                 raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, not bool {(rows, new, past + new)}")
             attention = _additive(mask, embeds)
-        out = self.causal.base_model(
+        return self.causal.base_model(
             inputs_embeds=embeds,
             attention_mask=attention,
             position_ids=positions,
@@ -278,13 +260,11 @@ class Backbone:
             use_cache=cache is not None,
             output_hidden_states=layers,
         )
-        hidden: Tensor = out.last_hidden_state
-        return (hidden, tuple(out.hidden_states)) if layers else hidden
 
     def run_parts(
         self, embeds: Tensor, masks: Sequence[Tensor], positions: Tensor, caches: Sequence[DynamicCache]
     ) -> Tensor:
-        """`run` for rows in parts, one behind the other, each with a cache of its own, which may differ in length.
+        """`run` for rows in parts, one after the other, each with a cache of its own, which may differ in length.
 
         Args:
             embeds: [rows, new, width], positions: [rows, new], of all parts.
@@ -300,9 +280,8 @@ class Backbone:
         for mask, cache in zip(masks, caches, strict=True):
             parts.append(Part(slice(at, at + len(mask)), cache, _additive(mask, embeds)))
             at += len(mask)
-        unread = embeds.new_zeros(
-            len(embeds), 1, embeds.shape[1], embeds.shape[1]
-        )  # a finished mask: HF makes none of its own
+        rows, new = embeds.shape[:2]
+        unread = embeds.new_zeros(rows, 1, new, new)  # a finished mask: HF makes none of its own
         out = self.causal.base_model(
             inputs_embeds=embeds, attention_mask=unread, position_ids=positions, use_cache=False, parts=parts
         )
@@ -317,7 +296,7 @@ class Backbone:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., width], in float32 at least."""
-        logits: Tensor = self._table("output")(hidden)[..., : self.vocabulary]
+        logits: Tensor = self.table("output")(hidden)[..., : self.vocabulary]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def new_cache(self) -> DynamicCache:
@@ -332,45 +311,23 @@ class Backbone:
 
     def parameters_to_train(self) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of everything that trains, each once, in a fixed order."""
-        apart = [] if self._apart is None else [("markers", self._apart)]
+        apart = [] if self.rows_apart is None else [("markers", self.rows_apart)]
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad] + apart
-
-    def train_markers_only(self) -> None:
-        """Freezes everything but the markers' rows, which train beside the model; what is saved has them in their
-        places.
-
-        Raises:
-            UsageError: a backbone without markers.
-        """
-        if not self.markers:
-            raise UsageError("nothing is left to train: only the markers' rows are to, and the backbone has no markers")
-        rows = self._rows()
-        start = (
-            self._table("input").weight[self.vocabulary : self.vocabulary + len(self.markers)] if rows is None else rows
-        )
-        self._apart = nn.Parameter(start.detach().clone())
-        for p in self.model.parameters():
-            p.requires_grad_(False)
-
-    def _settle(self) -> None:
-        """Writes rows that train apart into the model."""
-        if self._apart is not None:
-            adapter = getattr(self.causal.get_input_embeddings(), "token_adapter", None)
-            place = self._table("input").weight if adapter is None else adapter.trainable_tokens_delta[lora.ADAPTER]
-            at = self.vocabulary if adapter is None else 0
-            place.data[at : at + len(self.markers)] = self._apart.detach()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two optimizer groups: matrices with weight decay; norms, biases and embedding rows without."""
-        tables = {id(p) for m in self.causal.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        rows = self._rows()
-        tables.add(id(rows))
+        tables = self._embeddings()
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for _, p in self.parameters_to_train():
             (decayed if p.ndim > 1 and id(p) not in tables else plain).append(p)
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return [g for g in groups if g["params"]]
+
+    def _embeddings(self) -> set[int]:
+        """Identities of the parameters whose rows are looked up: tables of tokens and positions, markers' rows."""
+        tables = {id(p) for m in self.causal.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        return tables | {id(marker_rows(self))}
 
     def shape(self) -> Shape:
         """What the model's cost depends on, markers' rows and unmerged adapters included."""
@@ -379,22 +336,16 @@ class Backbone:
         )
 
     def trains(self) -> Trains:
-        """What of the model trains, and how attention's backward is computed at the dropout that is set:
-        for the FLOP account.
-        """
-        rows, tables = self._rows(), [self._table("input").weight, self._table("output").weight]
-        embeddings = {id(p) for m in self.causal.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        known = embeddings | {id(p) for p in tables} | {id(rows)}
+        """For the FLOP account: what of the model trains, and how attention's backward is computed at its dropout."""
+        rows, tables = marker_rows(self), [self.table("input").weight, self.table("output").weight]
+        known = self._embeddings() | {id(p) for p in tables}
         matrices = any(
             p.ndim > 1 and id(p) not in known and "lora_" not in name for name, p in self.parameters_to_train()
         )
         inputs = tables[0].requires_grad or (rows is not None and rows.requires_grad)
-        in_attention = (
-            getattr(m, a) for m, a, _ in self._dropouts if a == "attention_dropout" or m in self._attention_dropouts
-        )
-        dropout = self.model.training and any(p > 0 for p in in_attention)
+        dropout = self.model.training and any(d.in_attention and d.probability > 0 for d in self._dropouts)
         fused = self.kernel == "sdpa" and (self.device.type == "cuda" or not dropout)
-        adapters = self._apart is None  # they are frozen with the rest
+        adapters = self.rows_apart is None  # they are frozen with the rest
         return Trains(matrices, tables[1].requires_grad, inputs, fused, adapters=adapters)
 
     def count(self, *, training_only: bool = False) -> int:
@@ -408,76 +359,18 @@ class Backbone:
 
         A Llama or Qwen model has dropout in its attention only.
         """
-        if added < 0 or any(base + added >= 1 for _, _, base in self._dropouts):
+        if added < 0 or any(d.base + added >= 1 for d in self._dropouts):
             raise UsageError(
                 f"added dropout {added} is not allowed: the sum with the backbone's own must lie in [0, 1)"
             )
-        self._added = added
-        for module, attribute, base in self._dropouts:
-            setattr(module, attribute, base + added)
-
-    def _find_dropouts(self) -> None:
-        for name, module in self.causal.named_modules():
-            if isinstance(module, nn.Dropout):
-                self._dropouts.append((module, "p", float(module.p)))
-                if name.endswith("attn_dropout"):
-                    self._attention_dropouts.append(module)
-            elif isinstance(value := getattr(module, "attention_dropout", None), float | int):
-                self._dropouts.append((module, "attention_dropout", float(value)))
-
-    # Markers
-
-    def add_markers(self, markers: Iterable[Marker], seed: int) -> None:
-        """Adds the markers that the backbone does not have yet; existing ones keep their ids and rows.
-
-        A row starts as a draw from N(mean row, standard deviation of each dimension) over the vocabulary's rows,
-        different for every name and seed and independent of torch's own random state; with `like`, as a copy of that
-        token's row. Under LoRA the adapter is taken off, the rows are added, and the adapter is put back with its
-        values: parameters are new objects afterwards, so make optimizers later.
-        """
-        fresh = [m for m in {m.name: m for m in markers}.values() if m.name not in self.markers]
-        if not fresh:
-            return
-        if self._apart is not None:
-            raise ValueError("markers must be added before only they train")
-        adapter, training = None, self.model.training
-        if hasattr(self.model, "peft_config"):
-            rows, adapter = self._rows(), lora.layers(self.model)
-            self.model = self.model.unload()
-            if rows is not None:
-                self._table("input").weight.data[self.vocabulary : self.vocabulary + len(rows)] = rows.detach()
-        size = self.vocabulary + len(self.markers) + len(fresh)
-        table = self._table("input")
-        if size > table.weight.shape[0]:
-            with torch.random.fork_rng():  # HF draws rows of its own first
-                self.model.resize_token_embeddings(size, mean_resizing=False)
-            table, head = self._table("input"), self._table("output")
-            if head.weight is not table.weight:
-                head.weight.data[size - len(fresh) :] = 0.0  # never read: markers are not predicted
-        old = table.weight.data[: self.vocabulary].float().cpu()
-        mean, spread = old.mean(0), old.std(0)
-        for marker in fresh:
-            row = self.vocabulary + len(self.markers)
-            self.markers[marker.name] = row
-            table.weight.data[row] = self._first_row(marker, old, mean, spread, seed).to(table.weight)
-        if adapter is not None:
-            self.model = lora.wrap(self.model, self.spec, self.markers, seed)
-            lora.assign(self.model, adapter)
-            self.model.train(training)
-
-    def _first_row(self, marker: Marker, old: Tensor, mean: Tensor, spread: Tensor, seed: int) -> Tensor:
-        if marker.like is not None:
-            ids = self.encode(marker.like)
-            return old[ids[0]] if len(ids) == 1 else mean
-        digest = hashlib.sha256(f"{seed}/{marker.name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        return mean + spread * torch.randn(mean.shape, generator=generator)
+        for d in self._dropouts:
+            setattr(d.module, d.attribute, d.base + added)
 
     # Saving
 
     def weights_sha256(self) -> str:
         """Hash over what `save` writes: names, types, shapes and values, whatever the device."""
-        self._settle()
+        write_rows(self)
         part = self.spec["tuning"] == "lora"
         state = lora.adapter(self.model) if part else self.model.state_dict()
         digest = hashlib.sha256(
@@ -490,9 +383,7 @@ class Backbone:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Writes model (LoRA: adapter and markers' rows), tokenizer and `backbone.json`, the last file, into
-        `folder`.
-        """
+        """Writes model (LoRA: adapter and markers' rows) and tokenizer into `folder`, and `backbone.json` last."""
         folder.mkdir(parents=True, exist_ok=True)
         record = {
             "schema": 1,
@@ -503,12 +394,10 @@ class Backbone:
             "end": self.end,
             "sha256": self.weights_sha256(),
         }
+        how = {"save_embedding_layers": False} if self.spec["tuning"] == "lora" else {"max_shard_size": "1000GB"}
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as name, quiet():
             part = Path(name)
-            if self.spec["tuning"] == "lora":
-                self.model.save_pretrained(str(part), save_embedding_layers=False)
-            else:
-                self.model.save_pretrained(str(part), max_shard_size="1000GB")
+            self.model.save_pretrained(str(part), **how)
             self.codec.save(part)
             (part / "README.md").unlink(missing_ok=True)  # peft's empty model card
             (part / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -533,9 +422,8 @@ class Backbone:
             raise UsageError(f"the tokenizer in {str(folder)!r} is not the one that the weights were saved with")
         if spec["tuning"] == "lora":
             backbone = cls(spec, load_model(locate(spec), attention), codec, {}, device)
-            backbone.add_markers(
-                [Marker(name) for name in sorted(record["markers"], key=record["markers"].__getitem__)], 0
-            )
+            names = sorted(record["markers"], key=record["markers"].__getitem__)
+            add_markers(backbone, [Marker(name) for name in names], 0)
             backbone.model = lora.wrap(backbone.model, spec, backbone.markers, 0).eval()
             lora.load(backbone.model, folder)
         else:

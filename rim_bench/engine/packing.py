@@ -175,8 +175,8 @@ class PackedModel:
         columns.executed += segment.numel()
         columns.pairs += segment.numel() * columns.segment.shape[1]
         if layers:
-            hidden, every_layer = backbone.run(embeds, mask, position, columns.cache, layers=True)
-            columns.layers.append(every_layer)
+            columns.layers.append(backbone.run_layers(embeds, mask, position, columns.cache))
+            hidden = columns.layers[-1][-1]
         else:
             hidden = backbone.run(embeds, mask, position, columns.cache)
         columns.passes.append(hidden)

@@ -24,6 +24,7 @@ from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.devices import named_device, peak_memory, pick_device, reset_peak
 from rim_bench.engine.distributed import environment as launch_environment
 from rim_bench.engine.execution import ALONE, ExecutionContext
+from rim_bench.engine.markers import add_markers, train_markers_only
 from rim_bench.engine.pretrained import locate
 from rim_bench.engine.trained_model import TrainedModel, build_bridges, load_trained
 from rim_bench.engine.trainer import Outcome, Trainer
@@ -517,9 +518,9 @@ class Study:
         else:
             parent = Store(self.options.out).open(cell.parent.spec)
             backbone = Backbone.load(parent.model_path(), device=self.device)
-            backbone.add_markers(cell.method.markers(), seed)
+            add_markers(backbone, cell.method.markers(), seed)
         if cell.method.trains == "markers":
-            backbone.train_markers_only()
+            train_markers_only(backbone)
         return backbone
 
     def _backbone_of(self, method: Method) -> dict[str, Any]:

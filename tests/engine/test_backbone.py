@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from rim_bench.compute.backbones import backbone_names, resolve_backbone
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.markers import add_markers
 from rim_bench.engine.tokenizer import Codec, train_tokenizer
 from rim_bench.methods.method import Example, Marker
 from rim_bench.util.errors import UsageError
@@ -192,7 +193,8 @@ def test_forward_passes_agree(name: str) -> None:
     ids = torch.arange(4, 16).view(2, 6)
     positions = torch.arange(6).expand(2, 6)
     with torch.no_grad():
-        states, all_layers = backbone.run(backbone.embed(ids), None, positions, layers=True)
+        states = backbone.run(backbone.embed(ids), None, positions)
+        all_layers = backbone.run_layers(backbone.embed(ids), None, positions)
         whole = backbone.model(input_ids=ids, output_hidden_states=True)
         cache = backbone.new_cache()
         first = backbone.run(backbone.embed(ids[:, :4]), None, positions[:, :4], cache)
@@ -227,10 +229,10 @@ def test_set_dropout() -> None:
     for b, own in ((backbone, 0.1), (llama, 0.0)):
         b.model.train()
         b.set_dropout(0.2)
-        assert {round(getattr(m, a), 6) for m, a, _ in b._dropouts} == {round(own + 0.2, 6)}
+        assert {round(d.probability, 6) for d in b._dropouts} == {round(own + 0.2, 6)}
         assert not torch.equal(hidden(b), hidden(b))
         b.set_dropout(0.0)
-        assert {getattr(m, a) for m, a, _ in b._dropouts} == {own}
+        assert {d.probability for d in b._dropouts} == {own}
     assert torch.equal(hidden(llama), hidden(llama))
     with pytest.raises(UsageError, match="added dropout"):
         backbone.set_dropout(0.95)
@@ -263,9 +265,9 @@ def test_marker_rows(kind: str, bases: dict[str, Path]) -> None:
     spread = every.std(0).mean()
     assert 0.3 * spread < (b - every.mean(0)).std() < 3 * spread, "drawn like the other rows"
     before = hidden(backbone)
-    backbone.add_markers(MARKERS, seed=9)
+    add_markers(backbone, MARKERS, seed=9)
     assert torch.equal(hidden(backbone), before), "existing markers stay"
-    backbone.add_markers((Marker("<far>", like="no single token"),), seed=9)
+    add_markers(backbone, (Marker("<far>", like="no single token"),), seed=9)
     row = backbone.embed(torch.tensor([backbone.resolve("<far>")]))[0]
     torch.testing.assert_close(row, every.mean(0), atol=1e-6, rtol=0)
 
@@ -315,7 +317,7 @@ def test_markers_can_be_added_to_a_trained_adapter(name: str, bases: dict[str, P
     before = hidden(cot)
     grown = Backbone.load(tmp_path / "cot")
     grown.set_dropout(0.3)
-    grown.add_markers(MARKERS[:2], seed=1)
+    add_markers(grown, MARKERS[:2], seed=1)
     text = torch.arange(4, 10)[None]
     positions = torch.arange(6)[None]
     with torch.no_grad():
@@ -325,7 +327,7 @@ def test_markers_can_be_added_to_a_trained_adapter(name: str, bases: dict[str, P
     assert torch.equal(a, b) and torch.equal(hidden(cot), before)
     step(grown)
     rows = grown.embed(torch.tensor(list(grown.markers.values()))).detach()
-    grown.add_markers(MARKERS[2:], seed=1)
+    add_markers(grown, MARKERS[2:], seed=1)
     assert list(grown.markers) == ["<b>", "<m>", "</b>"]
     assert torch.equal(grown.embed(torch.tensor(list(grown.markers.values())[:2])), rows), "trained rows are kept"
     grown.save(tmp_path / "rim")
@@ -350,7 +352,7 @@ def test_reload_is_exact(name: str, tmp_path: Path) -> None:
         backbone.spec,
     )
     assert again.encode("How <|end|> 7\n") == backbone.encode("How <|end|> 7\n")
-    again.add_markers((Marker("<pause>"),), seed=2)
+    add_markers(again, (Marker("<pause>"),), seed=2)
     assert again.resolve("<pause>") == backbone.vocabulary + 3 and not list(tmp_path.glob(".part*"))
 
 

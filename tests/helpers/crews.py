@@ -25,6 +25,7 @@ from rim_bench.cli.launch import execution_of_command
 from rim_bench.compute.backbones import resolve_backbone
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.execution import ALONE, ExecutionContext
+from rim_bench.engine.markers import train_markers_only
 from rim_bench.engine.trained_model import build_bridges
 from rim_bench.engine.trainer import Outcome, Trainer
 from rim_bench.methods.layout import Layout, Segment
@@ -86,7 +87,7 @@ class Case:
         backbone = self.backbone(root)
         bridges = build_bridges(self.method, backbone, 0)
         if self.method.trains == "markers":
-            backbone.train_markers_only()
+            train_markers_only(backbone)
         group = execution.group
         return Trainer(backbone, self.method, bridges, DATA, plan, journal(run), group=group, strategy=strategy)
 
@@ -153,7 +154,7 @@ def together(job: Callable[..., None], *arguments: Any, size: int = 2, patience:
     codes, the leader's first. None: it had to be killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crews", "test_processes", "rim_bench.evaluate.distributed", *LATER])
+    context.set_forkserver_preload(["crews", "test_distributed", "rim_bench.evaluate.distributed", *LATER])
     port = free_port()
     members = [context.Process(target=_member, args=(rank, size, port, job, arguments)) for rank in range(size)]
     with (

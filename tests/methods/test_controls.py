@@ -41,6 +41,7 @@ from rim_bench.engine import packing as workspace_module
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.generate import decode
 from rim_bench.engine.losses import group_counts, tree_loss
+from rim_bench.engine.markers import add_markers, train_markers_only
 from rim_bench.engine.packing import PackedModel
 from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.evaluate.predict import Predictor
@@ -76,7 +77,7 @@ families = pytest.mark.parametrize("family", ["tiny", "tiny-gpt2"])
 def backbone(family: str) -> Backbone:
     """The small model of the equivalence tests, with the controls' markers."""
     out = copy.deepcopy(model(family))
-    out.add_markers([marker for method in NEW for marker in method.markers()], 1)
+    add_markers(out, [marker for method in NEW for marker in method.markers()], 1)
     return out
 
 
@@ -365,7 +366,7 @@ def test_a_learned_prompt_moves_nothing_but_its_rows(kind: str) -> None:
     with torch.no_grad():
         before_loss = float(tree_loss(own, PackedModel(own).forward(rows), counts)[0])
     before = {name: p.detach().clone() for name, p in own.model.state_dict().items()}
-    own.train_markers_only()
+    train_markers_only(own)
     ((name, row),) = own.parameters_to_train()
     assert name == "markers" and own.count(training_only=True) == len(own.markers) * own.width == row.numel()
     with torch.no_grad():
@@ -385,7 +386,7 @@ def test_a_learned_prompt_moves_nothing_but_its_rows(kind: str) -> None:
         old, new = before[name], own.model.state_dict()[name]
         start = 0 if "delta" in name else own.vocabulary
         assert torch.equal(old[:start], new[:start]) and not torch.equal(old[start:][used], new[start:][used])
-    own._apart = None  # as a loaded model, whose rows lie in it
+    own.rows_apart = None  # as a loaded model, whose rows lie in it
     with torch.no_grad():
         assert float(tree_loss(own, PackedModel(own).forward(rows), counts)[0]) == pytest.approx(after_loss, abs=1e-6)
     assert own.weights_sha256() == first
@@ -393,7 +394,7 @@ def test_a_learned_prompt_moves_nothing_but_its_rows(kind: str) -> None:
 
 def test_a_learned_prompt_is_saved_and_loaded(tmp_path: Path) -> None:
     own = prompt_backbone("tiny")
-    own.train_markers_only()
+    train_markers_only(own)
     with torch.no_grad():
         own.parameters_to_train()[0][1].add_(0.5)
     own.save(tmp_path)
@@ -415,7 +416,7 @@ def test_what_cannot_be_a_learned_prompt_is_refused() -> None:
     bare = copy.deepcopy(model("tiny"))
     bare.markers = {}
     with pytest.raises(UsageError, match="nothing is left to train"):
-        bare.train_markers_only()
+        train_markers_only(bare)
 
 
 # Adapters of another rank

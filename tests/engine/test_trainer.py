@@ -215,7 +215,7 @@ def test_rates_resets_and_dropout_follow_the_stages(tmp_path: Path) -> None:
     dropout, age = [], []
 
     def look(_: Any) -> None:
-        (probability,) = {getattr(m, name) for m, name, _ in made.backbone._dropouts}
+        (probability,) = {d.probability for d in made.backbone._dropouts}
         dropout.append(probability)
         age.append({int(state["step"]) for state in made.optimizer.state.values()})
 
@@ -229,13 +229,13 @@ def test_rates_resets_and_dropout_follow_the_stages(tmp_path: Path) -> None:
     )  # fmt: skip
     assert age == [{k} for k in (*range(1, 9), *range(1, 9), *range(1, 5))]
     assert dropout == pytest.approx([0.35] * 4 + [0.05] * 4 + [0.25] * 8 + [0.05] * 4)
-    assert {getattr(m, name) for m, name, _ in made.backbone._dropouts} == {0.05} and not made.backbone.model.training
+    assert {d.probability for d in made.backbone._dropouts} == {0.05} and not made.backbone.model.training
 
 
 def test_dropout_is_restored_where_the_last_stage_added_some(tmp_path: Path) -> None:
     made = trainer(new_run(tmp_path), Rim(K=2, refine_dropout=0.4), TrainingPlan(examples=8, batch_size=2))
     made.run()
-    assert {getattr(m, name) for m, name, _ in made.backbone._dropouts} == {0.0}
+    assert {d.probability for d in made.backbone._dropouts} == {0.0}
 
 
 def test_the_published_warm_up_is_four_percent(tmp_path: Path) -> None:
