@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
+import torch
+
 from rim_bench.bench.record import Setting
 from rim_bench.bench.rivals import HfLoop, PlainLoop, Stock, hf_generate, plain_forward, uncached
 from rim_bench.bench.session import Counts, Job, NoJournal
@@ -21,8 +23,8 @@ from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded
 from rim_bench.methods.schedule import batches
 from rim_bench.runs.options import Options
-from rim_bench.runs.planned_run import PlannedRun, check_rows
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import PlannedRun, arms, plan_study
+from rim_bench.runs.training import check_rows
 from rim_bench.util.errors import UsageError, unknown
 
 STILL = 1e-12  # learning rate: a step costs the same, and the weights stay where they are
@@ -255,35 +257,35 @@ class Bench:
     def __init__(self, options: Options, size: tuple[int, int, int] | None = None, rows: int | None = None) -> None:
         changes = {} if size is None else dict(zip(("layers", "width", "heads"), size, strict=True))
         self.options = dataclasses.replace(options, backbone={**options.backbone, **changes})
-        self.study, self.rows = Study(self.options), rows
-        if size is not None and self.study.backbone_spec["kind"] != "scratch":
+        self.plan, self.rows = plan_study(self.options), rows
+        self.study = self.plan[0].study
+        if size is not None and self.study.backbone["kind"] != "scratch":
             raise UsageError(
-                f"--sizes changes models from scratch, and {self.study.backbone_spec['name']!r} is pretrained: leave "
-                "it out"
+                f"--sizes changes models from scratch, and {self.study.backbone['name']!r} is pretrained: leave it out"
             )
-        self.device = self.study.device
+        self.device = torch.device(self.study.device)
         self._arms: dict[str, Arm] = {}
 
     @cached_property
     def _plain(self) -> Backbone:
         """The backbone without any method's markers; its tokenizer is everybody's."""
-        spec, study = self.study.backbone_spec, self.study
+        spec, study = self.study.backbone, self.study
         return Backbone.create(spec, texts=study.texts, pattern=study.task.token_pattern, device=self.device)
 
     @cached_property
     def data(self) -> list[Encoded]:
-        return [self._plain.encode_example(e) for e in self.study.train_set.examples]
+        return [self._plain.encode_example(e) for e in self.study.data[0].examples]
 
     @property
     def names(self) -> list[str]:
         """The methods that were asked for."""
-        return [cell.method.name for cell in self.study.cells if not cell.is_start]
+        return [cell.method.name for cell in arms(self.plan)]
 
     def arm(self, name: str) -> Arm:
         """A method that was asked for, made ready once."""
         if name not in self._arms:
-            study, spec = self.study, self.study.backbone_spec
-            cell = next((c for c in study.cells if not c.is_start and c.method.name == name), None)
+            study, spec = self.study, self.study.backbone
+            cell = next((c for c in arms(self.plan) if c.method.name == name), None)
             if cell is None:
                 raise unknown("method of this measurement", name, self.names)
             markers = cell.method.markers()
@@ -301,19 +303,19 @@ class Bench:
 
     def setting(self) -> Setting:
         """What is measured."""
-        study, plan = self.study, self.study.cells[-1].plan
+        study, plan = self.study, arms(self.plan)[-1].plan
         lengths = [(len(e.question), len(e.chain), len(e.answer)) for e in self.data]
         means = [round(sum(n) / len(lengths), 2) for n in zip(*lengths, strict=True)]
         return Setting(
             task=study.task.name,
             embedded=study.task.metadata["source"] == "generator",
-            train_sha256=study.train_set.sha256,
+            train_sha256=study.data[0].sha256,
             train_rows=len(self.data),
             mean_tokens=dict(zip(("question", "chain", "answer"), means, strict=True)),
-            backbone=study.backbone_spec,
+            backbone=study.backbone,
             parameters=next((arm.backbone for arm in self._arms.values()), self._plain).count(),
             batch_size=plan.batch_size,
             micro_batch=plan.micro_batch,
-            methods={c.method.name: c.method.settings() for c in study.cells if not c.is_start},
+            methods={c.method.name: c.method.settings() for c in arms(self.plan)},
             start=study.start,
         )

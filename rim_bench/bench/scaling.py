@@ -99,7 +99,7 @@ def bench_at(options: Options, vary: str, value: int) -> Bench:
     if vary == "batch":
         return Bench(dataclasses.replace(options, batch_size=value))
     plain = Bench(options)
-    spec = plain.study.backbone_spec
+    spec = plain.study.backbone
     if vary == "width":
         if spec["kind"] != "scratch":
             raise UsageError(

@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from rim_bench.bench.record import Machine, Spread
-from rim_bench.runs.planned_run import gpu_info
+from rim_bench.runs.training import gpu_info
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
 

@@ -229,16 +229,16 @@ def study(
     What is done already is not done again.
     """
     from rim_bench.cli.common import execution_of, reporter_for
-    from rim_bench.runs.study_file import read_study, run_study, studies_of, wanted_sets, write_results
+    from rim_bench.runs.study_file import plans_of, read_study, run_study, wanted_sets, write_results
 
     way, execution = grid.way_of(locals()), execution_of(context)
     made = read_study(file, data=data, device=device, strategy=strategy, processes=processes)
-    studies = studies_of(made, elsewhere=way.elsewhere, execution=execution)
+    plans = plans_of(made, elsewhere=way.elsewhere)
     if way.dry_run:
-        grid.print_plan(studies, way)
+        grid.print_dry_run(plans, way)
         return
-    with reporter_for() as reporter, way.runner(studies, reporter, wanted_sets(made)) as runner:
-        runs = run_study(made, studies, reporter, runner, execution)
+    with reporter_for() as reporter, way.runner(plans, reporter, wanted_sets(made)) as runner:
+        runs = run_study(made, plans, reporter, runner, execution)
     if code := grid.report(runner):
         typer.echo("tables and pictures are made when every cell has its result", err=True)
         raise typer.Exit(code)

@@ -18,10 +18,11 @@ from rim_bench.util.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from rim_bench.engine.execution import ExecutionContext
+    from rim_bench.methods.controls import Control, LeftOut
     from rim_bench.runs.grid import Failure, Runner
     from rim_bench.runs.options import Options
+    from rim_bench.runs.planned_run import Plan
     from rim_bench.runs.stored_runs import EvaluationSets
-    from rim_bench.runs.study import Study
     from rim_bench.storage.run_folder import Run
     from rim_bench.util.progress import Reporter
 
@@ -69,14 +70,14 @@ class Way:
         return self.executor in ("submitit", "ray")
 
     @contextmanager
-    def runner(self, studies: Sequence[Study], reporter: Reporter, sets: EvaluationSets) -> Iterator[Runner | None]:
+    def runner(self, plans: Sequence[Plan], reporter: Reporter, sets: EvaluationSets) -> Iterator[Runner | None]:
         """The engine at work; None where this process does everything."""
         if self.executor is None:
             yield None
             return
         from rim_bench.runs.grid import open_runner
 
-        with open_runner(self.executor, self.workers, self.settings, studies, reporter, sets=sets) as runner:
+        with open_runner(self.executor, self.workers, self.settings, plans, reporter, sets=sets) as runner:
             yield runner
 
 
@@ -143,41 +144,38 @@ def run_requests(
     """
     from rim_bench.cli.common import reporter_for
     from rim_bench.engine.devices import pick_device
+    from rim_bench.runs.grid import run_plans
+    from rim_bench.runs.planned_run import plan_study
     from rim_bench.runs.stored_runs import EvalOptions, evaluate_sets, plan_sets
-    from rim_bench.runs.study import Study
+    from rim_bench.runs.study import study_setting
     from rim_bench.runs.warm_starts import evaluate_controls, warm_options
 
-    studies = [Study(request, elsewhere=way.elsewhere, execution=execution) for request in requests]
-    needed = [study.controls() if controls else ((), ()) for study in studies]
+    elsewhere = way.elsewhere
+    needed: list[tuple[tuple[Control, ...], tuple[LeftOut, ...]]] = [((), ())] * len(requests)
+    planned = list(requests)
     if controls:
+        settings = [study_setting(request, elsewhere=elsewhere) for request in requests]
+        needed = [setting.controls() for setting in settings]
         pick_device(requests[0].device)  # some of them are evaluations, which this process makes
-        studies = [Study(study.with_controls(), elsewhere=way.elsewhere, execution=execution) for study in studies]
+        planned = [setting.with_controls() for setting in settings]
+    plans = [plan_study(request, elsewhere=elsewhere) for request in planned]
     if way.dry_run:
-        print_plan(studies, way)
+        print_dry_run(plans, way)
         return [], None
     runs: list[Run] = []
     with reporter_for() as reporter:
         sets = plan_sets(wanted, requests[0], reporter)
-        with way.runner(studies, reporter, wanted) as runner:
-            made = run_all(studies, runner, reporter)
-            for study, asked, (held, _), arms in zip(studies, requests, needed, made, strict=True):
-                evaluate_controls(arms, held, asked, reporter, execution)
-                runs += arms
-                warm = [
-                    Study(request, elsewhere=way.elsewhere, execution=execution)
-                    for request in (warm_options(study, arms, held) if arms else ())
-                ]
-                runs += [run for some in run_all(warm, runner, reporter) for run in some]
+        with way.runner(plans, reporter, wanted) as runner:
+            arms_of = run_plans(plans, runner, reporter, execution)
+            for plan, request, (held, _), arms in zip(plans, requests, needed, arms_of, strict=True):
+                evaluate_controls(arms, held, request, reporter, execution)
+                warm = [plan_study(o, elsewhere=elsewhere) for o in (warm_options(plan, arms, held) if arms else ())]
+                runs += [*arms, *(run for some in run_plans(warm, runner, reporter, execution) for run in some)]
         if runner is None:
             evaluate_sets(runs, sets, requests[0], reporter, EvalOptions(turned=False), execution)
         for item in {item.control.label: item for _, left in needed for item in left}.values():
             reporter.note(f"control {item.control.label} was not run: {item.reason}")
     return runs, runner
-
-
-def run_all(studies: Sequence[Study], runner: Runner | None, reporter: Reporter) -> list[list[Run]]:
-    """Every study's runs: on the runner, or in this process one after the other."""
-    return [study.run(reporter) for study in studies] if runner is None else runner.run(studies)
 
 
 def report(runner: Runner | None) -> int:
@@ -201,13 +199,13 @@ def report(runner: Runner | None) -> int:
     return runner.code
 
 
-def print_plan(studies: Sequence[Study], way: Way) -> None:
+def print_dry_run(plans: Sequence[Plan], way: Way) -> None:
     """A dry run's answer."""
     import json
 
     from rim_bench.runs.dry_run import dry_run
 
-    made = dry_run(studies)
+    made = dry_run(plans)
     if way.format == "json":
         typer.echo(json.dumps(made.data(way.rate), indent=2))
         return

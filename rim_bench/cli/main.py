@@ -165,11 +165,12 @@ def train(
 ) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
     options = run_options(locals())
-    from rim_bench.runs.study import Study
+    from rim_bench.runs.planned_run import plan_study
+    from rim_bench.runs.training import run_plan
 
-    study = Study(options, execution=execution_of(context))
+    plan = plan_study(options)
     with reporter_for() as reporter:
-        runs = study.run(reporter, evaluation=False)
+        runs = run_plan(plan, reporter, evaluation=False, execution=execution_of(context))
     for done in runs:
         training = done.training()
         if training is not None and (validation := training.validation) is not None:

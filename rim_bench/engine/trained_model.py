@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.packing import PackedModel
 from rim_bench.methods.method import Method
-from rim_bench.methods.registry import load_method
+from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import RunSpec
 from rim_bench.util.errors import UsageError
 
@@ -53,21 +52,6 @@ def build_bridges(method: Method, backbone: Backbone, seed: int) -> nn.ModuleDic
         torch.manual_seed(seed)
         bridges = method.bridges(backbone.width)
     return (bridges if bridges is not None else nn.ModuleDict()).to(backbone.device)
-
-
-def method_of(spec: RunSpec) -> Method:
-    """The method that a run's specification names, with its settings.
-
-    Raises:
-        UsageError: the method's file is gone, or not the one that the run was trained with.
-    """
-    name, settings, file = spec.method.name, spec.method.settings, spec.method.file
-    if file is None:
-        return load_method(name, settings)
-    method = load_method(file, settings)  # says so where the file is gone
-    if hashlib.sha256(Path(file).read_bytes()).hexdigest() != spec.method.file_sha256:
-        raise UsageError(f"method file {file!r} has changed since the run was trained: restore it, or train again")
-    return method
 
 
 def load_trained(

@@ -47,10 +47,10 @@ class Watcher(Protocol):
     @property
     def points(self) -> int: ...  # evenly spaced ones, the last at the end of training
     def resume(self, step: int) -> None: ...  # training goes on behind that step: what was seen later is void
-    def look(
+    def evaluate(
         self, step: int, stage: str, *, candidate: bool, ends: bool
     ) -> None: ...  # at a point, at the end of a stage, or both
-    def settled(self, step: int) -> None: ...  # a checkpoint of that step is stored: training never goes back behind it
+    def prune(self, step: int) -> None: ...  # a checkpoint of that step is stored: training never goes back behind it
 
 
 class Diverged(UsageError):
@@ -168,7 +168,7 @@ class Trainer:
                 if self.spent // every > before // every and self.spent < total:
                     self._save()
                     if self.watcher is not None:
-                        self.watcher.settled(self.done)
+                        self.watcher.prune(self.done)
                 if show is not None:
                     latest.append(took)
                     steps = max(self.done, round(self.done * total / self.spent))  # exact for a budget in examples
@@ -207,7 +207,7 @@ class Trainer:
         if candidate or ends:
             if self.distributed is not None:
                 self.distributed.settle()
-            self.watcher.look(self.done, span.stage.name, candidate=candidate, ends=ends)
+            self.watcher.evaluate(self.done, span.stage.name, candidate=candidate, ends=ends)
 
     def layouts(self, span: Span, at: int, step: int, chosen: Sequence[int]) -> list[Layout]:
         """The training layouts of one step that begins at `at`; randomness depends on seed, step and example alone."""

@@ -19,10 +19,11 @@ from rim_bench.data.answers import Kind
 from rim_bench.engine.distributed.trainer import TRAINING
 from rim_bench.engine.distributed.workers import WorkerGroup
 from rim_bench.engine.generate import Sampling, Score, score
-from rim_bench.engine.trained_model import TrainedModel, method_of
+from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.evaluate.multiple_choice import ChoicePredictor
 from rim_bench.evaluate.predict import Prediction, Predictor
 from rim_bench.methods.layout import Layout
+from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import RunSpec
 
 MODEL = "model"  # what a group keeps the parts of the model as that is evaluated

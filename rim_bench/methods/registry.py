@@ -82,6 +82,23 @@ def load_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     return method.with_settings(settings or {})
 
 
+def method_of(spec: Mapping[str, Any]) -> Method:
+    """The method that a run's specification names, with its settings.
+
+    Raises:
+        UsageError: the method's file is gone, or not the one that the run was trained with.
+    """
+    given = spec["method"]
+    if "file" not in given:
+        return load_method(given["name"], given["settings"])
+    method = load_method(given["file"], given["settings"])  # says so where the file is gone
+    if hashlib.sha256(Path(given["file"]).read_bytes()).hexdigest() != given["file_sha256"]:
+        raise UsageError(
+            f"method file {given['file']!r} has changed since the run was trained: restore it, or train again"
+        )
+    return method
+
+
 def _method_in_file(path: Path) -> type[Method]:
     if not path.is_file():
         raise UsageError(

@@ -74,7 +74,7 @@ class CheckpointSelector:
         if self._scores.is_file():
             self._write()
 
-    def look(self, step: int, stage: str, *, candidate: bool, ends: bool) -> None:
+    def evaluate(self, step: int, stage: str, *, candidate: bool, ends: bool) -> None:
         """Answer the validation questions with the weights of `step`; a candidate's weights are kept. `ends`:
         the stage ends with it.
         """
@@ -101,7 +101,7 @@ class CheckpointSelector:
         self._write()
         reset_peak(device)
 
-    def settled(self, step: int) -> None:
+    def prune(self, step: int) -> None:
         """Training never goes back behind `step`: of the candidates up to it only the one that leads is still
         needed.
         """

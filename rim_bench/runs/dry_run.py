@@ -11,20 +11,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rim_bench.compute import cost
-from rim_bench.compute.flops import Shape
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.pretrained import stored_here
 from rim_bench.methods.method import Encoded, Example
 from rim_bench.methods.schedule import planned_flops
-from rim_bench.runs.grid import Node, nodes
-from rim_bench.runs.planned_run import PlannedRun, price_of
-from rim_bench.runs.study import Study
+from rim_bench.runs.grid import labels_among
+from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, starts, trials
+from rim_bench.runs.study import StudySetting
+from rim_bench.runs.training import check_budget, evaluation_request, is_evaluated, price_of
 from rim_bench.runs.tuning import same_training, stored_choices
-from rim_bench.storage.records import TrainingRecord, spec_id
-from rim_bench.storage.run_folder import Run
+from rim_bench.storage.records import TrainingRecord
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import Panel, Section, Table
@@ -139,35 +137,31 @@ class DryRun:
         return tuple(notes)
 
 
-def dry_run(studies: Sequence[Study]) -> DryRun:
-    """The cells of the studies with their state and price.
+def dry_run(plans: Sequence[Plan]) -> DryRun:
+    """The runs of the plans with their state and price.
 
     Raises:
         UsageError: a hub backbone that was not fetched yet: without its tokenizer there are no lengths, and so no
             price; or a damaged run folder, which the run would refuse too.
     """
-    for study in studies:
-        _check_stored(study.backbone_spec)
-        study.check_budget()
+    for plan in plans:
+        _check_stored(plan[0].study.backbone)
+        check_budget(plan)
+    label = labels_among(plans)
     shared: dict[str, _Rows] = {}  # budgets of one study have their rows in common
-    accountants = {}
-    for study in studies:
+    rows: dict[str, DryRunRow] = {}
+    for plan in plans:
+        study, tried = plan[0].study, trials(plan)
         key = canonical(
-            [study.task.name, study.train_set.sha256, study.options.limit, study.options.steps, study.backbone_spec]
+            [study.task.name, study.data[0].sha256, study.options.limit, study.options.steps, study.backbone]
         )
         if key not in shared:
             shared[key] = _Rows(study)
-        accountants[id(study)] = _Accountant(study, shared[key])
-    for study in studies:
-        if study.options.tune is not None:
-            study.choose(stored_choices(study, study.trials, study.options.tune))
-    every = [
-        (s, c)
-        for s in studies
-        for c in (*(c for c in s.cells if c.is_start), *s.trials, *(c for c in s.cells if not c.is_start))
-    ]
-    found = {n.id: accountants[id(n.study)].planned(n) for n in nodes(studies, every)}
-    return DryRun(tuple(found.values()), any(s.options.quick for s in studies))
+        accountant = _Accountant(shared[key], tried)
+        for planned in (*starts(plan), *tried, *arms(at_rates(plan, stored_choices(tried)))):
+            if planned.id not in rows:
+                rows[planned.id] = accountant.row(planned, label(planned))
+    return DryRun(tuple(rows.values()), any(plan[0].study.options.quick for plan in plans))
 
 
 def _check_stored(spec: Record) -> None:
@@ -188,109 +182,94 @@ def _hours(value: float | None) -> str:
 class _Rows:
     """What prices are made of: a backbone, and the training rows as it encodes them."""
 
-    def __init__(self, study: Study) -> None:
-        self.backbone = Backbone.create(study.backbone_spec, texts=study.texts, pattern=study.task.token_pattern)
-        self.plain = self.encoded(study.train_set.examples)
+    def __init__(self, study: StudySetting) -> None:
+        self.backbone = Backbone.create(study.backbone, texts=study.texts, pattern=study.task.token_pattern)
+        self.plain = self.encoded(study.data[0].examples)
 
     def encoded(self, examples: Sequence[Example]) -> list[Encoded]:
         return [self.backbone.encode_example(e) for e in examples]
 
+    def mean_lengths(self) -> cost.Lengths:
+        """The training rows' means."""
+
+        def mean(count: Callable[[Encoded], int]) -> int:
+            return round(sum(map(count, self.plain)) / len(self.plain))
+
+        question, answer = mean(lambda e: len(e.question)), mean(lambda e: len(e.answer))
+        chain, steps = mean(lambda e: sum(map(len, e.steps))), mean(lambda e: len(e.steps))
+        return cost.Lengths(max(1, question), chain, max(1, answer), max(1, steps))
+
 
 class _Accountant:
-    """Prices the cells of one study."""
+    """Prices the runs of one plan."""
 
-    def __init__(self, study: Study, rows: _Rows) -> None:
-        self.study, self.rows, self.backbone, self.plain = study, rows, rows.backbone, rows.plain
-        self.spent: dict[str, int] = {}  # by run id: what who starts from it inherits
+    def __init__(self, rows: _Rows, trials: Plan) -> None:
+        self.rows, self.backbone, self.trials = rows, rows.backbone, trials
+        self.spent: dict[str, int] = {}  # by run id: what runs that start from it inherit
 
-    def planned(self, node: Node) -> DryRunRow:
-        study, cell, run = node.study, node.cell, node.run
-        known = not self._undecided(cell)
-        if known and run.path.exists():
-            run.check(cell.spec)  # as the run itself will
-        whole = self._training(cell)
-        self.spent[node.id] = whole
+    def row(self, planned: PlannedRun, label: str) -> DryRunRow:
+        study, run, is_arm = planned.study, planned.run, planned.role == "arm"
+        undecided = is_arm and study.options.tune is not None and planned.choice is None  # its rate, and so its run
+        if not undecided and run.path.exists():
+            run.check(planned.spec)  # as the run itself will
+        whole = self.spent[planned.id] = self._training(planned)
         trained = run.trained
         checkpoint = None if trained else run.latest_checkpoint()
-        done = trained and (cell.role != "arm" or study.evaluated(cell, run))
+        done = trained and (not is_arm or is_evaluated(planned))
         state = "new" if checkpoint is None else f"resumable at step {checkpoint[0]:,}"
-        state = ("done" if cell.role != "arm" else "evaluated") if done else "trained" if trained else state
+        state = ("evaluated" if is_arm else "done") if done else "trained" if trained else state
         spent = whole if trained else 0
         if checkpoint is not None:
             spent = sum(int(m["flops"]) for m in run.metrics()[: checkpoint[0]])
-        if cell.role == "arm" and self._adopts(cell):
-            state, spent = (f"{state}, the winning trial itself" if not trained else state), whole
-        answers = self._evaluation(cell)
-        options = study.options
+        if is_arm and self._adopts(planned):
+            state, spent = (state if trained else f"{state}, the winning trial itself"), whole
+        answers, plan = self._evaluation(planned), planned.plan
         return DryRunRow(
-            node.label, cell.role, cell.method.name, cell.plan.seed, study.task.name,
-            f"train-flops={options.train_flops:.4g}" if cell.plan.flops else f"examples={cell.plan.examples}",
-            node.id if known else None, node.parent, state if known or spent else "new",
-            whole, max(0, whole - spent), answers, 0 if done else answers,
-        )  # fmt: skip
+            cell=label,
+            role=planned.role,
+            method=planned.method.name,
+            seed=plan.seed,
+            task=study.task.name,
+            budget=f"train-flops={plan.flops:.4g}" if plan.flops else f"examples={plan.examples}",
+            run=None if undecided else planned.id,
+            parent=None if planned.parent is None else planned.parent.id,
+            state="new" if undecided and not spent else state,
+            train_flops=whole,
+            train_left=max(0, whole - spent),
+            evaluation_flops=answers,
+            evaluation_left=0 if done else answers,
+        )
 
-    def _undecided(self, cell: PlannedRun) -> bool:
-        """Whether an arm's learning rate, and with it its run, is not known yet."""
-        return cell.role == "arm" and self.study.options.tune is not None and cell.method.name not in self.study.choices
-
-    def _adopts(self, cell: PlannedRun) -> bool:
+    def _adopts(self, arm: PlannedRun) -> bool:
         """Whether an arm is one of the trials, whichever wins."""
-        trials = [t for t in self.study.trials if t.method.name == cell.method.name]
-        return any(same_training({**cell.spec, "optimizer": t.spec["optimizer"]}, t.spec) for t in trials)
+        tried = [t.spec for t in self.trials if t.method.name == arm.method.name]
+        return any(same_training({**arm.spec, "optimizer": spec["optimizer"]}, spec) for spec in tried)
 
-    def _training(self, cell: PlannedRun) -> int:
+    def _training(self, planned: PlannedRun) -> int:
         """FLOPs of training without what is inherited: those that were counted, where it is trained."""
-        stored = Run(self.study.store.folder / spec_id(cell.spec)).training() or TrainingRecord()
+        if planned.id in self.spent:
+            return self.spent[planned.id]
+        stored = planned.run.training() or TrainingRecord()
         if "flops" in stored:
             return int(stored["flops"])
-        if cell.plan.flops:
-            inherited = 0 if cell.parent is None else self._inherited(cell.parent)
-            return cell.plan.flops - inherited
-        return planned_flops(
-            cell.method, self._rows(cell), cell.plan, "recipe" if cell.is_start else self.study.start, self._price(cell)
-        )
+        method, plan = planned.method, planned.plan
+        if plan.flops:
+            return plan.flops - (0 if planned.parent is None else self._training(planned.parent))
+        rows = planned.study.data[0].examples
+        examples = method.transform(rows, plan.seed)
+        encoded = self.rows.plain if examples is rows else self.rows.encoded(examples)
+        return planned_flops(method, encoded, plan, str(planned.spec["start"]), price_of(self.backbone, method))
 
-    def _inherited(self, parent: PlannedRun) -> int:
-        run = spec_id(parent.spec)
-        if run not in self.spent:
-            self.spent[run] = self._training(parent)
-        return self.spent[run]
-
-    def _price(self, cell: PlannedRun) -> Callable[[Any], int]:
-        return price_of(self.backbone, cell)
-
-    def _rows(self, cell: PlannedRun) -> list[Encoded]:
-        given = self.study.train_set.examples
-        examples = cell.method.transform(given, cell.plan.seed)
-        return self.plain if examples is given else self.rows.encoded(examples)
-
-    def _evaluation(self, cell: PlannedRun) -> int | None:
+    def _evaluation(self, planned: PlannedRun) -> int | None:
         """About what answering costs: validation after training, and for an arm the test questions."""
-        looks = max(1, cell.selection.count)
-        validation = len(self.study.validation_set.examples)
-        limit = self.study.request("validation").limit
-        asked = looks * (validation if limit is None else min(limit, validation))
-        if cell.role == "arm":
-            asked += len(self.study.request().dataset().examples)
+        study, markers = planned.study, planned.method.markers()
+        validation, limit = len(study.data[1].examples), evaluation_request(study, "validation").limit
+        asked = max(1, planned.selection.count) * (validation if limit is None else min(limit, validation))
+        if planned.role == "arm":
+            asked += len(evaluation_request(study).dataset().examples)
+        shape = self.backbone.shape()
+        shape = dataclasses.replace(shape, vocabulary=max(shape.vocabulary, self.backbone.vocabulary + len(markers)))
         try:
-            return asked * cost.price(cell.method, self._shape(cell), self._lengths()).flops
+            return asked * cost.price(planned.method, shape, self.rows.mean_lengths()).flops
         except UsageError:
             return None
-
-    def _shape(self, cell: PlannedRun) -> Shape:
-        shape = self.backbone.shape()
-        return dataclasses.replace(
-            shape, vocabulary=max(shape.vocabulary, self.backbone.vocabulary + len(cell.method.markers()))
-        )
-
-    def _lengths(self) -> cost.Lengths:
-        """The training rows' means."""
-        rows = self.plain
-
-        def mean(count: Callable[[Encoded], int]) -> int:
-            return round(sum(map(count, rows)) / len(rows))
-
-        chain, steps = mean(lambda e: sum(map(len, e.steps))), mean(lambda e: len(e.steps))
-        return cost.Lengths(
-            max(1, mean(lambda e: len(e.question))), chain, max(1, mean(lambda e: len(e.answer))), max(1, steps)
-        )

@@ -1,39 +1,79 @@
-"""Parts of a study that know no request: the run to be, its price, and what is refused before it trains."""
+"""The runs that a request stands for, before any is trained: method, specification, budget, parent, role.
+
+Imports no torch. The hashes of the training and validation rows are part of every specification, so planning reads
+those rows; the test split stays closed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from rim_bench.compute.adapters import matched_shape
-from rim_bench.compute.training_flops import ROWS, training_cost
-from rim_bench.engine.backbone import Backbone
-from rim_bench.engine.packing import PackedModel
-from rim_bench.methods.layout import Layout
-from rim_bench.methods.method import Encoded, Example, Method, Stage
-from rim_bench.methods.schedule import TrainingPlan
+from rim_bench.compute.backbones import resolve_backbone
+from rim_bench.methods.controls import check_trains
+from rim_bench.methods.method import Method
+from rim_bench.methods.registry import load_method, method_of
+from rim_bench.methods.schedule import TrainingPlan, spans
+from rim_bench.runs.options import Options
+from rim_bench.runs.study import StudySetting, study_setting
+from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import LAST_RULE, CheckpointRule
-from rim_bench.util.errors import UsageError
+
+if TYPE_CHECKING:
+    from rim_bench.runs.tuning import Choice
+
+QUICK_STEPS = 16
+Role = Literal["start", "arm", "trial"]
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run to be: a method with its specification, and the run it starts from."""
+    """One run to be. It can be sent to another process, which makes the same run of it.
 
-    method: Method
-    spec: dict[str, Any]
+    Attributes:
+        study: what it shares with the other runs of its request.
+        plan: its training budget, rate, batches and seed.
+        parent: the run it starts from; None: the backbone's own weights.
+        selection: the rule by which its checkpoint is chosen.
+        tuning_trials: learning rates that were tried for its method; None where that is not known.
+        choice: the learning rate that trials of this request chose, and those trials.
+    """
+
+    study: StudySetting
+    spec: RunSpec
     plan: TrainingPlan
     parent: PlannedRun | None = None
-    role: str = "arm"  # "start", "trial"
+    role: Role = "arm"
     selection: CheckpointRule = LAST_RULE
+    tuning_trials: int | None = None
+    choice: Choice | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # no class of a user's own file
+
+    @cached_property
+    def id(self) -> str:
+        return self.spec.id
+
+    @cached_property
+    def method(self) -> Method:
+        """The method that the specification names.
+
+        Raises:
+            UsageError: its file is gone, or has changed.
+        """
+        return method_of(self.spec)
+
+    @property
+    def run(self) -> Run:
+        """The run's folder, whether it exists or not."""
+        return Run(self.study.store.folder / self.id)
 
     @property
     def is_start(self) -> bool:
@@ -41,67 +81,183 @@ class PlannedRun:
 
     @property
     def label(self) -> str:
-        text = "shared cot start" if self.is_start else self.method.name
+        text = "shared cot start" if self.is_start else self.spec.method.name
         text += f", trial lr {self.plan.lr:g}" if self.role == "trial" else ""
         return f"{text}, seed {self.plan.seed}" if self.plan.seed else text
 
 
-def budget_record(plan: TrainingPlan, parent: PlannedRun | None) -> dict[str, int]:
-    """The budget as a specification has it: what is inherited counts into one in FLOPs, and beside one in examples."""
+Plan = tuple[PlannedRun, ...]
+"""The runs of one request: seed by seed the shared start and the arms, then the trials of learning rates."""
+
+
+def plan_study(options: Options, *, elsewhere: bool = False) -> Plan:
+    """Every run of a request. Where learning rates are to be tuned, the arms have the recipe's until `at_rates`.
+
+    Args:
+        elsewhere: another machine computes, so the device need not be one of this machine's.
+
+    Raises:
+        UsageError: anything in the request or its data that does not fit.
+    """
+    study = study_setting(options, elsewhere=elsewhere)
+    runs: list[PlannedRun] = []
+    for seed in options.seeds:
+        parent = None
+        if study.start == "cot":
+            parent = _planned(study, "cot", _training_plan(study, "cot", seed, is_start=True), role="start")
+            runs.append(parent)
+        for name in options.methods:
+            method = study.method(name)
+            check_trains(method, study.backbone, study.start)
+            plan = _training_plan(study, method.name, seed)
+            if not plan.flops:  # one in FLOPs is checked by `training.check_budget`, which knows lengths
+                spans(method.stages(), plan.steps, study.start)  # refuses a budget under the curriculum's
+            runs.append(_planned(study, name, plan, parent))
+    return (*runs, *_trials(study, runs))
+
+
+def arms(plan: Plan) -> Plan:
+    """The runs that are compared."""
+    return tuple(p for p in plan if p.role == "arm")
+
+
+def starts(plan: Plan) -> Plan:
+    """The shared starts, by seed."""
+    return tuple(p for p in plan if p.role == "start")
+
+
+def trials(plan: Plan) -> Plan:
+    """The trials of learning rates."""
+    return tuple(p for p in plan if p.role == "trial")
+
+
+def at_rates(plan: Plan, choices: Mapping[str, Choice]) -> Plan:
+    """The same runs, the arms at the learning rates that trials chose, by method."""
+
+    def at_rate(planned: PlannedRun) -> PlannedRun:
+        choice = choices.get(planned.spec.method.name)
+        if planned.role != "arm" or choice is None:
+            return planned
+        rate = choice.winner.lr
+        spec = RunSpec.from_json({**planned.spec, "optimizer": {**planned.spec["optimizer"], "lr": rate}})
+        return dataclasses.replace(planned, spec=spec, plan=dataclasses.replace(planned.plan, lr=rate), choice=choice)
+
+    return tuple(map(at_rate, plan))
+
+
+def _trials(study: StudySetting, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The arms of the smallest seed, each at every rate to try."""
+    options = study.options
+    if (grid := options.tune) is None:
+        return []
+    first = [p for p in runs if p.role == "arm" and p.plan.seed == min(options.seeds)]
+    out = []
+    for name, arm in zip(options.methods, first, strict=True):
+        plan = arm.plan
+        share = {"flops": int(plan.flops * grid.share)} if plan.flops else {"examples": int(plan.examples * grid.share)}
+        for rate in grid.rates:
+            tried = dataclasses.replace(plan, lr=rate, **share)
+            if not tried.flops:
+                spans(arm.method.stages(), tried.steps, study.start)
+            out.append(_planned(study, name, tried, arm.parent, "trial"))
+    return out
+
+
+def _planned(
+    study: StudySetting, name: str, plan: TrainingPlan, parent: PlannedRun | None = None, role: Role = "arm"
+) -> PlannedRun:
+    """A run with its specification; `name` is the method's, or its file."""
+    options = study.options
+    method = load_method("cot") if role == "start" else study.method(name)
+    tuned = role == "arm" and options.tune is not None
+    chosen: dict[str, Any] = {}  # only where something is: other specifications, and so their ids, are what they were
+    if role != "start" and (rule := options.selection.record()) is not None:
+        chosen["selection"] = rule
+    if tuned and options.tune is not None:
+        chosen["tuned"] = options.tune.record(min(options.seeds))
+    train, validation = study.data
+    not_optimizer = ("examples", "flops", "seed", "checkpoints")
+    optimizer = {k: v for k, v in dataclasses.asdict(plan).items() if k not in not_optimizer}
+    spec = {
+        "schema": 1,
+        "role": role,
+        "method": _method_record(options, method, name),
+        "backbone": study.backbone,
+        "task": {
+            "name": study.task.name,
+            "version": study.task.version,
+            "train_sha256": train.sha256,
+            "validation_sha256": validation.sha256,
+            "train_rows": len(train.examples),
+            "steps": options.steps,
+            "limit": options.limit,
+            **({"registered": False} if train.registered is False else {}),
+        },
+        "start": "recipe" if role == "start" else study.start,
+        "parent": None if parent is None else parent.id,
+        "budget": _budget_record(plan, parent),
+        "optimizer": {"name": "adamw", **optimizer},
+        "seed": plan.seed,
+        "dtype": "bfloat16" if study.device.startswith("cuda") else "float32",
+        "quick": options.quick,
+        **chosen,
+    }
+    selection = LAST_RULE if role == "start" else options.selection
+    tried = _tuning_trials(study, method, plan, role)
+    return PlannedRun(study, RunSpec.from_json(spec), plan, parent, role, selection, tried)
+
+
+def _method_record(options: Options, method: Method, name: str) -> dict[str, Any]:
+    changed = sorted(options.settings.get(method.name, {}))
+    label = " ".join([method.name, *(f"{k}={getattr(method, k)}" for k in changed)])
+    record: dict[str, Any] = {"name": method.name, "label": label, "settings": method.settings()}
+    if name.endswith(".py"):
+        file = Path(name)
+        record |= {"file": str(file.resolve()), "file_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return record
+
+
+def _budget_record(plan: TrainingPlan, parent: PlannedRun | None) -> dict[str, int]:
+    """What is inherited counts into a budget in FLOPs, and beside one in examples."""
     if plan.flops:
         return {"train_flops": plan.flops}
     inherited = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
     return {"examples": plan.steps * plan.batch_size, "inherited_examples": inherited}
 
 
-@contextmanager
-def nothing_left_of(run: Run) -> Iterator[None]:
-    """Removes the folder of a run that is refused before it ever began; one that has begun stays."""
-    try:
-        yield
-    except UsageError:
-        if not (run.path / "environment.json").exists():
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
+def _training_plan(study: StudySetting, method: str, seed: int, *, is_start: bool = False) -> TrainingPlan:
+    recipe, options, batch_size = study.task.recipe, study.options, study.batch_size
+    rates = recipe.get("lr", {}).get(study.origin, {})
+    rate = float(rates.get("start" if is_start else method, rates.get("default", 1e-3)))
+    if options.lr is not None and not is_start:  # the shared start stays the same whatever is tried after it
+        rate = options.lr
+    shared: dict[str, Any] = {
+        "batch_size": batch_size,
+        "micro_batch": min(batch_size, int(recipe.get("micro_batch", 32))),
+        "lr": rate,
+        "seed": seed,
+    }
+    if options.train_flops is not None and not is_start:
+        return TrainingPlan(flops=options.train_flops, **shared)
+    asked = options.cot_examples if is_start else options.examples
+    examples = asked if asked is not None else int(recipe["cot_examples" if is_start else "examples"])
+    return TrainingPlan(examples=QUICK_STEPS * batch_size if options.quick and asked is None else examples, **shared)
 
 
-def training_text(example: Example) -> str:
-    """An example as the text it trains on."""
-    return "\n".join([example.question, *example.steps, f"#### {example.answer}"])
-
-
-def check_rows(backbone: Backbone, data: Sequence[Encoded], method: Method, stages: Sequence[Stage]) -> None:
-    """Refuse, before training, rows that the method cannot lay out or that the model has no positions for.
-
-    Rows of equal lengths are tried once; a stage is tried as it begins, when nothing of an example is left out yet.
+def _tuning_trials(study: StudySetting, method: Method, plan: TrainingPlan, role: Role) -> int | None:
+    """Learning rates that were tried for a method: by this request, or as the recipe says; None where it does not speak
+    of it, or was not followed.
     """
-    shapes = {(len(e.question), tuple(map(len, e.steps)), len(e.answer)): e for e in reversed(data)}
-    for stage in stages:
-        for example in shapes.values():
-            need = method.lay_train(example, stage, 0.0, random.Random(0)).depth
-            if need > backbone.max_positions:
-                raise UsageError(
-                    f"training row {example.id!r} needs {need} positions with {method.name} (stage {stage.name!r}), "
-                    "the model has "
-                    f"{backbone.max_positions}: use a model with more (for from-scratch ones: --backbone "
-                    "max_positions=N)"
-                )
-
-
-def price_of(backbone: Backbone, cell: PlannedRun) -> Callable[[Layout], int]:
-    """Training FLOPs of a layout for a cell's method, whose markers and bridges the backbone does not have yet."""
-    width, markers = backbone.width, cell.method.markers()
-    plain = PackedModel(backbone, cell.method.bridges(width)).shape()
-    shape = dataclasses.replace(plain, vocabulary=max(plain.vocabulary, backbone.vocabulary + len(markers)))
-    shape = matched_shape(shape, cell.method)
-    trains = ROWS if cell.method.trains == "markers" else backbone.trains()
-    trains = dataclasses.replace(trains, inputs=trains.inputs or bool(markers))
-    return lambda layout: training_cost(shape, trains, layout)
-
-
-def gpu_info(device: torch.device) -> dict[str, Any] | None:
-    """The GPU that is used, as data; None without one."""
-    if device.type != "cuda":
-        return None
-    properties = torch.cuda.get_device_properties(device)
-    return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+    options, recipe = study.options, study.task.recipe
+    if options.tune is not None and role != "start":
+        return len(options.tune.rates) if role == "arm" else None
+    followed = (
+        options.lr is None
+        and method.name in recipe.get("tuned", recipe.get("lr", {}).get(study.origin, {}))
+        and not options.settings.get(method.name)
+        and plan.batch_size == study.recipe_batch_size
+        and study.start == recipe.get("start", "recipe")
+        and study.backbone == resolve_backbone(str(recipe.get("backbone", "gpt2")), recipe.get("backbone_settings", {}))
+    )
+    count = recipe.get("tuning_trials")
+    return int(count) if followed and count is not None else None

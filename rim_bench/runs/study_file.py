@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.runs.options import Options, parse_budget
+from rim_bench.runs.planned_run import Plan, plan_study
 from rim_bench.storage.records import TrainingRecord
 from rim_bench.storage.selection import parse_tune
 from rim_bench.util.errors import UsageError, unknown
@@ -32,7 +33,6 @@ from rim_bench.util.progress import Reporter
 if TYPE_CHECKING:
     from rim_bench.runs.grid import Runner
     from rim_bench.runs.stored_runs import EvaluationSets
-    from rim_bench.runs.study import Study
     from rim_bench.storage.run_folder import Run
 
 PLAIN: dict[str, type | tuple[type, ...]] = {
@@ -128,11 +128,9 @@ def read_study(
     return StudyFile(path, requests, tuple(swept), tuple(given.get("suite", ())), tuple(given.get("eval_tasks", ())))
 
 
-def studies_of(study: StudyFile, *, elsewhere: bool = False, execution: ExecutionContext = ALONE) -> list[Study]:
+def plans_of(study: StudyFile, *, elsewhere: bool = False) -> list[Plan]:
     """The runs that each budget stands for; `elsewhere`: another machine computes."""
-    from rim_bench.runs.study import Study
-
-    return [Study(request, elsewhere=elsewhere, execution=execution) for request in study.requests]
+    return [plan_study(request, elsewhere=elsewhere) for request in study.requests]
 
 
 def wanted_sets(study: StudyFile) -> EvaluationSets:
@@ -144,42 +142,37 @@ def wanted_sets(study: StudyFile) -> EvaluationSets:
 
 def run_study(
     study: StudyFile,
-    studies: Sequence[Study],
+    plans: Sequence[Plan],
     reporter: Reporter,
     runner: Runner | None = None,
     execution: ExecutionContext = ALONE,
 ) -> list[Run]:
-    """Train and evaluate every run of a study that is not done yet, on all its sets, then its inference curves; returns
-    the runs, by
-    budget and seed.
+    """The runs of a study by budget and seed, each trained, evaluated on all its sets, and with its inference curves;
+    what is done is not done again.
 
     Args:
-        studies: what `studies_of` makes of it.
-        runner: trains and evaluates the cells in other processes; curves are made in this one, once no cell is missing.
+        plans: what `plans_of` makes of it.
+        runner: trains and evaluates in other processes; curves are made in this one, once no run is missing.
     """
+    from rim_bench.runs.grid import run_plans
     from rim_bench.runs.stored_runs import EvalOptions, evaluate_sets, plan_sets
     from rim_bench.runs.sweep import sweep
+    from rim_bench.runs.training import check_budget
 
-    for one in studies:  # all of them before the first trains
-        one.check_budget()
-    sets = plan_sets(wanted_sets(study), study.requests[0], reporter)
-    if runner is not None:
-        made = runner.run(studies)
-        if runner.failures:
-            return [run for runs in made for run in runs]
-    else:
-        made = [one.run(reporter) for one in studies]
-        evaluate_sets(
-            [run for runs in made for run in runs],
-            sets,
-            study.requests[0],
-            reporter,
-            EvalOptions(turned=False),
-            execution,
-        )
-    if chosen := [run for runs, swept in zip(made, study.swept, strict=True) if swept for run in runs]:
-        sweep(chosen, study.requests[0], reporter, execution=execution)
-    return [run for runs in made for run in runs]
+    for plan in plans:  # all of them before the first trains
+        check_budget(plan)
+    first = study.requests[0]
+    sets = plan_sets(wanted_sets(study), first, reporter)
+    by_budget = run_plans(plans, runner, reporter, execution)
+    runs = [run for of_budget in by_budget for run in of_budget]
+    if runner is None:
+        evaluate_sets(runs, sets, first, reporter, EvalOptions(turned=False), execution)
+    elif runner.failures:
+        return runs
+    swept = [run for of_budget, wanted in zip(by_budget, study.swept, strict=True) if wanted for run in of_budget]
+    if swept:
+        sweep(swept, first, reporter, execution=execution)
+    return runs
 
 
 def write_results(runs: Sequence[Run], out: Path) -> list[Path]:

@@ -15,11 +15,12 @@ from typing import Any
 
 from rim_bench.engine.devices import pick_device
 from rim_bench.engine.execution import ALONE, ExecutionContext
-from rim_bench.engine.trained_model import TrainedModel, load_trained, method_of
+from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record
 from rim_bench.evidence.stats.intervals import mean
 from rim_bench.methods.method import Method
+from rim_bench.methods.registry import method_of
 from rim_bench.runs.options import Options
 from rim_bench.runs.stored_runs import stored_request, told_of
 from rim_bench.storage.records import EvaluationRecord, ItemRecord

@@ -9,22 +9,19 @@ anew at the winning rate.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rim_bench.engine.trainer import Diverged
 from rim_bench.runs.checkpoints import link_files
-from rim_bench.storage.records import TrainingRecord, spec_id
+from rim_bench.runs.planned_run import Plan, PlannedRun
+from rim_bench.storage.records import TrainingRecord
 from rim_bench.storage.run_folder import CANDIDATES, Run
 from rim_bench.storage.selection import SPLITS, LearningRateGrid
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical, complete_folder, write_bytes_atomic
-
-if TYPE_CHECKING:
-    from rim_bench.runs.planned_run import PlannedRun
-    from rim_bench.runs.study import Study
-    from rim_bench.util.progress import Reporter
+from rim_bench.util.progress import Reporter
 
 TIES = "the smallest"  # of rates with the same validation accuracy
 
@@ -100,62 +97,66 @@ class Choice:
         return text
 
 
-def run_trials(
-    study: Study,
-    cells: Sequence[PlannedRun],
-    grid: LearningRateGrid,
-    reporter: Reporter,
-    trials: Mapping[str, Trial] | None = None,
-) -> dict[str, Choice]:
-    """Train every trial that is not trained yet; method -> choice.
+def run_trials(trials: Plan, train: Callable[[PlannedRun], Run], reporter: Reporter) -> dict[str, Choice]:
+    """Method -> choice, after `train` has trained every trial that is not trained yet.
 
-    Args:
-        trials: by run id, those that other processes have made; nothing is trained then.
     Raises:
         UsageError: every trial of a method diverged.
     """
-    found: dict[str, list[Trial]] = {}
-    for cell in cells:
-        found.setdefault(cell.method.name, []).append(
-            train_trial(study, cell, reporter) if trials is None else trials[spec_id(cell.spec)]
-        )
-    choices = {name: Choice(name, tuple(made), grid, cells[0].plan.seed) for name, made in found.items()}
+    return choose(trials, {planned.id: run_trial(planned, train, reporter) for planned in trials}, reporter)
+
+
+def run_trial(planned: PlannedRun, train: Callable[[PlannedRun], Run], reporter: Reporter) -> Trial:
+    """A trial's result, after `train` has trained it where it is not trained."""
+    try:
+        train(planned)
+    except Diverged as error:  # an answer too: that rate is too high. What it cost is charged like the others
+        reporter.note(f"{planned.label}: {error}")
+        steps = planned.run.metrics()
+        seconds = round(sum(m["seconds"] for m in steps), 3)
+        return Trial(planned.id, planned.plan.lr, None, None, sum(m["flops"] for m in steps), seconds)
+    return _stored_trial(planned)
+
+
+def choose(trials: Plan, results: Mapping[str, Trial], reporter: Reporter) -> dict[str, Choice]:
+    """Method -> choice from the trials' results, which are given by run id.
+
+    Raises:
+        UsageError: every trial of a method diverged.
+    """
+    choices = _choices((planned, results[planned.id]) for planned in trials)
     for choice in choices.values():
         reporter.note(choice.note())
     return choices
 
 
-def train_trial(study: Study, cell: PlannedRun, reporter: Reporter) -> Trial:
-    """Train one trial, unless it is trained."""
-    try:
-        run = study.train(cell, reporter)
-    except Diverged as error:  # an answer too: that rate is too high. What it cost is charged like the others
-        reporter.note(f"{cell.label}: {error}")
-        steps = Run(study.store.folder / spec_id(cell.spec)).metrics()
-        seconds = round(sum(m["seconds"] for m in steps), 3)
-        return Trial(spec_id(cell.spec), cell.plan.lr, None, None, sum(m["flops"] for m in steps), seconds)
-    return _stored(run, cell)
-
-
-def _stored(run: Run, cell: PlannedRun) -> Trial:
-    """A trained trial."""
-    training = run.training() or TrainingRecord()
-    validation = training["validation"]
-    return Trial(run.id, cell.plan.lr, validation["accuracy"], validation["n"], training["flops"], training["seconds"])
-
-
-def stored_choices(study: Study, cells: Sequence[PlannedRun], grid: LearningRateGrid) -> dict[str, Choice]:
+def stored_choices(trials: Plan) -> dict[str, Choice]:
     """Method -> choice, of the methods whose trials are all trained; reads what is stored, and trains nothing."""
-    runs = {spec_id(c.spec): Run(study.store.folder / spec_id(c.spec)) for c in cells}
-    found: dict[str, Choice] = {}
-    for name in dict.fromkeys(c.method.name for c in cells):
-        mine = [c for c in cells if c.method.name == name]
-        if all(runs[spec_id(c.spec)].trained for c in mine):
-            found[name] = Choice(name, tuple(_stored(runs[spec_id(c.spec)], c) for c in mine), grid, mine[0].plan.seed)
-    return found
+    missing = {planned.method.name for planned in trials if not planned.run.trained}
+    return _choices((p, _stored_trial(p)) for p in trials if p.method.name not in missing)
 
 
-def same_training(arm: Record, trial: Record) -> bool:
+def _choices(results: Iterable[tuple[PlannedRun, Trial]]) -> dict[str, Choice]:
+    tried: dict[str, list[Trial]] = {}
+    last: dict[str, PlannedRun] = {}
+    for planned, trial in results:
+        tried.setdefault(planned.method.name, []).append(trial)
+        last[planned.method.name] = planned
+    out: dict[str, Choice] = {}
+    for name, planned in last.items():
+        grid = planned.study.options.tune
+        assert grid is not None, "a trial is planned by a request that tunes"
+        out[name] = Choice(name, tuple(tried[name]), grid, planned.plan.seed)
+    return out
+
+
+def _stored_trial(planned: PlannedRun) -> Trial:
+    training = planned.run.training() or TrainingRecord()
+    validation, flops, seconds = training["validation"], training["flops"], training["seconds"]
+    return Trial(planned.id, planned.plan.lr, validation["accuracy"], validation["n"], flops, seconds)
+
+
+def same_training(arm: Mapping[str, Any], trial: Mapping[str, Any]) -> bool:
     """Whether two specifications train the same weights: they differ in nothing but what the run is for."""
     return all(canonical(arm.get(k)) == canonical(trial.get(k)) for k in {*arm, *trial} - {"role", "tuned"})
 

@@ -18,32 +18,33 @@ from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
 from rim_bench.methods.controls import Control
 from rim_bench.runs.options import Options
+from rim_bench.runs.planned_run import Plan, arms
 from rim_bench.runs.stored_runs import evaluate_stored
-from rim_bench.runs.study import Study
+from rim_bench.runs.study import StudySetting
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.progress import Reporter
 
 
-def warm_options(study: Study, runs: Sequence[Run], controls: Sequence[Control]) -> list[Options]:
+def warm_options(plan: Plan, runs: Sequence[Run], controls: Sequence[Control]) -> list[Options]:
     """One request for each warm start among the controls: its methods, its start's examples, and the rest of the
     budget.
 
     Args:
-        runs: the trained arms of `study`; their logs say how many steps the stage took, whatever the budget was counted
+        runs: the trained arms of `plan`; their logs say how many steps the stage took, whatever the budget was counted
             in.
     """
+    study, last = plan[0].study, arms(plan)[-1].plan
     out = []
     for start in dict.fromkeys(c.start for c in controls if c.start is not None):
-        batch = study.cells[0].plan.batch_size
         steps = max(_steps_in(study, run, start) for run in runs)
         if not steps:
             continue  # the budget was so small that the stage had no step of its own
         methods = tuple(dict.fromkeys(c.method for c in controls if c.start == start))
         settings = {k: v for k, v in study.options.settings.items() if k in methods}
         same = dataclasses.replace(study.options, methods=methods, start=start, settings=settings, any_start=True)
-        request = dataclasses.replace(same, cot_examples=steps * batch)
+        request = dataclasses.replace(same, cot_examples=steps * last.batch_size)
         if study.options.train_flops is None:
-            request = dataclasses.replace(request, examples=study.cells[-1].plan.examples - steps * batch)
+            request = dataclasses.replace(request, examples=last.examples - steps * last.batch_size)
         out.append(request)
     return out
 
@@ -75,7 +76,7 @@ def evaluate_controls(
                 reporter.note(f"control {control.label} was not run: {error}")
 
 
-def _steps_in(study: Study, run: Run, start: str) -> int:
+def _steps_in(study: StudySetting, run: Run, start: str) -> int:
     """Optimizer steps of the stages that such a start would have spared a run."""
     method = study.method(str(run.spec["method"].get("file") or run.spec["method"]["name"]))
     spared = {s.name for s in method.stages() if s.given_by == start}

@@ -25,3 +25,19 @@ class Reporter(Protocol):
     def training(self, run: str, progress: TrainingStep) -> None: ...
     def evaluating(self, run: str, done: int, total: int) -> None: ...
     def finished(self, run: str) -> None: ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def training(self, run: str, progress: TrainingStep) -> None:
+        pass
+
+    def evaluating(self, run: str, done: int, total: int) -> None:
+        pass
+
+    def finished(self, run: str) -> None:
+        pass

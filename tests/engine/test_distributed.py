@@ -48,8 +48,9 @@ from rim_bench.evaluate.evaluation import EvaluationRequest, marked
 from rim_bench.evaluate.lm_eval_model import RimLM
 from rim_bench.evaluate.predict import Predictor
 from rim_bench.methods.layout import Layout, Segment
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.study_file import read_study
+from rim_bench.runs.training import run_plan
 from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.tasks import prosqa
@@ -327,7 +328,7 @@ def refuse(root: Path, execution: ExecutionContext) -> None:
     with pytest.raises(
         UsageError, match="a batch of 1 examples cannot be shared by 2 processes: give --batch-size 2 or more"
     ):
-        Study(options(root / "small", "direct", batch_size=1), execution=execution)
+        plan_study(options(root / "small", "direct", batch_size=1))
     with pytest.raises(UsageError, match="--processes asks for 3 processes, but 2 were started"):
         options(root / "three", "direct", processes=3)
     assert not (root / "small").exists()
@@ -366,7 +367,7 @@ def study(out: Path, strategy: str | None, data: Path, execution: ExecutionConte
     }
     small = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 300, "dropout": 0.0}
     given["settings"] = {"rim": {"K": 2, "epochs_ground": 1, "epochs_refine": 1, "refine_dropout": 0.0}}
-    runs = Study(options(out, "rim", backbone=small, **given), execution=execution).run(Heard())
+    runs = run_plan(plan_study(options(out, "rim", backbone=small, **given)), Heard(), execution=execution)
     (out / "chosen.json").write_text(json.dumps([choose(run, data, execution) for run in runs]))
     (out / "scored.json").write_text(json.dumps([likelihoods(run, execution) for run in runs]))
     if execution.group is not None:

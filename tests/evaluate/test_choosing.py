@@ -30,7 +30,8 @@ from rim_bench.methods.method import Method
 from rim_bench.models.rim import Rim
 from rim_bench.report.comparison import comparison
 from rim_bench.runs.options import Options
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
+from rim_bench.runs.training import run_plan
 from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.tasks import prosqa
@@ -71,7 +72,7 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "TIMED", 2)
-        return {run.spec["method"]["name"]: run for run in Study(options).run(Silent())}
+        return {run.spec["method"]["name"]: run for run in run_plan(plan_study(options), Silent())}
 
 
 @pytest.fixture(scope="module")

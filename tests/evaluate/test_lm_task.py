@@ -28,7 +28,9 @@ from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate, evaluate_
 from rim_bench.evaluate.lm_eval_model import NAME, PROMPT_DIFFERS, RimLM, lm_eval_main, register
 from rim_bench.evaluate.predict import answer_token, cut
 from rim_bench.runs.options import Options
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
+from rim_bench.runs.study import study_setting
+from rim_bench.runs.training import evaluation_request, run_plan
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 
@@ -103,7 +105,7 @@ def runs(options: Options) -> dict[str, Run]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {run.spec["method"]["name"]: run for run in Study(options).run(Silent())}
+        return {run.spec["method"]["name"]: run for run in run_plan(plan_study(options), Silent())}
     finally:
         torch.set_num_threads(threads)
 
@@ -421,7 +423,7 @@ def test_nothing_is_trained_or_evaluated_twice(
     monkeypatch.setattr(evaluation, "evaluate", refuse)
     monkeypatch.setattr("rim_bench.engine.trainer.Trainer", refuse)
     reporter = Silent()
-    assert [r.path for r in Study(options).run(reporter)] == [runs[m].path for m in METHODS]
+    assert [r.path for r in run_plan(plan_study(options), reporter)] == [runs[m].path for m in METHODS]
     assert (
         sum("trained already" in n for n in reporter.notes)
         == sum("evaluated already" in n for n in reporter.notes)
@@ -429,7 +431,7 @@ def test_nothing_is_trained_or_evaluated_twice(
     )
     run = runs["direct"]
     ((key, stored),) = run.evaluations().items()
-    request = Study(options).request()
+    request = evaluation_request(study_setting(options))
     assert request.key() == key and evaluate_run(run, trained["direct"], request) == stored
 
 

@@ -19,8 +19,9 @@ from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest, load_lm_eval_tasks
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, check_text, shown, shown_in_training, training_examples
 from rim_bench.evidence.rows import read
 from rim_bench.runs.options import Options
+from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.stored_runs import EvalOptions, EvaluationPlan, EvaluationSets, LoadedRun, evaluate_sets, plan_sets
-from rim_bench.runs.study import Study
+from rim_bench.runs.training import run_plan
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 
@@ -83,7 +84,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
 @pytest.fixture(scope="module")
 def runs(options: Options) -> list[Run]:
-    return Study(options).run(Heard())
+    return run_plan(plan_study(options), Heard())
 
 
 def yaml_of(folder: Path, name: str, **changes: str) -> Path:

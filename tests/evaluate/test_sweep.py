@@ -20,9 +20,11 @@ from rim_bench.evaluate import evaluation, latency
 from rim_bench.evaluate.evaluation import EvaluationRequest
 from rim_bench.runs import sweep
 from rim_bench.runs.options import Options
+from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.stored_runs import evaluate_stored, stored_request
-from rim_bench.runs.study import Study
+from rim_bench.runs.study import study_setting
 from rim_bench.runs.sweep import VOTES, SweepPoint, cap_values, effort_values
+from rim_bench.runs.training import evaluation_request, run_plan
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 
@@ -68,7 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, _light: None) -> Path:
     options = Options(
         METHODS, "chain", out, backbone=backbone, limit=ROWS, start="recipe", examples=32 * 60, device="cpu", quick=True
     )
-    for run in Study(options).run(Heard(), evaluation=False):
+    for run in run_plan(plan_study(options), Heard(), evaluation=False):
         if run.spec["method"]["name"] != "rim":
             evaluate_stored(run, replace(options, task=""), None, "test", Heard())
     return out
@@ -140,9 +142,9 @@ def test_the_first_point_is_the_evaluation_that_a_study_makes(out: Path) -> None
     options = Options(
         METHODS, "chain", out, backbone={"width": 32, "layers": 1, "max_positions": 96}, limit=ROWS, start="recipe"
     )
-    study = Study(replace(options, examples=32 * 60, device="cpu", quick=True))
+    study = study_setting(replace(options, examples=32 * 60, device="cpu", quick=True))
     for run in runs(out):
-        assert stored_request(run, Options(("direct",), "", out)).key() == study.request().key()
+        assert stored_request(run, Options(("direct",), "", out)).key() == evaluation_request(study).key()
     assert stored_request(runs(out)[0], Options(("direct",), "", out, limit=3)).limit == 3
     assert (
         stored_request(runs(out)[0], Options(("direct",), "gsm8k", out)).limit == 20

@@ -7,7 +7,13 @@ import signal
 import time
 from pathlib import Path
 
+from rim_bench.data.task import load_task
+from rim_bench.methods.schedule import TrainingPlan
 from rim_bench.runs.job import Job, JobResult
+from rim_bench.runs.options import Options
+from rim_bench.runs.planned_run import PlannedRun
+from rim_bench.runs.study import StudySetting
+from rim_bench.storage.records import RunSpec
 
 DIRECT = "from rim_bench.baselines.direct import Direct"
 MORTAL = f'''"""Direct, in a process that is killed late in training, as often as the file beside it says."""
@@ -38,6 +44,17 @@ class Mortal(Direct):
 '''
 
 
+def job(label: str, run: str = "run", folder: Path = Path()) -> Job:
+    """A job whose run has that name."""
+    study = StudySetting(Options(("direct",), "chain"), load_task("chain"), "recipe", {}, "cpu")
+    spec = {"method": {"name": run}, "task": {"name": "chain"}}
+    return Job(PlannedRun(study, RunSpec.from_json(spec), TrainingPlan(examples=32)), label, folder)
+
+
+def name_of(job: Job) -> str:
+    return job.planned.spec.method.name
+
+
 def work(job: Job) -> JobResult:
     """`kill` ends the process, `raise` fails, `big` cannot be sent, `sleep N` takes N seconds, all others say who and
     where they are.
@@ -50,6 +67,6 @@ def work(job: Job) -> JobResult:
     if what == "raise":
         raise ValueError("no answer")
     if what == "sleep":
-        (Path(job.folder) / f"{job.run}.pid").write_text(str(os.getpid()))
+        (Path(job.folder) / f"{name_of(job)}.pid").write_text(str(os.getpid()))
         time.sleep(float(value))
     return JobResult("done", (str(os.getpid()), os.environ.get("CUDA_VISIBLE_DEVICES", "all")))

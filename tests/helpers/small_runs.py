@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.runs.options import Options
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
+from rim_bench.runs.training import run_plan
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.progress import TrainingStep
 
@@ -55,7 +56,7 @@ def options(out: Path, *methods: str, **changes: Any) -> Options:
 
 def train(given: Options) -> tuple[list[Run], Heard]:
     heard = Heard()
-    return Study(given).run(heard, evaluation=False), heard
+    return run_plan(plan_study(given), heard, evaluation=False), heard
 
 
 def model(run: Run) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from rim_bench.cli import main
-from rim_bench.engine.trained_model import method_of
+from rim_bench.methods.registry import method_of
 from rim_bench.runs.options import Options
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 
@@ -73,7 +73,7 @@ def test_a_changed_file_is_another_run(mine: Path) -> None:
     options = Options(methods=("./mine.py",), task="chain", limit=24, start="recipe", device="cpu")
 
     def spec() -> dict[str, object]:
-        (cell,) = Study(options).cells
+        (cell,) = plan_study(options)
         return cell.spec
 
     first, text = spec(), mine.read_text()

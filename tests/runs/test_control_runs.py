@@ -21,8 +21,10 @@ from rim_bench.evidence.rows import read
 from rim_bench.methods import controls as control_rules
 from rim_bench.methods.method import Example
 from rim_bench.runs.options import Options
+from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.stored_runs import evaluate_stored
-from rim_bench.runs.study import Study
+from rim_bench.runs.study import study_setting
+from rim_bench.runs.training import check_budget, run_plan
 from rim_bench.runs.warm_starts import evaluate_controls, warm_options
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
@@ -69,10 +71,10 @@ def test_a_study_with_its_controls_has_them_at_the_compared_settings(tmp_path: P
         tmp_path, "rim", "coconut", settings={"rim": {"K": "2"}, "coconut": {"c": "2"}, "rim-no-grounding": {"M": "1"}}
     )
     with pytest.raises(UsageError, match="'rim-no-grounding' is not among the methods"):
-        Study(options)
+        plan_study(options)
     options = asked(tmp_path, "rim", "coconut", settings={"rim": {"K": "2"}, "coconut": {"c": "2"}})
-    study = Study(Study(options).with_controls())
-    cells = {cell.method.name: cell.method for cell in study.cells if not cell.is_start}
+    study = plan_study(study_setting(options).with_controls())
+    cells = {cell.method.name: cell.method for cell in study if not cell.is_start}
     assert (
         list(cells)[:2] == ["rim", "coconut"]
         and {"direct", "pause", "rim-as-prompt", "rim-shuffled-steps"} <= cells.keys()
@@ -87,18 +89,18 @@ def test_a_study_with_its_controls_has_them_at_the_compared_settings(tmp_path: P
     }.items():
         assert settings.items() <= cells[name].settings().items()
     assert (
-        study._trials(next(c for c in study.cells if c.method.name == "no-thought-curriculum")) is None
+        next(c for c in study if c.method.name == "no-thought-curriculum").tuning_trials is None
     )  # a rate that was not tuned
-    labels = {c.spec["method"]["name"]: c.spec["method"]["label"] for c in study.cells}
+    labels = {c.spec["method"]["name"]: c.spec["method"]["label"] for c in study}
     assert labels["rim-no-grounding"] == "rim-no-grounding K=2" and labels["rim-no-refinement"] == "rim-no-refinement"
 
 
 def test_controls_that_mean_nothing_here_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has random weights"):
-        Study(asked(tmp_path, "rim-as-prompt", start="recipe"))
+        plan_study(asked(tmp_path, "rim-as-prompt", start="recipe"))
     with pytest.raises(UsageError, match="trains without one"):
-        Study(asked(tmp_path, "direct-adapter-matched"))
-    assert {item.control.method for item in Study(asked(tmp_path, "rim")).controls()[1]} == {
+        plan_study(asked(tmp_path, "direct-adapter-matched"))
+    assert {item.control.method for item in study_setting(asked(tmp_path, "rim")).controls()[1]} == {
         "direct-adapter-matched",
         "pause-adapter-matched",
     }
@@ -113,11 +115,11 @@ def test_what_the_controls_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         trained[self.method.name] = self
 
     monkeypatch.setattr(Trainer, "__init__", heard)
-    study = Study(asked(tmp_path, "rim", "rim-shuffled-steps", "rim-as-prompt"))
-    runs = named(study.run(Silent(), evaluation=False))
+    study = plan_study(asked(tmp_path, "rim", "rim-shuffled-steps", "rim-as-prompt"))
+    runs = named(run_plan(study, Silent(), evaluation=False))
     own, other = trained["rim"].data, trained["rim-shuffled-steps"].data
     assert [(e.question, e.answer, len(e.steps)) for e in own] == [(e.question, e.answer, len(e.steps)) for e in other]
-    moved = RimShuffledSteps().transform(study.train_set.examples, 0)
+    moved = RimShuffledSteps().transform(study[0].study.data[0].examples, 0)
     assert (
         [e.steps for e in other]
         == [trained["rim"].backbone.encode_example(e).steps for e in moved]
@@ -141,13 +143,13 @@ def test_a_budget_in_flops_is_that_of_the_transformed_examples(tmp_path: Path, m
 
     monkeypatch.setattr(RimShuffledSteps, "transform", counted)
     options = asked(tmp_path, "rim-shuffled-steps", start="recipe", examples=None, train_flops=10**12, seeds=(5,))
-    Study(options).check_budget()
+    check_budget(plan_study(options))
     assert seen == [5]
 
 
 def test_split_passes_change_times_and_nothing_else(tmp_path: Path) -> None:
     options = asked(tmp_path, "pause-curriculum", start="recipe", examples=192)
-    (run,) = Study(options).run(Silent())
+    (run,) = run_plan(plan_study(options), Silent())
     split = evaluate_stored(run, options, None, "test", Silent(), split_passes=True)
     by_knob = {str(s["knob"]): key for key, s in run.evaluations().items()}
     assert len(by_knob) == 2 and split["knob"] == {"name": "passes", "value": "split"}
@@ -162,7 +164,7 @@ def test_split_passes_change_times_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_repeat_answers_the_same_in_another_order_and_is_no_row(tmp_path: Path) -> None:
     options = asked(tmp_path, "rim")
-    (run,) = Study(options).run(Silent())
+    (run,) = run_plan(plan_study(options), Silent())
     (key,) = run.evaluations()
     for size in (5, 24):
         summary = evaluate_stored(
@@ -187,15 +189,15 @@ def test_a_repeat_answers_the_same_in_another_order_and_is_no_row(tmp_path: Path
 def test_direct_and_pause_start_from_what_coconuts_own_first_stage_makes(
     tmp_path: Path, budget: dict[str, int | None]
 ) -> None:
-    study = Study(asked(tmp_path, "coconut", "rim", start="recipe", cot_examples=None, **budget))
-    runs = study.run(Silent(), evaluation=False)
+    study = plan_study(asked(tmp_path, "coconut", "rim", start="recipe", cot_examples=None, **budget))
+    runs = run_plan(study, Silent(), evaluation=False)
     coconut = named(runs)["coconut"]
     first = sum(record["stage"] == "cot" for record in coconut.metrics())
-    (request,) = warm_options(study, runs, study.controls()[0])
+    (request,) = warm_options(study, runs, study[0].study.controls()[0])
     assert request.methods == ("direct", "pause") and request.start == "cot" and request.cot_examples == 32 * first > 0
-    warm = Study(request)
-    start = next(c for c in warm.cells if c.is_start)
-    made = warm.run(Silent(), evaluation=False)
+    warm = plan_study(request)
+    start = next(c for c in warm if c.is_start)
+    made = run_plan(warm, Silent(), evaluation=False)
     assert start.plan.steps == first
     for run in made:  # charged with the start, and at the whole budget of the arm
         told, arm = run.training() or {}, coconut.training() or {}
@@ -204,19 +206,19 @@ def test_direct_and_pause_start_from_what_coconuts_own_first_stage_makes(
             abs(told["budget"]["used"] - arm["budget"]["used"])
             < told["budget"]["last_step"] + arm["budget"]["last_step"]
         )
-    assert not warm_options(study, runs, [c for c in study.controls()[0] if c.start is None])
+    assert not warm_options(study, runs, [c for c in study[0].study.controls()[0] if c.start is None])
 
 
 def test_a_stage_that_has_not_converged_is_a_start_for_its_controls(tmp_path: Path) -> None:
     """A shared start under the task's bar is refused, for it would be everybody's; here it is no worse than what the
     arm itself had.
     """
-    study = Study(asked(tmp_path, "coconut", start="recipe", cot_examples=None, quick=False, examples=320))
-    runs = study.run(Silent(), evaluation=False)
-    (request,) = warm_options(study, runs, study.controls()[0])
+    study = plan_study(asked(tmp_path, "coconut", start="recipe", cot_examples=None, quick=False, examples=320))
+    runs = run_plan(study, Silent(), evaluation=False)
+    (request,) = warm_options(study, runs, study[0].study.controls()[0])
     with pytest.raises(UsageError, match="what starts from it means nothing"):
-        Study(dataclasses.replace(request, any_start=False)).run(Silent(), evaluation=False)
-    assert sorted(named(Study(request).run(Silent(), evaluation=False))) == ["direct", "pause"]
+        run_plan(plan_study(dataclasses.replace(request, any_start=False)), Silent(), evaluation=False)
+    assert sorted(named(run_plan(plan_study(request), Silent(), evaluation=False))) == ["direct", "pause"]
 
 
 def test_every_row_is_asked_the_further_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

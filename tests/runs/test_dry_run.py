@@ -18,7 +18,8 @@ from test_study_file import study
 from rim_bench.engine.trainer import Trainer
 from rim_bench.runs.dry_run import LATER, DryRun, dry_run
 from rim_bench.runs.options import Options
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
+from rim_bench.runs.training import run_plan
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import LearningRateGrid
 from rim_bench.util.errors import UsageError
@@ -27,7 +28,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 def planned(*given: Options) -> DryRun:
-    return dry_run([Study(one) for one in given])
+    return dry_run([plan_study(one) for one in given])
 
 
 def stored(out: Path) -> dict[str, int]:
@@ -47,7 +48,7 @@ def test_what_is_planned_is_what_training_then_costs(tmp_path: Path) -> None:
         ("direct", "new"),
     ]
     assert {p.parent for p in before.planned if p.role == "arm" and p.seed == 1} == {before.planned[1].run}
-    Study(given).run(Heard(), evaluation=False)
+    run_plan(plan_study(given), Heard(), evaluation=False)
     assert {p.run: p.train_flops for p in before.planned} == stored(tmp_path)
     after = planned(given)
     assert {p.state for p in after.planned if p.role == "arm"} == {"trained"} and {
@@ -84,7 +85,7 @@ def test_a_run_that_was_stopped_is_priced_from_its_checkpoint(tmp_path: Path, mo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Study(given).run(Heard(at=stop), evaluation=False)
+        run_plan(plan_study(given), Heard(at=stop), evaluation=False)
     (one,) = planned(given).planned
     done = sum(m["flops"] for m in Run(Store(tmp_path).folder / str(one.run)).metrics()[:8])
     assert (one.state, one.train_left, one.train_flops) == (
@@ -112,7 +113,7 @@ def test_arms_of_learning_rates_are_known_behind_their_trials(tmp_path: Path) ->
         True,
     ]  # the first arm is the winning trial itself
     assert LATER in before.table(None).to_markdown()
-    runs = Study(given).run(Heard(), evaluation=False)
+    runs = run_plan(plan_study(given), Heard(), evaluation=False)
     assert [p.run for p in planned(given).planned if p.role == "arm"] == [run.id for run in runs]
 
 
@@ -228,10 +229,10 @@ def test_a_study_is_planned_and_run_on_an_engine(call: Call, tmp_path: Path, mon
     code, out, _ = call("study", file, "--dry-run", "--format", "csv", "--device", "cpu")
     assert code == 0 and len(out.splitlines()) == 3 and [p.name for p in tmp_path.iterdir()] == ["study.toml"]
     dying = Here({"direct, train-flops=8e+08": 2})
-    monkeypatch.setattr("rim_bench.runs.executors.open_engine", lambda *a, **k: dying)
+    monkeypatch.setattr("rim_bench.runs.grid.open_engine", lambda *a, **k: dying)
     code, _, err = call("study", file, "--executor", "local", "--device", "cpu")
     assert code == 70 and "made when every cell has its result" in err and not (tmp_path / "table.md").exists()
-    monkeypatch.setattr("rim_bench.runs.executors.open_engine", lambda *a, **k: Here())
+    monkeypatch.setattr("rim_bench.runs.grid.open_engine", lambda *a, **k: Here())
     code, out, _ = call("study", file, "--executor", "local", "--device", "cpu")
     assert code == 0 and (tmp_path / "table.md").is_file() and len(Store(tmp_path).runs()[0]) == 2
     for run in Store(tmp_path).runs()[0]:

@@ -15,17 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from light_work import work
+from light_work import job, name_of, work
 from queues import Queue
 
 from rim_bench.runs.executors import Executor, Local, check_engine, ended, open_engine
 from rim_bench.runs.job import UNKNOWN, Job, JobResult
-from rim_bench.runs.options import Options
 from rim_bench.util.errors import UsageError
-
-
-def job(label: str, run: str = "run", folder: Path = Path()) -> Job:
-    return Job(Options(("direct",), "chain"), run, label, folder)
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def answers(engine: Executor, *jobs: Job) -> dict[str, JobResult]:
         engine.start(one)
     out: dict[str, JobResult] = {}
     while len(out) < len(jobs):
-        out |= {one.run: told for one, told in engine.wait()}
+        out |= {name_of(one): told for one, told in engine.wait()}
     return out
 
 
@@ -91,10 +86,9 @@ SCRIPT = """
 import signal
 import sys
 from pathlib import Path
-from light_work import work
+from light_work import job, work
 from queues import Queue
 from rim_bench.runs.executors import Local
-from test_engines import job
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background of a shell
     engine = Local(1, work=work)
@@ -166,7 +160,7 @@ def test_a_job_that_a_queue_does_not_take_is_a_job_that_died(
     for one in (job("bad", "a"), job("who", "b")):
         engine.start(one)
     assert engine.room == 0  # a lost one has its place until it is told
-    found = {one.run: told for _ in range(2) for one, told in engine.wait()}
+    found = {name_of(one): told for _ in range(2) for one, told in engine.wait()}
     assert (found["a"].state, found["b"].state) == ("failed", "done") and engine.room == 2
     assert found["a"].reason.startswith(f"{name} could not start it: ") and found["a"].reason.endswith(
         "invalid partition specified: gpuu"

@@ -5,13 +5,14 @@ of one process.
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from light_work import MORTAL
 from queues import Queue
 from small_runs import SMALL, Heard, contents, model, options
 
@@ -22,8 +23,11 @@ from rim_bench.runs.executors import died, open_engine
 from rim_bench.runs.grid import Failure, Runner, visible_gpus
 from rim_bench.runs.job import Job, JobResult, execute
 from rim_bench.runs.options import Options
+from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.stored_runs import EvaluationSets
-from rim_bench.runs.study import Study
+from rim_bench.runs.study import study_setting
+from rim_bench.runs.training import run_plan
+from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import LearningRateGrid
 from rim_bench.util.errors import UsageError
@@ -68,7 +72,7 @@ class Here:
 
 def grid(given: Options | list[Options], **more: Any) -> tuple[list[list[Run]], Here, Runner, Heard]:
     engine, heard = Here(more.pop("dies", None)), Heard()
-    studies = [Study(one) for one in (given if isinstance(given, list) else [given])]
+    studies = [plan_study(one) for one in (given if isinstance(given, list) else [given])]
     with Runner(engine, heard, **more) as runner:
         runs = runner.run(studies)
     assert engine.closed
@@ -88,7 +92,7 @@ def test_a_grid_makes_the_runs_of_one_process_and_starts_come_first(tmp_path: Pa
     given = options(
         tmp_path / "one", "rim", start="cot", seeds=(0, 1), examples=24, cot_examples=16, limit=20, quick=True
     )
-    whole = Study(given).run(Heard())
+    whole = run_plan(plan_study(given), Heard())
     (runs,), engine, runner, heard = grid(dataclasses.replace(given, out=tmp_path / "many"))
     assert [contents(r) for r in runs] == [contents(r) for r in whole] and not runner.failures and runner.code == 0
     assert engine.began[:2] == ["shared cot start", "shared cot start, seed 1"] and len(engine.began) == 4
@@ -115,7 +119,7 @@ def test_where_a_queue_places_cells_their_times_compare_with_none(
     for name, settings, told in (("shared", {}, {"unknown"}), ("alone", {"slurm_exclusive": True}, set())):
         engine = open_engine("submitit", 2, settings, folder=tmp_path / "submitit", gpu=False, gpus=())
         with Runner(engine, Heard()) as runner:
-            (runs,) = runner.run([Study(options(tmp_path / name, "direct", "pause", examples=16, limit=20))])
+            (runs,) = runner.run([plan_study(options(tmp_path / name, "direct", "pause", examples=16, limit=20))])
         runtimes = [s["runtime"] for run in runs for s in run.evaluations().values()]
         assert {r["cells_at_a_time"] for r in runtimes if "cells_at_a_time" in r} == told and len(runtimes) == 2
         assert any("that other cells of a grid may have shared" in n for n in notes(runs)) == bool(told)
@@ -147,7 +151,7 @@ def test_a_cell_that_a_queue_does_not_take_stops_no_other(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "submitit", queue)
     engine = open_engine("submitit", 2, {"slurm_partition": "gpuu"}, folder=tmp_path / "submitit", gpu=False, gpus=())
     with Runner(engine, heard, evaluation=False) as runner:
-        (runs,) = runner.run([Study(options(tmp_path, "pause", "direct", "cot", examples=16))])
+        (runs,) = runner.run([plan_study(options(tmp_path, "pause", "direct", "cot", examples=16))])
     assert [r.spec["method"]["name"] for r in runs] == ["direct", "cot"] and runner.code == 70
     assert failed(runner) == {"pause": ("failed", 2)} and {queue.asked.count(name) for name in ("pause", "direct")} == {
         2
@@ -173,10 +177,10 @@ def test_bad_input_in_a_cell_is_told_once_and_stops_no_other(tmp_path: Path) -> 
 
 
 def test_a_start_that_is_too_weak_ends_what_begins_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def weak(self: Study, cell: Any, run: Run, reporter: Any) -> None:
+    def weak(cell: Any, run: Run, reporter: Any) -> None:
         raise UsageError("too weak")
 
-    monkeypatch.setattr(Study, "check_start", weak)
+    monkeypatch.setattr("rim_bench.runs.grid.check_start", weak)
     (runs,), engine, runner, _ = grid(
         options(tmp_path, "direct", start="cot", examples=16, cot_examples=16), evaluation=False
     )
@@ -186,7 +190,7 @@ def test_a_start_that_is_too_weak_ends_what_begins_from_it(tmp_path: Path, monke
 
 def test_trials_are_cells_too_and_the_choice_is_that_of_one_process(tmp_path: Path) -> None:
     given = options(tmp_path / "one", "direct", tune=LearningRateGrid((1e-3, 1e-2, 1e30)), seeds=(0, 1), examples=16)
-    whole = Study(given).run(Heard(), evaluation=False)
+    whole = run_plan(plan_study(given), Heard(), evaluation=False)
     (runs,), engine, _, heard = grid(dataclasses.replace(given, out=tmp_path / "many"), evaluation=False)
     assert [(r.id, model(r)) for r in runs] == [(r.id, model(r)) for r in whole] and len(engine.began) == 5
     assert [n for n in heard.notes if n.startswith("direct: learning rate") and "1e+30: diverged" in n]
@@ -233,10 +237,23 @@ def test_budgets_and_tasks_share_a_grid_and_a_start(tmp_path: Path) -> None:
 
 
 def test_a_process_that_makes_other_runs_of_a_request_says_so(tmp_path: Path) -> None:
-    told = execute(Job(options(tmp_path, "direct"), "direct-chain-000000000000", "direct", Path.cwd()))
+    (planned,) = plan_study(options(tmp_path, "direct"))
+    spec = RunSpec.from_json({**planned.spec, "task": {**planned.spec["task"], "train_sha256": "0" * 64}})
+    told = execute(Job(dataclasses.replace(planned, spec=spec), "direct", Path.cwd()))
     assert (
         told.state == "refused" and "needs the same version of rim-bench" in told.reason and not any(tmp_path.iterdir())
     )
+
+
+def test_a_planned_run_is_the_same_in_another_process(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(MORTAL)
+    for planned in plan_study(options(tmp_path, "rim", str(own), start="cot", cot_examples=16, seeds=(0, 1))):
+        _ = planned.method, planned.study.texts  # a class of a file and rows: neither travels
+        sent = pickle.dumps(planned)
+        there = pickle.loads(sent)
+        assert len(sent) < 20_000 and (there.id, there.spec, there.plan) == (planned.id, planned.spec, planned.plan)
+        assert there.method.settings() == planned.method.settings() and there.study.data == planned.study.data
 
 
 def test_gpus_are_handed_out_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +269,7 @@ def test_gpus_are_handed_out_by_their_names(monkeypatch: pytest.MonkeyPatch) -> 
 def test_failures_are_a_table_and_an_exit_code(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rim_bench.runs.executors.open_engine", lambda *a, **k: Here({"pause": 2}))
+    monkeypatch.setattr("rim_bench.runs.grid.open_engine", lambda *a, **k: Here({"pause": 2}))
     monkeypatch.setenv("COLUMNS", "150")
     small = [
         "--backbone",
@@ -343,6 +360,4 @@ def test_another_machine_has_no_other_kinds_of_devices(
     code, out, err = call("run", "--methods", "direct", "--quick", *elsewhere, *dry_run)
     assert (code, out) == (2, "") and f"device {device!r} cannot be used" in err and len(err.splitlines()) == 1
     assert not any(tmp_path.iterdir())
-    assert Study(options(tmp_path, "direct", device="cuda:3"), elsewhere=True).device == torch.device(
-        "cuda:3"
-    )  # which may be there
+    assert study_setting(options(tmp_path, "direct", device="cuda:3"), elsewhere=True).device == "cuda:3"

@@ -29,7 +29,8 @@ from rim_bench.report.leaderboard import leaderboard
 from rim_bench.runs import checkpoints as candidates_module
 from rim_bench.runs.checkpoints import CheckpointSelector
 from rim_bench.runs.options import Options
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
+from rim_bench.runs.training import run_plan
 from rim_bench.runs.tuning import Choice, Trial
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import POINTS, CheckpointRule, LearningRateGrid, best, parse_tune
@@ -297,9 +298,9 @@ def test_the_best_candidate_becomes_the_model(plain: Run, tmp_path: Path, monkey
 
 def test_a_shared_start_keeps_its_last_checkpoint(tmp_path: Path) -> None:
     given = options(tmp_path, "direct", start="cot", cot_examples=8, checkpoint="best", examples=8)
-    cells = {c.role: c for c in Study(given).cells}
+    cells = {c.role: c for c in plan_study(given)}
     assert cells["start"].selection.rule == "last" and "selection" not in cells["start"].spec
-    assert cells["start"].spec == next(c for c in Study(replace(given, checkpoint="last")).cells if c.is_start).spec
+    assert cells["start"].spec == next(c for c in plan_study(replace(given, checkpoint="last")) if c.is_start).spec
     assert cells["arm"].selection.rule == "best"
 
 
@@ -314,7 +315,7 @@ def killed_at(given: Options, where: Callable[[pytest.MonkeyPatch, Heard], None]
         try:
             heard = Heard()
             where(pytest.MonkeyPatch(), heard)
-            Study(given).run(heard, evaluation=False)
+            run_plan(plan_study(given), heard, evaluation=False)
         finally:
             os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -330,16 +331,16 @@ SHARES = {3: 0.2, 6: 0.8, 9: 0.5, 12: 0.8, 5: 0.1}
 def by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation whose accuracy depends on the step alone, whichever process asks."""
     state = {"step": 0}
-    look = CheckpointSelector.look
+    evaluate = CheckpointSelector.evaluate
 
     def noted(self: CheckpointSelector, step: int, stage: str, **others: bool) -> None:
         state["step"] = step
-        look(self, step, stage, **others)
+        evaluate(self, step, stage, **others)
 
     def answer(trained: Any, request: Any, dataset: Any) -> list[dict[str, Any]]:
         return [{"correct": k < SHARES[state["step"]] * 20, "flops_prefill": 2, "flops_decode": 1} for k in range(20)]
 
-    monkeypatch.setattr(CheckpointSelector, "look", noted)
+    monkeypatch.setattr(CheckpointSelector, "evaluate", noted)
     monkeypatch.setattr(candidates_module, "marked", answer)
 
 
@@ -366,12 +367,12 @@ def behind(name: str, step: int, *, before: bool = False) -> Callable[[pytest.Mo
     "where",
     [
         behind("_write", 6, before=True),  # weights stored, score not
-        behind("look", 6),  # stored, no checkpoint knows of it yet
-        behind("settled", 7),  # what no longer leads is removed
-        behind("look", 12),  # everything but the end
+        behind("evaluate", 6),  # stored, no checkpoint knows of it yet
+        behind("prune", 7),  # what no longer leads is removed
+        behind("evaluate", 12),  # everything but the end
         behind("clean", 12, before=True),  # trained; candidates are still there
     ],
-    ids=["half a candidate", "candidate", "settled", "end", "trained"],
+    ids=["half a candidate", "candidate", "prune", "end", "trained"],
 )
 def test_kill_9_changes_no_choice(where: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Run) -> None:
     by_step(monkeypatch)
@@ -395,20 +396,20 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_only_the_leader_is_kept_behind_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_step(monkeypatch)
     kept: dict[int, list[str]] = {}
-    settled = CheckpointSelector.settled
+    prune = CheckpointSelector.prune
 
     def noted(self: CheckpointSelector, step: int) -> None:
-        settled(self, step)
+        prune(self, step)
         kept[step] = sorted(p.name[-2:] for p in self.folder.glob("step-*"))
 
-    monkeypatch.setattr(CheckpointSelector, "settled", noted)
+    monkeypatch.setattr(CheckpointSelector, "prune", noted)
     train(options(tmp_path, "rim", checkpoint="best", checkpoint_points=4))
     assert (kept[3], kept[6], kept[9], kept[11]) == (["03"], ["06"], ["06"], ["06"])
 
 
 def test_what_was_seen_is_forgotten_where_nobody_looks_any_more(plain: Run, tmp_path: Path) -> None:
     """Killed while it was looked at, and gone on with without: the same run, whose validation is that of its end."""
-    killed_at(options(tmp_path, "rim", checkpoint_points=4), behind("settled", 7))
+    killed_at(options(tmp_path, "rim", checkpoint_points=4), behind("prune", 7))
     (run,), heard = train(options(tmp_path, "rim"))
     assert heard.steps[0] == ("rim", 8) and model(run) == model(plain) and not (run.path / "candidates").exists()
     told = run.training() or {}
@@ -455,5 +456,5 @@ def test_a_set_that_is_too_small_is_left_out_and_said(tmp_path: Path) -> None:
 def test_too_few_test_questions_are_refused_before_anything_trains(tmp_path: Path) -> None:
     given = options(tmp_path / "results", "direct", checkpoint="16-split", limit=2)
     with pytest.raises(UsageError, match="2 test questions are too few for the 16-split protocol"):
-        Study(given).run(Heard())
+        run_plan(plan_study(given), Heard())
     assert not list((tmp_path / "results").glob("runs/*"))

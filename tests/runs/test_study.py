@@ -17,9 +17,10 @@ import torch
 
 from rim_bench.data.task import load_task
 from rim_bench.engine.trained_model import load_trained
-from rim_bench.runs import study as run_module
+from rim_bench.runs import training as run_module
 from rim_bench.runs.options import Options
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
+from rim_bench.runs.training import run_plan
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import TrainingStep
@@ -81,7 +82,7 @@ def options(task: str, out: Path, **changes: Any) -> Options:
 
 def train(given: Options) -> tuple[list[Run], Heard]:
     heard = Heard()
-    return Study(given).run(heard, evaluation=False), heard
+    return run_plan(plan_study(given), heard, evaluation=False), heard
 
 
 def all_runs(root: Path) -> dict[str, Run]:
@@ -179,7 +180,7 @@ def test_a_start_under_the_threshold_stops_the_study(task: str, tmp_path: Path) 
         with pytest.raises(
             UsageError, match=r"shared CoT start cot-strict-\w+ reached [\d.]+ % on validation, under the 95 %"
         ) as caught:
-            Study(given).run(heard, evaluation=False)
+            run_plan(plan_study(given), heard, evaluation=False)
         assert "\n" not in str(caught.value)
         assert len(heard.steps) == (8 if attempt == 0 else 0)
         (start,) = all_runs(tmp_path / "out").values()
@@ -240,7 +241,8 @@ import sys, time
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study
+from rim_bench.runs.training import run_plan
 from rim_bench.runs.options import Options
 
 task, out, slow, settings = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
@@ -253,7 +255,7 @@ class Slow:
         time.sleep(1.0 if run == "rim" and progress.step > slow else 0.0)
 
 options = Options(("direct", "coconut", "rim"), task, out, start="cot", settings=settings, device="cpu")
-Study(options).run(Slow(), evaluation=False)
+run_plan(plan_study(options), Slow(), evaluation=False)
 """
 
 

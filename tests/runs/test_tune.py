@@ -18,8 +18,9 @@ from rim_bench.data.task import load_task
 from rim_bench.evidence.split_protocol import run_splits, scored_runs
 from rim_bench.report.comparison import comparison
 from rim_bench.runs.options import Options
-from rim_bench.runs.study import Study
+from rim_bench.runs.planned_run import plan_study, trials
 from rim_bench.runs.study_file import read_study
+from rim_bench.runs.training import run_plan
 from rim_bench.storage.records import spec_id
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import LearningRateGrid
@@ -45,7 +46,7 @@ def by_role(out: Path) -> dict[str, list[Run]]:
 
 def rigged(monkeypatch: pytest.MonkeyPatch, shares: dict[float, float]) -> None:
     """Final validation whose accuracy depends on the learning rate."""
-    from rim_bench.runs import study as run_module
+    from rim_bench.runs import training as run_module
 
     monkeypatch.setattr(
         run_module, "validation_accuracy", lambda trained, request: (shares[trained.spec["optimizer"]["lr"]], 20)
@@ -115,7 +116,7 @@ def test_a_killed_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
                     os.kill(os.getpid(), signal.SIGKILL) if run.endswith("lr 0.001") and step == 8 else None
                 )
             )
-            Study(given).run(fatal, evaluation=False)
+            run_plan(plan_study(given), fatal, evaluation=False)
         finally:
             os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -158,32 +159,33 @@ def test_a_recipe_may_have_a_batch_size_for_each_kind_of_backbone(tmp_path: Path
         text.replace("      batch_size: 32\n", "      batch_size: {scratch: 4, pretrained: 16}\n")
     )
     given = Options(("direct", "cot"), str(tmp_path / "own.yaml"), tmp_path / "out", limit=40)
-    study = Study(given)
-    assert {cell.plan.batch_size for cell in study.cells} == {4}  # the shared start's too
-    assert {study._trials(cell) for cell in study.cells if not cell.is_start} == {3}  # the recipe was followed
-    study.backbone_spec = study.backbone_spec | {"kind": "path"}
-    assert study._plan("cot", 0, False).batch_size == 16
-    other = Study(dataclasses.replace(given, batch_size=8))
-    assert {cell.plan.batch_size for cell in other.cells} == {8}
-    assert {other._trials(cell) for cell in other.cells} == {None}
+    study = plan_study(given)
+    assert {cell.plan.batch_size for cell in study} == {4}  # the shared start's too
+    assert {cell.tuning_trials for cell in study if not cell.is_start} == {3}  # the recipe was followed
+    setting = study[0].study
+    pretrained = dataclasses.replace(setting, backbone=setting.backbone | {"kind": "path"})
+    assert pretrained.batch_size == 16
+    other = plan_study(dataclasses.replace(given, batch_size=8))
+    assert {cell.plan.batch_size for cell in other} == {8}
+    assert {cell.tuning_trials for cell in other} == {None}
 
 
 def test_what_is_not_tuned_is_what_it_was(tmp_path: Path) -> None:
-    plain = Study(options(tmp_path, "direct", lr=1e-3)).cells[0].spec
+    plain = plan_study(options(tmp_path, "direct", lr=1e-3))[0].spec
     assert not {"tuned", "selection"} & plain.keys()
-    tuned = Study(options(tmp_path, "direct", tune=GRID))
-    assert tuned.trials[1].spec == plain | {"role": "trial"} and spec_id(tuned.trials[1].spec) != spec_id(plain)
-    assert Study(options(tmp_path, "direct")).trials == ()
+    tuned = plan_study(options(tmp_path, "direct", tune=GRID))
+    assert trials(tuned)[1].spec == plain | {"role": "trial"} and spec_id(trials(tuned)[1].spec) != spec_id(plain)
+    assert trials(plan_study(options(tmp_path, "direct"))) == ()
     with pytest.raises(UsageError, match="--lr gives one learning rate for all methods and --tune looks for each"):
         options(tmp_path, "direct", tune=GRID, lr=1e-3)
 
 
 def test_a_budget_that_trials_cannot_have_is_refused_before_anything_trains(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a budget of 2 examples is less than one step of 4"):
-        Study(options(tmp_path, "direct", tune=LearningRateGrid((1e-3, 1e-2), 0.05)))
+        plan_study(options(tmp_path, "direct", tune=LearningRateGrid((1e-3, 1e-2), 0.05)))
     given = options(tmp_path, "direct", tune=LearningRateGrid((1e-3, 1e-2), 1e-6), examples=None, train_flops=10**9)
     with pytest.raises(UsageError, match="a budget of 1000 training FLOPs is too small for direct"):
-        Study(given).run(Heard(), evaluation=False)
+        run_plan(plan_study(given), Heard(), evaluation=False)
     assert not by_role(tmp_path)
 
 

@@ -1,0 +1,379 @@
+"""Planned runs become stored runs: trained, evaluated. Resumable at every point."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from rim_bench.compute.adapters import matched_backbone, matched_shape
+from rim_bench.compute.flops import Shape
+from rim_bench.compute.training_flops import ROWS, training_cost
+from rim_bench.data.datasets import overlap
+from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.devices import peak_memory, pick_device, reset_peak
+from rim_bench.engine.distributed import environment as launch_environment
+from rim_bench.engine.execution import ALONE, ExecutionContext
+from rim_bench.engine.packing import PackedModel
+from rim_bench.engine.pretrained import locate
+from rim_bench.engine.trained_model import TrainedModel, build_bridges, load_trained
+from rim_bench.engine.trainer import Outcome, Trainer
+from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated, validation_accuracy
+from rim_bench.evidence.split_protocol import held_out
+from rim_bench.methods.layout import Layout
+from rim_bench.methods.method import Encoded, Method, Stage
+from rim_bench.methods.schedule import flops_spans, planned_flops
+from rim_bench.runs.checkpoints import CheckpointSelector, answered, clean, evaluate_candidates
+from rim_bench.runs.options import QUICK_ROWS
+from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, trials
+from rim_bench.runs.study import StudySetting
+from rim_bench.runs.tuning import adopt, run_trials, same_training
+from rim_bench.storage.records import TrainingRecord
+from rim_bench.storage.run_folder import Run
+from rim_bench.storage.selection import SPLITS
+from rim_bench.util.environment import environment
+from rim_bench.util.errors import UsageError
+from rim_bench.util.progress import Reporter, Silent
+
+# A whole plan
+
+
+def run_plan(
+    plan: Plan, reporter: Reporter | None = None, *, evaluation: bool = True, execution: ExecutionContext = ALONE
+) -> list[Run]:
+    """The arms of a plan, trained and evaluated as far as they are not yet.
+
+    Args:
+        evaluation: False: train alone; the test split stays closed.
+
+    Raises:
+        UsageError: what the user can act on; what is done by then stays.
+    """
+    reporter = reporter or Silent()
+    note_data(plan[0].study, reporter, evaluation=evaluation)
+    check_budget(plan)
+    if tried := trials(plan):
+        for start in {p.parent.id: p.parent for p in tried if p.parent is not None}.values():
+            check_start(start, train(start, reporter, execution), reporter)
+        plan = at_rates(plan, run_trials(tried, lambda planned: train(planned, reporter, execution), reporter))
+    for planned in plan:
+        if planned.role == "trial":
+            continue
+        run = train(planned, reporter, execution)
+        if planned.is_start:
+            check_start(planned, run, reporter)
+        elif evaluation:
+            evaluate(planned, reporter, execution)
+    return [planned.run for planned in arms(plan)]
+
+
+def note_data(study: StudySetting, reporter: Reporter, *, evaluation: bool = True) -> None:
+    """Notes what there is to say of the data before anything is trained.
+
+    Raises:
+        UsageError: too few test questions for the 16-split protocol.
+    """
+    train_set, validation_set = study.data
+    for note in (*train_set.notes, *validation_set.notes):
+        reporter.note(note)
+    if not evaluation:
+        return
+    examples = evaluation_request(study).dataset().examples
+    if study.options.checkpoint == SPLITS:
+        held_out(len(examples))
+    if shared := overlap(train_set.examples, examples):
+        reporter.note(f"{shared} test questions stand in the training set word for word")
+
+
+def check_budget(plan: Plan) -> None:
+    """Refuses, before anything trains, a budget in FLOPs under what is inherited or under a step of every stage.
+
+    The price of a shared start is known before it is trained, since order and layouts are.
+    """
+    study = plan[0].study
+    if study.options.train_flops is None or all(planned.run.trained for planned in plan):
+        return
+    backbone = Backbone.create(study.backbone, texts=study.texts, pattern=study.task.token_pattern)
+    rows = study.data[0].examples
+    plain = [backbone.encode_example(e) for e in rows]
+    inherited: dict[str | None, int] = {None: 0}
+    for planned in plan:
+        examples = planned.method.transform(rows, planned.plan.seed)
+        data = plain if examples is rows else [backbone.encode_example(e) for e in examples]
+        price = price_of(backbone, planned.method)
+        if not planned.is_start:
+            flops_spans(planned.method, data, planned.plan, study.start, inherited[planned.spec.parent], price)
+        elif planned.run.trained:
+            inherited[planned.id] = _trained_flops(planned.run)
+        else:
+            inherited[planned.id] = planned_flops(planned.method, data, planned.plan, "recipe", price)
+
+
+def check_start(planned: PlannedRun, run: Run, reporter: Reporter) -> None:
+    """Raises UsageError for a shared start that has not converged: what follows from it would mean nothing."""
+    options = planned.study.options
+    validation = (run.training() or TrainingRecord())["validation"]
+    accuracy, needed = validation["accuracy"], planned.study.task.recipe.get("start_accuracy")
+    reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {validation['n']})")
+    if needed is not None and accuracy < needed and not (options.quick or options.any_start):
+        raise UsageError(
+            f"the shared CoT start {run.id} reached {100 * accuracy:.1f} % on validation, under the "
+            f"{100 * needed:.0f} % without which what starts from it means nothing: give it more examples "
+            "(--cot-examples) or another seed (--seed)"
+        )
+
+
+# One run: training
+
+
+def train(planned: PlannedRun, reporter: Reporter | None = None, execution: ExecutionContext = ALONE) -> Run:
+    """The trained run, from its newest checkpoint if there is one; nothing is done twice. Its parent must be trained.
+
+    Raises:
+        UsageError: a run folder, a device or data that do not fit, or training that diverged.
+    """
+    reporter, study = reporter or Silent(), planned.study
+    device = pick_device(study.device)
+    run = study.store.open(planned.spec)
+    with run.lock():
+        if run.trained:
+            reporter.note(f"{planned.label}: trained already ({run.id})")
+            run.remove_checkpoints()  # left there by a kill between the two
+            clean(run, planned.selection)
+            return run
+        if run.evaluations() and run.latest_checkpoint() is None:
+            raise UsageError(
+                f"run {str(run.path)!r} has evaluations but no weights, which would not be the same if it were "
+                "trained again: give another results folder (--out), or move the run away"
+            )
+        if (trial := _winning_trial(planned)) is not None:
+            run.write_environment(_environment(device))
+            adopt(run, trial, _tuning_record(planned, trial.id))
+            reporter.note(f"{planned.label}: the winning trial {trial.id} is this run")
+            return run
+        _train_weights(planned, run, device, reporter, execution)
+    return run
+
+
+def _train_weights(
+    planned: PlannedRun, run: Run, device: torch.device, reporter: Reporter, execution: ExecutionContext
+) -> None:
+    """Trains and stores the weights; the caller holds the run's lock."""
+    study, method, plan = planned.study, planned.method, planned.plan
+    group, strategy = execution.group, study.options.strategy or launch_environment.STRATEGIES[0]
+    processes = {} if group is None else {"processes": group.record(device, strategy)}
+    with nothing_left_of(run):
+        backbone = _initial(planned, device)
+        bridges = build_bridges(method, backbone, plan.seed)
+        data = [backbone.encode_example(e) for e in method.transform(study.data[0].examples, plan.seed)]
+        trained = TrainedModel(backbone, method, bridges, planned.spec, execution)
+        watcher = CheckpointSelector(run, planned.selection, trained, evaluation_request(study, "validation"))
+        inherited = 0 if planned.parent is None else _trained_flops(planned.parent.run)
+        start = str(planned.spec["start"])
+        trainer = Trainer(backbone, method, bridges, data, plan, run, start, inherited, watcher, group, strategy)
+        check_rows(backbone, data, method, [s.stage for s in trainer.spans])
+    run.write_environment(_environment(device) | processes)
+    reset_peak(device)
+    outcome = trainer.run(lambda p: reporter.training(planned.label, p))
+    bridges.eval()
+    peak = max(watcher.peak, peak_memory(device))  # before validation
+    if (validation := watcher.validation) is None:
+        accuracy, n = validation_accuracy(trained, evaluation_request(study, "validation"))
+        validation = {"n": n, "accuracy": accuracy}
+    looked = watcher.record()
+    summary = {
+        **_spent(planned, outcome, inherited),
+        **_tuning_record(planned),
+        "tokens": outcome.tokens,
+        "executed_tokens": outcome.executed,
+        "seconds": round(outcome.seconds, 3),
+        "examples_per_s": round(outcome.examples / outcome.seconds, 3),
+        "final_loss": outcome.final_loss,
+        "validation": validation,
+        **({} if looked is None else {"selection": looked}),
+        "parameters": backbone.count(),
+        "parameters_trained": backbone.count(training_only=True),
+        "peak_memory_bytes": peak,
+        "device": str(device),
+        **processes,
+    }
+    run.finish(watcher.write, summary)
+    run.remove_checkpoints()
+    watcher.clean()
+    reporter.finished(planned.label)
+    if planned.selection.record() is not None and (chosen := watcher.chosen) is not None:
+        what = f"the checkpoint of step {chosen['step']:,} of {outcome.steps:,} (stage {chosen['stage']!r})"
+        accuracy_text = f"{100 * chosen['accuracy']:.1f} % on validation (n = {chosen['n']}), the best"
+        reporter.note(f"{planned.label}: {what}, {accuracy_text}")
+
+
+def _spent(planned: PlannedRun, outcome: Outcome, inherited: int) -> dict[str, Any]:
+    """What train.json says of steps, examples, FLOPs and the budget."""
+    plan, parent = planned.plan, planned.parent
+    inherited_examples = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
+    if plan.flops:
+        kind, asked, used, last_step = "train-flops", plan.flops, outcome.flops + inherited, outcome.last_step_flops
+    else:
+        kind, asked, last_step = "examples", plan.examples + inherited_examples, plan.batch_size
+        used = outcome.examples + inherited_examples
+    return {
+        "steps": outcome.steps,
+        "examples": outcome.examples,
+        "inherited_examples": inherited_examples,
+        "flops": outcome.flops,
+        "inherited_flops": inherited,
+        "flops_executed": outcome.flops_executed,
+        "flops_padding": outcome.flops_padding,
+        "budget": {"kind": kind, "asked": asked, "used": used, "last_step": last_step},
+    }
+
+
+def _tuning_record(planned: PlannedRun, adopted: str | None = None) -> dict[str, Any]:
+    """What train.json says of the learning rate's choice; `adopted` is the trial whose weights the run has."""
+    tried: dict[str, Any] = {"tuning_trials": planned.tuning_trials}
+    return tried if planned.choice is None else tried | {"tuning": planned.choice.record(adopted)}
+
+
+def _winning_trial(planned: PlannedRun) -> Run | None:
+    """The trial that this run would only repeat: the winner of its method, of the same seed, budget and all else."""
+    if planned.choice is None:
+        return None
+    trial = Run(planned.study.store.folder / planned.choice.winner.run)
+    return trial if same_training(planned.spec, trial.spec) else None
+
+
+def _trained_flops(run: Run) -> int:
+    """What a trained run cost, inherited cost included."""
+    stored = run.training() or TrainingRecord()
+    if "flops" not in stored:
+        raise UsageError(
+            f"start {str(run.path)!r} was trained before FLOPs were counted: move it away to have it trained again"
+        )
+    return int(stored["flops"]) + int(stored["inherited_flops"])
+
+
+def _initial(planned: PlannedRun, device: torch.device) -> Backbone:
+    """The weights a run starts from: its parent's, or the backbone's own."""
+    study, method, seed = planned.study, planned.method, planned.plan.seed
+    if planned.parent is None:
+        spec = study.backbone
+        if method.adapter_of is not None:  # of another adapter rank, to match that method's parameters
+            shape = Shape.of(json.loads((locate(spec) / "config.json").read_text("utf-8")))
+            spec = matched_backbone(spec, shape, method)
+        pattern = study.task.token_pattern
+        backbone = Backbone.create(
+            spec, texts=study.texts, pattern=pattern, markers=method.markers(), seed=seed, device=device
+        )
+    else:
+        parent = study.store.open(planned.parent.spec)
+        backbone = Backbone.load(parent.model_path(), device=device)
+        backbone.add_markers(method.markers(), seed)
+    if method.trains == "markers":
+        backbone.train_markers_only()
+    return backbone
+
+
+@contextmanager
+def nothing_left_of(run: Run) -> Iterator[None]:
+    """Removes the folder of a run that is refused before it ever began; one that has begun stays."""
+    try:
+        yield
+    except UsageError:
+        if not (run.path / "environment.json").exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+def check_rows(backbone: Backbone, data: Sequence[Encoded], method: Method, stages: Sequence[Stage]) -> None:
+    """Refuses, before training, rows that the method cannot lay out or that the model has no positions for.
+
+    Rows of equal lengths are tried once; a stage is tried as it begins, when nothing of an example is left out yet.
+    """
+    shapes = {(len(e.question), tuple(map(len, e.steps)), len(e.answer)): e for e in reversed(data)}
+    for stage in stages:
+        for example in shapes.values():
+            need = method.lay_train(example, stage, 0.0, random.Random(0)).depth
+            if need > backbone.max_positions:
+                raise UsageError(
+                    f"training row {example.id!r} needs {need} positions with {method.name} (stage {stage.name!r}), "
+                    f"the model has {backbone.max_positions}: use a model with more (for from-scratch ones: --backbone "
+                    "max_positions=N)"
+                )
+
+
+def price_of(backbone: Backbone, method: Method) -> Callable[[Layout], int]:
+    """Training FLOPs of a layout for a method whose markers and bridges the backbone does not have yet."""
+    markers = method.markers()
+    plain = PackedModel(backbone, method.bridges(backbone.width)).shape()
+    shape = dataclasses.replace(plain, vocabulary=max(plain.vocabulary, backbone.vocabulary + len(markers)))
+    shape = matched_shape(shape, method)
+    trains = ROWS if method.trains == "markers" else backbone.trains()
+    trains = dataclasses.replace(trains, inputs=trains.inputs or bool(markers))
+    return lambda layout: training_cost(shape, trains, layout)
+
+
+def gpu_info(device: torch.device) -> dict[str, Any] | None:
+    """The GPU that is used, as data; None without one."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    return environment(gpu=gpu_info(device)) | {"torch_threads": torch.get_num_threads()}
+
+
+# One run: evaluation
+
+
+def evaluation_request(study: StudySetting, split: str = "test", effort: int | None = None) -> EvaluationRequest:
+    """The evaluation that goes with a study."""
+    options = study.options
+    limit = options.limit if options.limit is not None or not options.quick else QUICK_ROWS
+    return EvaluationRequest(
+        study.task,
+        options.data,
+        options.files,
+        options.steps,
+        limit,
+        split,
+        effort,
+        options.max_tokens or int(study.task.recipe.get("max_tokens", 128)),
+        options.eval_batch_size,
+        options.quick,
+        device=torch.device(study.device).type,
+        allow_changed=options.allow_changed_data,
+    )
+
+
+def is_evaluated(planned: PlannedRun) -> bool:
+    """Whether the evaluation that goes with its study is stored."""
+    stored = answered if planned.selection.rule == SPLITS else evaluated
+    return stored(planned.run, evaluation_request(planned.study)) is not None
+
+
+def evaluate(planned: PlannedRun, reporter: Reporter | None = None, execution: ExecutionContext = ALONE) -> Run:
+    """The trained run with the evaluation that goes with its study; what is stored is not done again."""
+    reporter, run, request = reporter or Silent(), planned.run, evaluation_request(planned.study)
+    device, label = pick_device(planned.study.device), planned.label
+    with run.lock():
+        if is_evaluated(planned):
+            reporter.note(f"{label}: evaluated already")
+            return run
+
+        def show(done: int, total: int) -> None:
+            reporter.evaluating(label, done, total)
+
+        if planned.selection.rule == SPLITS:
+            evaluate_candidates(run, request, device, show, execution)
+        else:
+            evaluate_run(run, load_trained(run, device=device, execution=execution), request, show)
+        reporter.finished(label)
+    return run
