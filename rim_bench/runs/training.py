@@ -20,6 +20,7 @@ from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.devices import peak_memory, pick_device, reset_peak
 from rim_bench.engine.distributed import environment as launch_environment
 from rim_bench.engine.execution import ALONE, ExecutionContext
+from rim_bench.engine.markers import add_markers, train_markers_only
 from rim_bench.engine.packing import PackedModel
 from rim_bench.engine.pretrained import locate
 from rim_bench.engine.trained_model import TrainedModel, build_bridges, load_trained
@@ -273,9 +274,9 @@ def _initial(planned: PlannedRun, device: torch.device) -> Backbone:
     else:
         parent = study.store.open(planned.parent.spec)
         backbone = Backbone.load(parent.model_path(), device=device)
-        backbone.add_markers(method.markers(), seed)
+        add_markers(backbone, method.markers(), seed)
     if method.trains == "markers":
-        backbone.train_markers_only()
+        train_markers_only(backbone)
     return backbone
 
 
