@@ -174,7 +174,9 @@ def test_what_is_not_tuned_is_what_it_was(tmp_path: Path) -> None:
     plain = plan_study(options(tmp_path, "direct", lr=1e-3))[0].spec
     assert not {"tuned", "selection"} & plain.keys()
     tuned = plan_study(options(tmp_path, "direct", tune=GRID))
-    assert trials(tuned)[1].spec.to_json() == plain | {"role": "trial"} and spec_id(trials(tuned)[1].spec) != spec_id(plain)
+    assert trials(tuned)[1].spec.to_json() == plain | {"role": "trial"} and spec_id(trials(tuned)[1].spec) != spec_id(
+        plain
+    )
     assert trials(plan_study(options(tmp_path, "direct"))) == ()
     with pytest.raises(UsageError, match="--lr gives one learning rate for all methods and --tune looks for each"):
         options(tmp_path, "direct", tune=GRID, lr=1e-3)
