@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rim_bench.evidence.rows import ComparisonKey, Evaluation, Group, LeftOut, Reason, Row
+from rim_bench.evidence.rows import Evaluation, Group, LeftOut, Reason, Row
 from rim_bench.evidence.stats import intervals
 from rim_bench.util.files import canonical
 
@@ -23,23 +23,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COSTS = ("flops", "passes", "latency")  # FLOPs per item, sequential passes, milliseconds to the full answer at batch 1
-SAME = {
-    "flops": 0.01,
-    "passes": 0.01,
-    "latency": 0.10,
-}  # costs that differ by no more than this share of the larger count as equal
+SAME = {"flops": 0.01, "passes": 0.01, "latency": 0.10}  # costs that differ by no more than this share count as equal
 WIDE = 1.25  # an area is taken under curves whose largest cost is at least this much of their smallest
 TIMED = 3  # fewer timed questions than these have no mean
 
 
-def same(kind: str, one: float, other: float) -> bool:
-    """Whether two costs count as equal: FLOPs and passes are counted, a latency is measured, and not to one per
-    cent.
+def same(kind: str, first: float, second: float) -> bool:
+    """Whether two costs count as equal: FLOPs and passes are counted, a latency is measured, and not to one per cent.
+
+    The share in `SAME` is that of the larger.
     """
-    return abs(one - other) <= SAME[kind] * max(one, other)
+    return abs(first - second) <= SAME[kind] * max(first, second)
 
 
-# Points and curves
 @dataclass(frozen=True)
 class Point:
     """One setting of a row's knob; `row.parts` are its evaluations, one a training seed, on the row's items."""
@@ -56,56 +52,51 @@ class Point:
         return "default" if self.default else f"{self.knob}={self.value:g}" + (f" ({self.note})" if self.note else "")
 
     def cost(self, kind: str, ids: Sequence[str]) -> float | None:
-        """Mean cost of a question of `ids`, over questions and seeds: FLOPs, sequential passes or milliseconds; None
-        where not stored.
+        """Mean cost of a question of `ids` over questions and seeds; None where not stored.
 
-        FLOPs and passes are those of the questions that were answered; one that is too long for the model costs
-        nothing.
+        FLOPs and passes are those of the questions that were not too long for the model.
         """
         if kind == "flops":
             return self.row.flops(ids)
         return self.row.cost_mean("passes", ids) if kind == "passes" else self.milliseconds("full_ms", ids)
 
     def milliseconds(self, kind: str, ids: Sequence[str]) -> float | None:
-        """Mean latency at batch 1 ("ttft_ms" or "full_ms") over the timed questions of `ids`, then over the seeds; None
-        where a seed has
-        fewer than `TIMED` of them. Older evaluations do not say which questions they timed: then it is the mean over
-        all of them.
+        """Mean latency at batch 1 ("ttft_ms" or "full_ms") over the timed questions of `ids`, then over the seeds.
+
+        None where a seed has fewer than `TIMED` of them. Older evaluations do not say which questions they timed: then
+        it is the mean over all of them.
         """
-        wanted = set(ids)
-        found: list[float] = []
+        wanted, column = set(ids), 1 if kind == "ttft_ms" else 2
+        means: list[float] = []
         for part in self.row.parts:
-            told = part.summary.get("latency") or {}
-            mean = (told.get(kind) or {}).get("mean")
-            if told.get("items") is not None:
-                column = 1 if kind == "ttft_ms" else 2
-                times = [line[column] for line in told["items"] if line[0] in wanted and line[column] is not None]
+            latency = part.summary.get("latency") or {}
+            mean = (latency.get(kind) or {}).get("mean")
+            if latency.get("items") is not None:
+                times = [line[column] for line in latency["items"] if line[0] in wanted and line[column] is not None]
                 mean = intervals.mean(times) if len(times) >= TIMED else None
             if mean is None:
                 return None
-            found.append(float(mean))
-        return intervals.mean(found)
+            means.append(float(mean))
+        return intervals.mean(means)
 
     @property
     def pooled(self) -> bool:
         """Whether an evaluation does not say which questions it timed."""
-        timed = [p.summary.get("latency") or {} for p in self.row.parts]
-        return any(told.get("full_ms") and told.get("items") is None for told in timed)
+        latencies = [p.summary.get("latency") or {} for p in self.row.parts]
+        return any(latency.get("full_ms") and latency.get("items") is None for latency in latencies)
 
     def solved(self, ids: Sequence[str]) -> NDArray[np.float64]:
         """[seeds, items]: 1 where correct."""
         import numpy as np
 
-        places = [self._places[i] for i in ids]
-        return np.asarray(self._solved[:, places], dtype=np.float64)
+        places, solved = self._all_solved
+        return np.asarray(solved[:, [places[i] for i in ids]], dtype=np.float64)
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: k for k, name in enumerate(self.row.first.items)}
-
-    @cached_property
-    def _solved(self) -> NDArray[np.float64]:
-        return self.row.solved(list(self._places))
+    def _all_solved(self) -> tuple[dict[str, int], NDArray[np.float64]]:
+        """The column of each item, and [seeds, all items]."""
+        ids = list(self.row.first.items)
+        return {name: k for k, name in enumerate(ids)}, self.row.solved(ids)
 
 
 @dataclass(frozen=True)
@@ -128,28 +119,27 @@ class Curve:
         return (f"by {self.knob}" if self.knob else "") + (f" ({self.note})" if self.note else "")
 
 
-def curves_of(group: Group, found: Iterable[Evaluation]) -> tuple[list[Curve], list[LeftOut]]:
+def curves_of(group: Group, evaluations: Iterable[Evaluation]) -> tuple[list[Curve], list[LeftOut]]:
     """The curves of a group's rows, and each setting that no curve could take.
 
-    `found` are evaluations with `summary["curve"]` of any runs (`compare.read(runs, curve=True)`); those of other
-    groups are passed over. A point needs an evaluation of every seed of its row, on the same items and with the same
-    settings but for the knob.
+    `evaluations` are those with `summary["curve"]` of any runs (`rows.read(runs, curve=True)`); those of other groups
+    are passed over. A point needs an evaluation of every seed of its row, on the same items and with the same settings
+    but for the knob.
     """
     by_run: dict[str, list[Evaluation]] = {}
-    for e in found:
-        by_run.setdefault(e.run, []).append(e)
+    for e in evaluations:
+        if e.facts == group.facts:
+            by_run.setdefault(e.run, []).append(e)
     curves: list[Curve] = []
     left_out: list[LeftOut] = []
     rows = [r for r in group.rows if r.first.default]
     taken: set[tuple[str, str]] = set()
     for row in rows:
-        made, missing = _curves(row, by_run, group.facts, taken)
-        curves += made
+        of_row, missing = _curves(row, by_run, taken)
+        curves += of_row
         left_out += missing
     runs = {p.run for r in rows for p in r.parts}
-    missed = [
-        e for run in sorted(runs) for e in by_run.get(run, ()) if e.facts == group.facts and (e.run, e.key) not in taken
-    ]
+    missed = [e for run in sorted(runs) for e in by_run.get(run, ()) if (e.run, e.key) not in taken]
     why = "is no point of a curve: no default evaluation on the same items and settings"
     left_out += [LeftOut(e.run, Reason.NO_POINT, f"{_setting(e)} {why}") for e in missed]
     return curves, left_out
@@ -167,7 +157,7 @@ def _base(e: Evaluation, knob: str) -> str:
 
 
 def _curves(
-    row: Row, by_run: Mapping[str, Sequence[Evaluation]], facts: ComparisonKey, taken: set[tuple[str, str]]
+    row: Row, by_run: Mapping[str, Sequence[Evaluation]], taken: set[tuple[str, str]]
 ) -> tuple[list[Curve], list[LeftOut]]:
     """The curves of one row; adds what it took to `taken`."""
     knobs: dict[tuple[str, str], dict[float, dict[str, Evaluation]]] = {}  # knob and note -> value -> run -> evaluation
@@ -175,7 +165,7 @@ def _curves(
     for part in row.parts:
         for e in sorted(by_run.get(part.run, ()), key=lambda e: e.key):
             knob = e.summary.get("knob")
-            if e.facts != facts or not isinstance(knob, Mapping) or not isinstance(knob.get("value"), int | float):
+            if not isinstance(knob, Mapping) or not isinstance(knob.get("value"), int | float):
                 continue
             if _base(e, knob["name"]) != _base(part, knob["name"]):
                 continue
@@ -188,47 +178,37 @@ def _curves(
                 left_out.append(LeftOut(row.label, Reason.TWICE, detail))
     if not knobs:
         return [Curve(row, None, "", (Point(row, None, None, True),))], left_out
-    curves = []
+    curves, ids = [], list(row.first.items)
     names = [name for name, _ in knobs]
+    defaults = row.first.spec["method"].get("settings") or {}
+    defaults = {**defaults, "votes": 1, "max_tokens": row.first.settings.get("max_tokens")}
     for (name, note), values in sorted(knobs.items()):
         note = note if names.count(name) > 1 else ""
-        points = [Point(row, name, _default_value(row, name), True)]
+        default = float(defaults[name]) if isinstance(defaults.get(name), int | float) else None
+        points = [Point(row, name, default, True)]
         for value, runs in sorted(values.items()):
             if missing := [str(p.seed) for p in row.parts if p.run not in runs]:
                 detail = f"{name}={value:g} is no point of its curve: not evaluated for seed {', '.join(missing)}"
                 left_out.append(LeftOut(row.label, Reason.NO_POINT, detail))
                 continue
             points.append(Point(replace(row, parts=tuple(runs[p.run] for p in row.parts)), name, value, False, note))
-        ids = list(row.first.items)
         points.sort(key=lambda p: (p.cost("flops", ids) or 0.0, p.value or 0.0, not p.default))
         curves.append(Curve(row, name, note, tuple(points)))
     return curves, left_out
 
 
-def _default_value(row: Row, knob: str) -> float | None:
-    """The knob's value in the default evaluation, where the run says it."""
-    if knob == "votes":
-        return 1.0
-    if knob == "max_tokens":
-        value: Any = row.first.settings.get("max_tokens")
-    else:
-        value = (row.first.spec["method"].get("settings") or {}).get(knob)
-    return float(value) if isinstance(value, int | float) else None
-
-
-# One curve over one cost
 @dataclass(frozen=True)
 class MatchedAccuracy:
     """A curve's answers at one cost: at a point, or between two of them with the weights that the cost gives them."""
 
     curve: Curve
-    cost: float  # what it costs itself: equal to what was asked for, as `same` says, at a point, equal to it in between
+    cost: float  # its own: at a point as good as equal to what was asked for (`same`), in between equal to it
     parts: tuple[tuple[Point, float], ...]
     solved: NDArray[np.float64]  # [seeds, items]: the chance that a question is answered right
 
     @property
     def row(self) -> Row:
-        """The curve's."""
+        """The curve's row."""
         return self.curve.row
 
     @property
@@ -279,20 +259,20 @@ class CostCurve:
 
     @staticmethod
     def of(curve: Curve, kind: str, ids: Sequence[str]) -> CostCurve | None:
-        """None where no point has this cost. Of points whose costs count as equal the default stands for all, else the
-        largest value of
-        the knob: which of them is right more often must not decide, and nothing is interpolated along what measuring a
-            latency adds.
+        """None where no point has this cost.
+
+        Of points whose costs count as equal the default stands for all, else the largest value of the knob: which of
+        them is right more often must not decide, and nothing is interpolated along what measuring a latency adds.
         """
         kept: list[tuple[float, Point]] = []
         for p in sorted(curve.points, key=lambda p: (not p.default, -p.value if p.value is not None else 0.0)):
             cost = p.cost(kind, ids)
             if cost is not None and cost > 0 and not any(same(kind, cost, other) for other, _ in kept):
                 kept.append((cost, p))
-        kept.sort(key=lambda k: k[0])
-        return (
-            CostCurve(curve, kind, tuple(ids), tuple(p for _, p in kept), tuple(c for c, _ in kept)) if kept else None
-        )
+        if not kept:
+            return None
+        costs, points = zip(*sorted(kept, key=lambda k: k[0]), strict=True)
+        return CostCurve(curve, kind, tuple(ids), points, costs)
 
     @cached_property
     def solved(self) -> tuple[NDArray[np.float64], ...]:
@@ -343,8 +323,7 @@ class CostCurve:
         return None
 
     def area(self, low: float, high: float) -> NDArray[np.float64]:
-        """[seeds, items]: the mean over log cost from `low` to `high`, both inside the curve, of the interpolated
-        answers.
+        """[seeds, items]: the interpolated answers' mean over log cost from `low` to `high`, both inside the curve.
 
         Between two points y(c) = a + (b − a)(c − c_a)/(c_b − c_a), and ∫ y d(log c) has a closed form.
         """
@@ -367,13 +346,14 @@ def tracks(curves: Iterable[Curve], kind: str, ids: Sequence[str]) -> list[CostC
     return [t for c in curves if (t := CostCurve.of(c, kind, ids)) is not None]
 
 
-def joined(found: Iterable[CostCurve]) -> list[CostCurve]:
-    """Tracks with those of one row made one where they meet in the default setting and go on from there: shorter chains
-    below it, votes
-    above. Interpolation between neighbours means the same there. Tracks of a row that lie over each other stay apart.
+def joined(cost_curves: Iterable[CostCurve]) -> list[CostCurve]:
+    """The curves with those of one row made one where they meet in the default setting and go on from there.
+
+    Shorter chains lie below it, votes above. Interpolation between neighbours means the same there. Curves of a row
+    that lie over each other stay apart.
     """
     by_row: dict[str, list[CostCurve]] = {}
-    for track in found:
+    for track in cost_curves:
         by_row.setdefault(track.curve.row.label, []).append(track)
     out = []
     for mine in by_row.values():
@@ -387,27 +367,24 @@ def joined(found: Iterable[CostCurve]) -> list[CostCurve]:
     return out
 
 
-def shared_span(found: Iterable[CostCurve]) -> tuple[float, float] | None:
-    """The costs that all curves reach that have a range of them; None where there are no two such curves, or no such
-    costs.
-    """
-    spans = [(t.kind, *s) for t in found if (s := t.span) is not None]
+def shared_span(cost_curves: Iterable[CostCurve]) -> tuple[float, float] | None:
+    """The costs that all curves with a range reach; None without two such curves, or without such costs."""
+    spans = [(t.kind, *s) for t in cost_curves if (s := t.span) is not None]
     if len(spans) < 2:
         return None
     low, high = max(s[1] for s in spans), min(s[2] for s in spans)
     return (low, high) if high > low and not same(spans[0][0], low, high) else None
 
 
-def cheapest(found: Iterable[CostCurve], accuracy: float) -> tuple[CostCurve, Need] | None:
-    """The track, of those of one row, on which an accuracy costs least; None where none of them gets there."""
-    needs = [(t, need) for t in found if (need := t.needed(accuracy)) is not None]
+def cheapest(cost_curves: Iterable[CostCurve], accuracy: float) -> tuple[CostCurve, Need] | None:
+    """The curve, of those of one row, on which an accuracy costs least; None where none of them gets there."""
+    needs = [(t, need) for t in cost_curves if (need := t.needed(accuracy)) is not None]
     return min(needs, key=lambda n: (n[1].cost, n[1].at_most), default=None)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Whether each (cost, accuracy) is on the Pareto front: none other has at least its accuracy at no more cost, one
-    of the two
-    strictly better. On point estimates: it describes what was measured and tests nothing.
+    """Whether each (cost, accuracy) is on the Pareto front: none is at least as accurate at no more cost, and better
+    in one of the two. On point estimates: it describes what was measured and tests nothing.
     """
     return [
         not any(c <= cost and a >= accuracy and (c < cost or a > accuracy) for c, a in points)

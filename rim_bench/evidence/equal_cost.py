@@ -1,6 +1,4 @@
-"""Curves compared at equal inference cost: which costs, every pair of curves at each of them, and what is clear of
-it.
-"""
+"""Curves compared at equal inference cost: which costs, every pair of curves at each of them, and what is clear."""
 
 from __future__ import annotations
 
@@ -26,15 +24,15 @@ class Cost:
     rows: tuple[Row, ...]
 
 
-def default_costs(found: Sequence[CostCurve]) -> list[Cost]:
+def default_costs(cost_curves: Sequence[CostCurve]) -> list[Cost]:
     """The default cost of each row, rising; rows whose costs count as equal share the lowest of theirs."""
     costs: dict[str, tuple[float, Row]] = {}
-    for track in found:
+    for track in cost_curves:
         if track.default is not None:
             costs.setdefault(track.curve.row.label, (track.default, track.curve.row))
     out: list[Cost] = []
     for value, row in sorted(costs.values(), key=lambda c: c[0]):
-        if out and same(found[0].kind, value, out[-1].value):
+        if out and same(cost_curves[0].kind, value, out[-1].value):
             out[-1] = Cost(out[-1].value, (*out[-1].rows, row))
         else:
             out.append(Cost(value, (row,)))
@@ -63,13 +61,13 @@ class Field:
 
     @property
     def resampler(self) -> Resampler:
-        """The one of its questions."""
+        """Draws of its questions."""
         return Resampler.of(len(self.scope.ids), self.group.clusters(self.scope))
 
     def readings(self, cost: float) -> list[MatchedAccuracy]:
         """What reaches a cost, in the order of the curves; the same answers only once."""
-        found = (r for t in self.tracks if (r := t.at(cost)) is not None)
-        return list({r.key: r for r in found}.values())
+        reached = (r for t in self.tracks if (r := t.at(cost)) is not None)
+        return list({r.key: r for r in reached}.values())
 
 
 @dataclass(frozen=True)
@@ -94,20 +92,18 @@ class Difference:
 
 
 def differences(fields: Sequence[Field]) -> list[Difference]:
-    """Every pair of readings of different rows at every default cost of every field; Holm over all of them. What is
-    clear is what
-    `pairing.Contrast` calls clear.
+    """Every pair of readings of different rows at every default cost of every field; Holm over all of them.
+
+    What is clear is what `pairs.PairedDifference` calls clear.
     """
     drafts: list[tuple[Field, Cost, PairedDifference[MatchedAccuracy]]] = []
     for field in fields:
+        clusters = field.group.clusters(field.scope)
         for cost in default_costs(field.tracks):
-            drafts += [
-                (field, cost, c) for c in contrasts(field.readings(cost.value), field.group.clusters(field.scope))
-            ]
+            drafts += [(field, cost, c) for c in contrasts(field.readings(cost.value), clusters)]
     out = []
     for (field, cost, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, _, c in drafts]), strict=True):
         verdict = c.judged(holm, field.group.floor(field.scope)[1], holm_seeds)
-        out.append(
-            Difference(field.scope, cost, c.first, c.second, c.value, c.p, holm, c.interval, c.detectable, verdict)
-        )
+        numbers = (c.value, c.p, holm, c.interval, c.detectable)
+        out.append(Difference(field.scope, cost, c.first, c.second, *numbers, verdict))
     return out

@@ -10,12 +10,11 @@ their FLOPs blank.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 from rim_bench.evidence import training_budgets
 from rim_bench.evidence.curves import COSTS, CostCurve, Curve, curves_of, tracks
@@ -35,7 +34,7 @@ from rim_bench.evidence.rows import (
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical
-from rim_bench.util.text import short
+from rim_bench.util.text import natural_key, short
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class RankingGroup:
 
     @property
     def division(self) -> str:
-        """Its name."""
+        """ "closed" or "open"."""
         return "closed" if self.closed else "open"
 
     @property
@@ -65,11 +64,10 @@ class RankingGroup:
     @property
     def terms(self) -> str:
         """The division and the budget."""
-        budget = training_budgets.budget_text(self.kind, self.asked)
-        missed = (
-            f", missed by more than one step ({training_budgets.closeness(self.group.rows[0])})" if self.missed else ""
-        )
-        return f"{self.division} division, {budget}{missed}"
+        text = f"{self.division} division, {training_budgets.budget_text(self.kind, self.asked)}"
+        if self.missed:
+            text += f", missed by more than one step ({training_budgets.closeness(self.group.rows[0])})"
+        return text
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -105,23 +103,22 @@ class Rank:
         return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 
-def ranking(contest: RankingGroup, scope: Subset, found: Sequence[Pair]) -> list[Rank]:
-    """The rows of a contest on one set of questions, best first; tied rows keep their fixed order. `found` are the
-    contest's pairs.
+def ranking(contest: RankingGroup, scope: Subset, pairs: Sequence[Pair]) -> list[Rank]:
+    """The rows of a contest on one set of questions, best first; tied rows keep their fixed order.
 
-    A pair that is clear only by itself ranks nobody: among many pairs of equally good systems some are.
+    `pairs` are those of the contest. A pair that is clear only by itself ranks nobody: among many pairs of equally good
+    systems some are.
     """
     rows = contest.group.rows
-    here = [p for p in found if p.scope.name == scope.name]
     places = []
     for row in rows:
-        mine = [p.winner for p in here if p.winner is not None and (p.first is row or p.second is row)]
-        worse = sum(higher is row for higher in mine)
-        places.append(Rank(row, 1 + len(mine) - worse, len(rows) - worse))
+        mine = [p for p in pairs if p.scope.name == scope.name and (p.first is row or p.second is row)]
+        winners = [p.winner for p in mine if p.winner is not None]
+        worse = sum(winner is row for winner in winners)
+        places.append(Rank(row, 1 + len(winners) - worse, len(rows) - worse))
     return sorted(places, key=lambda p: (p.low, p.high))
 
 
-# From runs to contests
 def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[RankingGroup], list[LeftOut]]:
     """The contests of stored runs, and each run, evaluation or setting left out. `split` keeps one split.
 
@@ -131,23 +128,23 @@ def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[Rankin
     """
     runs = list(runs)
     everything, left_out = read(runs, split)
-    found = [e for e in everything if e.default]
-    turned = [e for e in everything if not e.default]
+    defaults = [e for e in everything if e.default]
     why = "is not at the method's default setting"
-    left_out += [LeftOut(e.run, Reason.OTHER_SETTING, f"its evaluation {e.key!r} {why}") for e in turned]
-    if not found:
+    left_out += [
+        LeftOut(e.run, Reason.OTHER_SETTING, f"its evaluation {e.key!r} {why}") for e in everything if not e.default
+    ]
+    if not defaults:
         where = f" on {split}" if split else ""
         beside = "; ".join(map(LeftOut.text, left_out))
         raise UsageError(f"there is nothing to rank: no run is evaluated{where}; `rim-bench run` makes some. {beside}")
-    found, others = shared(found)
-    found, twice = one_each(found)
+    alike, others = shared(defaults)
+    chosen, twice = one_each(alike)
     points, no_points = read(runs, split, curve=True)
     left_out += others + twice + [o for o in no_points if o not in left_out and o.reason is not Reason.NOT_EVALUATED]
-    known = {(e.run, e.facts) for e in found}
-    strangers = [e for e in points if (e.run, e.facts) not in known]
+    known = {(e.run, e.facts) for e in chosen}
     why = "is no point of a curve: no default evaluation like it is ranked"
-    left_out += [LeftOut(e.run, Reason.NO_POINT, f"{e.key!r} {why}") for e in strangers]
-    groups = grouped(found)
+    left_out += [LeftOut(e.run, Reason.NO_POINT, f"{e.key!r} {why}") for e in points if (e.run, e.facts) not in known]
+    groups = grouped(chosen)
     out: list[RankingGroup] = []
     for group, heading in zip(groups, headings(groups), strict=True):
         curves, missing = curves_of(group, points)
@@ -156,114 +153,101 @@ def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[Rankin
     return out, left_out
 
 
-def shared(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
-    """Of each task the evaluations on one split by one evaluator on one task version, data set and set of questions,
-    and
-    the others. Where every run has several such, they are those on the test split, of the newest versions, on the most
-    questions.
+def shared(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
+    """Of each task the evaluations that all runs have: on one split by one evaluator on one task version, data set and
+    set of questions; and the others.
+
+    Where every run has several such, they are those on the test split, of the newest versions, on the most questions.
 
     Raises:
         UsageError: no evaluation that all runs of a task have; it names what differs, and which run has which.
     """
+
+    def preference(e: Evaluation) -> tuple[Any, ...]:
+        split, evaluator, version, data, items = _variant(e)
+        return split == "test", natural_key(evaluator), natural_key(version), len(e.items), data, items
+
     kept: list[Evaluation] = []
     left_out = []
-    for task in sorted({_task(e) for e in found}):
-        mine = [e for e in found if _task(e) == task]
+    for task in sorted({_task(e) for e in evaluations}):
+        mine = [e for e in evaluations if _task(e) == task]
         common = set.intersection(*({_variant(e) for e in mine if e.run == run} for run in {e.run for e in mine}))
         if not common:
-            _refuse(task, mine)
-        questions = {_variant(e): len(e.items) for e in mine}
-        best = max(common, key=lambda variant: _preference(variant, questions[variant]))
+            raise UsageError(_mixed(task, mine))
+        best = _variant(max((e for e in mine if _variant(e) in common), key=preference))
         for e in mine:
             if _variant(e) == best:
                 kept.append(e)
                 continue
-            own = [
-                f"{what} {short(v)}" for (what, _), v, b in zip(_MUST_AGREE, _variant(e), best, strict=True) if v != b
-            ]
+            own = [f"{what} {short(v)}" for what, v, b in zip(_MUST_AGREE, _variant(e), best, strict=True) if v != b]
             detail = f"its evaluation {e.key!r} is beside those that all runs have ({', '.join(own)})"
             left_out.append(LeftOut(e.run, Reason.OTHER_QUESTIONS, detail))
     return kept, left_out
 
 
-def _preference(variant: tuple[str, ...], questions: int) -> tuple[Any, ...]:
-    split, evaluator, version, data, items = variant
-    return split == "test", _natural(evaluator), _natural(version), questions, data, items
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Version 10 after version 9."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", text) if p]
-
-
-def _refuse(task: str, found: Sequence[Evaluation]) -> NoReturn:
-    everyone = {e.run for e in found}
+def _mixed(task: str, evaluations: Sequence[Evaluation]) -> str:
+    """Why runs that share no evaluation of a task are not ranked: the first thing that differs, and who has which."""
+    everyone = {e.run for e in evaluations}
 
     def by_value(k: int) -> dict[str, set[str]]:
         runs: dict[str, set[str]] = {}
-        for e in found:
+        for e in evaluations:
             runs.setdefault((*_variant(e), " ".join(map(short, _variant(e))))[k], set()).add(e.run)
         return runs
 
-    whats = [*(what for what, _ in _MUST_AGREE), "evaluations"]
-    what, runs = next((w, r) for k, w in enumerate(whats) if everyone not in (r := by_value(k)).values())
-    told = "; ".join(f"{short(value)}: {_few(sorted(names))}" for value, names in sorted(runs.items()))
+    names_and_runs = ((name, by_value(k)) for k, name in enumerate((*_MUST_AGREE, "evaluations")))
+    what, runs = next((name, runs) for name, runs in names_and_runs if everyone not in runs.values())
+    texts = []
+    for value, names in sorted(runs.items()):
+        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        texts.append(f"{short(value)}: {', '.join(sorted(names)[:6])}{more}")
     hint = " (--split keeps one)" if what == "splits" else ""
     advice = "name runs that agree, or evaluate again those that do not"
-    raise UsageError(f"one leaderboard cannot mix {what} of task {task!r}{hint}: {told}; {advice}")
+    return f"one leaderboard cannot mix {what} of task {task!r}{hint}: {'; '.join(texts)}; {advice}"
 
 
-def one_each(found: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
-    """One default evaluation of each run on each task, and the others: a model is not ranked against itself. It is the
-    one whose settings most of the runs have, not a plumbing check where there is another.
+def one_each(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
+    """One default evaluation of each run on each task, and the others: a model is not ranked against itself.
+
+    It is the one whose settings most of the runs have, not a plumbing check where there is another.
     """
 
     def settings(e: Evaluation) -> str:
         return canonical([_task(e), e.settings, e.summary.get("prompt_note")])
 
-    common = Counter(s for _, s in {(e.run, settings(e)) for e in found})
-    batches = Counter(str((e.summary.get("settings") or {}).get("batch_size")) for e in found)
+    common = Counter(s for _, s in {(e.run, settings(e)) for e in evaluations})
+    batches = Counter(e.batch for e in evaluations)
 
     def rank(e: Evaluation) -> tuple[Any, ...]:
-        return (
-            e.quick,
-            -common[settings(e)],
-            -batches[str((e.summary.get("settings") or {}).get("batch_size"))],
-            settings(e),
-            e.key,
-        )
+        return e.quick, -common[settings(e)], -batches[e.batch], settings(e), e.key
 
     kept: dict[tuple[str, ComparisonKey], Evaluation] = {}
-    for e in sorted(found, key=rank):
+    for e in sorted(evaluations, key=rank):
         kept.setdefault((e.run, e.facts), e)
     why = "one evaluation of a run is ranked, with the settings that most runs have"
     left_out = [
-        LeftOut(e.run, Reason.TWICE, f"its evaluation {e.key!r} is beside {one.key!r}: {why}")
-        for e in found
-        if (one := kept[e.run, e.facts]) is not e
+        LeftOut(e.run, Reason.TWICE, f"its evaluation {e.key!r} is beside {first.key!r}: {why}")
+        for e in evaluations
+        if (first := kept[e.run, e.facts]) is not e
     ]
-    return [e for e in found if kept[e.run, e.facts] is e], left_out
+    return [e for e in evaluations if kept[e.run, e.facts] is e], left_out
 
 
 def _task(e: Evaluation) -> str:
     return str(e.summary.get("task") or e.summary.get("task_title") or e.spec["task"]["name"])
 
 
-_MUST_AGREE: tuple[tuple[str, Callable[[ComparisonKey], str]], ...] = (
-    ("splits", lambda f: f.split),
-    ("evaluator versions", lambda f: f.evaluator_version),
-    ("task versions", lambda f: f.task_version),
-    ("data sets", lambda f: f.data),
-    ("item sets", lambda f: f.questions),
-)
+_MUST_AGREE: Mapping[str, Callable[[ComparisonKey], str]] = {
+    "splits": lambda f: f.split,
+    "evaluator versions": lambda f: f.evaluator_version,
+    "task versions": lambda f: f.task_version,
+    "data sets": lambda f: f.data,
+    "item sets": lambda f: f.questions,
+}
 
 
 def _variant(e: Evaluation) -> tuple[str, ...]:
-    return tuple(pick(e.facts) for _, pick in _MUST_AGREE)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return tuple(pick(e.facts) for pick in _MUST_AGREE.values())
 
 
 def _divide(group: Group, heading: str, curves: Sequence[Curve]) -> list[RankingGroup]:
@@ -275,30 +259,39 @@ def _divide(group: Group, heading: str, curves: Sequence[Curve]) -> list[Ranking
     """
     budgets: dict[tuple[str, float | None, str], list[Row]] = {}
     for row in group.rows:
-        first, missed = training_budgets.budgets(row)[0], _missed(row)
+        first, *others = training_budgets.budgets(row)
+        missed = ""  # else what tells the row from all others
+        if first.asked is not None and not all(
+            b.met and (b.kind, b.asked) == (first.kind, first.asked) for b in (first, *others)
+        ):
+            missed = f"{row.label} {' '.join(f'{b.used}' for b in (first, *others))}"
         budgets.setdefault((first.kind, first.asked, missed), []).append(row)
     out = []
 
     def add(rows: Sequence[Row], closed: bool, kind: str, asked: float | None, missed: str) -> None:
         labels = {r.label for r in rows}
-        mine = tuple(c for c in curves if c.row.label in labels)
+        mine = [c for c in curves if c.row.label in labels]
         words = {"" if r.setting else r.words for r in rows}
-        same = words.pop() if len(words) == 1 else ""
-        if same:  # said once for all of them
-            rows, mine = [replace(r, brief=True) for r in rows], tuple(map(_brief, mine))
-        part = Group(group.facts, tuple(rows))
-        out.append(RankingGroup(part, heading, closed, kind, asked, bool(missed), len(budgets) > 1, mine, same))
+        common = words.pop() if len(words) == 1 else ""
+        if common:  # said once for all of them
+            rows = [replace(r, brief=True) for r in rows]
+            mine = [
+                replace(
+                    c,
+                    row=replace(c.row, brief=True),
+                    points=tuple(replace(p, row=replace(p.row, brief=True)) for p in c.points),
+                )
+                for c in mine
+            ]
+        part, others = Group(group.facts, tuple(rows)), len(budgets) > 1
+        out.append(RankingGroup(part, heading, closed, kind, asked, bool(missed), others, tuple(mine), common))
 
     for (kind, asked, missed), rows in sorted(budgets.items(), key=lambda b: (b[0][0], b[0][1] or 0.0, b[0][2])):
         classes: dict[tuple[str, int], list[Row]] = {}
         for row in rows:
             trials = training_budgets.tuning_trials(row)
-            if (
-                kind == training_budgets.FLOPS
-                and not missed
-                and trials is not None
-                and training_budgets.total_flops(row) is not None
-            ):
+            counted = training_budgets.total_flops(row) is not None
+            if kind == training_budgets.FLOPS and not missed and trials is not None and counted:
                 classes.setdefault((str(row.first.spec["task"].get("train_sha256")), trials), []).append(row)
         whole = [c for c in classes.values() if len(c) == len(rows)]
         for _, members in sorted(classes.items()):
@@ -307,18 +300,3 @@ def _divide(group: Group, heading: str, curves: Sequence[Curve]) -> list[Ranking
         if not whole:
             add(rows, False, kind, asked, missed)
     return sorted(out, key=lambda c: not c.closed)
-
-
-def _brief(curve: Curve) -> Curve:
-    """The curve with a label that leaves out what its row has in brackets."""
-    points = tuple(replace(p, row=replace(p.row, brief=True)) for p in curve.points)
-    return replace(curve, row=replace(curve.row, brief=True), points=points)
-
-
-def _missed(row: Row) -> str:
-    """Empty where every seed met its budget within one step; else what tells the row from all others."""
-    found = training_budgets.budgets(row)
-    if found[0].asked is None:
-        return ""
-    met = all(b.met and (b.kind, b.asked) == (found[0].kind, found[0].asked) for b in found)
-    return "" if met else f"{row.label} {' '.join(f'{b.used}' for b in found)}"

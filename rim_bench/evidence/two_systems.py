@@ -171,7 +171,7 @@ def versus(
             "was taken out, not that this helps; it is refused unless --baseline RUN names a separately trained direct "
             "that the arm with it beats"
         )
-    return _compared(_with_labels(list(rows.values())), margin / 100, ablation)
+    return _compared(list(rows.values()), margin / 100, ablation)
 
 
 def _system(store: Store, names: str, split: str, task: str | None) -> Row:
@@ -248,21 +248,15 @@ def _check_direct(direct: Row, arms: Sequence[Row], ablation: bool) -> None:
         )
 
 
-def _with_labels(rows: Sequence[Row]) -> list[Row]:
-    """The rows with labels that differ."""
+def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemComparison:
+    """Every pair of the rows, under labels that differ, on the headline set and on OOD; Holm over all of them."""
     together = grouped([e for r in rows for e in r.parts])
     known = {(p.run, p.key): row.label for group in together for row in group.rows for p in row.parts}
     labels = [known[r.first.run, r.first.key] for r in rows]
     if len({*labels}) < len(labels):  # other seeds of one recipe, or evaluations with the same answers
-        labels = [
-            f"{label} [{', '.join(f'{p.run[-12:]} {p.key}' for p in r.parts)}]"
-            for label, r in zip(labels, rows, strict=True)
-        ]
-    return [Row(label, row.parts) for label, row in zip(labels, rows, strict=True)]
-
-
-def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemComparison:
-    """Every pair of the rows on the headline set and on OOD; Holm over all of them."""
+        names = [", ".join(f"{p.run[-12:]} {p.key}" for p in r.parts) for r in rows]
+        labels = [f"{label} [{name}]" for label, name in zip(labels, names, strict=True)]
+    rows = [Row(label, row.parts) for label, row in zip(labels, rows, strict=True)]
     ordered = sorted(rows, key=lambda r: r.first.curve)  # the items of a point of a curve do not tell the reference
     group = Group(ordered[0].first.facts, tuple(ordered))
     first = group.rows[0].first
@@ -272,8 +266,8 @@ def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemCompa
         drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope), ablations=True)]
     readings = []
     for (scope, contrast), (holm, holm_seeds) in zip(drafts, adjusted([c for _, c in drafts]), strict=True):
-        known = "reference" in next(iter(first.items.values())) or len(scope.ids) == len(first.items)
-        verdict = contrast.judged(holm, group.floor(scope)[1] if known else 0.0, holm_seeds)
+        has_floor = "reference" in next(iter(first.items.values())) or len(scope.ids) == len(first.items)
+        verdict = contrast.judged(holm, group.floor(scope)[1] if has_floor else 0.0, holm_seeds)
         sources = contrast.clusters if contrast.clusters and len(set(contrast.clusters)) > 1 else None
         error = None if sources is None else intervals.clustered(contrast.difference.tolist(), sources)
         readings.append(SubsetComparison(scope, contrast, holm, verdict, Margin.of(contrast, margin), error))

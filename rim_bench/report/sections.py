@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rim_bench.evidence.claims import Outcome, evaluated_controls, findings
+from rim_bench.evidence.claims import ClaimOutcome, evaluated_controls, findings
 from rim_bench.evidence.degenerate import Flag
 from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.rows import Evaluation, Group, Row, Subset
@@ -83,7 +83,7 @@ def claim_notes(group: Group, found: Sequence[Pair]) -> list[str]:
     """What the words mean, and the controls that have no row."""
     if not findings(group, found):
         return []
-    supported, not_shown = Outcome.SUPPORTED.value, Outcome.NOT_SHOWN.value
+    supported, not_shown = ClaimOutcome.SUPPORTED.value, ClaimOutcome.NOT_SHOWN.value
     out = [
         f'Controls: "{supported}" only where the method is called higher than its control, nothing else differs, and '
         "the control "

@@ -11,7 +11,7 @@ import pytest
 from fabricated import evaluate, train
 
 from rim_bench.evidence import degenerate, gate
-from rim_bench.evidence.claims import ClaimVerdict, Outcome, findings
+from rim_bench.evidence.claims import ClaimOutcome, ClaimVerdict, findings
 from rim_bench.evidence.degenerate import Flag
 from rim_bench.evidence.gate import Check, exit_code
 from rim_bench.evidence.pairs import ALONE, Differs, Verdict, pairs
@@ -52,7 +52,7 @@ def change_words(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         for kind in (Verdict, ClaimVerdict, LeftOut, Omission):
             monkeypatch.setattr(kind, "text", lambda *_: WORDS)
         monkeypatch.setattr(Flag, "text", property(lambda _: WORDS))
-        for member in (*Outcome, *Differs, *Apart):
+        for member in (*ClaimOutcome, *Differs, *Apart):
             monkeypatch.setattr(member, "_value_", WORDS)
 
     return change
@@ -87,13 +87,16 @@ def test_what_a_verdict_says_in_words(store: Store) -> None:
 
 
 def test_what_a_control_says_in_words() -> None:
-    assert ClaimVerdict(Outcome.SUPPORTED, difference=0.2) == (Outcome.SUPPORTED, "", 0.2, "")
-    assert (ClaimVerdict(Outcome.SUPPORTED).text(), ClaimVerdict(Outcome.SUPPORTED).points) == ("supported", "-")
-    assert (
-        ClaimVerdict(Outcome.NOT_SHOWN, "tied", -0.01).text() == "not shown: tied"
-        and ClaimVerdict(Outcome.NOT_SHOWN, "", -0.01).points == "-1.0"
+    assert ClaimVerdict(ClaimOutcome.SUPPORTED, difference=0.2) == (ClaimOutcome.SUPPORTED, "", 0.2, "")
+    assert (ClaimVerdict(ClaimOutcome.SUPPORTED).text(), ClaimVerdict(ClaimOutcome.SUPPORTED).points) == (
+        "supported",
+        "-",
     )
-    withheld = ClaimVerdict(Outcome.SUPPORTED, difference=0.3, refused="no direct")
+    assert (
+        ClaimVerdict(ClaimOutcome.NOT_SHOWN, "tied", -0.01).text() == "not shown: tied"
+        and ClaimVerdict(ClaimOutcome.NOT_SHOWN, "", -0.01).points == "-1.0"
+    )
+    withheld = ClaimVerdict(ClaimOutcome.SUPPORTED, difference=0.3, refused="no direct")
     assert (
         withheld.points == "withheld" and withheld.text() == "supported; an ablation, refused as a headline: no direct"
     )
@@ -123,7 +126,10 @@ def test_changed_words_change_no_rank_and_no_claim(store: Store, change_words: C
     change_words()
     assert (ranks(runs), claims(runs)) == before
     controls = [
-        g for s in comparison.comparison(runs).sections for g in s.panels if g.caption.startswith("Controls") and g.short
+        g
+        for s in comparison.comparison(runs).sections
+        for g in s.panels
+        if g.caption.startswith("Controls") and g.short
     ]
     assert {row[2] for g in controls for row in g.rows} == {WORDS}  # the words did change
 
