@@ -1,25 +1,25 @@
-"""What a table says of questions that share a source: each row's clustered error beside Wilson's interval.
+"""What one section of the comparison shows, as a list of functions; and the section of the 16-split protocol.
 
-What was chosen on validation before the test questions were seen, checkpoints and learning rates, as parts of tables.
+Rows keep a fixed order, and nobody is bolded.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rim_bench.evidence.claims import ClaimOutcome, evaluated_controls, findings
+from rim_bench.evidence import degenerate, training_budgets
+from rim_bench.evidence.claims import findings
 from rim_bench.evidence.degenerate import Flag
 from rim_bench.evidence.pairs import Pair
-from rim_bench.evidence.rows import Evaluation, Group, Row, Subset
-from rim_bench.evidence.split_protocol import Result, Scored
+from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Row, Subset
+from rim_bench.evidence.split_protocol import Scored
 from rim_bench.evidence.stats import clustered
-from rim_bench.evidence.stats.intervals import Clustered
+from rim_bench.evidence.stats.intervals import Clustered, Interval
 from rim_bench.evidence.training_budgets import tuning_flops, tuning_of
-from rim_bench.methods.controls import CONTROLS
-from rim_bench.report.notes import cluster_note
+from rim_bench.report import notes
+from rim_bench.storage.records import ItemRecord
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.files import Record
 from rim_bench.util.table import QUICK, Panel, Section
@@ -27,357 +27,323 @@ from rim_bench.util.text import (
     backbone_label,
     backbone_short,
     format_accuracy,
+    format_amount,
+    format_bytes,
     format_flops,
     format_interval,
     format_number,
+    format_p,
     format_percent,
+    format_points,
 )
 
+FAILURES = ("unparseable", "empty", "capped", "overlong")  # fields of an item
+_MOST_LEVELS = 12  # more level columns than this are left to the CSV
 
-def degenerate_panels(found: Sequence[Flag]) -> list[Panel]:
-    """A grid of them, if there are any; for the terminal one for each set of questions, without the bounds."""
-    if not found:
+
+def accuracy(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """Accuracy on the headline set, the levels and OOD; the terminal has it without intervals."""
+    head, *others = group.scopes
+    if sum(s.level for s in others) > _MOST_LEVELS:
+        others = [s for s in others if not s.level]
+    others.sort(key=lambda s: not s.level)  # levels, then OOD as a whole
+    long, short = [], []
+    for row in group.rows:
+        accuracies = [row.accuracy(s.ids) for s in others]
+        main = format_accuracy(row.accuracy(head.ids), group.at_floor(row, head))
+        size = (str(len(row.parts)), f"{len(head.ids):,}")
+        long.append((row.label, *size, main, *map(format_accuracy, accuracies)))
+        short.append((row.label, main, *(format_percent(a.value) for a in accuracies), *size))
+    names = ("method", "seeds", "n", f"accuracy % ({head.title})", *(f"{s.title} % (n={len(s.ids):,})" for s in others))
+    starred = [s.name + ("*" if s.ood and s.level else "") for s in others]
+    caption = "Accuracy, % with Wilson 95 % intervals"
+    size_and_mark = f", n = {len(head.ids):,}" + (f" {head.title}" if others else "")
+    size_and_mark += "; * = OOD" if any(s.ood and s.level for s in others) else ""
+    return [
+        Panel(caption, names, tuple(long), False),
+        Panel(caption + size_and_mark, ("method", "accuracy %", *starred, "seeds", "n"), tuple(short), True),
+    ]
+
+
+def lm_eval_score(row: Row, kind: str, ids: Sequence[str] | None = None) -> float | None:
+    """lm-eval's own strict or flexible accuracy: from the items' `lm_eval_<kind>`, else the summary's `lm_eval`."""
+    from_items = row.item_mean(f"lm_eval_{kind}", ids)
+    if from_items is None and ids is None:
+        return row.part_mean(lambda e: (e.summary.get("lm_eval") or {}).get(kind))
+    return from_items
+
+
+def other_scores(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """Accuracy by the flexible rule and by lm-eval's, and shares of failures."""
+    head, lines = group.scopes[0], []
+    for row in group.rows:
+        flexible = format_accuracy(row.accuracy(head.ids, lambda item: bool(item.get("flexible"))))
+        rates = [lm_eval_score(row, kind) for kind in ("strict", "flexible")] + [row.item_mean(k) for k in FAILURES]
+        lines.append((row.label, flexible, *map(format_percent, rates)))
+    lm_eval = ("lm-eval strict %", "lm-eval flexible %")
+    names = ("method", f"flexible % ({head.title})", *lm_eval, *(f"{k} %" for k in FAILURES))
+    caption = "Other scores and failures, % (of all questions where nothing else is said)"
+    return [Panel(caption, names, tuple(lines), False)]
+
+
+def degenerate_panels(flags: Sequence[Flag]) -> list[Panel]:
+    """The flags, if there are any; for the terminal by set of questions, without the bounds."""
+    if not flags:
         return []
-    caption, names = "Flags: look at these rows' outputs before comparing them", ("method", "flag", "questions")
-    out = [Panel(caption, names, tuple((f.row.label, f.text, f.scope.name) for f in found), False)]
-    for scope in dict.fromkeys(f.scope.name for f in found):
-        lines = tuple((f.row.label, f.finding) for f in found if f.scope.name == scope)
-        out.append(Panel(f"Flags, {scope}: look at these rows' outputs before comparing them", names[:2], lines, True))
+    warning, names = "look at these rows' outputs before comparing them", ("method", "flag", "questions")
+    out = [Panel(f"Flags: {warning}", names, tuple((f.row.label, f.text, f.scope.name) for f in flags), False)]
+    for scope in dict.fromkeys(f.scope.name for f in flags):
+        lines = tuple((f.row.label, f.finding) for f in flags if f.scope.name == scope)
+        out.append(Panel(f"Flags, {scope}: {warning}", names[:2], lines, True))
     return out
 
 
-# The grid
-def claim_panels(group: Group, found: Sequence[Pair]) -> list[Panel]:
-    """The grid of controls; none where the table compares no method that has any."""
-    told = findings(group, found)
-    if not told:
+def flags(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """Rows whose outputs are degenerate."""
+    return degenerate_panels(degenerate.flags(group, pairs))
+
+
+def clustered_accuracy(row: Row, scope: Subset, clusters: tuple[int, ...]) -> Clustered | None:
+    """A row's accuracy with its error by source; None for a single source."""
+    return clustered.system_interval(row.solved(scope.ids).mean(0).tolist(), clusters)
+
+
+def clusters(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """For the headline set and OOD, where questions share sources: Wilson's interval beside the clustered error."""
+    out = []
+    for scope in (s for s in group.scopes if not s.level):
+        if (sources := group.clusters(scope)) is None:
+            continue
+        lines = []
+        for row in group.rows:
+            by_source, cells = clustered_accuracy(row, scope, sources), ("-", "-", "1", "-")
+            if by_source is not None:
+                error, interval = format_percent(by_source.se), format_interval(*by_source.interval)
+                cells = (error, interval, f"{by_source.clusters:,}", format_number(by_source.design_effect))
+            lines.append((row.label, format_accuracy(row.accuracy(scope.ids)), *cells))
+        wilson = f"accuracy % ({scope.title}), Wilson 95 %"
+        names = ("method", wilson, "clustered SE", "clustered 95 %", "sources", "design effect")
+        caption = "Clustered errors of the mean over seeds, in points: questions share sources, "
+        out.append(Panel(caption + "which Wilson's interval does not know", names, tuple(lines)))
+    return out
+
+
+def timing(source: str, kind: str, statistic: str = "median") -> Callable[[Evaluation], Any]:
+    """Picks a latency out of an evaluation: source "latency" (batch 1) or "throughput", kind "ttft_ms" or "full_ms"."""
+    return lambda e: ((e.summary.get(source) or {}).get(kind) or {}).get(statistic)
+
+
+def _throughput(kind: str) -> Callable[[Row], str]:
+    return lambda r: format_amount(r.part_mean(timing("throughput", kind)))
+
+
+_COSTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("passes", lambda r: format_amount(r.cost_mean("passes"))),
+    ("passes to answer", lambda r: format_amount(r.cost_mean("passes_to_answer"))),
+    ("FLOPs per item", lambda r: format_flops(r.flops())),
+    ("generated tokens", lambda r: format_amount(r.cost_mean("generated_tokens"))),
+    ("TTFT ms", lambda r: format_amount(r.part_mean(timing("latency", "ttft_ms")))),
+    ("full answer ms", lambda r: format_amount(r.part_mean(timing("latency", "full_ms")))),
+    ("training FLOPs", training_budgets.flops_text),
+    ("budget met", training_budgets.closeness),
+    ("train min", lambda r: format_amount(r.part_mean(lambda e: e.training.get("seconds")), 1 / 60)),
+    ("training examples", training_budgets.examples_text),
+    ("latent positions", lambda r: format_amount(r.cost_mean("latent_positions"))),
+    ("KV cache", lambda r: format_bytes(r.cost_mean("kv_bytes"))),
+    ("peak memory", lambda r: format_bytes(r.part_mean(lambda e: e.summary.get("peak_memory_bytes")))),
+    ("TTFT ms (throughput)", _throughput("ttft_ms")),
+    ("full answer ms (throughput)", _throughput("full_ms")),
+    ("eval ex/s", lambda r: format_amount(r.part_mean(lambda e: e.summary.get("examples_per_s")))),
+    ("train ex/s", lambda r: format_amount(r.part_mean(lambda e: e.training.get("examples_per_s")))),
+)
+
+
+def costs(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """What an answer and the training cost."""
+    names, texts = zip(*_COSTS, strict=True)
+    lines = tuple((r.label, *(text(r) for text in texts)) for r in group.rows)
+    return [Panel("Cost (means per question; latency at batch 1, median)", ("method", *names), lines)]
+
+
+def any_block_correct(item: ItemRecord) -> bool:
+    """Whether an oracle could pick a block with the right answer."""
+    return any(b["correct"] for b in item.get("blocks") or ())
+
+
+def block_accuracies(row: Row, ids: Sequence[str]) -> list[Accuracy]:
+    """Accuracy after each block that no question lacks; empty where a seed did not answer after blocks.
+
+    A question that could not be asked (overlong) has no blocks and counts as wrong.
+    """
+    counts = [[len(p.items[i].get("blocks") or ()) for i in ids] for p in row.parts]
+    if not all(map(any, counts)):
+        return []
+
+    def right_after(block: int) -> Callable[[ItemRecord], bool]:
+        return lambda item: bool(item.get("blocks") and item["blocks"][block]["correct"])
+
+    shortest = min(count for seed in counts for count in seed if count)
+    return [row.accuracy(ids, right_after(block)) for block in range(shortest)]
+
+
+def blocks(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """Accuracy after every block and of the best block that an oracle would pick."""
+    head = group.scopes[0]
+    by_row = [(row, after) for row in group.rows if (after := block_accuracies(row, head.ids))]
+    if not by_row:
+        return []
+    most = max(len(p.items[i].get("blocks") or ()) for row, _ in by_row for p in row.parts for i in head.ids)
+    lines = []
+    for row, after in by_row:
+        cells = [format_percent(a.value) for a in after] + ["-"] * (most - len(after))
+        oracle = format_accuracy(row.accuracy(head.ids, any_block_correct))
+        lines.append((row.label, format_percent(row.accuracy(head.ids).value), oracle, *cells))
+    names = ("method", "scored answer %", "any block % (oracle)", *(f"block {k + 1}" for k in range(most)))
+    return [Panel(f"Upper bound: never ranked. Accuracy after every block, {head.title} (%)", names, tuple(lines))]
+
+
+def tuning(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """Every trial of every tuned row, with what all of them cost beside the runs' own training."""
+    lines = []
+    for row in group.rows:
+        record = next((t for p in row.parts if (t := tuning_of(p))), None)
+        if record is None:
+            continue
+        rates = [(t["lr"], t["accuracy"]) for t in record["trials"]]
+        tried = ", ".join(f"{lr:g}: {'diverged' if a is None else format_percent(a)}" for lr, a in rates)
+        chosen = f"{record['chosen']:g}" + (" (edge of the grid)" if record["edge"] else "")
+        share = f"{100 * record['share']:g} %"
+        lines.append((row.label, str(len(rates)), chosen, format_flops(tuning_flops(row)), share, tried))
+    if not lines:
+        return []
+    names = ("method", "trials", "learning rate chosen", "tuning FLOPs", "budget of a trial")
+    caption = "Tuning: trials chosen between on validation; their training FLOPs stand beside the runs' own"
+    return [Panel(caption, (*names, "validation accuracy % by rate"), tuple(lines))]
+
+
+def format_bounds(interval: Interval) -> str:
+    """Bounds of a difference in points, with their signs."""
+    return f"[{format_points(interval.low)}, {format_points(interval.high)}]"
+
+
+def paired(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """Every pair of rows; for the terminal those with the first row, by set of questions."""
+    if not pairs:
+        return []
+    retrained = any(p.p_seeds is not None for p in pairs)
+    long: list[tuple[str, ...]] = []
+    short: dict[str, list[tuple[str, ...]]] = {}  # by set: a narrow terminal must not leave out which one it is
+    for p in pairs:
+        value, counts = format_points(p.difference), f"{p.b} / {p.c}"
+        least, holm = format_percent(p.detectable), format_p(p.holm)
+        seeds = ("-" if p.p_seeds is None else format_p(p.p_seeds),) if retrained else ()
+        numbers = (value, counts, format_p(p.p), holm, format_bounds(p.interval), least, *seeds)
+        long.append((p.first.label, p.second.label, p.scope.name, *numbers, p.verdict.text()))
+        if p.first is group.rows[0]:
+            verdict = p.verdict.text("lower" if p.higher is p.first else "higher")
+            line = (p.second.label, verdict, format_points(-p.difference), holm, least)
+            short.setdefault(p.scope.name, []).append(line)
+    caption = "Paired comparisons: difference in points, first minus second; Holm over all of them"
+    names = ("first", "second", "questions", "difference", "only first / only second", "p (questions)", "Holm p")
+    ends = ("bootstrap 95 %", "smallest detectable", *(("p (seeds)",) if retrained else ()), "verdict")
+    brief = ("method", "verdict", "points", "Holm p", "detectable")  # the verdict first: points never stand without it
+    out = [Panel(caption, (*names, *ends), tuple(long), False)]
+    for scope, lines in short.items():
+        where = f", {scope}" if len(short) > 1 else ""
+        against = f"Paired with {group.rows[0].label}{where}: method minus it, in points (every pair: table.md)"
+        out.append(Panel(against, brief, tuple(lines), True))
+    return out
+
+
+def controls(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
+    """What each control says of the claim that it tests."""
+    tested = findings(group, pairs)
+    if not tested:
         return []
     scopes = [s.name for s in group.scopes if not s.level]
     several = len(scopes) > 1
     long, short = [], []
-    for f in told:
-        says = [f.says.get(name) or f.says.get("") for name in scopes]
-        long.append(
-            (
-                f.control,
-                f.of,
-                f.claim,
-                *(cell for s in says for cell in (("-", "") if s is None else (s.points, s.text()))),
-            )
-        )
-        short.append((f.control, f.of, *(("", "-") if says[0] is None else (says[0].outcome.value, says[0].points))))
+    for f in tested:
+        verdicts = [f.says.get(name) or f.says.get("") for name in scopes]
+        cells = [cell for v in verdicts for cell in (("-", "") if v is None else (v.points, v.text()))]
+        long.append((f.control, f.of, f.claim, *cells))
+        main = verdicts[0]
+        short.append((f.control, f.of, *(("", "-") if main is None else (main.outcome.value, main.points))))
     names = [n + (f" ({s})" if several else "") for s in scopes for n in ("method − control", "the claim is")]
     caption = "Controls: what each one says of the claim that it tests (points; from the paired comparisons)"
-    brief = (
-        "Controls"
-        + (f", {scopes[0]}" if several else "")
-        + ": method, verdict on the claim, points (claims and reasons: table.md)"
-    )
+    where = f", {scopes[0]}" if several else ""
+    brief = f"Controls{where}: method, verdict on the claim, points (claims and reasons: table.md)"
     return [
         Panel(caption, ("control", "of", "claim it tests", *names), tuple(long), False),
         Panel(brief, ("control", "of", "claim", "points"), tuple(short), True),
     ]
 
 
-def claim_notes(group: Group, found: Sequence[Pair]) -> list[str]:
-    """What the words mean, and the controls that have no row."""
-    if not findings(group, found):
-        return []
-    supported, not_shown = ClaimOutcome.SUPPORTED.value, ClaimOutcome.NOT_SHOWN.value
-    out = [
-        f'Controls: "{supported}" only where the method is called higher than its control, nothing else differs, and '
-        "the control "
-        f'would be behind even if all its empty, unparseable and capped outputs had been right; tied is "{not_shown}". '
-        "With "
-        "several seeds the seeds' p must also stay under 0.05 after Holm over the claims of this grid."
-    ]
-    rows = [r for r in group.rows if r.first.default]
-    missing: dict[str, list[str]] = {}
-    for method in dict.fromkeys(r.method for r in rows):
-        for c in (c for c in CONTROLS if c.of == method):
-            there = (
-                any(True for _ in evaluated_controls(group, c))
-                if c.evaluation
-                else any(r.method == c.method for r in rows)
-            )
-            if not there:
-                missing.setdefault(method, []).append(c.label)
-    out += [
-        f"Controls of {method} without a row, so that their claims are not tested: {', '.join(m)}."
-        for method, m in missing.items()
-    ]
-    return out
+SECTIONS: tuple[Callable[[Group, Sequence[Pair]], list[Panel]], ...] = (
+    accuracy, other_scores, flags, clusters, costs, blocks, tuning, paired, controls,
+)  # fmt: skip
 
 
+# The 16-split protocol: no ranks, no pairs, nothing of the ordinary tables
 SPLIT_COLUMNS = ("split_se", "held_out", "scored")
 
 
-def split_sections(found: Sequence[Scored]) -> list[Section]:
-    """A section for each set of comparable runs: no ranks, no pairs, nothing of the ordinary tables."""
+def split_sections(scored: Sequence[Scored]) -> list[Section]:
+    """A section for each set of comparable runs."""
     groups: dict[tuple[str, ...], list[Scored]] = {}
-    for one in found:
-        groups.setdefault(one.facts, []).append(one)
-    return [_split_section(groups[facts]) for facts in sorted(groups)]
+    for run in scored:
+        groups.setdefault(run.facts, []).append(run)
+    out = []
+    for facts in sorted(groups):
+        comparable = groups[facts]
+        summary, backbone = comparable[0].summary, comparable[0].run.spec["backbone"]
+        stamp = f" ({QUICK})" if any(s.quick for s in comparable) else ""
+        title = f"{summary['task_title']}, {summary['split']}, {backbone_short(backbone)}: {SPLITS} protocol"
+        panels = tuple(_split_panels(comparable))
+        out.append(Section(f"{title}, selects on test items{stamp}", panels, tuple(notes.split_notes(comparable))))
+    return out
 
 
-def _split_section(found: Sequence[Scored]) -> Section:
-    first, tuned = found[0], any(one.tuned is not None for one in found)
-    grids = []
-    for name in first.sets():
-        rows = []
-        for one in found:
-            items = one.sets()[name]
-            result = one.result(items)
-            steps = [c["step"] for c in one.summary["candidates"]]
-            counts = Counter(steps[s.chosen] for s in result.splits)
+def _split_panels(scored: Sequence[Scored]) -> Iterator[Panel]:
+    tuned = any(s.tuned is not None for s in scored)
+    names = ("method", "accuracy % on the scored", "last candidate %", "seed", "chosen on", "scored on")
+    ends = ("step chosen (splits)", *(("learning rate (trials, tuning FLOPs)",) if tuned else ()))
+    for name in scored[0].sets():
+        lines = []
+        for s in scored:
+            result = s.result(s.sets()[name])
+            steps = [c["step"] for c in s.summary["candidates"]]
+            counts = Counter(steps[split.chosen] for split in result.splits)
             chosen = ", ".join(f"{step:,} ({n})" for step, n in sorted(counts.items()))
             size = (f"{len(result.splits[0].held):,}", f"{len(result.splits[0].scored):,}")
-            main = f"{format_percent(result.accuracy)} ± {num_se(result)} split SE"
-            told = (str(one.run.spec["seed"]), *size, chosen, *([one.tuned or "-"] if tuned else []))
-            rows.append((one.label, main, format_percent(result.last), *told))
-        columns = (
-            "method",
-            "accuracy % on the scored",
-            "last candidate %",
-            "seed",
-            "chosen on",
-            "scored on",
-            "step chosen (splits)",
-        )
-        names = (*columns, "learning rate (trials, tuning FLOPs)") if tuned else columns
-        grids.append(
-            Panel(f"Mean over 16 random splits, {name}: selects on test items, never ranked", names, tuple(rows))
-        )
-    summary, spec = first.summary, first.run.spec
-    told, where = spec["selection"], f"{summary['task_title']}, {summary['split']}, {backbone_short(spec['backbone'])}"
-    stamp = f" ({QUICK})" if any(s.quick for s in found) else ""
-    small = (
-        ("Sets of questions that are too few for the protocol are left out.",)
-        if any(one.too_few for one in found)
-        else ()
-    )
-    notes = (
-        f"{summary['task_title']}, version {summary['task_version']}; split {summary['split']}; n = {summary['n']:,} "
-        "questions; data "
-        f"sha256 {str(summary['data_sha256'])[:12]}; evaluator version {summary['evaluator_version']}; backbone "
-        f"{backbone_label(spec['backbone'])}.",
-        f"RiM's published protocol: in each of {told['splits']} seeded random splits {100 * told['share']:g} % of the "
-        "test questions "
-        f"choose the checkpoint with the best greedy accuracy (of equal ones {told['ties']}), and only the others "
-        "score it. It selects on "
-        "test items, so these numbers compare with no row of another section. Last candidate: no choice at all, on the "
-        "same questions.",
-        "split SE: standard deviation over splits divided by the root of their number. All splits share the same "
-        "questions, so it says how "
-        "much the split matters, and is no sampling error.",
-        *small,
-    )
-    return Section(f"{where}: {SPLITS} protocol, selects on test items{stamp}", tuple(grids), notes)
+            error = format_number(result.split_se, 2, 100)  # two digits, for it is small
+            main = f"{format_percent(result.accuracy)} ± {error} split SE"
+            cells = (str(s.run.spec["seed"]), *size, chosen, *([s.tuned or "-"] if tuned else []))
+            lines.append((s.label, main, format_percent(result.last), *cells))
+        caption = f"Mean over 16 random splits, {name}: selects on test items, never ranked"
+        yield Panel(caption, (*names, *ends), tuple(lines))
 
 
-def num_se(result: Result) -> str:
-    """The split SE in points: two digits where it is small."""
-    return format_number(result.split_se, 2, 100)
-
-
-def split_records(found: Sequence[Scored]) -> list[Record]:
+def split_records(scored: Sequence[Scored]) -> list[Record]:
     """The same numbers for the CSV: a line for each run and set, which says in its name that it is never ranked."""
     out: list[Record] = []
-    for one in found:
-        summary, spec = one.summary, one.run.spec
-        base: dict[str, Any] = {
-            "stamp": QUICK if one.quick else "",
-            "task": summary["task_title"],
-            "task_version": summary["task_version"],
-            "evaluator_version": summary["evaluator_version"],
-            "data_sha256": summary["data_sha256"],
-            "split": summary["split"],
-            "backbone": backbone_label(spec["backbone"]),
-            "method": spec["method"]["name"],
-            "label": one.label,
-            "start": spec.get("start"),
-            "seeds": str(spec["seed"]),
-            "run_ids": one.run.id,
-            "parent_ids": str(spec.get("parent") or ""),
-            "limit": summary.get("limit"),
-            "checkpoint": SPLITS,
-        }
-        trained, tuning = one.training, one.training.get("tuning")
-        base |= {"train_flops": trained.get("flops"), "inherited_flops": trained.get("inherited_flops")}
-        base |= {"train_examples": trained.get("examples"), "tuning_trials": trained.get("tuning_trials")}
-        base |= {} if tuning is None else {"tuning_flops": tuning["flops"], "tuning_rate": f"{tuning['chosen']:g}"}
-        for name, items in one.sets().items():
-            result = one.result(items)
-            first = result.splits[0]
-            told = {
-                "set": f"{SPLITS}, selects on test items, never ranked ({name})",
-                "ood": name == "OOD",
-                "n": len(items),
-            }
-            sizes = {"split_se": result.split_se, "held_out": len(first.held), "scored": len(first.scored)}
-            out.append(base | told | sizes | {"accuracy": result.accuracy})
+    for s in scored:
+        summary, spec, trained = s.summary, s.run.spec, s.training
+        base: Record = {
+            "stamp": QUICK if s.quick else "", "task": summary["task_title"], "task_version": summary["task_version"],
+            "evaluator_version": summary["evaluator_version"], "data_sha256": summary["data_sha256"],
+            "split": summary["split"], "backbone": backbone_label(spec["backbone"]), "method": spec["method"]["name"],
+            "label": s.label, "start": spec.get("start"), "seeds": str(spec["seed"]), "run_ids": s.run.id,
+            "parent_ids": str(spec.get("parent") or ""), "limit": summary.get("limit"), "checkpoint": SPLITS,
+            "train_flops": trained.get("flops"), "inherited_flops": trained.get("inherited_flops"),
+            "train_examples": trained.get("examples"), "tuning_trials": trained.get("tuning_trials"),
+        }  # fmt: skip
+        if (record := trained.get("tuning")) is not None:
+            base |= {"tuning_flops": record["flops"], "tuning_rate": f"{record['chosen']:g}"}
+        for name, items in s.sets().items():
+            result = s.result(items)
+            first, label = result.splits[0], f"{SPLITS}, selects on test items, never ranked ({name})"
+            sizes = {"n": len(items), "held_out": len(first.held), "scored": len(first.scored)}
+            numbers = {"accuracy": result.accuracy, "split_se": result.split_se}
+            out.append(base | {"set": label, "ood": name == "OOD"} | sizes | numbers)
     return out
-
-
-CLUSTER_COLUMNS = ("clusters", "clustered_se", "clustered_low", "clustered_high", "design_effect")
-
-
-def _cluster_system(row: Row, scope: Subset, clusters: tuple[int, ...]) -> Clustered | None:
-    return clustered.system_interval(row.solved(scope.ids).mean(0).tolist(), clusters)
-
-
-def cluster_record(group: Group, row: Row, scope: Subset) -> Record:
-    """The clustered numbers of a row on a set of questions under `COLUMNS`; nothing where no source is shared."""
-    clusters = group.clusters(scope)
-    if clusters is None:
-        return {}
-    found = _cluster_system(row, scope, clusters)
-    if found is None:
-        return {"clusters": 1}
-    effect = None if math.isnan(found.design_effect) else found.design_effect
-    return dict(zip(CLUSTER_COLUMNS, (found.clusters, found.se, *found.interval, effect), strict=True))
-
-
-def cluster_panels(group: Group) -> list[Panel]:
-    """For the headline set and OOD: accuracy with Wilson's interval, the clustered standard error and interval, the
-    design effect.
-    """
-    out = []
-    for scope in (s for s in group.scopes if not s.level):
-        clusters = group.clusters(scope)
-        if clusters is None:
-            continue
-        lines = []
-        for row in group.rows:
-            found, plain = _cluster_system(row, scope, clusters), format_accuracy(row.accuracy(scope.ids))
-            if found is None:
-                lines.append((row.label, plain, "-", "-", "1", "-"))
-                continue
-            told = (
-                format_percent(found.se),
-                format_interval(found.interval.low, found.interval.high),
-                f"{found.clusters:,}",
-                format_number(found.design_effect),
-            )
-            lines.append((row.label, plain, *told))
-        names = (
-            "method",
-            f"accuracy % ({scope.title}), Wilson 95 %",
-            "clustered SE",
-            "clustered 95 %",
-            "sources",
-            "design effect",
-        )
-        text = (
-            "Clustered errors of the mean over seeds, in points: questions share sources, which Wilson's interval "
-            "does not know"
-        )
-        out.append(Panel(text, names, tuple(lines)))
-    return out
-
-
-def cluster_notes(group: Group) -> list[str]:
-    """One for each of these sets."""
-    found = [(s, c) for s in group.scopes if not s.level and (c := group.clusters(s)) is not None]
-    return [cluster_note(len(s.ids), len(set(c))) + (f" ({s.name})" if len(group.scopes) > 1 else "") for s, c in found]
-
-
-TUNING_COLUMNS = ("checkpoint", "chosen_step", "tuning_flops", "tuning_rate")  # of a CSV, where any of its rows has one
-
-
-def tuning_panels(rows: Sequence[Row]) -> Panel | None:
-    """Every trial of every tuned row, with what all of them cost beside the runs' own training."""
-    lines = []
-    for row in rows:
-        told = next((t for p in row.parts if (t := tuning_of(p))), None)
-        if told is None:
-            continue
-        tried = ", ".join(
-            f"{t['lr']:g}: {'diverged' if t['accuracy'] is None else format_percent(t['accuracy'])}"
-            for t in told["trials"]
-        )
-        chosen = f"{told['chosen']:g}" + (" (edge of the grid)" if told["edge"] else "")
-        lines.append(
-            (
-                row.label,
-                str(len(told["trials"])),
-                chosen,
-                format_flops(tuning_flops(row)),
-                f"{100 * told['share']:g} %",
-                tried,
-            )
-        )
-    if not lines:
-        return None
-    names = (
-        "method",
-        "trials",
-        "learning rate chosen",
-        "tuning FLOPs",
-        "budget of a trial",
-        "validation accuracy % by rate",
-    )
-    return Panel(
-        "Tuning: trials chosen between on validation; their training FLOPs stand beside the runs' own",
-        names,
-        tuple(lines),
-    )
-
-
-def selection_notes(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each rule that something was chosen by."""
-    out = []
-    told = [t for r in rows for p in r.parts if (t := tuning_of(p))]
-    if told:
-        seeds = ", ".join(sorted({str(t["seed"]) for t in told}))
-        text = (
-            f"Tuning: trials have seed {seeds}; of rates with the same validation accuracy {told[0]['ties']} is "
-            "taken. Tuning FLOPs are "
-        )
-        text += "those of all trials and in no training budget"
-        if any(t["adopted"] for t in told):
-            text += f"; the run of seed {seeds} is the winning trial itself, whose FLOPs stand in both"
-        untuned = [r.label for r in rows if tuning_flops(r) is None]
-        out.append(text + (f". Not tuned by trials: {', '.join(untuned)}." if untuned else "."))
-    for row in rows:
-        if (rule := _rule(row)) is not None:
-            spec = row.first.spec["selection"]
-            steps = "; ".join(_step(p) for p in row.parts)
-            flops = sum((p.training.get("selection") or {}).get("flops") or 0 for p in row.parts)
-            out.append(
-                f"Checkpoint of {row.label}: {rule} of {spec['points']} on validation, of equal ones {spec['ties']}: "
-                f"{steps}. The looks "
-                f"cost {format_flops(flops)} FLOPs of inference, in no training budget."
-            )
-    return out
-
-
-def _rule(row: Row) -> str | None:
-    return (row.first.spec.get("selection") or {}).get("rule")
-
-
-def _step(e: Evaluation) -> str:
-    chosen = (e.training.get("selection") or {}).get("chosen") or {}
-    step, steps = chosen.get("step"), e.training.get("steps")
-    return (
-        f"step {format_number(step, 0)} of {format_number(steps, 0)} (seed {e.seed}, "
-        f"{format_percent(chosen.get('accuracy'))} %)"
-    )
-
-
-def selection_measures(row: Row) -> Record:
-    """For the CSV; nothing where nothing was chosen."""
-    out: Record = {}
-    if (rule := _rule(row)) is not None:
-        steps = [str(((p.training.get("selection") or {}).get("chosen") or {}).get("step")) for p in row.parts]
-        out |= {"checkpoint": rule, "chosen_step": " ".join(steps)}
-    if (flops := tuning_flops(row)) is not None:
-        rates = dict.fromkeys(f"{t['chosen']:g}" for p in row.parts if (t := tuning_of(p)))
-        out |= {"tuning_flops": flops, "tuning_rate": " ".join(rates)}
-    return out
-
-
-def selection_columns(records: Iterable[Record], names: Sequence[str]) -> tuple[str, ...]:
-    """Of these columns the ones that some record fills: a table of runs that chose nothing looks as it always did."""
-    used = {k for r in records for k in r}
-    return tuple(n for n in names if n in used)

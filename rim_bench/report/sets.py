@@ -1,14 +1,14 @@
 """Several evaluation sets side by side: methods by sets, each set with its n, data and split.
 
-Nothing is averaged over sets.
+Nothing is averaged over sets. And what lm-eval's own scorers said of its own tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-from rim_bench.evidence.rows import CHANGED, Evaluation, Group, Row, changed_questions
+from rim_bench.evidence.rows import CHANGED, Group, Row, changed_questions
+from rim_bench.report.notes import trained_elsewhere, transfers_note
 from rim_bench.storage.records import LmEvalRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.files import Record, canonical
@@ -21,227 +21,124 @@ def overview(groups: Sequence[Group]) -> list[Section]:
     by_backbone: dict[str, list[Group]] = {}
     for group in groups:
         by_backbone.setdefault(group.facts.backbone, []).append(group)
-    return [made for found in by_backbone.values() if (made := _section(found)) is not None]
+    return [section for alike in by_backbone.values() for section in _side_by_side(alike)]
 
 
-def trained_elsewhere(e: Evaluation) -> str | None:
-    """The task that a run was trained on, where it was evaluated on another one."""
-    trained, asked = (e.spec.get("task") or {}).get("name"), e.summary.get("task")
-    return str(trained) if trained and asked and trained != asked else None
-
-
-def transfer_notes(parts: Sequence[Evaluation]) -> list[str]:
-    """What a reader must know of an evaluation on another task than training's."""
-    notes = []
-    tasks: dict[str, list[Evaluation]] = {}
-    for e in parts:
-        if (name := trained_elsewhere(e)) is not None:
-            tasks.setdefault(name, []).append(e)
-    for name, found in sorted(tasks.items()):
-        notes.append(
-            f"Trained on {name}{_rows_of(found)}, evaluated on {found[0].summary.get('task_title')}: another task's "
-            "questions."
-        )
-    for e in parts:
-        unseen = e.summary.get("unseen_text")
-        if isinstance(unseen, Mapping) and unseen.get("questions") is None:
-            notes.append(
-                f"{e.run}: its tokenizer's training text was not there, so that unseen text could not be looked for."
-            )
-        elif isinstance(unseen, Mapping) and unseen["questions"]:
-            notes.append(
-                f"{e.run}: {unseen['questions']:,} of {unseen['n']:,} questions hold text its tokenizer never saw in "
-                "training."
-            )
-    return notes
-
-
-def _rows_of(found: Iterable[Evaluation]) -> str:
-    rows = sorted({int(r) for e in found if (r := e.spec["task"].get("train_rows"))})
-    return f" ({' or '.join(f'{r:,}' for r in rows)} rows)" if rows else ""
-
-
-def _transfers(parts: Sequence[Evaluation]) -> list[str]:
-    """A line for each task that was trained on: the other tasks whose questions were asked."""
-    found: dict[str, list[Evaluation]] = {}
-    for e in parts:
-        if (name := trained_elsewhere(e)) is not None:
-            found.setdefault(name, []).append(e)
-    lines = []
-    for name, asked in sorted(found.items()):
-        titles = ", ".join(dict.fromkeys(str(e.summary["task_title"]) for e in asked))
-        lines.append(f"Trained on {name}{_rows_of(asked)}; another task's questions: {titles}.")
-    return lines
-
-
-def marks(group: Group) -> list[str]:
-    """What sets a set apart from the one that its name promises."""
-    parts = [p for r in group.rows for p in r.parts]
-    cuts = sorted({p.cut for p in parts if p.cut is not None})
-    return [f"first {cut:,} rows" for cut in cuts] + ([CHANGED] if changed_questions(group.rows) else [])
-
-
-def _section(groups: Sequence[Group]) -> Section | None:
-    """None where no method was evaluated on more than one task."""
+def _side_by_side(groups: Sequence[Group]) -> list[Section]:
+    """Nothing where no method was evaluated on more than one task."""
     own = [g for g in groups if not all(trained_elsewhere(p) for r in g.rows for p in r.parts)]
     ordered = [*own, *(g for g in groups if g not in own)]
-    found: dict[str, dict[int, Row]] = {}
-    for column, group in enumerate(ordered):
+    by_method: dict[str, dict[int, Row]] = {}  # one method in one setting: its row in each group that has it
+    for number, group in enumerate(ordered):
         for row in group.rows:
-            found.setdefault(_same(row), {})[column] = row
-    if all(len({ordered[k].facts.task for k in at}) < 2 for at in found.values()):
-        return None
-    kept = [at for at in found.values() if len(at) > 1 or next(iter(at.values())).first.default]
-    labels = _labels(kept)
+            setting = canonical([row.runs, row.first.summary.get("effort"), row.first.summary.get("knob")])
+            by_method.setdefault(setting, {})[number] = row
+    if all(len({ordered[k].facts.task for k in rows}) < 2 for rows in by_method.values()):
+        return []
+    methods = [rows for rows in by_method.values() if len(rows) > 1 or next(iter(rows.values())).first.default]
+    labels = [sorted({row.label for row in rows.values()}, key=lambda t: (len(t), t)) for rows in methods]
+    shortest = [names[0] for names in labels]
+    names = [name if shortest.count(name) == 1 else longer[-1] for name, longer in zip(shortest, labels, strict=True)]
     heads, sets = [], []
     columns = [(k, g, scope) for k, g in enumerate(ordered) for scope in g.scopes if not scope.level]
     for _, group, scope in columns:
-        facts = group.facts
+        facts, n = group.facts, f"{len(scope.ids):,}"
         title = facts.task if len(group.scopes) == 1 else f"{facts.task}, {scope.title}"
-        told = (facts.split, f"n={len(scope.ids):,}", f"data {facts.data[:8]}", *marks(group))
-        heads.append(f"{title} % ({', '.join(told)})")
-        mark = "".join(f", {m}" for m in marks(group))
-        sets.append((f"{title}{mark}", f"{len(scope.ids):,}", facts.data[:8], facts.split))
-    lines, values = [], []
-    for label, at in zip(labels, kept, strict=True):
-        accuracies = [at[k].accuracy(scope.ids) if k in at else None for k, _, scope in columns]
-        floors = [k in at and g.at_floor(at[k], scope) for k, g, scope in columns]
-        lines.append(
-            (label, *("-" if a is None else format_accuracy(a, f) for a, f in zip(accuracies, floors, strict=True)))
-        )
-        values.append(
-            ["-" if a is None else format_percent(a.value) + "°" * f for a, f in zip(accuracies, floors, strict=True)]
-        )
+        cuts = sorted({p.cut for r in group.rows for p in r.parts if p.cut is not None})
+        marks = [f"first {cut:,} rows" for cut in cuts] + ([CHANGED] if changed_questions(group.rows) else [])
+        heads.append(f"{title} % ({', '.join((facts.split, f'n={n}', f'data {facts.data[:8]}', *marks))})")
+        sets.append((", ".join((title, *marks)), n, facts.data[:8], facts.split))
+    long, values = [], []
+    for name, rows in zip(names, methods, strict=True):
+        measured = [(rows[k].accuracy(s.ids), g.at_floor(rows[k], s)) if k in rows else None for k, g, s in columns]
+        long.append((name, *("-" if m is None else format_accuracy(*m) for m in measured)))
+        values.append(["-" if m is None else format_percent(m[0].value) + "°" * m[1] for m in measured])
+    turned = [(title, *(line[k] for line in values), *rest) for k, (title, *rest) in enumerate(sets)]
     caption = (
         "Accuracy %, Wilson 95 % intervals; each set is a measurement of its own, and none is averaged with another"
     )
-    long = Panel(caption, ("method", *heads), tuple(lines), False)
-    turned = tuple(
-        (name, *(column[k] for column in values), n, data, split) for k, (name, n, data, split) in enumerate(sets)
-    )
-    short = Panel(
-        "Accuracy % by set (° at the floor; intervals: table.md)", ("set", *labels, "n", "data", "split"), turned, True
+    brief = "Accuracy % by set (° at the floor; intervals: table.md)"
+    panels = (
+        Panel(caption, ("method", *heads), tuple(long), False),
+        Panel(brief, ("set", *names, "n", "data", "split"), tuple(turned), True),
     )
     notes = ['"-": not evaluated there. Comparisons within a set, costs and notes are in the set\'s own section.']
-    notes += _transfers([p for g in ordered for r in g.rows for p in r.parts])
-    quick = any(g.quick for g in ordered)
+    notes += transfers_note(p for g in ordered for r in g.rows for p in r.parts)
     title = f"All sets side by side, {backbone_short(ordered[0].rows[0].first.spec.get('backbone'))}"
-    return Section(f"{title} ({QUICK})" if quick else title, (long, short), tuple(notes))
-
-
-def _same(row: Row) -> str:
-    """Equal for one method in one setting on different sets."""
-    return canonical([list(row.runs), row.first.summary.get("effort"), row.first.summary.get("knob")])
-
-
-def _labels(kept: Sequence[Mapping[int, Row]]) -> list[str]:
-    """The shortest label that a row has on any set; where two rows share one, the longest."""
-    given = [sorted({row.label for row in at.values()}, key=lambda t: (len(t), t)) for at in kept]
-    firsts = [labels[0] for labels in given]
-    return [labels[0] if firsts.count(labels[0]) == 1 else labels[-1] for labels in given]
+    stamp = f" ({QUICK})" if any(g.quick for g in ordered) else ""
+    return [Section(title + stamp, panels, tuple(notes))]
 
 
 # lm-eval's tasks
-def lm_eval_section(runs: Iterable[Run]) -> list[Section]:
-    """A section of what lm-eval's own scorers said of lm-eval's own tasks; none without any.
+LM_EVAL_COLUMNS = ("metric", "metric_value", "metric_stderr")
+_SHARES = ("acc", "acc_norm", "exact_match", "accuracy")  # metrics that are means of right and wrong
 
-    Nothing in it is ranked or paired.
-    """
-    if not (found := _stored(runs)):
-        return []
+
+def _lm_evaluations(runs: Iterable[Run]) -> Iterator[tuple[str, Run, LmEvalRecord]]:
+    """Every evaluation by lm-eval's own scorers, by run, with its name in tables."""
+    for run in sorted(runs, key=lambda r: r.id):
+        for record in run.lm_eval_evaluations.all().values():
+            words = [run.spec.method.title]
+            words += [f"effort {record.effort}"] if record.effort is not None else []
+            words += [f"votes {record.settings.votes}"] if record.settings and record.settings.votes else []
+            words += [f"trained on {run.spec.task.name}", f"seed {run.spec.seed}", run.id[-12:]]
+            yield ", ".join(words), run, record
+
+
+def lm_eval_section(runs: Iterable[Run]) -> list[Section]:
+    """What lm-eval's own scorers said of lm-eval's own tasks, neither ranked nor paired; nothing without any."""
     columns: dict[str, tuple[str, str]] = {}  # what makes a column one, as text -> its task and metric
     rows: dict[str, dict[str, str]] = {}
-    for run, summary in found:
-        for metric, value in summary["metrics"].items():
-            head = _head(summary, metric)
-            columns.setdefault(head, (str(summary["task"]), metric))
-            rows.setdefault(_row(run, summary), {})[head] = _value(metric, value, summary)
-    heads = sorted(columns, key=lambda h: (columns[h], h))
-    grid = Panel(
-        "lm-eval tasks, lm-eval's own scorers (value ± lm-eval's standard error; % where a mean of right and wrong)",
-        ("run", *heads),
-        tuple((name, *(at.get(h, "-") for h in heads)) for name, at in rows.items()),
-    )
-    notes = dict.fromkeys(f"{s['task']}, {_row(r, s)}: {note}." for r, s in found for note in s.get("notes", ()))
-    versions = ", ".join(sorted({str(s["lm_eval_version"]) for _, s in found}))
+    notes: dict[str, None] = {}
+    versions: set[str] = set()
+    for name, _, record in _lm_evaluations(runs):
+        versions.add(str(record.lm_eval_version))
+        notes |= dict.fromkeys(f"{record.task}, {name}: {note}." for note in record.notes)
+        how = [f"version {record.task_version}", f"{record.num_fewshot}-shot", str(record.split)]
+        how += [f"n={record.documents:,}", f"documents {record.evaluated_sha256[:8]}"]
+        if record.limit is not None and record.limit < record.documents_in_all:
+            how.append(f"first {record.limit:,} documents")
+        how += [QUICK] if record.quick else []
+        for metric, value in record.metrics.items():
+            head = f"{record.task}: {metric.removesuffix(',none')} ({', '.join(how)})"
+            columns.setdefault(head, (record.task, metric))
+            rows.setdefault(name, {})[head] = _metric_text(metric, value, record.stderr.get(metric))
+    if not versions:
+        return []
+    heads = sorted(columns, key=lambda head: (columns[head], head))
+    lines = tuple((name, *(cells.get(head, "-") for head in heads)) for name, cells in rows.items())
+    caption = "lm-eval tasks, lm-eval's own scorers (value ± lm-eval's standard error; "
+    panel = Panel(caption + "% where a mean of right and wrong)", ("run", *heads), lines)
     first = (
-        f"Scored by lm-eval {versions}, not by this package: not comparable with the other sections, and neither "
-        "ranked nor paired. "
-        "What differs in version, number of shots, limit or documents stands in columns of its own."
+        f"Scored by lm-eval {', '.join(sorted(versions))}, not by this package: not comparable with the other "
+        "sections, and neither ranked nor paired. What differs in version, number of shots, limit or documents stands "
+        "in columns of its own."
     )
-    return [Section("lm-eval tasks", (grid,), (first, *notes))]
+    return [Section("lm-eval tasks", (panel,), (first, *notes))]
 
 
-LM_EVAL_COLUMNS = ("metric", "metric_value", "metric_stderr")
+def _metric_text(metric: str, value: float | None, error: float | None) -> str:
+    if value is None:
+        return "-"
+    digits, scale = (1, 100) if metric.split(",")[0] in _SHARES and 0 <= value <= 1 else (3, 1)
+    text = format_number(value, digits, scale)
+    return text if error is None else f"{text} ± {format_number(error, digits, scale)}"
 
 
 def lm_eval_records(runs: Iterable[Run]) -> list[Record]:
-    """A CSV line for each of lm-eval's metrics: its value stands in columns of its own, for it is no accuracy of
-    ours.
-    """
+    """A CSV line for each of lm-eval's metrics, in columns of their own: they are no accuracies of ours."""
     out: list[Record] = []
-    for run, s in _stored(runs):
-        method = run.spec["method"]
+    for name, run, record in _lm_evaluations(runs):
+        spec = run.spec
         base: Record = {
-            "stamp": QUICK if s.get("quick") or run.spec.get("quick") else "",
-            "task": f"lm-eval:{s['task']}",
-            "task_version": s["task_version"],
-            "evaluator_version": f"lm-eval {s['lm_eval_version']}",
-            "data_sha256": s["evaluated_sha256"],
-            "split": s["split"],
-            "train_sha256": run.spec["task"].get("train_sha256"),
-            "backbone": backbone_label(run.spec.get("backbone")),
-            "method": method["name"],
-            "label": _row(run, s),
-            "start": run.spec.get("start"),
-            "effort": s.get("effort"),
-            "seeds": str(run.spec.get("seed", 0)),
-            "run_ids": run.id,
-            "set": f"all, {s['num_fewshot']}-shot",
-            "n": s["documents"],
-            "limit": s.get("limit"),
-        }
-        out += [
-            base | dict(zip(LM_EVAL_COLUMNS, (m, value, s["stderr"].get(m)), strict=True))
-            for m, value in s["metrics"].items()
-        ]
+            "stamp": QUICK if record.quick or spec.quick else "", "task": f"lm-eval:{record.task}",
+            "task_version": record.task_version, "evaluator_version": f"lm-eval {record.lm_eval_version}",
+            "data_sha256": record.evaluated_sha256, "split": record.split, "train_sha256": spec.task.train_sha256,
+            "backbone": backbone_label(spec.backbone), "method": spec.method.name, "label": name, "start": spec.start,
+            "effort": record.effort, "seeds": str(spec.seed), "run_ids": run.id,
+            "set": f"all, {record.num_fewshot}-shot", "n": record.documents, "limit": record.limit,
+        }  # fmt: skip
+        for metric, value in record.metrics.items():
+            numbers = (metric, value, record.stderr.get(metric))
+            out.append(base | dict(zip(LM_EVAL_COLUMNS, numbers, strict=True)))
     return out
-
-
-def _stored(runs: Iterable[Run]) -> list[tuple[Run, LmEvalRecord]]:
-    """Every evaluation by lm-eval's own scorers, by run."""
-    ordered = sorted(runs, key=lambda r: r.id)
-    return [(run, summary) for run in ordered for summary in run.lm_eval_evaluations.all().values()]
-
-
-def _head(summary: LmEvalRecord, metric: str) -> str:
-    limit = summary.get("limit")
-    cut = [f"first {limit:,} documents"] if limit is not None and limit < summary["documents_in_all"] else []
-    told = [
-        f"version {summary['task_version']}",
-        f"{summary['num_fewshot']}-shot",
-        str(summary["split"]),
-        f"n={summary['documents']:,}",
-    ]
-    told += [f"documents {summary['evaluated_sha256'][:8]}", *cut, *([QUICK] if summary.get("quick") else [])]
-    return f"{summary['task']}: {metric.removesuffix(',none')} ({', '.join(told)})"
-
-
-def _row(run: Run, summary: LmEvalRecord) -> str:
-    method = run.spec["method"]
-    words = [str(method.get("label") or method["name"])]
-    words += [f"effort {summary['effort']}"] if summary.get("effort") is not None else []
-    words += [f"votes {v}"] if (v := (summary.get("settings") or {}).get("votes")) else []
-    words += [f"trained on {run.spec['task']['name']}", f"seed {run.spec.get('seed', 0)}", run.id[-12:]]
-    return ", ".join(words)
-
-
-def _value(metric: str, value: Any, summary: LmEvalRecord) -> str:
-    error = summary["stderr"].get(metric)
-    if value is None:
-        return "-"
-    share = metric.split(",")[0] in ("acc", "acc_norm", "exact_match", "accuracy") and 0 <= value <= 1
-    scale = 100 if share else 1
-    digits = 1 if share else 3
-    text = format_number(value, digits, scale)
-    return text if error is None else f"{text} ± {format_number(error, digits, scale)}"

@@ -106,7 +106,7 @@ def _sentence(reading: SubsetComparison) -> str:
 def notes(made: SystemComparison) -> list[str]:
     """What a reader must know of the systems, and how the numbers are made."""
     main, seeds = made.readings[0].contrast, [len(r.parts) for r in made.rows[:2]]
-    out = [f"{QUICK}: {r.label}" for r in made.rows if r.quick] + changed_notes(made.rows)
+    out = [f"{QUICK}: {r.label}" for r in made.rows if r.quick] + [*changed_notes(made.rows)]
     if len({canonical(r.first.spec.get("backbone")) for r in made.rows}) > 1:
         out.append("Other backbones: the difference is not that of the methods alone.")
     if len({r.first.settings.get("dtype") for r in made.rows} | {None}) > 2:
