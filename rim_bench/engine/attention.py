@@ -1,10 +1,8 @@
-"""Attention over rows whose caches differ in length: the linear layers take all rows side by side, attention each part
-with its own cache.
+"""Attention for decoding: over rows whose caches differ in length, with caches that grow in place.
 
-Registered with Hugging Face as `sdpa` with one addition, so that a model passes it on without being changed.
-
-A cache of keys and values with room to grow: a decoding step writes its columns in place, instead of copying all that
-came before.
+The linear layers take all rows side by side, attention each part with its own cache. It is registered with Hugging Face
+as `sdpa` with one addition, so that a model passes it on without being changed. A decoding step writes its keys and
+values into room that its cache has ahead, instead of copying all that came before.
 """
 
 from __future__ import annotations
@@ -12,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -35,11 +30,9 @@ class Part:
     mask: Tensor  # additive, [rows, 1, new, seen]
 
 
-@cache
+@cache  # imported at the first layer: it takes a second, which a run without a model spares
 def _sdpa() -> Any:
-    """Hugging Face's own `sdpa`; imported at the first layer, not with this module:
-    it takes a second that a run without a model spares.
-    """
+    """Hugging Face's own `sdpa`."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward
@@ -72,10 +65,8 @@ def attend(
 
 
 def register() -> str:
-    """Make the name known to Hugging Face; returns it. Imported here, where a model is about to come:
-    it takes a second.
-    """
-    from transformers import AttentionInterface
+    """The name, made known to Hugging Face."""
+    from transformers import AttentionInterface  # takes a second: only where a model is about to come
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
     AttentionInterface.register(NAME, attend)
@@ -85,9 +76,7 @@ def register() -> str:
 
 Layer: Any = DynamicLayer  # untyped
 ROOM = 64
-"""Columns allocated ahead, at least; a quarter of what is held where that is more, so that copies stay rare however
-long a row grows.
-"""
+"""Columns allocated ahead, at least; a quarter of what is held where that is more, so that copies stay rare."""
 
 
 class RoomyLayer(Layer):  # type: ignore[misc]
@@ -130,10 +119,8 @@ class RoomyLayer(Layer):  # type: ignore[misc]
 
 
 def _grown(held: Tensor, states: Tensor, seen: int) -> Tensor:
-    """A buffer for what is held and for new states, with room; of the states' own type:
-    under autocast keys and values may differ.
-    """
-    rows, heads, new, width = states.shape
+    """A buffer for what is held and for new states, with room."""
+    rows, heads, new, width = states.shape  # of the states' own type: under autocast keys and values may differ
     buffer = states.new_empty(rows, heads, _with_room(seen + new), width)
     if seen:
         buffer[:, :, :seen].copy_(held)
@@ -145,10 +132,9 @@ def _with_room(columns: int) -> int:
 
 
 def growing_cache(config: Any) -> DynamicCache:
-    """An empty cache for a model's configuration.
+    """An empty cache for a model's configuration, whose layers grow in place where gradients are not wanted now.
 
-    Its layers grow in place, where gradients are not wanted now; layers of another kind (sliding windows) stay what
-    Hugging Face has.
+    Layers of another kind (sliding windows) stay what Hugging Face has.
     """
     cache = DynamicCache(config=config)
     if not torch.is_grad_enabled():

@@ -1,4 +1,4 @@
-"""The largest memory of a stretch of work: of the GPU where one is used, else of the process."""
+"""The device that computes: which it is, what times on it depend on, and the largest memory of a stretch of work."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ from rim_bench.util.environment import cpu_model
 from rim_bench.util.errors import UsageError
 
 
-def pick_device(given: str | None = None) -> torch.device:
-    """The device to run on: what was asked for, else the first GPU, else the CPU.
+def pick_device(name: str | None = None) -> torch.device:
+    """The device to run on: the named one, else the first GPU, else the CPU.
 
     Raises:
         UsageError: an unknown or absent device.
     """
-    if given is None:
-        given = "cuda" if torch.cuda.is_available() else "cpu"
-    device = named_device(given)
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = named_device(name)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise _refused(given, error) from None
+        raise _refused(name, str(error)) from None
     if device.type == "cuda" and (several := environment.started()) > 1:
         if device.index is not None:
             raise UsageError(
-                f"device {given!r} is one GPU, and {several} processes take one each: give --device cuda, or leave it "
+                f"device {name!r} is one GPU, and {several} processes take one each: give --device cuda, or leave it "
                 "out"
             )
-        if (here := environment.on_this_machine()) > (found := torch.cuda.device_count()):
+        if (here := environment.on_this_machine()) > (gpus := torch.cuda.device_count()):
             raise UsageError(
-                f"{here} processes were started on a machine with {found} GPU: start one for each GPU, or give "
+                f"{here} processes were started on a machine with {gpus} GPU: start one for each GPU, or give "
                 "--device cpu"
             )
     return device
 
 
-def named_device(given: str) -> torch.device:
+def named_device(name: str) -> torch.device:
     """The device of that name, whether this machine has it or not.
 
     Raises:
         UsageError: neither the CPU nor a GPU.
     """
     try:
-        device = torch.device(given)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise _refused(given, error) from None
+        raise _refused(name, str(error)) from None
     if device.type not in ("cpu", "cuda"):
-        raise _refused(given, RuntimeError("not one that is supported"))
+        raise _refused(name, "not one that is supported")
     return device
 
 
-def _refused(given: str, error: Exception) -> UsageError:
-    reason = str(error).splitlines()[0]
-    return UsageError(f"device {given!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda")
+def _refused(name: str, reason: str) -> UsageError:
+    reason = reason.splitlines()[0]
+    return UsageError(f"device {name!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda")
 
 
 def runtime(device: torch.device, execution: ExecutionContext = ALONE) -> dict[str, Any]:
@@ -83,7 +83,7 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start a new stretch. Where the system cannot (no GPU, not Linux), the process's own maximum goes on."""
+    """Start a new stretch of work. Where the system cannot (no GPU, not Linux), the process's own maximum goes on."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -92,7 +92,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the largest since `reset_peak`: allocated on the GPU where one is used, else resident in memory."""
+    """Largest number of bytes since `reset_peak`: allocated on the GPU where there is one, else resident in memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

@@ -1,6 +1,4 @@
-"""Batched decoding as "more columns": every place to continue from, and every sample, is a branch that grows by one
-column a step.
-"""
+"""Batched decoding as "more columns": every place to continue from, and every sample, is a branch of growing length."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
 Stop = Callable[[tuple[int, ...]], bool]
 """Whether generation ends, given the tokens of one branch so far."""
 Pick = Callable[[Tensor, Sequence[int]], Tensor]
-"""The next tokens [rows, branches] from logits [rows, branches or 1, vocabulary]; the second argument says which rows
-are left.
-"""
+"""The next tokens [rows, branches] from logits [rows, branches or 1, vocabulary] and the numbers of the rows left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +52,7 @@ class Completion:
     prompt_passes: int = 0
     seconds: float = 0.0  # from the start of the batch until this branch ended
     generated: int = 0  # tokens generated, the end token included
-    times: list[float] = field(
-        default_factory=list
-    )  # seconds at which each token of the batch's steps was known, shared by the batch
+    times: list[float] = field(default_factory=list)  # seconds at which the tokens of a step were known, of the batch
 
 
 @dataclass
@@ -73,9 +67,7 @@ class DecodingWork:
 
 @dataclass
 class _Branches:
-    """The growing branches of a batch, [rows, branches] each; a branch that ended feeds padding until its row is
-    dropped.
-    """
+    """The growing branches of a batch, [rows, branches] each; one that ended feeds padding until its row is dropped."""
 
     segment: Tensor
     position: Tensor  # of the next column
@@ -124,7 +116,7 @@ def sample(
     stop: Stop | None = None,
     work: DecodingWork | None = None,
 ) -> list[list[Completion]]:
-    """`sampling.samples` drawn continuations of every layout, side by side behind one shared prefill.
+    """`sampling.samples` drawn continuations of every layout, side by side after one shared prefill.
 
     The token of a step is the inverse of the cumulative distribution (softmax of logits / temperature, in order of
     token ids) at one uniform number of the sample's own stream. So a sample does not depend on the rows and samples
@@ -148,12 +140,8 @@ def sample(
             [[s.random() for s in streams[r]] for r in rows], dtype=torch.float64, device=logits.device
         )
         total = (logits.double() / sampling.temperature).softmax(-1).cumsum(-1)
-        total = total.expand(
-            -1, sampling.samples, -1
-        ).contiguous()  # the first step has one distribution for all samples
-        at = torch.searchsorted(
-            total, uniform[..., None] * total[..., -1:], right=True
-        )  # right: never a token of probability 0
+        total = total.expand(-1, sampling.samples, -1).contiguous()  # a first step has one distribution for all samples
+        at = torch.searchsorted(total, uniform[..., None] * total[..., -1:], right=True)  # never of probability 0
         return at.squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
     return _grow(workspace, layouts, [row.resume * sampling.samples for row in layouts], pick, max_tokens, stop, work)
@@ -295,9 +283,8 @@ def _shrink(
         part.cache.batch_select_indices(keep)  # type: ignore[attr-defined]
         part.sees, part.segment, part.index = part.sees[keep], part.segment[keep], part.index[keep]
     keep = torch.tensor(alive, device=chosen.device)
-    state.segment, state.position, state.index, state.done, state.padding = (
-        t[keep] for t in (state.segment, state.position, state.index, state.done, state.padding)
-    )
+    for name in ("segment", "position", "index", "done", "padding"):
+        setattr(state, name, getattr(state, name)[keep])
     state.out = [state.out[i] for i in alive]
     return left, chosen[keep]
 
@@ -324,8 +311,7 @@ class Score:
 def score(
     workspace: PackedModel, layouts: Sequence[Layout], choices: Sequence[Sequence[tuple[int, ...]]]
 ) -> list[list[Score]]:
-    """Log-likelihood of each choice behind each layout's (first) resume segment; choices are sibling branches of one
-    tree.
+    """Log-likelihood of each choice after each layout's (first) resume segment, as sibling branches of one tree.
 
     Raises:
         ValueError: an empty choice.

@@ -1,7 +1,4 @@
-"""LoRA on every linear layer of a frozen model, with the markers' embedding rows trained beside it.
-
-Imports peft inside functions only.
-"""
+"""LoRA on every linear layer of a frozen model, with the markers' embedding rows trained beside it. peft loads late."""
 
 from __future__ import annotations
 

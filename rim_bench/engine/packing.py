@@ -58,9 +58,7 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int, device: torch.device) ->
 
 
 class PackedModel:
-    """Runs layouts on a backbone; `bridges` maps a hidden state to the next latent slot's input where a segment names
-    one.
-    """
+    """Runs layouts on a backbone, with the bridges that map a hidden state to the next latent slot's input."""
 
     def __init__(self, backbone: Backbone, bridges: nn.ModuleDict | None = None) -> None:
         self.backbone = backbone
@@ -91,21 +89,22 @@ class PackedModel:
         deepest = max(max(row.position) for row in rows) + 1
         if deepest > self.backbone.max_positions:
             raise ValueError(f"a row needs {deepest} positions, the model has {self.backbone.max_positions}")
-        columns = self._empty(rows)
+        blank = torch.zeros(len(rows), 0, dtype=torch.long, device=self.backbone.device)
+        sees = _sees_table(rows).to(blank.device)
+        columns = PackedBatch(rows, sees, blank, blank, [[NOWHERE] * row.size for row in rows])
         passes = max(row.passes for row in rows)
         if cached or passes > 1:
             columns.cache = self.backbone.new_cache()
         order = [_by_pass(row, passes) for row in rows]
-        owner = [_segment_of(row) for row in rows]
+        owner = [tuple(i for i, s in enumerate(row.segments) for _ in range(s.size)) for row in rows]
         for index in range(passes):
             self._add_pass(columns, [o[index] for o in order], owner, layers)
         return columns
 
     def prefill(self, layouts: Sequence[Layout]) -> list[PackedBatch]:
-        """`forward` with its cache kept, for decoding: rows of similar size together, as parts that can be extended
-        side by side.
+        """`forward` with its cache kept, for decoding, in parts of similar size that can be extended side by side.
 
-        The layouts must come sorted by size, so that the rows of the parts, one behind the other, stand in their order.
+        The layouts must come sorted by size, so that the rows of the parts, one after the other, stand in their order.
         """
         kernel, device = self.backbone.kernel, self.backbone.device.type
         parts = (
@@ -116,10 +115,10 @@ class PackedModel:
     def extend(
         self, parts: Sequence[PackedBatch], tokens: Tensor, segment: Tensor, index: Tensor, position: Tensor
     ) -> Tensor:
-        """Further token columns behind cached ones; returns their hidden states [rows, new, width].
+        """Hidden states [rows, new, width] of further token columns after cached ones.
 
         Args:
-            parts: computed with a cache; their rows one behind the other are the rows of the tensors.
+            parts: computed with a cache; their rows one after the other are the rows of the tensors.
             tokens, segment, index, position: int [rows, new]; `segment` counts the segments that `make_room` added,
                 and is `columns.sees.shape[1] - 1` for padding.
         """
@@ -139,11 +138,6 @@ class PackedModel:
             return self.backbone.run(embeds, masks[0], position, caches[0])
         return self.backbone.run_parts(embeds, masks, position, caches)
 
-    def _empty(self, rows: tuple[Layout, ...]) -> PackedBatch:
-        device = self.backbone.device
-        blank = torch.zeros(len(rows), 0, dtype=torch.long, device=device)
-        return PackedBatch(rows, _sees_table(rows).to(device), blank, blank, [[NOWHERE] * r.size for r in rows])
-
     def _add_pass(
         self, columns: PackedBatch, chosen: list[list[int]], owner: list[tuple[int, ...]], layers: bool
     ) -> None:
@@ -154,7 +148,9 @@ class PackedModel:
         for r, picked in enumerate(chosen):
             for k, c in enumerate(picked):
                 columns.place[r][c] = past + k
-        ids = [[_id(backbone, row, c) for c in picked] for row, picked in zip(rows, chosen, strict=True)]
+        tokens = [[row.tokens[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)]
+        # 0 where there is none: a slot, which its thought overwrites before the pass runs
+        ids = [[backbone.resolve(t) if isinstance(t, str) else t or 0 for t in row] for row in tokens]
         segment = pad_rows(
             [[o[c] for c in picked] for o, picked in zip(owner, chosen, strict=True)], padding, backbone.device
         )
@@ -184,9 +180,7 @@ class PackedModel:
     def _fill_slots(
         self, columns: PackedBatch, chosen: list[list[int]], owner: list[tuple[int, ...]], embeds: Tensor
     ) -> Tensor:
-        """Write the hidden state before each latent slot, through its bridge, into the slot's input. Vectorised:
-        no per-row slices.
-        """
+        """The input embeddings with the hidden state before each latent slot, through its bridge, as the slot's."""
         where: dict[str | None, tuple[list[int], list[int], list[int]]] = {}
         for r, (row, picked) in enumerate(zip(columns.layouts, chosen, strict=True)):
             for k, c in enumerate(picked):
@@ -212,25 +206,11 @@ class PackedModel:
 
 
 def visible(sees: Tensor, q_segment: Tensor, q_index: Tensor, k_segment: Tensor, k_index: Tensor) -> Tensor:
-    """Bool [rows, queries, keys]: ancestors' columns, and the earlier columns of the query's own segment, itself
-    included.
-    """
+    """Bool [rows, queries, keys]: ancestors' columns, and the query's own segment up to the query itself."""
     row = torch.arange(sees.shape[0], device=sees.device)[:, None, None]
     other = sees[row, q_segment[:, :, None], k_segment[:, None, :]]
     same = q_segment[:, :, None] == k_segment[:, None, :]
     return other | (same & (k_index[:, None, :] <= q_index[:, :, None]))
-
-
-def _segment_of(row: Layout) -> tuple[int, ...]:
-    """Column -> its segment."""
-    return tuple(i for i, s in enumerate(row.segments) for _ in range(s.size))
-
-
-def _id(backbone: Backbone, row: Layout, column: int) -> int:
-    token = row.tokens[column]
-    if token is None:
-        return 0  # overwritten by the thought before the pass runs
-    return token if isinstance(token, int) else backbone.resolve(token)
 
 
 def _by_pass(row: Layout, passes: int) -> list[list[int]]:

@@ -1,6 +1,6 @@
-"""Hugging Face models with random weights of a given shape, or from a folder, every weight accounted for.
+"""Hugging Face models: with random weights of a given shape, or with pretrained ones, every weight accounted for.
 
-Where the files of pretrained weights lie on this machine, fetching them once where a hub can be reached.
+Files of pretrained weights are looked up on this machine, and fetched once where a hub can be reached.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def quiet() -> Iterator[None]:
 
 
 def fuse_activations(model: Any) -> None:
-    """Computes GPT-2's activation (the tanh form of GELU) in one kernel instead of eight passes over memory:
-    equal to rounding.
-    """
+    """Computes GPT-2's activation (GELU, tanh) in one kernel, not eight passes over memory: equal to rounding."""
     for module in model.modules():
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":  # by name: its module is slow to import
             module.act = nn.GELU(approximate="tanh")
@@ -176,8 +174,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     way_out = "download it elsewhere and give the folder's path instead of the name"
-    if (found := stored_here(name, revision)) is not None:
-        return found
+    if (folder := stored_here(name, revision)) is not None:
+        return folder
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UsageError(f"{name} is not stored on this machine and HF_HUB_OFFLINE is set: unset it, or {way_out}")
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
@@ -220,8 +218,9 @@ def _complete(folder: Path) -> bool:
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether the endpoint, or the proxy that leads to it, takes a connection; huggingface_hub itself retries for half
-    a minute.
+    """Whether the endpoint, or the proxy that leads to it, takes a connection.
+
+    huggingface_hub itself retries for half a minute.
     """
     url = urlsplit(endpoint)
     proxy = urllib.request.getproxies().get(url.scheme)

@@ -1,6 +1,4 @@
-"""Byte-level BPE from scratch, and text to ids without surprises:
-no special tokens read from text, no clean-up of spaces.
-"""
+"""Byte-level BPE from scratch; text to ids without special tokens read from text or a clean-up of spaces."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ if TYPE_CHECKING:
 END = "<|end|>"
 """The end token of tokenizers from scratch; it doubles as padding."""
 PIECES = r"<<|>>|\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s+"
-"""What a token never crosses: single digits, words with their space, runs of signs, white space; `<<` and `>>` are
-pieces.
-"""
+"""What a token never crosses: `<<` and `>>`, single digits, words with their space, runs of signs, white space."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, pattern: str | None = None) -> PreTrainedTokenizerFast:
@@ -54,10 +50,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, pattern: str | None =
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in a folder. Imported here: a run that is done already needs none, and it takes a quarter of a
-    second.
-    """
-    from transformers import AutoTokenizer
+    """The tokenizer in a folder."""
+    from transformers import AutoTokenizer  # takes a quarter of a second, which a run that is done spares
 
     auto: Any = AutoTokenizer  # untyped
     return cast(
@@ -96,7 +90,7 @@ class Codec:
         return tuple(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode_question(self, text: str) -> tuple[int, ...]:
-        """Ids of `text` and a newline, behind the start token where the tokenizer puts one by default."""
+        """Ids of `text` and a newline, after the start token where the tokenizer puts one by default."""
         return self.start + self.encode(text + "\n")
 
     def encode_example(self, example: Example) -> Encoded:

@@ -62,8 +62,7 @@ def load_trained(
     folder: Path | None = None,
     execution: ExecutionContext = ALONE,
 ) -> TrainedModel:
-    """A finished run's model, its weights verified; or the one in `folder`, a candidate of the run that the caller has
-    verified.
+    """A finished run's model, its weights verified; or a candidate of the run in `folder`, which the caller verified.
 
     Raises:
         UsageError: the run is not trained, or its model folder is damaged.

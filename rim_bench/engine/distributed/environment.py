@@ -1,8 +1,8 @@
-"""How many processes one command was started as, and who of them leads. No torch: bad starts are refused at once.
+"""How many processes one command was started as, and which of them leads. No torch: bad starts are refused at once.
 
-`torchrun --nproc_per_node 2 -m -- rim_bench run …` starts two processes with one command line and tells them of each
-other in RANK, WORLD_SIZE and LOCAL_RANK. The first leads (`rim_bench.engine.distributed.workers`): it alone parses,
-decides, writes and prints. The others follow.
+`torchrun --nproc_per_node 2 -m -- rim_bench run …` starts two processes with one command line, whose environments have
+RANK, WORLD_SIZE and LOCAL_RANK. The first leads: it alone parses, decides, writes and prints. The others are its
+workers (`rim_bench.engine.distributed.workers`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ STRATEGIES = ("ddp", "fsdp")
 
 
 def _number(name: str, default: int) -> int:
-    """A whole number in the environment.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """A whole number in the environment; raises UsageError for something else."""
     text = os.environ.get(name, "").strip() or str(default)
     if not text.isascii() or not text.isdigit():
         raise UsageError(
@@ -35,16 +31,16 @@ def started() -> int:
 
 
 def rank() -> int:
-    """Which of them this one is; the first, 0, leads."""
+    """This process's number; the first, 0, leads."""
     return _number("RANK", 0)
 
 
 def on_this_machine() -> int:
-    """How many of them this machine has."""
+    """How many of the processes run on this machine."""
     return max(1, _number("LOCAL_WORLD_SIZE", started()))
 
 
-def check_asked(given: int | None = None) -> None:
+def check_asked(processes: int | None = None) -> None:
     """Refuse another number of processes than the user asks for, in the command or in RIM_BENCH_PROCESSES.
 
     Some launchers start one where several were asked for and say nothing (`accelerate launch --cpu --num_processes 2`
@@ -53,35 +49,27 @@ def check_asked(given: int | None = None) -> None:
     Raises:
         UsageError: another number was started.
     """
-    where, asked = ("--processes", given) if given is not None else (ASKED, _number(ASKED, 0))
-    if (given is not None or asked) and asked != (real := started()):
+    where, asked = ("--processes", processes) if processes is not None else (ASKED, _number(ASKED, 0))
+    if (processes is not None or asked) and asked != (real := started()):
         raise UsageError(
             f"{where} asks for {asked} processes, but {real} {'was' if real == 1 else 'were'} started: "
             f"start them with `torchrun --nproc_per_node {max(1, asked)} -m -- rim_bench …`"
         )
 
 
-def check_strategy(given: str | None) -> None:
-    """Refuse an unknown way of training on several processes, or one of them on a single process.
-
-    Raises:
-        UsageError: either.
-    """
-    if given is not None and given not in STRATEGIES:
-        raise unknown("strategy", given, STRATEGIES)
-    if given is not None and started() == 1:
+def check_strategy(strategy: str | None) -> None:
+    """Raises UsageError for an unknown way of training on several processes, or a known one on a single process."""
+    if strategy is not None and strategy not in STRATEGIES:
+        raise unknown("strategy", strategy, STRATEGIES)
+    if strategy is not None and started() == 1:
         raise UsageError(
-            f"--strategy {given} is for several processes, and one was started: leave it out, or start more with "
+            f"--strategy {strategy} is for several processes, and one was started: leave it out, or start more with "
             "torchrun"
         )
 
 
 def check_batch(size: int) -> None:
-    """Refuse a batch that does not hold a row for every process.
-
-    Raises:
-        UsageError: it does not.
-    """
+    """Raises UsageError for a batch that does not hold a row for every process."""
     if size < started():
         raise UsageError(
             f"a batch of {size} examples cannot be shared by {started()} processes: give --batch-size {started()} or "
