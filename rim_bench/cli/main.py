@@ -302,8 +302,9 @@ def plot(
         raise unknown("kind of plot", kind, kinds)
     check_split(split)
     chosen, _ = chosen_runs(runs, out)
-    from rim_bench.report.plots.plot import accuracy_plot, training_plot
+    from rim_bench.report.plots.accuracy import accuracy_plot
     from rim_bench.report.plots.selection import selection_plot, tuning_plot
+    from rim_bench.report.plots.training import training_plot
 
     path = to or out / f"{kind}.svg"
     if kind == "accuracy":

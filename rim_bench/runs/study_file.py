@@ -182,8 +182,8 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
     """
     from rim_bench.report.comparison import comparison
     from rim_bench.report.leaderboard import leaderboard
+    from rim_bench.report.plots.accuracy import accuracy_plot
     from rim_bench.report.plots.curves import curve_plots
-    from rim_bench.report.plots.plot import accuracy_plot
     from rim_bench.report.plots.selection import selection_plot, tuning_plot
     from rim_bench.util.files import write_bytes_atomic
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rim_bench.evidence.rows import collect
 from rim_bench.evidence.stats import tests
 from rim_bench.report import comparison
-from rim_bench.report.plots.plot import accuracy_plot, training_plot
+from rim_bench.report.plots.accuracy import accuracy_plot
+from rim_bench.report.plots.training import training_plot
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 from rim_bench.util.table import Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rim_bench.report.plots.plot import STYLE, check_suffix, color_and_marker, save
+from rim_bench.report.plots.style import STYLE, check_suffix, color_and_marker, save
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
 from rim_bench.util.text import machine_label, model_label

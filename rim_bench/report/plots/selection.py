@@ -1,6 +1,4 @@
-"""Pictures of what was chosen: validation accuracy in the course of training with the chosen checkpoint, and over
-learning rates.
-"""
+"""Pictures of what was chosen on validation data: checkpoints in the course of training, and learning rates."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rim_bench.evidence.stats.intervals import wilson
-from rim_bench.report.plots.plot import check_suffix, panel_figure, panel_name
+from rim_bench.report.plots.style import DASHES, GREY, check_suffix, panel_figure, panel_name
 from rim_bench.storage.records import TrainingRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import SPLITS
@@ -19,13 +17,13 @@ from rim_bench.util.files import Record
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GREY = "#808080"
+Drawn = Sequence[tuple[Run, Record]]  # the runs of a panel, and what is drawn of each
+STAR: Any = {"mfc": "white", "mec": "black", "ms": 12, "zorder": 5}
 
 
 def selection_plot(runs: Iterable[Run], path: Path) -> None:
-    """Validation accuracy over optimizer steps with Wilson 95 % intervals, a panel per method and a line per seed, with
-    the boundaries of
-    its stages; the chosen checkpoint is a star. Saved to `path` (.svg, .png or .pdf).
+    """Saves validation accuracy over optimizer steps with Wilson 95 % intervals to `path`: a panel per method, a line
+    per seed, the boundaries of the stages; the chosen checkpoint is a star.
 
     Raises:
         UsageError: another suffix, a path that cannot be written, or no run that was looked at while it trained.
@@ -33,43 +31,34 @@ def selection_plot(runs: Iterable[Run], path: Path) -> None:
     hint = (
         "no run here was looked at while it trained: give `rim-bench run` --checkpoint best, or --checkpoint-points 8"
     )
-    panels = _by_panel(runs, "selection", hint)
-    _draw(panels, path, _selection_panel, "optimizer step")
+    _plot(runs, path, "selection", hint, _selection_panel, "optimizer step")
 
 
 def tuning_plot(runs: Iterable[Run], path: Path) -> None:
-    """Validation accuracy of every trial over its learning rate with Wilson 95 % intervals, a panel per method; the
-    chosen rate is a star.
-    Saved to `path` (.svg, .png or .pdf).
+    """Saves validation accuracy of every trial over its learning rate with Wilson 95 % intervals to `path`: a panel per
+    method; the chosen rate is a star.
 
     Raises:
         UsageError: another suffix, a path that cannot be written, or no run whose rate was tuned.
     """
-    panels = _by_panel(runs, "tuning", "no run here was tuned: give `rim-bench run` --tune lr=1e-5..1e-3")
-    _draw(panels, path, _tuning_panel, "learning rate")
+    hint = "no run here was tuned: give `rim-bench run` --tune lr=1e-5..1e-3"
+    _plot(runs, path, "tuning", hint, _tuning_panel, "learning rate")
 
 
-Panel = Sequence[tuple[Run, Record]]
-
-
-def _by_panel(runs: Iterable[Run], field: str, otherwise: str) -> dict[str, list[tuple[Run, Record]]]:
-    """The runs whose train.json has the field, by method, start and task."""
+def _plot(
+    runs: Iterable[Run], path: Path, field: str, hint: str, draw: Callable[[Axes, Drawn, str], None], x: str
+) -> None:
+    """Draws a field of train.json of the runs that have it, by method, start and task."""
     panels: dict[str, list[tuple[Run, Record]]] = {}
     for run in sorted(runs, key=lambda r: (int(r.spec.get("seed", 0)), r.id)):
-        if isinstance(told := (run.training() or TrainingRecord()).get(field), dict):
-            panels.setdefault(panel_name(run), []).append((run, told))
+        if isinstance(record := (run.training() or TrainingRecord()).get(field), dict):
+            panels.setdefault(panel_name(run), []).append((run, record))
     if not panels:
-        raise UsageError(f"there is nothing to plot: {otherwise}")
-    return panels
-
-
-def _draw(
-    panels: dict[str, list[tuple[Run, Record]]], path: Path, draw: Callable[[Axes, Panel, str], None], x: str
-) -> None:
+        raise UsageError(f"there is nothing to plot: {hint}")
     check_suffix(path)
 
-    def fill(ax: Axes, found: Panel, color: str, label: str) -> None:
-        draw(ax, found, color)
+    def fill(ax: Axes, drawn: Drawn, color: str, label: str) -> None:
+        draw(ax, drawn, color)
         ax.set_title(label, loc="left", pad=20)
         ax.grid(color="#E0E0E0", lw=0.5)
         ax.set_ylim(0, 103)
@@ -77,46 +66,35 @@ def _draw(
     panel_figure(panels, path, fill, axes=(x, "validation accuracy, % (Wilson 95 %)"), heights=(0.5, 2.3))
 
 
-def _errors(found: Sequence[Record]) -> list[list[float]]:
+def _errors(records: Sequence[Record]) -> list[list[float]]:
     """Distances to both ends of the intervals, in points."""
-    bounds = [wilson(round(r["accuracy"] * r["n"]), r["n"]) for r in found]
-    low = [100 * max(0.0, r["accuracy"] - b.low) for r, b in zip(found, bounds, strict=True)]
-    return [low, [100 * max(0.0, b.high - r["accuracy"]) for r, b in zip(found, bounds, strict=True)]]
+    bounds = [wilson(round(r["accuracy"] * r["n"]), r["n"]) for r in records]
+    low = [100 * max(0.0, r["accuracy"] - b.low) for r, b in zip(records, bounds, strict=True)]
+    return [low, [100 * max(0.0, b.high - r["accuracy"]) for r, b in zip(records, bounds, strict=True)]]
 
 
-def _selection_panel(ax: Axes, found: Panel, color: str) -> None:
-    styles: tuple[Any, ...] = ("-", "--", ":", "-.")
-    for k, (run, told) in enumerate(found):
-        seen = told["seen"]
+def _selection_panel(ax: Axes, drawn: Drawn, color: str) -> None:
+    bars: Any = {"color": color, "lw": 1.2, "elinewidth": 0.7, "capsize": 1.5}
+    for k, (run, selection) in enumerate(drawn):
+        seen = selection["seen"]
         xs, ys = [r["step"] for r in seen], [100 * r["accuracy"] for r in seen]
-        name = f"seed {run.spec.get('seed', 0)}" + (", chosen on test items" if told["rule"] == SPLITS else "")
-        ax.errorbar(
-            xs, ys, yerr=_errors(seen), color=color, ls=styles[k % 4], lw=1.2, elinewidth=0.7, capsize=1.5, label=name
-        )
+        name = f"seed {run.spec.get('seed', 0)}" + (", chosen on test items" if selection["rule"] == SPLITS else "")
+        ax.errorbar(xs, ys, yerr=_errors(seen), ls=DASHES[k % len(DASHES)], label=name, **bars)
         taken = [r for r in seen if r["candidate"]]
         ax.plot([r["step"] for r in taken], [100 * r["accuracy"] for r in taken], "o", color=color, ms=3.5)
-        if (chosen := told["chosen"]) is not None:
-            at = [chosen["step"]], [100 * chosen["accuracy"]]
-            ax.plot(
-                *at,
-                "*",
-                mfc="white",
-                mec="black",
-                ms=12,
-                zorder=5,
-                label=f"chosen ({told['rule']})" if k == 0 else None,
-            )
-    _stages(ax, found[0][0])
+        if (chosen := selection["chosen"]) is not None:
+            label = f"chosen ({selection['rule']})" if k == 0 else None
+            ax.plot([chosen["step"]], [100 * chosen["accuracy"]], "*", label=label, **STAR)
+    _stages(ax, drawn[0][0])
     ax.set_xlim(left=0)
     ax.legend(fontsize=7, loc="best")
 
 
 def _stages(ax: Axes, run: Run) -> None:
-    """Boundaries and names of the stages, from the steps of the first run; names of short stages stand at two
-    heights.
-    """
+    """Boundaries and names of a run's stages; names of short stages stand at two heights."""
     records = run.metrics()
     starts = [k for k in range(len(records)) if not k or records[k].get("stage") != records[k - 1].get("stage")]
+    where: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     height = 0
     for k, at in enumerate(starts):
         step = records[at]["step"]
@@ -124,41 +102,19 @@ def _stages(ax: Axes, run: Run) -> None:
             ax.axvline(step - 0.5, color=GREY, lw=0.8, ls="--")
             near = step - records[starts[k - 1]]["step"] < 0.2 * len(records)
             height = 1 - height if near else 0
-        where: Any = {
-            "xycoords": ("data", "axes fraction"),
-            "xytext": (1, 2 + 8 * height),
-            "textcoords": "offset points",
-        }
-        ax.annotate(str(records[at].get("stage", "")), (step, 1.0), fontsize=7, color="#505050", **where)
+        name = str(records[at].get("stage", ""))
+        ax.annotate(name, (step, 1.0), xytext=(1, 2 + 8 * height), fontsize=7, color="#505050", **where)
 
 
-def _tuning_panel(ax: Axes, found: Panel, color: str) -> None:
-    told = found[0][1]  # the seeds of a row share their trials
-    sound = [t for t in told["trials"] if t["accuracy"] is not None]
-    ax.errorbar(
-        [t["lr"] for t in sound],
-        [100 * t["accuracy"] for t in sound],
-        yerr=_errors(sound),
-        color=color,
-        marker="o",
-        ms=4,
-        lw=1.2,
-        elinewidth=0.9,
-        capsize=2,
-        label=f"trials, seed {told['seed']}",
-    )
-    if failed := [t["lr"] for t in told["trials"] if t["accuracy"] is None]:
+def _tuning_panel(ax: Axes, drawn: Drawn, color: str) -> None:
+    tuning = drawn[0][1]  # the seeds of a row share their trials
+    sound = [t for t in tuning["trials"] if t["accuracy"] is not None]
+    rates, accuracies = [t["lr"] for t in sound], [100 * t["accuracy"] for t in sound]
+    bars: Any = {"color": color, "marker": "o", "ms": 4, "lw": 1.2, "elinewidth": 0.9, "capsize": 2}
+    ax.errorbar(rates, accuracies, yerr=_errors(sound), label=f"trials, seed {tuning['seed']}", **bars)
+    if failed := [t["lr"] for t in tuning["trials"] if t["accuracy"] is None]:
         ax.plot(failed, [0.0] * len(failed), "x", color=GREY, ms=6, label="diverged")
-    best = next(t for t in sound if t["lr"] == told["chosen"])
-    ax.plot(
-        [best["lr"]],
-        [100 * best["accuracy"]],
-        "*",
-        mfc="white",
-        mec="black",
-        ms=12,
-        zorder=5,
-        label=f"chosen: {best['lr']:g}",
-    )
+    best = next(t for t in sound if t["lr"] == tuning["chosen"])
+    ax.plot([best["lr"]], [100 * best["accuracy"]], "*", label=f"chosen: {best['lr']:g}", **STAR)
     ax.set_xscale("log")
     ax.legend(fontsize=7, loc="best")
