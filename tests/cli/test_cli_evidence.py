@@ -355,7 +355,8 @@ def test_sources_give_a_clustered_error(store: Store) -> None:
 
 
 def test_evidence_needs_no_torch() -> None:
-    names = ["baseline", "gate", "gate_report", "evidence_stats", "power", "versus", "versus_text", "cli_evidence"]
+    evidence = [f"evidence.{name}" for name in ("baseline", "gate", "stats.tests", "power", "two_systems")]
+    names = [*evidence, "report.gate", "report.two_systems", "cli.evidence"]
     code = f"""
 import importlib, sys
 for name in {names}:

@@ -105,8 +105,9 @@ if __name__ == "__main__":
 def test_no_worker_outlives_who_started_it(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
+    tests = Path(__file__).parents[1]
     paths = [
-        str(Path(__file__).parents[1] / "helpers"),
+        *(str(folder) for folder in (tests / "helpers", tests / "runs", tests)),
         str(Path(__file__).parents[2]),
         os.environ.get("PYTHONPATH", ""),
     ]
