@@ -22,7 +22,6 @@ from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, starts,
 from rim_bench.runs.study import StudySetting
 from rim_bench.runs.training import check_budget, evaluation_request, is_evaluated, price_of
 from rim_bench.runs.tuning import same_training, stored_choices
-from rim_bench.storage.records import TrainingRecord
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import Panel, Section, Table
@@ -249,9 +248,9 @@ class _Accountant:
         """FLOPs of training without what is inherited: those that were counted, where it is trained."""
         if planned.id in self.spent:
             return self.spent[planned.id]
-        stored = planned.run.training() or TrainingRecord()
-        if "flops" in stored:
-            return int(stored["flops"])
+        stored = planned.run.training()
+        if stored is not None and stored.flops is not None:
+            return stored.flops
         method, plan = planned.method, planned.plan
         if plan.flops:
             return plan.flops - (0 if planned.parent is None else self._training(planned.parent))

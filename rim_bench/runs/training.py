@@ -251,12 +251,12 @@ def _winning_trial(planned: PlannedRun) -> Run | None:
 
 def _trained_flops(run: Run) -> int:
     """What a trained run cost, inherited cost included."""
-    stored = run.training() or TrainingRecord()
-    if "flops" not in stored:
+    stored = run.training()
+    if stored is None or stored.flops is None:
         raise UsageError(
             f"start {str(run.path)!r} was trained before FLOPs were counted: move it away to have it trained again"
         )
-    return int(stored["flops"]) + int(stored["inherited_flops"])
+    return stored.flops + (stored.inherited_flops or 0)
 
 
 def _initial(planned: PlannedRun, device: torch.device) -> Backbone:
