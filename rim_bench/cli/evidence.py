@@ -83,9 +83,9 @@ def check(
     if junit is not None:
         write_bytes_atomic(junit, report.to_junit(checks, gate))
     if summary is not None:
-        write_bytes_atomic(summary, report.to_markdown(checks, gate).encode())
+        write_bytes_atomic(summary, report.table(checks, gate).to_markdown().encode())
     console = Console()
-    console.print(report.to_rich(checks, gate, console.width))
+    console.print(report.table(checks, gate).to_rich(console.width))
     for one in checks:
         if one.decision is None:
             typer.echo(f"error: {one.reason}", err=True)
@@ -122,8 +122,8 @@ def margin(
     if json_ is not None:
         write_json_atomic(json_, {"schema": 1, "systems": [one.data(rate) for one in found]})
     if to is not None:
-        write_bytes_atomic(to, gate_module.margins_to_markdown(found, rate).encode())
-    Console().print(gate_module.margins_to_rich(found, rate))
+        write_bytes_atomic(to, gate_module.margins_table(found, rate).to_markdown().encode())
+    Console().print(gate_module.margins_table(found, rate).to_rich())
 
 
 @app.command()
@@ -152,7 +152,7 @@ def power(
         from rim_bench.util.files import write_json_atomic
 
         write_json_atomic(json_, made.data())
-    Console().print(made.to_rich())
+    Console().print(made.table().to_rich())
 
 
 @app.command()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rim_bench.evidence.stats import tests
 from rim_bench.util.errors import UsageError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from rim_bench.util.table import Table
 
 DISCORDANCES = (0.05, 0.1, 0.2, 0.3, 0.4)
 
@@ -55,30 +53,28 @@ class PowerPlan:
         """Everything, for JSON."""
         return {"schema": 1, **asdict(self)}
 
-    def to_rich(self) -> RenderableType:
-        """For a terminal."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
+    def table(self) -> Table:
+        """A row for each discordance."""
         head = f"McNemar's test on {self.n:,} items" if self.n is not None else "McNemar's test"
-        table = Table(title=Text(f"{head}, two-sided level {self.alpha:g}"), title_justify="left")
-        columns = self._columns()
-        for name in columns:
-            table.add_column(name, justify="right")
-        for line in self.lines:
-            table.add_row(*(cell(line) for cell in columns.values()))
         notes = ["Discordance: share of items that exactly one of the two systems solves."]
         if self.n is not None:
             notes.append(f"Detectable: smallest true difference that is found with {100 * self.power:g} % power.")
         if self.margin is not None:
             notes.append(
                 f"Gate: `rim-bench check --margin {self.margin:g}`, exact. False alarm: regressed though nothing "
-                "changed. Decisive: holds "
-                "where nothing changed. Passed and caught: holds and regressed at a true loss of the margin; caught at "
-                "twice the margin."
+                "changed. Decisive: holds where nothing changed. Passed and caught: holds and regressed at a true loss "
+                "of the margin; caught at twice the margin."
             )
-        return Group(table, *(Text(n) for n in notes))
+        columns, data = self._columns(), self.data()
+        return Table.of_rows(
+            f"{head}, two-sided level {self.alpha:g}",
+            tuple(columns),
+            [[cell(line) for cell in columns.values()] for line in self.lines],
+            align="r" * len(columns),
+            notes=notes,
+            records=data["lines"],
+            document=data,
+        )
 
     def _columns(self) -> dict[str, Any]:
         columns: dict[str, Any] = {"discordance": lambda line: f"{100 * line.discordance:g} %"}

@@ -1,22 +1,17 @@
-"""The gate's verdicts for a person, for programs (JSON), for a CI system (JUnit XML) and for its job page
-(Markdown).
-"""
+"""The gate's verdicts as a table, for programs (JSON) and for a CI system (JUnit XML); the margins of retrainings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from rim_bench.evidence.retraining import RATE, STEP, Retrainings
-from rim_bench.evidence.stats import intervals
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 import re
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
 from xml.etree import ElementTree
 
 from rim_bench.evidence.gate import CODES, Check, Decision, Gate, GateVerdict, exit_code
+from rim_bench.evidence.retraining import RATE, STEP, Retrainings
+from rim_bench.evidence.stats import intervals
+from rim_bench.util.table import HTML_ESCAPES, Look, Table
 from rim_bench.util.text import format_p
 
 MARGIN_COLUMNS = (
@@ -64,33 +59,15 @@ def margin_rule(rate: float = RATE) -> str:
     )
 
 
-def margins_to_markdown(found: Sequence[Retrainings], rate: float = RATE) -> str:
-    """A table, for a page."""
-    lines = [
-        MARGIN_COLUMNS,
-        ("---",) + ("---:",) * (len(MARGIN_COLUMNS) - 1),
-        *(margin_row(one, rate) for one in found),
-    ]
-    q = found[0].questions
-    head = (
+def margins_table(recipes: Sequence[Retrainings], rate: float = RATE) -> Table:
+    """A row for each recipe; a page says first which questions were answered."""
+    q = recipes[0].questions
+    lead = (
         f"Retrainings with other seeds, {q.n:,} questions of {q.task} ({q.split}), evaluator version "
         f"{q.evaluator_version}."
     )
-    return "\n".join([head, "", *("| " + " | ".join(cells) + " |" for cells in lines), "", margin_rule(rate), ""])
-
-
-def margins_to_rich(found: Sequence[Retrainings], rate: float = RATE) -> RenderableType:
-    """For a terminal."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for k, name in enumerate(MARGIN_COLUMNS):
-        table.add_column(name, justify="left" if k == 0 else "right")
-    for one in found:
-        table.add_row(*margin_row(one, rate))
-    return Group(table, Text(margin_rule(rate), style="dim"))
+    rows = [margin_row(recipe, rate) for recipe in recipes]
+    return replace(Table.of_rows("", MARGIN_COLUMNS, rows, foot=[margin_rule(rate)]), lead=lead)
 
 
 COLUMNS = ("system", "verdict", "difference", "95 % bound", "p", "lost/won", "n", "baseline", "run", "margin at 80 %")
@@ -166,24 +143,20 @@ def sentences(check: Check) -> list[str]:
     return out
 
 
-def to_rich(checks: Sequence[Check], gate: Gate, width: int = 160) -> RenderableType:
-    """For a terminal; the last columns are left out where `width` does not hold them."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(f"rim-bench check: {title(checks)}"), title_justify="left")
-    rows = [cells(check) for check in checks]
-    widths = [3 + max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-    keep = max(4, sum(1 + sum(widths[: k + 1]) <= width for k in range(len(COLUMNS))))
-    for k, name in enumerate(COLUMNS[:keep]):
-        table.add_column(name, justify="left" if k < 2 else "right", overflow="fold")
-    for check, texts in zip(checks, rows, strict=True):
-        row = [Text(c) for c in texts[:keep]]
-        row[1].stylize(_COLORS.get(check.verdict, "bold magenta"))
-        table.add_row(*row)
-    lines = [Text(line) for check in checks for line in sentences(check)]
-    return Group(table, *lines, Text(rule(gate), style="dim"))
+def table(checks: Sequence[Check], gate: Gate) -> Table:
+    """A row for each run, then the reasons and the rule; for a terminal and for the job page of a CI system."""
+    look = Look(level=2, rule="---", escapes=HTML_ESCAPES, escape_notes=True, bullet="", overflow="fold", keep=4)
+    return Table.of_rows(
+        f"rim-bench check: {title(checks)}",
+        COLUMNS,
+        [cells(check) for check in checks],
+        align="ll" + "r" * (len(COLUMNS) - 2),
+        styles=[_COLORS.get(check.verdict, "bold magenta") for check in checks],
+        notes=[line for check in checks for line in sentences(check)],
+        foot=[rule(gate)],
+        document=to_data(checks, gate),
+        look=look,
+    )
 
 
 def to_data(checks: Sequence[Check], gate: Gate) -> dict[str, Any]:
@@ -241,31 +214,3 @@ def to_junit(checks: Sequence[Check], gate: Gate) -> bytes:
 def _xml(text: str) -> str:
     """Without the characters that XML cannot hold at all; the others are escaped when it is written."""
     return _NOT_XML.sub("?", text)
-
-
-def to_markdown(checks: Sequence[Check], gate: Gate) -> str:
-    """For the job page of a CI system."""
-    out = [f"## rim-bench check: {title(checks)}", "", _row(COLUMNS), "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
-    out += [_row(cells(check), bold=1) for check in checks]
-    out += ["", *(f"- {_plain(line)}" for check in checks for line in sentences(check)), "", _plain(rule(gate)), ""]
-    return "\n".join(out)
-
-
-def _row(values: Sequence[str], bold: int | None = None) -> str:
-    texts = [f"**{_plain(v)}**" if k == bold else _plain(v) for k, v in enumerate(values)]
-    return "| " + " | ".join(texts) + " |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown and HTML take as it is."""
-    for char, spelled in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("|", "\\|"),
-        ("`", "\\`"),
-        ("*", "\\*"),
-        ("\n", " "),
-    ):
-        text = text.replace(char, spelled)
-    return text

@@ -482,7 +482,7 @@ def test_reports(store: Store, tmp_path: Path) -> None:
     assert [[child.tag for child in case] for case in suite] == [["system-out"], ["failure"], ["error"]]
     assert suite[2][0].attrib["message"] == 'no <run> & "no" ]]>? end'
 
-    page = report.to_markdown(checks, gate)
+    page = report.table(checks, gate).to_markdown()
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 5 and all(line.replace("\\|", "").count("|") == len(report.COLUMNS) + 1 for line in table)
     assert "**regressed**" in page and "<run>" not in page and "exit code 2" in page
@@ -490,7 +490,7 @@ def test_reports(store: Store, tmp_path: Path) -> None:
     from rich.console import Console
 
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report.to_rich(checks, gate))
+    console.print(report.table(checks, gate).to_rich(160))
     text = console.export_text()
     assert "rim" in text and "regressed" in text and "3,000" in text and "Tango" in text
 

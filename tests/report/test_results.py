@@ -71,6 +71,6 @@ def test_it_is_small(study: Path) -> None:
 def test_the_margins_of_retraining_are_those_of_the_stored_retrainings() -> None:
     found = retraining.read(RESULTS / "gate" / "retraining.json")
     assert {one.setting.label for one in found} == {"cot", "coconut", "rim"}
-    assert gate.margins_to_markdown(found) == (RESULTS / "gate" / "retraining.md").read_text("utf-8")
+    assert gate.margins_table(found).to_markdown() == (RESULTS / "gate" / "retraining.md").read_text("utf-8")
     for one in found:
         assert len(one.seeds) >= retraining.ENOUGH and one.red(one.margin()) <= retraining.RATE
