@@ -83,9 +83,9 @@ def check(
     if junit is not None:
         write_bytes_atomic(junit, report.to_junit(checks, gate))
     if summary is not None:
-        write_bytes_atomic(summary, report.table(checks, gate).to_markdown().encode())
+        write_bytes_atomic(summary, report.to_markdown(checks, gate).encode())
     console = Console()
-    console.print(report.table(checks, gate).to_rich(console.width))
+    console.print(report.to_rich(checks, gate, console.width))
     for one in checks:
         if one.decision is None:
             typer.echo(f"error: {one.reason}", err=True)
@@ -122,8 +122,8 @@ def margin(
     if json_ is not None:
         write_json_atomic(json_, {"schema": 1, "systems": [one.data(rate) for one in found]})
     if to is not None:
-        write_bytes_atomic(to, gate_module.margins_table(found, rate).to_markdown().encode())
-    Console().print(gate_module.margins_table(found, rate).to_rich())
+        write_bytes_atomic(to, gate_module.margins_to_markdown(found, rate).encode())
+    Console().print(gate_module.margins_to_rich(found, rate))
 
 
 @app.command()
@@ -146,13 +146,13 @@ def power(
     from rich.console import Console
 
     from rim_bench.evidence.power import plan_power
+    from rim_bench.report.two_systems import power_table
+    from rim_bench.util.files import write_json_atomic
 
-    made = plan_power(n, discordance, difference, power=power_, alpha=alpha, margin=margin)
+    plan = plan_power(n, discordance, difference, power=power_, alpha=alpha, margin=margin)
     if json_ is not None:
-        from rim_bench.util.files import write_json_atomic
-
-        write_json_atomic(json_, made.data())
-    Console().print(made.table().to_rich())
+        write_json_atomic(json_, plan.data())
+    Console().print(power_table(plan).to_rich())
 
 
 @app.command()

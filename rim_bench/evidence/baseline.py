@@ -1,5 +1,4 @@
-"""Stored accuracy baselines: which questions a run answered, and which of them it got right, as a small text file for
-review.
+"""Stored accuracy baselines: the questions a run answered, and which it got right, as a small text file for review.
 
 The file is TOML under a checksum: the questions once (task, versions, split, hashes), then each evaluation with 0 and 1
 for every item, 100 a line, by level; items stand in the natural order of their ids, so that the ids are implied and
@@ -15,15 +14,18 @@ import json
 import re
 import tomllib
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rim_bench.evidence.stats.clustered import source_numbers
 from rim_bench.storage.records import EvaluationRecord, RunSpec, spec_id
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical, read_json, write_bytes_atomic
+from rim_bench.util.text import natural_key
 
 HEADER = "# Measured accuracies, item by item, for `rim-bench check`; written by `rim-bench baseline`, not by hand."
 FORMAT = 1
@@ -54,12 +56,19 @@ class Setting(NamedTuple):
     other: str  # what else was set, "split_passes=True"; empty: nothing
 
     def __str__(self) -> str:
-        words = [f"from {self.start}"] * bool(self.start) + [self.knob] * bool(self.knob)
-        words += [f"at most {self.max_tokens} tokens"] * bool(self.max_tokens) + [f"votes {self.votes}"] * bool(
-            self.votes
-        )
-        words += [self.other] * bool(self.other)
-        return self.label + (f" ({', '.join(words)})" if words else "")
+        words = [
+            f"from {self.start}" if self.start else "",
+            self.knob,
+            f"at most {self.max_tokens} tokens" if self.max_tokens else "",
+            f"votes {self.votes}" if self.votes else "",
+            self.other,
+        ]
+        return self.label + (f" ({', '.join(filter(None, words))})" if any(words) else "")
+
+    @property
+    def default(self) -> bool:
+        """Whether it is the method's own: no knob turned, one greedy answer."""
+        return not (self.knob or self.votes or self.other)
 
 
 @dataclass(frozen=True)
@@ -68,13 +77,9 @@ class BaselineEntry:
 
     questions: Questions
     setting: Setting
-    origin: (
-        Record  # seed, run, key, weights_sha256, recipe_sha256, dtype, device, batch_size ...: what is known of them
-    )
+    origin: Record  # what is known of seed, run, key, weights_sha256, recipe_sha256, dtype, device, batch_size ...
     answers: Mapping[str, tuple[bool, ...]]
-    sources: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # of the items in the same places, "" = its own; not in the file
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the items, "" = its own; not in the file
 
     @property
     def correct(self) -> int:
@@ -92,16 +97,12 @@ class BaselineEntry:
         return [a for level, answers in self.answers.items() if not levels or level in levels for a in answers]
 
     def clusters(self, levels: Sequence[str] = ()) -> tuple[int, ...] | None:
-        """The number of each item's source, in the order of `flat`; None where no two of them share one, or sources are
-        not known.
-        """
-        given = [s for level, sources in self.sources.items() if not levels or level in levels for s in sources]
-        names = [("source", s) if s else ("item", str(k)) for k, s in enumerate(given)]
-        numbers = {name: k for k, name in enumerate(dict.fromkeys(names))}
-        return tuple(numbers[name] for name in names) if len(numbers) < len(names) else None
+        """The number of each item's source, in the order of `flat`; None where no two share one, or none is known."""
+        return source_numbers(
+            [s for level, sources in self.sources.items() if not levels or level in levels for s in sources]
+        )
 
 
-# From a stored evaluation
 def questions_of(summary: EvaluationRecord) -> Questions:
     """The questions of an evaluation, as far as its summary tells (not the hash of the ids)."""
     task, version, evaluator, split, data = (str(summary.get(k, "")) for k in Questions._fields[:5])
@@ -114,19 +115,17 @@ def setting_of(spec: RunSpec, summary: EvaluationRecord) -> Setting:
     method = spec.get("method")
     if not isinstance(method, Mapping) or "name" not in method:
         raise UsageError("its specification names no method")
-    knob, effort, given = summary.get("knob"), summary.get("effort"), summary.get("settings")
-    given = given if isinstance(given, Mapping) else {}
+    knob, effort, settings = summary.get("knob"), summary.get("effort"), summary.get("settings")
+    settings = settings if isinstance(settings, Mapping) else {}
     turned = "" if effort is None or "knob" in summary else f"effort={effort}"
     if isinstance(knob, Mapping):
         turned = f"{knob.get('name')}={knob.get('value')}"
-    votes = (
-        f"{given['votes']} at temperature {given.get('temperature')}, seed {given.get('sample_seed')}"
-        if given.get("votes")
-        else ""
-    )
-    label, tokens = str(method.get("label") or method["name"]), given.get("max_tokens")
-    others = ", ".join(f"{k}={v}" for k, v in sorted(given.items()) if k not in _SETTINGS and v)
-    return Setting(label, str(spec.get("start") or ""), turned, "" if tokens is None else str(tokens), votes, others)
+    votes, tokens = settings.get("votes"), settings.get("max_tokens")
+    if votes:
+        votes = f"{votes} at temperature {settings.get('temperature')}, seed {settings.get('sample_seed')}"
+    others = ", ".join(f"{k}={v}" for k, v in sorted(settings.items()) if k not in _SETTINGS and v)
+    label, start = str(method.get("label") or method["name"]), str(spec.get("start") or "")
+    return Setting(label, start, turned, "" if tokens is None else str(tokens), votes or "", others)
 
 
 def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
@@ -140,75 +139,51 @@ def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
         raise UsageError(
             f"run folder {str(run.path)!r} does not carry the id of its spec.json: one of them was changed"
         )
-    weights = run.path / "model" / "backbone.json"
-    if (
-        "weights_sha256" in summary
-        and weights.is_file()
-        and read_json(weights).get("sha256") != summary["weights_sha256"]
-    ):
+    weights, used = run.path / "model" / "backbone.json", summary.get("weights_sha256")
+    if "weights_sha256" in summary and weights.is_file() and read_json(weights).get("sha256") != used:
         raise UsageError(f"{where} was made of weights that were replaced since: evaluate the run again")
     try:
-        items = run.read_items(key)
-        found = [
-            (_natural(str(i.get("level") or "")), _natural(str(i["id"])), i["correct"], str(i.get("cluster") or ""))
-            for i in items
+        items = [
+            (str(i.get("level") or ""), str(i["id"]), i["correct"], str(i.get("cluster") or ""))
+            for i in run.read_items(key)
         ]
     except (ValueError, EOFError, gzip.BadGzipFile, zlib.error, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{where} is damaged: its items cannot be read ({type(error).__name__}: {error})") from None
-    if not found:
+    if not items:
         raise UsageError(f"{where} has no items")
-    if len(found) != summary.get("n"):
+    if len(items) != summary.get("n"):
         raise UsageError(
-            f"{where} is damaged: its summary speaks of {summary.get('n')} items, but there are {len(found)}"
+            f"{where} is damaged: its summary speaks of {summary.get('n')} items, but there are {len(items)}"
         )
-    names = [_plain(name) for _, name, _, _ in found]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"{where} has the item id {twice!r} more than once")
-    found.sort(key=lambda f: f[:2])
+    counts = Counter(name for _, name, _, _ in items)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise UsageError(f"{where} has the item id {twice[0]!r} more than once")
+    items.sort(key=lambda item: (natural_key(item[0]), natural_key(item[1])))
     answers: dict[str, list[bool]] = {}
     sources: dict[str, list[str]] = {}
-    for level, name, correct, source in found:
+    for level, name, correct, source in items:
         if not isinstance(correct, bool):
-            raise UsageError(f"{where}: item {_plain(name)!r} is neither right nor wrong but {correct!r}")
-        answers.setdefault(_plain(level), []).append(correct)
-        sources.setdefault(_plain(level), []).append(source)
-    ids = hashlib.sha256(canonical([[_plain(level), _plain(name)] for level, name, _, _ in found]).encode()).hexdigest()
-    return BaselineEntry(
-        questions_of(summary)._replace(ids_sha256=ids),
-        setting_of(run.spec, summary),
-        _origin(run, key, summary),
-        {k: tuple(v) for k, v in answers.items()},
-        {k: tuple(v) for k, v in sources.items()},
-    )
-
-
-def _origin(run: Run, key: str, summary: EvaluationRecord) -> Record:
-    """Where an evaluation comes from; the recipe is the specification but for the seed and the run it started from."""
+            raise UsageError(f"{where}: item {name!r} is neither right nor wrong but {correct!r}")
+        answers.setdefault(level, []).append(correct)
+        sources.setdefault(level, []).append(source)
+    ids = hashlib.sha256(canonical([[level, name] for level, name, _, _ in items]).encode()).hexdigest()
     recipe = canonical({k: v for k, v in run.spec.items() if k not in ("seed", "parent")})
-    known = {
+    origin = {
         "seed": int(run.spec.get("seed") or 0),
         "run": run.id,
         "key": key,
-        "weights_sha256": summary.get("weights_sha256"),
+        "weights_sha256": used,
         "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
         "items_sha256": (summary.get("items") or {}).get("sha256"),
         **{k: (summary.get("settings") or {}).get(k) for k in ("dtype", "device", "batch_size", "order")},
     }
-    return {k: v for k, v in known.items() if v is not None}
-
-
-def _natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """T=2 before T=10; equal for equal texts only, and the text can be told from it."""
-    return tuple((0, int(p), p) if p.isascii() and p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text) if p)
-
-
-def _plain(key: tuple[tuple[int, int, str], ...]) -> str:
-    return "".join(p for _, _, p in key)
-
-
-def _default(setting: Setting) -> bool:
-    return not (setting.knob or setting.votes or setting.other)
+    return BaselineEntry(
+        questions_of(summary)._replace(ids_sha256=ids),
+        setting_of(run.spec, summary),
+        {k: v for k, v in origin.items() if v is not None},
+        {k: tuple(v) for k, v in answers.items()},
+        {k: tuple(v) for k, v in sources.items()},
+    )
 
 
 def choose(
@@ -228,7 +203,7 @@ def choose(
         k: s
         for k, s in stored.items()
         if not (s.get("curve") or s.get("repeat"))
-        and _default(setting_of(run.spec, s))
+        and setting_of(run.spec, s).default
         and split in (None, s.get("split"))
         and task in (None, s.get("task"))
     }
@@ -243,7 +218,6 @@ def choose(
     return next(iter(fitting.items()))
 
 
-# The file
 def write_baseline(path: Path, entries: Sequence[BaselineEntry]) -> None:
     """Writes one file with all entries.
 
@@ -266,17 +240,12 @@ def write_baseline(path: Path, entries: Sequence[BaselineEntry]) -> None:
     lines.append(f"levels = [{', '.join(f'[{_text(k)}, {len(v)}]' for k, v in entries[0].answers.items())}]")
     for entry in entries:
         n, correct = entry.questions.n, entry.correct
-        told = {
-            **entry.setting._asdict(),
-            **entry.origin,
-            "correct": correct,
-            "accuracy": f"{100 * correct / n:.2f} % of {n}",
-        }
-        lines += ["", "[[entry]]", *_pairs(told), "items = ["]
+        score = {"correct": correct, "accuracy": f"{100 * correct / n:.2f} % of {n}"}
+        lines += ["", "[[entry]]", *_pairs({**entry.setting._asdict(), **entry.origin, **score}), "items = ["]
         for level, answers in entry.answers.items():
             lines.append(f"  # {level or 'all'}: {sum(answers)} of {len(answers)}".replace("\n", " "))
             bits = "".join("01"[a] for a in answers)
-            lines += [f'  "{bits[at : at + LINE]}",' for at in range(0, len(bits), LINE)]
+            lines += [f'  "{bits[start : start + LINE]}",' for start in range(0, len(bits), LINE)]
         lines.append("]")
     body = "\n".join(lines) + "\n"
     write_bytes_atomic(path, f'{HEADER}\nformat = {FORMAT}\nsha256 = "{_digest(body)}"\n{body}'.encode())
@@ -310,20 +279,20 @@ def read_baseline(path: Path) -> tuple[BaselineEntry, ...]:
         raise UsageError(f"{name} is not a text file that `rim-bench baseline` wrote") from None
     if not text.strip():
         raise UsageError(f"{name} is empty: `rim-bench baseline RUN -o FILE` writes one")
-    head = re.match(re.escape(HEADER) + r'\nformat = (\d+)\nsha256 = "([0-9a-f]{64})"\n', text)
-    if head is None:
+    first_lines = re.match(re.escape(HEADER) + r'\nformat = (\d+)\nsha256 = "([0-9a-f]{64})"\n', text)
+    if first_lines is None:
         raise UsageError(f"{name} does not begin as files of `rim-bench baseline` do: it is not one, or it was edited")
-    if int(head[1]) != FORMAT:
-        raise UsageError(f"{name} has format {head[1]}, but this version reads format {FORMAT}: write it again")
-    if _digest(text[head.end() :]) != head[2]:
+    if int(first_lines[1]) != FORMAT:
+        raise UsageError(f"{name} has format {first_lines[1]}, but this version reads format {FORMAT}: write it again")
+    if _digest(text[first_lines.end() :]) != first_lines[2]:
         raise UsageError(
             f"{name} does not match its checksum: it was truncated or edited; write it again with `rim-bench baseline`"
         )
     try:
         value = tomllib.loads(text)
-        told = dict(value["questions"])
-        sizes = [(str(level), int(size)) for level, size in told.pop("levels")]
-        questions = Questions(**told)
+        head = dict(value["questions"])
+        sizes = [(str(level), int(size)) for level, size in head.pop("levels")]
+        questions = Questions(**head)
         entries = tuple(_entry(questions, sizes, entry) for entry in value["entry"])
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{name} does not hold what a baseline holds ({type(error).__name__}: {error})") from None
@@ -332,29 +301,24 @@ def read_baseline(path: Path) -> tuple[BaselineEntry, ...]:
     return entries
 
 
-def _entry(questions: Questions, sizes: Sequence[tuple[str, int]], told: Record) -> BaselineEntry:
-    """Raises ValueError where the items do not fit the counts."""
-    bits = "".join(told.pop("items"))
-    correct = told.pop("correct")
-    told.pop("accuracy")
-    if (
-        set(bits) - {"0", "1"}
-        or len(bits) != questions.n
-        or sum(n for _, n in sizes) != questions.n
-        or bits.count("1") != correct
-    ):
+def _entry(questions: Questions, sizes: Sequence[tuple[str, int]], table: Record) -> BaselineEntry:
+    """One `[[entry]]` of the file. Raises ValueError where the items do not fit the counts."""
+    bits, right = "".join(table.pop("items")), table.pop("correct")
+    table.pop("accuracy")
+    fits = len(bits) == sum(n for _, n in sizes) == questions.n and bits.count("1") == right
+    if not fits or set(bits) - {"0", "1"}:
         raise ValueError(
-            f"{len(bits)} items with {bits.count('1')} right, where {questions.n} with {correct} right are announced"
+            f"{len(bits)} items with {bits.count('1')} right, where {questions.n} with {right} right are announced"
         )
-    setting = Setting(**{k: told.pop(k) for k in Setting._fields})
-    answers, at = {}, 0
+    setting = Setting(**{k: table.pop(k) for k in Setting._fields})
+    answers, start = {}, 0
     for level, n in sizes:
-        answers[level], at = tuple(b == "1" for b in bits[at : at + n]), at + n
-    return BaselineEntry(questions, setting, told, answers)
+        answers[level], start = tuple(b == "1" for b in bits[start : start + n]), start + n
+    return BaselineEntry(questions, setting, table, answers)
 
 
-_WORDS = {
-    "task": "task", "task_version": "task version", "evaluator_version": "evaluator version", "split": "split",
+_WORDS = {  # in the order in which they are compared
+    "task": "task", "split": "split", "evaluator_version": "evaluator version", "task_version": "task version",
     "data_sha256": "data (sha256)", "n": "number of items", "ids_sha256": "item ids",
 }  # fmt: skip
 
@@ -364,10 +328,9 @@ def difference(first: Questions, second: Questions) -> str | None:
 
     Ids count only where both are known.
     """
-    order = ("task", "split", "evaluator_version", "task_version", "data_sha256", "n", "ids_sha256")
-    for name in order:
-        one, two = getattr(first, name), getattr(second, name)
-        if one != two and not (name == "ids_sha256" and "" in (one, two)):
-            short = [str(v)[:12] if name.endswith("sha256") else repr(v) for v in (one, two)]
-            return f"{_WORDS[name]}: {short[0]}, not {short[1]}"
+    for name, word in _WORDS.items():
+        values = getattr(first, name), getattr(second, name)
+        if values[0] != values[1] and not (name == "ids_sha256" and "" in values):
+            short = [str(v)[:12] if name.endswith("sha256") else repr(v) for v in values]
+            return f"{word}: {short[0]}, not {short[1]}"
     return None

@@ -4,7 +4,7 @@ One-sided and paired. With d = baseline − run over the same items:
     regressed     d ≥ margin, and the exact one-sided McNemar p < 0.05;
     holds         d ≤ 0, or the one-sided 95 % upper bound of d < margin;
     underpowered  neither, or fewer items than the minimum.
-The bound is Tango's score bound (`evidence_stats.upper_bound`): its test has its size where gates are used, with few
+The bound is Tango's score bound (`tests.upper_bound`): its test has its size where gates are used, with few
 discordant items, too. Wald's bound has no width there, and a bootstrap is no better and moves with its seed.
 
 `operating` gives the exact probability of every verdict. Evaluating anew without a change comes out as regressed in
@@ -21,10 +21,10 @@ would allow.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rim_bench.evidence.baseline import (
     BaselineEntry,
@@ -36,7 +36,8 @@ from rim_bench.evidence.baseline import (
     read_baseline,
     setting_of,
 )
-from rim_bench.evidence.stats import clustered, intervals, tests
+from rim_bench.evidence.stats import clustered, tests
+from rim_bench.evidence.stats.intervals import Interval
 from rim_bench.storage.records import EvaluationRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
@@ -68,17 +69,13 @@ class Decision:
     difference: float
     upper: float  # one-sided 95 % bound
     p: float  # exact one-sided McNemar
-    smallest_margin: (
-        float | None
-    )  # that this n holds or breaks with 80 % power at this discordance; None where nothing differs
+    smallest_margin: float | None  # that this n holds or breaks with 80 % power; None where nothing differs
     sources: int | None = None  # that the items share; None where they share none
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The same weights evaluated again: how many answers changed between right and wrong, with no change of the
-    model.
-    """
+    """The same weights evaluated again: how many answers changed between right and wrong."""
 
     run: str
     how: str
@@ -109,17 +106,19 @@ class Check:
 
     @property
     def same_weights(self) -> bool | None:
-        """Whether the baseline's very weights were evaluated again; None where that is not known. With other weights
-        the margin
-        must come from retrainings, for other training seeds move accuracy by more than the questions' error."""
-        one, two = self.run.get("weights_sha256"), self.baseline.get("weights_sha256")
-        return None if one is None or two is None else one == two
+        """Whether the baseline's very weights were evaluated again; None where that is not known.
+
+        With other weights the margin must come from retrainings, for other training seeds move accuracy by more than
+        the questions' error.
+        """
+        run, baseline = self.run.get("weights_sha256"), self.baseline.get("weights_sha256")
+        return None if run is None or baseline is None else run == baseline
 
     @property
     def same_evaluation(self) -> bool:
         """Whether the baseline was written from this very evaluation, so that nothing was measured anew."""
-        one, two = self.run.get("items_sha256"), self.baseline.get("items_sha256")
-        return one is not None and one == two
+        items = self.run.get("items_sha256")
+        return items is not None and items == self.baseline.get("items_sha256")
 
 
 def exit_code(checks: Sequence[Check]) -> int:
@@ -136,7 +135,12 @@ def check_margin(margin: float, min_n: int) -> None:
         raise UsageError(f"--min-n {min_n} must be at least 1")
 
 
-# The decision
+def lost_and_won(baseline: Sequence[bool], run: Sequence[bool]) -> tuple[int, int]:
+    """How many items only the baseline solved, and how many only the run."""
+    pairs = list(zip(baseline, run, strict=True))
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+
+
 def decide(
     baseline: Sequence[bool],
     run: Sequence[bool],
@@ -153,68 +157,53 @@ def decide(
     n = len(baseline)
     if n == 0 or len(run) != n:
         raise ValueError(f"{n} and {len(run)} answers are not pairs")
-    lost = sum(a and not b for a, b in zip(baseline, run, strict=True))
-    won = sum(b and not a for a, b in zip(baseline, run, strict=True))
+    lost, won = lost_and_won(baseline, run)
     p, upper = tests.mcnemar(lost, won, "greater"), tests.upper_bound(lost, won, n, 1 - ALPHA)
-    psi, d, effective = (lost + won) / n, (lost - won) / n, n
-    if clusters is not None:
-        p, upper, effective = _by_source(baseline, run, clusters, p, upper)
-    verdict = _verdict(lost, won, n, margin, p, upper, min_n)
-    smallest = tests.detectable_difference(effective, psi, POWER, 2 * ALPHA) if psi else None
-    reason = _reason(verdict, n, d, upper, p, margin, psi, min_n, n / effective)
-    sources = None if clusters is None else len(set(clusters))
-    return Decision(verdict, reason, n, sum(baseline) / n, sum(run) / n, lost, won, d, upper, p, smallest, sources)
+    discordance, d, effective, sources = (lost + won) / n, (lost - won) / n, n, None
+    if clusters is not None:  # never less than those of independent items
+        import numpy as np
+
+        difference = np.asarray(baseline, dtype=np.float64) - np.asarray(run, dtype=np.float64)
+        p = max(p, clustered.sign_flip(difference, clusters, "greater"))
+        upper = clustered.as_good(difference, clusters, 0.0, Interval(-1.0, upper), 1.0, 1.0)[0].high
+        effective, sources = clustered.effective_items(difference, clusters) or 1, len(set(clusters))
+    verdict: GateVerdict = "underpowered"
+    if n >= min_n and lost - won >= margin * n - 1e-9 and p < ALPHA:
+        verdict = "regressed"
+    elif n >= min_n and (lost <= won or upper < margin):
+        verdict = "holds"
+    smallest = tests.detectable_difference(effective, discordance, POWER, 2 * ALPHA) if discordance else None
+    shares = (sum(baseline) / n, sum(run) / n)
+    decision = Decision(verdict, "", n, *shares, lost, won, d, upper, p, smallest, sources)
+    return replace(decision, reason=_reason(decision, margin, min_n, n / effective))
 
 
-def _by_source(
-    baseline: Sequence[bool], run: Sequence[bool], clusters: Sequence[int], p: float, upper: float
-) -> tuple[float, float, int]:
-    """p and bound where items share sources, never less than those of independent items, and n / design effect."""
-    import numpy as np
-
-    difference = np.asarray(baseline, dtype=np.float64) - np.asarray(run, dtype=np.float64)
-    p = max(p, clustered.sign_flip(difference, clusters, "greater"))
-    upper = clustered.as_good(difference, clusters, 0.0, intervals.Interval(-1.0, upper), 1.0, 1.0)[0].high
-    effect = clustered.design_effect(difference, clusters)
-    return p, upper, 1 if effect is None else max(1, math.floor(len(difference) / effect + 1e-9))
-
-
-def _verdict(lost: int, won: int, n: int, margin: float, p: float, upper: float, min_n: int) -> GateVerdict:
-    if n < min_n:
-        return "underpowered"
-    if lost - won >= margin * n - 1e-9 and p < ALPHA:
-        return "regressed"
-    return "holds" if lost <= won or upper < margin else "underpowered"
-
-
-def _reason(
-    verdict: GateVerdict, n: int, d: float, upper: float, p: float, margin: float, psi: float, min_n: int, effect: float
-) -> str:
-    size, most, limit = (f"{100 * v:.2f}".rstrip("0").rstrip(".") for v in (abs(d), upper, margin))
+def _reason(made: Decision, margin: float, min_n: int, effect: float) -> str:
+    """The verdict's reason in a sentence; `effect` is the design effect."""
+    n, d, verdict = made.n, made.difference, made.verdict
+    size, most, limit = (f"{100 * v:.2f}".rstrip("0").rstrip(".") for v in (abs(d), made.upper, margin))
+    p = "p < 0.001" if made.p < 0.001 else f"p = {made.p:.3f}"
     if n < min_n:
         return f"{n:,} items are too few: the minimum is {min_n:,}"
     if verdict == "regressed":
-        return f"{size} points lower than the baseline ({_p(p)}): the margin is {limit}"
+        return f"{size} points lower than the baseline ({p}): the margin is {limit}"
     if verdict == "holds" and d <= 0:
         text = "as accurate as the baseline on these items" if d == 0 else f"{size} points higher than the baseline"
-        return text + (f"; a loss of up to {most} is not excluded (95 %)" if upper >= margin else "")
+        return text + (f"; a loss of up to {most} is not excluded (95 %)" if made.upper >= margin else "")
     if verdict == "holds":
         return f"{size} points lower, and with 95 % confidence by less than {most}: under the margin of {limit}"
-    needed = math.ceil(effect * tests.items_needed(max(psi, margin), margin, POWER, 2 * ALPHA))
+    discordance = max((made.lost + made.won) / n, margin)
+    needed = math.ceil(effect * tests.items_needed(discordance, margin, POWER, 2 * ALPHA))
     more = f"at this discordance a margin of {limit} needs about {needed:,} items for 80 % power"
     if d >= margin - 1e-12:
-        return f"{size} points lower, which is the margin of {limit} or more, but {_p(p)}: {more}"
+        return f"{size} points lower, which is the margin of {limit} or more, but {p}: {more}"
     return (
         f"{size} points lower, and a loss of up to {most} is not excluded (95 %), where the margin is {limit}: {more}"
     )
 
 
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
 def operating(n: int, discordance: float, difference: float, margin: float) -> dict[GateVerdict, float]:
-    """Probability of every verdict at a true difference baseline − run: exact, by adding up all outcomes on n items.
+    """Probability of every verdict at a true difference baseline − run: exact, the sum over all outcomes on n items.
 
     All arguments but n are fractions; n is taken to be enough, and no two items to share a source. At difference 0
     "regressed" is the false-positive rate of a gate that evaluates anew; at difference = margin "holds" is the rate at
@@ -224,16 +213,13 @@ def operating(n: int, discordance: float, difference: float, margin: float) -> d
 
     b, c, p = tests.outcomes(n, discordance, difference)
     regressed = (b - c >= margin * n - 1e-9) & (binom.cdf(c, b + c, 0.5) < ALPHA)
-    below = (
-        tests.score(b, c, n, margin) < -1.6448536269514722
-    )  # the bound is under the margin where its test rejects it
+    below = tests.score(b, c, n, margin) < -1.6448536269514722  # the bound is under a margin that its test rejects
     holds = ~regressed & ((b <= c) | below)
     shares: dict[GateVerdict, float] = {"holds": float(p[holds].sum()), "regressed": float(p[regressed].sum())}
     shares["underpowered"] = max(0.0, float(p.sum()) - sum(shares.values()))
     return shares
 
 
-# Runs against a file
 @dataclass(frozen=True)
 class Gate:
     """What is asked of every run. `margin` in points."""
@@ -250,7 +236,7 @@ class Gate:
 def check_all(
     names: Sequence[str], store: Store, against: Path, gate: Gate, repeats: Sequence[str] = ()
 ) -> list[Check]:
-    """Every named run against the file; what cannot be read or compared is a verdict, too."""
+    """Every named run against the file; that it cannot be read or compared is a verdict, too."""
     checks: list[Check] = []
     seen: set[Path] = set()
     for name in names:
@@ -287,15 +273,14 @@ def check(run: Run, name: str, entries: Sequence[BaselineEntry], gate: Gate, rep
     base = _closest(mine, same_items)
     levels = tuple(gate.levels)
     decision = decide(base.flat(levels), mine.flat(levels), gate.margin / 100, gate.min_n, mine.clusters(levels))
-    given = tuple(n for other in repeats for n in noise_of(mine, other, levels))
-    noise = noise_of(mine, run, levels, repeats_only=True)
-    if repeats and not given:
+    of_repeats = [n for other in repeats for n in noise_of(mine, other, levels)]
+    noise = (*noise_of(mine, run, levels, repeats_only=True), *of_repeats)
+    if repeats and not of_repeats:
         raise UsageError(
             f"no repeat holds the weights of run {run.id!r} evaluated on the same items at the same setting"
         )
-    notes = (*_notes(mine, base), *_shared_sources(decision))
-    of = (mine.setting, mine.questions, decision, mine.origin, base.origin)
-    return Check(name, decision.verdict, decision.reason, *of, notes, (*noise, *given))
+    about = (mine.setting, mine.questions, decision, mine.origin, base.origin)
+    return Check(name, decision.verdict, decision.reason, *about, tuple(_differences(mine, base, decision)), noise)
 
 
 def _match(
@@ -312,7 +297,7 @@ def _match(
             f"evaluation {key!r} of run {run.id!r} is a repeat, which gives the noise floor and is not gated: leave "
             "out --key"
         )
-    found: dict[str, list[BaselineEntry]] = {}
+    fits: dict[str, list[BaselineEntry]] = {}
     misfits: list[tuple[int, str]] = []
     for name, summary in stored.items():
         if key not in (None, name) or summary.get("repeat"):
@@ -320,43 +305,34 @@ def _match(
         questions, setting = questions_of(summary), setting_of(run.spec, summary)
         for entry in entries:
             if setting.label != entry.setting.label:
-                misfits.append((0, f"the baseline holds {_names(entries)}, not {setting.label}"))
+                labels = ", ".join(dict.fromkeys(e.setting.label for e in entries))
+                misfits.append((0, f"the baseline holds {labels}, not {setting.label}"))
             elif (other := difference(questions, entry.questions)) is not None:
                 misfits.append((2 if questions.task == entry.questions.task else 1, other))
             elif setting != entry.setting:
                 misfits.append((3, f"the run is {setting}, the baseline {entry.setting}"))
             else:
-                found.setdefault(name, []).append(entry)
-    if not found:
+                fits.setdefault(name, []).append(entry)
+    if not fits:
         raise NotComparable(f"run {run.id!r} and the baseline do not fit: {max(misfits, key=lambda m: m[0])[1]}")
-    if len(found) > 1:  # such as on another kind of device
-        like = [
-            n
-            for n, fits in found.items()
-            if any(_runtime(stored[n].get("settings") or {}) == _runtime(e.origin) for e in fits)
-        ]
-        if len(like) != 1:
-            raise UsageError(
-                f"run {run.id!r} has several evaluations that fit the baseline: choose one with --key, "
-                f"{', '.join(found)}"
-            )
-        found = {like[0]: found[like[0]]}
-    name, fitting = next(iter(found.items()))
-    return name, stored[name], fitting
+    names = list(fits)
+    if len(names) > 1:  # such as on another kind of device
+        names = [n for n in names if _runtime(stored[n].get("settings") or {}) in [_runtime(e.origin) for e in fits[n]]]
+    if len(names) != 1:
+        raise UsageError(
+            f"run {run.id!r} has several evaluations that fit the baseline: choose one with --key, {', '.join(fits)}"
+        )
+    return names[0], stored[names[0]], fits[names[0]]
 
 
-def _names(entries: Sequence[BaselineEntry]) -> str:
-    return ", ".join(dict.fromkeys(e.setting.label for e in entries))
-
-
-def _runtime(told: Record) -> tuple[str, str]:
-    return str(told.get("device")), str(told.get("dtype"))
+def _runtime(record: Mapping[str, Any]) -> tuple[str, str]:
+    return str(record.get("device")), str(record.get("dtype"))
 
 
 def _closest(mine: BaselineEntry, entries: Sequence[BaselineEntry]) -> BaselineEntry:
     """The entry of the same run, else of the same seed, else the only one."""
-    for field_ in ("run", "seed"):
-        same = [e for e in entries if e.origin.get(field_) == mine.origin.get(field_)]
+    for name in ("run", "seed"):
+        same = [e for e in entries if e.origin.get(name) == mine.origin.get(name)]
         if len(same) == 1:
             return same[0]
     if len(entries) > 1:
@@ -367,60 +343,45 @@ def _closest(mine: BaselineEntry, entries: Sequence[BaselineEntry]) -> BaselineE
     return entries[0]
 
 
-def _shared_sources(decision: Decision) -> tuple[str, ...]:
-    """What is done where items come from sources that they share."""
-    if decision.sources is None:
-        return ()
-    text = (
-        f"{decision.n:,} items share {decision.sources:,} sources: p and bound are the larger ones of items and of "
-        "sources"
-    )
-    return (
-        text
-        + (
-            f", and with fewer than {clustered.FEW} sources still too small" if decision.sources < clustered.FEW else ""
-        ),
-    )
-
-
-def _notes(mine: BaselineEntry, base: BaselineEntry) -> tuple[str, ...]:
-    """What else differs, which is no reason not to compare."""
-    notes = []
-    for name in ("weights_sha256", "recipe_sha256", "seed", "dtype", "device", "batch_size", "order"):
-        one, two = mine.origin.get(name), base.origin.get(name)
-        if one != two:
-            if name == "weights_sha256":
-                notes.append(
-                    "other weights than the baseline's: the margin must come from retrainings (`rim-bench margin`)"
-                )
-            elif name == "recipe_sha256":
-                notes.append("the recipe (specification without seed) is not the baseline's")
-            else:
-                notes.append(f"{name.replace('_', ' ')} {one}, baseline {two}")
-    return tuple(notes)
+def _differences(mine: BaselineEntry, base: BaselineEntry, decision: Decision) -> Iterator[str]:
+    """What else differs, which is no reason not to compare, and what is done where items share sources."""
+    words = {
+        "weights_sha256": "other weights than the baseline's: the margin must come from retrainings "
+        "(`rim-bench margin`)",
+        "recipe_sha256": "the recipe (specification without seed) is not the baseline's",
+    }
+    for name in (*words, "seed", "dtype", "device", "batch_size", "order"):
+        own, stored = mine.origin.get(name), base.origin.get(name)
+        if own != stored:
+            yield words.get(name) or f"{name.replace('_', ' ')} {own}, baseline {stored}"
+    if decision.sources is not None:
+        few = f", and with fewer than {clustered.FEW} sources still too small"
+        yield (
+            f"{decision.n:,} items share {decision.sources:,} sources: p and bound are the larger ones of items and of "
+            f"sources{few if decision.sources < clustered.FEW else ''}"
+        )
 
 
 def noise_of(mine: BaselineEntry, other: Run, levels: Sequence[str] = (), *, repeats_only: bool = False) -> list[Noise]:
-    """The evaluations in `other` of the very weights of `mine`, at the same setting, on the same items:
-    what changes without a change.
+    """What changes without a change: the evaluations in `other` of the very weights of `mine`, at the same setting, on
+    the same items.
     """
     out = []
     for key, summary in other.evaluations().items():
-        same = (
-            setting_of(other.spec, summary) == mine.setting
-            and difference(questions_of(summary), mine.questions) is None
-        )
+        same_setting = setting_of(other.spec, summary) == mine.setting
         weights = summary.get("weights_sha256")
-        if repeats_only and not summary.get("repeat"):
+        if (repeats_only and not summary.get("repeat")) or weights is None:
             continue
-        if not same or weights is None or weights != mine.origin.get("weights_sha256"):
+        if not same_setting or weights != mine.origin.get("weights_sha256"):
+            continue
+        if difference(questions_of(summary), mine.questions) is not None:
             continue
         repeat = measured(other, key, summary)
         if difference(repeat.questions, mine.questions) is not None:
             continue
-        pairs = list(zip(mine.flat(levels), repeat.flat(levels), strict=True))
-        told = [k for k in ("device", "dtype", "batch_size", "order") if k in repeat.origin]
-        how = ", ".join(f"{k.replace('_', ' ')} {repeat.origin[k]}" for k in told)
-        changed, n = sum(a != b for a, b in pairs), len(pairs)
-        out.append(Noise(other.id, how, changed, n, sum(a - b for a, b in pairs) / n))
+        first, second = mine.flat(levels), repeat.flat(levels)
+        known = [k for k in ("device", "dtype", "batch_size", "order") if k in repeat.origin]
+        how = ", ".join(f"{k.replace('_', ' ')} {repeat.origin[k]}" for k in known)
+        lost, won = lost_and_won(first, second)
+        out.append(Noise(other.id, how, lost + won, len(first), (lost - won) / len(first)))
     return out

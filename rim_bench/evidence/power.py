@@ -6,11 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rim_bench.evidence.gate import operating
 from rim_bench.evidence.stats import tests
 from rim_bench.util.errors import UsageError
-from rim_bench.util.table import Table
 
 DISCORDANCES = (0.05, 0.1, 0.2, 0.3, 0.4)
+MOST = 20_000  # with more items the outcomes are too many to add up, and the formula is exact enough
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,12 @@ class GateRates:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One discordance; fractions. None where n or a difference is missing, or the discordance allows no such
-    difference.
-    """
+class PowerLine:
+    """One discordance; fractions. None where n or a difference is missing, or the discordance allows no such one."""
 
     discordance: float
     detectable: float | None
-    power: float | None  # by the formula behind `detectable`
+    power: float | None  # by the formula of `detectable`
     exact_power: float | None  # of the exact test
     items: int | None
     gate: GateRates | None
@@ -47,64 +46,11 @@ class PowerPlan:
     power: float
     alpha: float
     margin: float | None
-    lines: tuple[Line, ...]
+    lines: tuple[PowerLine, ...]
 
     def data(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {"schema": 1, **asdict(self)}
-
-    def table(self) -> Table:
-        """A row for each discordance."""
-        head = f"McNemar's test on {self.n:,} items" if self.n is not None else "McNemar's test"
-        notes = ["Discordance: share of items that exactly one of the two systems solves."]
-        if self.n is not None:
-            notes.append(f"Detectable: smallest true difference that is found with {100 * self.power:g} % power.")
-        if self.margin is not None:
-            notes.append(
-                f"Gate: `rim-bench check --margin {self.margin:g}`, exact. False alarm: regressed though nothing "
-                "changed. Decisive: holds where nothing changed. Passed and caught: holds and regressed at a true loss "
-                "of the margin; caught at twice the margin."
-            )
-        columns, data = self._columns(), self.data()
-        return Table.of_rows(
-            f"{head}, two-sided level {self.alpha:g}",
-            tuple(columns),
-            [[cell(line) for cell in columns.values()] for line in self.lines],
-            align="r" * len(columns),
-            notes=notes,
-            records=data["lines"],
-            document=data,
-        )
-
-    def _columns(self) -> dict[str, Any]:
-        columns: dict[str, Any] = {"discordance": lambda line: f"{100 * line.discordance:g} %"}
-        if self.n is not None:
-            columns["detectable, points"] = lambda line: _points(line.detectable)
-        if self.difference is not None:
-            if self.n is not None:
-                columns[f"power at {self.difference:g} points"] = lambda line: _share(line.power)
-                columns["exact test"] = lambda line: _share(line.exact_power)
-            columns[f"items for {self.difference:g} points"] = lambda line: (
-                "-" if line.items is None else f"{line.items:,}"
-            )
-        if self.margin is not None:
-            for name, field in (
-                ("false alarm", "false_alarm"),
-                ("decisive", "clear"),
-                ("passed", "passed"),
-                ("caught", "caught"),
-            ):
-                columns[f"gate: {name}"] = lambda line, field=field: _share(line.gate and getattr(line.gate, field))
-            columns["caught at twice"] = lambda line: _share(line.gate and line.gate.caught_twice)
-        return columns
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def plan_power(
@@ -140,39 +86,22 @@ def plan_power(
             f"a difference of {difference:g} points needs a discordance of at least {difference / 100:g}, not "
             f"{discordance:g}"
         )
-    shares = DISCORDANCES if discordance is None else (discordance,)
-    size = None if difference is None else difference / 100
-    lines = tuple(_line(n, psi, size, power, alpha, None if margin is None else margin / 100) for psi in shares)
-    return PowerPlan(n, difference, power, alpha, margin, lines)
+    lines = []
+    for psi in DISCORDANCES if discordance is None else (discordance,):
+        by_formula = exact = items = gate = None
+        detectable = None if n is None else tests.detectable_difference(n, psi, power, alpha)
+        if difference is not None and difference / 100 <= psi:
+            items = tests.items_needed(psi, difference / 100, power, alpha)
+            if n is not None:
+                by_formula = tests.power_of(n, psi, difference / 100, alpha)
+                exact = tests.exact_power(n, psi, difference / 100, alpha) if n <= MOST else None
+        if n is not None and n <= MOST and margin is not None and margin / 100 <= psi:
+            gate = _gate_rates(n, psi, margin / 100)
+        lines.append(PowerLine(psi, detectable, by_formula, exact, items, gate))
+    return PowerPlan(n, difference, power, alpha, margin, tuple(lines))
 
 
-def _line(n: int | None, psi: float, size: float | None, power: float, alpha: float, margin: float | None) -> Line:
-    detectable = None if n is None else tests.detectable_difference(n, psi, power, alpha)
-    found = exact = items = None
-    if size is not None and size <= psi:
-        items = tests.items_needed(psi, size, power, alpha)
-        if n is not None:
-            found, exact = tests.power_of(n, psi, size, alpha), _exact(n, psi, size, alpha)
-    return Line(
-        psi,
-        detectable,
-        found,
-        exact,
-        items,
-        None if n is None or margin is None or margin > psi else _gate(n, psi, margin),
-    )
-
-
-def _exact(n: int, psi: float, size: float, alpha: float) -> float | None:
-    """None where the outcomes are too many to add up, and the formula is exact enough."""
-    return tests.exact_power(n, psi, size, alpha) if n <= 20_000 else None
-
-
-def _gate(n: int, psi: float, margin: float) -> GateRates | None:
-    from rim_bench.evidence.gate import operating
-
-    if n > 20_000:
-        return None
-    none, once = operating(n, psi, 0.0, margin), operating(n, psi, margin, margin)
-    twice = operating(n, psi, 2 * margin, margin)["regressed"] if 2 * margin <= psi else None
-    return GateRates(none["regressed"], none["holds"], once["holds"], once["regressed"], twice)
+def _gate_rates(n: int, psi: float, margin: float) -> GateRates:
+    unchanged, at_margin = operating(n, psi, 0.0, margin), operating(n, psi, margin, margin)
+    at_twice = operating(n, psi, 2 * margin, margin)["regressed"] if 2 * margin <= psi else None
+    return GateRates(unchanged["regressed"], unchanged["holds"], at_margin["holds"], at_margin["regressed"], at_twice)

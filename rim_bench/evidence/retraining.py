@@ -1,11 +1,10 @@
 """The margin of a gate that retrains: what other training seeds move, measured from retrainings of one recipe.
 
 A gate on the very weights of its baseline has the questions' error only. A gate that trains anew has another null: two
-sound trainings of the same recipe differ by more. So its margin comes from retrainings (SCIENCE, "A regression gate on
-accuracy"): every ordered pair of them is a baseline and a sound run, and the gate's own rule (`gate.decide`) says which
-pairs would go red at which margin. Items that share sources count as independent ones here, which calls more pairs red
-than the gate
-would: margins are then too wide, never too narrow.
+sound trainings of the same recipe differ by more. So its margin comes from retrainings: every ordered pair of them is a
+baseline and a sound run, and the gate's own rule (`gate.decide`) says which pairs would go red at which margin. Items
+that share sources count as independent ones here, which calls more pairs red than the gate would: margins are then too
+wide, never too narrow.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.evidence.baseline import BaselineEntry, Questions, Setting, choose, difference, measured
-from rim_bench.evidence.gate import ALPHA
+from rim_bench.evidence.gate import ALPHA, lost_and_won
 from rim_bench.evidence.stats import intervals, tests
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
@@ -35,7 +35,7 @@ _HALVES = 100
 
 
 @dataclass(frozen=True)
-class Pair:
+class RetrainingPair:
     """One retraining as the baseline of another: items that only the first solved, and only the second."""
 
     first: int
@@ -53,7 +53,7 @@ class Retrainings:
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
     correct: tuple[int, ...]
-    pairs: tuple[Pair, ...]  # ordered, every two of them
+    pairs: tuple[RetrainingPair, ...]  # ordered, every two of them
 
     @property
     def n(self) -> int:
@@ -61,47 +61,48 @@ class Retrainings:
         return self.questions.n
 
     @cached_property
-    def _losses(self) -> list[tuple[int, int, int]]:
-        """(points lost in items, first, second) of the pairs whose loss the test confirms; the others are never red."""
-        significant = [p for p in self.pairs if tests.mcnemar(p.lost, p.won, "greater") < ALPHA]
-        return [(p.lost - p.won, p.first, p.second) for p in significant]
+    def _confirmed(self) -> list[RetrainingPair]:
+        """The pairs whose loss the test confirms; the others are never red."""
+        return [p for p in self.pairs if tests.mcnemar(p.lost, p.won, "greater") < ALPHA]
+
+    def _limit(self, margin: float) -> float:
+        """A margin in items."""
+        return margin * self.n / 100 - 1e-9
 
     def red(self, margin: float, among: frozenset[int] | None = None, shift: float = 0.0) -> float:
-        """Share of the ordered pairs that go red at a margin (points), where every retraining had lost `shift` more
-        points.
+        """Share of the ordered pairs that go red at a margin, where every retraining had lost `shift` more; in points.
 
         `among`: only pairs of these. With a shift the test is taken to confirm what the margin finds, as it does at the
         losses in question.
         """
-        chosen = [p for p in self.pairs if among is None or (p.first in among and p.second in among)]
-        limit = margin * self.n / 100 - 1e-9
-        if shift:
-            return sum(p.lost - p.won + shift * self.n / 100 >= limit for p in chosen) / len(chosen)
-        hits = sum(loss >= limit and (among is None or (a in among and b in among)) for loss, a, b in self._losses)
-        return hits / len(chosen)
+
+        def chosen(pairs: Sequence[RetrainingPair]) -> list[RetrainingPair]:
+            return [p for p in pairs if among is None or (p.first in among and p.second in among)]
+
+        losses = [p.lost - p.won + shift * self.n / 100 for p in chosen(self.pairs if shift else self._confirmed)]
+        return sum(loss >= self._limit(margin) for loss in losses) / len(chosen(self.pairs))
 
     def margin(self, rate: float = RATE, among: frozenset[int] | None = None) -> float:
         """The smallest margin of the grid, in points, at which at most `rate` of the pairs go red."""
         return next(STEP * k for k in range(1, _STEPS + 1) if self.red(STEP * k, among) <= rate)
 
     def held_out(self, rate: float = RATE) -> float:
-        """Mean share of red pairs among the seeds that a margin was not chosen on, over random halves of the seeds:
-        what choosing it on the
-        same pairs makes look better than it is. With half of the retrainings it is also the harder task."""
+        """Mean share of red pairs among the seeds that a margin was not chosen on, over random halves of the seeds.
+
+        What choosing it on the same pairs makes look better than it is. With half of the retrainings it is also the
+        harder task.
+        """
         everyone, rng = frozenset(range(len(self.seeds))), random.Random(0)
         halves = [frozenset(rng.sample(sorted(everyone), len(everyone) // 2)) for _ in range(_HALVES)]
         return intervals.mean([self.red(self.margin(rate, half), everyone - half) for half in halves])
 
     def worst(self, margin: float) -> float:
-        """The largest share of sound retrainings that go red beside one and the same baseline: a lucky one, whom chance
-        made the best.
+        """The largest share of sound retrainings that go red beside one baseline, which chance made the best.
 
-        `red` is the rate over baselines as they come; who stores the best of several seeds as the baseline has this
-        one.
+        `red` is the rate over baselines as they come; storing the best of several seeds as the baseline has this one.
         """
-        limit = margin * self.n / 100 - 1e-9
-        hits = [sum(loss >= limit for loss, first, _ in self._losses if first == one) for one in range(len(self.seeds))]
-        return max(hits) / (len(self.seeds) - 1)
+        red = Counter(p.first for p in self._confirmed if p.lost - p.won >= self._limit(margin))
+        return max(red.values(), default=0) / (len(self.seeds) - 1)
 
     def by_spread(self, rate: float = RATE) -> float:
         """The same from the spread alone, were accuracies normal: t · s · √2, in points."""
@@ -111,9 +112,7 @@ class Retrainings:
         return float(t.ppf(1 - rate, len(accuracies) - 1)) * intervals.spread(accuracies) * math.sqrt(2)
 
     def found(self, margin: float, power: float = 0.8) -> float:
-        """The smallest loss of the mean, in points, that at this margin turns at least `power` of the retrainings
-        red.
-        """
+        """The smallest loss of the mean, in points, that at this margin turns so many of the retrainings red."""
         return next(STEP * k for k in range(1, 2 * _STEPS + 1) if self.red(margin, shift=STEP * k) >= power)
 
     def data(self, rate: float = RATE) -> Record:
@@ -136,19 +135,19 @@ class Retrainings:
         }
 
 
-def of_data(told: Mapping[str, Any]) -> Retrainings:
-    """What `data` wrote, read back.
+def of_data(data: Mapping[str, Any]) -> Retrainings:
+    """What `Retrainings.data` wrote, read back.
 
     Raises:
         UsageError: it is something else.
     """
     try:
-        runs = told["retrainings"]
-        half = [Pair(*map(int, row)) for row in told["lost"]]
-        pairs = [*half, *(Pair(p.second, p.first, p.won, p.lost) for p in half)]
-        made = Retrainings(
-            Setting(**told["setting"]),
-            Questions(**told["questions"]),
+        runs = data["retrainings"]
+        half = [RetrainingPair(*map(int, row)) for row in data["lost"]]
+        pairs = [*half, *(RetrainingPair(p.second, p.first, p.won, p.lost) for p in half)]
+        read_back = Retrainings(
+            Setting(**data["setting"]),
+            Questions(**data["questions"]),
             tuple(int(r["seed"]) for r in runs),
             tuple(str(r["run"]) for r in runs),
             tuple(int(r["correct"]) for r in runs),
@@ -156,9 +155,9 @@ def of_data(told: Mapping[str, Any]) -> Retrainings:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"this is not what `rim-bench margin` writes ({type(error).__name__}: {error})") from None
-    if any(p.lost - p.won != made.correct[p.first] - made.correct[p.second] for p in made.pairs):
+    if any(p.lost - p.won != read_back.correct[p.first] - read_back.correct[p.second] for p in read_back.pairs):
         raise UsageError("the pairs do not fit the accuracies: the file was edited")
-    return made
+    return read_back
 
 
 def retrainings(
@@ -169,19 +168,20 @@ def retrainings(
     Raises:
         UsageError: too few of a recipe, a seed twice, other items, or evaluations that cannot be read.
     """
-    found: dict[tuple[Setting, Any], list[BaselineEntry]] = {}
+    recipes: dict[tuple[Setting, Any], list[BaselineEntry]] = {}
     for run in runs:
         key, summary = choose(run, split, task)
         if summary.get("quick") or run.spec.get("quick"):
             raise UsageError(f"run {run.id!r} is a plumbing check (--quick), not a result")
         entry = measured(run, key, summary)
-        found.setdefault((entry.setting, entry.origin["recipe_sha256"]), []).append(entry)
-    if not found:
+        recipes.setdefault((entry.setting, entry.origin["recipe_sha256"]), []).append(entry)
+    if not recipes:
         raise UsageError("no run was given: a margin comes from retrainings of one recipe with other seeds")
-    return [_of(setting, entries, enough) for (setting, _), entries in found.items()]
+    return [_paired(setting, entries, enough) for (setting, _), entries in recipes.items()]
 
 
-def _of(setting: Setting, entries: list[BaselineEntry], enough: int) -> Retrainings:
+def _paired(setting: Setting, entries: list[BaselineEntry], enough: int) -> Retrainings:
+    """Every ordered pair of the retrainings of one recipe."""
     entries = sorted(entries, key=lambda e: int(e.origin["seed"]))
     seeds = [int(e.origin["seed"]) for e in entries]
     if twice := {s for s in seeds if seeds.count(s) > 1}:
@@ -197,15 +197,11 @@ def _of(setting: Setting, entries: list[BaselineEntry], enough: int) -> Retraini
                 f"run {entry.origin['run']!r} answered other questions than {entries[0].origin['run']!r}: {other}"
             )
     answers = [e.flat() for e in entries]
-    pairs = []
-    for a, b in permutations(range(len(entries)), 2):
-        lost = sum(x and not y for x, y in zip(answers[a], answers[b], strict=True))
-        won = sum(y and not x for x, y in zip(answers[a], answers[b], strict=True))
-        pairs.append(Pair(a, b, lost, won))
-    runs = tuple(str(e.origin["run"]) for e in entries)
-    return Retrainings(
-        setting, entries[0].questions, tuple(seeds), runs, tuple(e.correct for e in entries), tuple(pairs)
-    )
+    pairs = [
+        RetrainingPair(a, b, *lost_and_won(answers[a], answers[b])) for a, b in permutations(range(len(entries)), 2)
+    ]
+    runs, correct = tuple(str(e.origin["run"]) for e in entries), tuple(e.correct for e in entries)
+    return Retrainings(setting, entries[0].questions, tuple(seeds), runs, correct, tuple(pairs))
 
 
 def read(path: Path) -> list[Retrainings]:
@@ -215,9 +211,9 @@ def read(path: Path) -> list[Retrainings]:
         UsageError: no such file, or another one.
     """
     try:
-        told = json.loads(path.read_text("utf-8"))
+        data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{str(path)!r} cannot be read as what `rim-bench margin` writes: {error}") from None
-    if not isinstance(told, dict) or not isinstance(told.get("systems"), list):
+    if not isinstance(data, dict) or not isinstance(data.get("systems"), list):
         raise UsageError(f"{str(path)!r} is not what `rim-bench margin` writes")
-    return [of_data(one) for one in told["systems"]]
+    return [of_data(system) for system in data["systems"]]

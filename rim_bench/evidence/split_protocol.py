@@ -1,5 +1,4 @@
-"""RiM's published protocol: checkpoints chosen on one part of the test questions and scored on the other, over 16
-random splits.
+"""RiM's published protocol: checkpoints chosen on a part of the test questions and scored on the rest, 16 times.
 
 A pure function of stored answers. It selects on test items, so what it gives never stands beside an ordinary row: it
 has a section of its own. The mean's standard error over splits ("split SE") says how much the split matters; it is no
@@ -63,10 +62,8 @@ def held_out(n: int, share: float = SPLIT["share"]) -> int:
         UsageError: so few questions that none chooses or none is scored.
     """
     if not enough(n, share):
-        raise UsageError(
-            f"{n} test questions are too few for the 16-split protocol: a share of {share:g} of them chooses, the rest "
-            "scores"
-        )
+        why = f"a share of {share:g} of them chooses, the rest scores"
+        raise UsageError(f"{n} test questions are too few for the 16-split protocol: {why}")
     return round(share * n)
 
 
@@ -78,8 +75,7 @@ def enough(n: int, share: float = SPLIT["share"]) -> bool:
 def run_splits(
     items: Sequence[CandidateItem], *, splits: int = 16, share: float = SPLIT["share"], seed: int = 0
 ) -> Result:
-    """The protocol on items with an `id` and `correct`, a text with a 1 or 0 for each candidate in the order of
-    training.
+    """The protocol on items whose `correct` is a text with a 1 or 0 for each candidate in the order of training.
 
     The splits follow from the ids, the share and the seed alone: runs with the same questions have the same splits. Of
     candidates with equal accuracy on the held-out questions the latest is chosen.
@@ -89,32 +85,26 @@ def run_splits(
     """
     marks = {str(i["id"]): str(i["correct"]) for i in items}
     widths = {len(m) for m in marks.values()}
-    if (
-        len(marks) < len(items)
-        or len(widths) != 1
-        or not all(set(m) <= {"0", "1"} for m in marks.values())
-        or widths == {0}
-    ):
+    readable = all(m and set(m) <= {"0", "1"} for m in marks.values())
+    if len(marks) < len(items) or len(widths) != 1 or not readable:
         raise UsageError(
             "the candidates' answers do not fit together: every question once, with a 1 or 0 for each candidate"
         )
+
+    def accuracy(ids: Sequence[str], candidate: int) -> float:
+        return sum(marks[i][candidate] == "1" for i in ids) / len(ids)
+
     ids, (candidates,) = sorted(marks), widths
-    held_number = held_out(len(ids), share)
     out = []
     for k in range(splits):
-        held = frozenset(random.Random(f"16-split {seed} {k}").sample(ids, held_number))
-        rest = [i for i in ids if i not in held]
-        chosen = best([_accuracy(marks, sorted(held), c) for c in range(candidates)])
-        scores = _accuracy(marks, rest, chosen), _accuracy(marks, rest, candidates - 1)
-        out.append(QuestionSplit(tuple(sorted(held)), tuple(rest), chosen, *scores))
+        held = frozenset(random.Random(f"16-split {seed} {k}").sample(ids, held_out(len(ids), share)))
+        choosing, scored = sorted(held), [i for i in ids if i not in held]
+        chosen = best([accuracy(choosing, c) for c in range(candidates)])
+        scores = accuracy(scored, chosen), accuracy(scored, candidates - 1)
+        out.append(QuestionSplit(tuple(choosing), tuple(scored), chosen, *scores))
     return Result(tuple(out))
 
 
-def _accuracy(marks: dict[str, str], ids: Sequence[str], candidate: int) -> float:
-    return sum(marks[i][candidate] == "1" for i in ids) / len(ids)
-
-
-# From stored runs to a section
 @dataclass(frozen=True)
 class Scored:
     """One run's candidates on one set of test questions."""
@@ -149,22 +139,16 @@ class Scored:
     @property
     def tuned(self) -> str | None:
         """The learning rate that trials gave, their number and training FLOPs; None without trials."""
-        if (told := self.training.get("tuning")) is None:
+        if (tuning := self.training.get("tuning")) is None:
             return None
-        return f"{told['chosen']:g} ({len(told['trials'])}, {format_flops(told['flops'])})"
+        return f"{tuning['chosen']:g} ({len(tuning['trials'])}, {format_flops(tuning['flops'])})"
 
     def sets(self) -> dict[str, list[CandidateItem]]:
-        """The questions by headline set, as in the other tables: OOD apart where both are there.
-
-        Without those that are too few.
-        """
+        """The questions by headline set, as in the other tables; without sets that are too small."""
         ood, inside = [i for i in self.items if i.get("ood")], [i for i in self.items if not i.get("ood")]
-        found = {"in distribution": inside, "OOD": ood} if ood and inside else {"all": list(self.items)}
-        return {
-            name: items
-            for name, items in found.items()
-            if enough(len(items), float(self.run.spec["selection"]["share"]))
-        }
+        sets = {"in distribution": inside, "OOD": ood} if ood and inside else {"all": list(self.items)}
+        share = float(self.run.spec["selection"]["share"])
+        return {name: items for name, items in sets.items() if enough(len(items), share)}
 
     @property
     def too_few(self) -> bool:
@@ -173,27 +157,27 @@ class Scored:
 
     def result(self, items: Sequence[CandidateItem]) -> Result:
         """The protocol as this run's specification has it."""
-        told = self.run.spec["selection"]
-        return run_splits(items, splits=int(told["splits"]), share=float(told["share"]), seed=int(told["seed"]))
+        rule = self.run.spec["selection"]
+        return run_splits(items, splits=int(rule["splits"]), share=float(rule["share"]), seed=int(rule["seed"]))
 
 
 def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Scored], list[LeftOut]]:
     """The stored answers of the runs that select on test items, and each that has none or damaged ones."""
-    found, left_out = [], []
+    scored, left_out = [], []
     for run in sorted(runs, key=lambda r: r.id):
         try:
             if not run.spec.selects_on_test or run.spec.is_trial:
                 continue
         except UsageError:
-            continue  # a specification that cannot be read: said by who reads the ordinary evaluations
+            continue  # a specification that cannot be read: `rows.read` says so
         try:
             stored = run.candidate_evaluations
             summaries = stored.all()
             keys = [k for k, s in summaries.items() if split in (None, s.split)]
-            found += [Scored(run, summaries[k], tuple(stored.items(k))) for k in keys]
+            scored += [Scored(run, summaries[k], tuple(stored.items(k))) for k in keys]
             if not keys:
                 detail = "its candidates have not answered the test questions yet"
                 left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))
         except UsageError as error:
             left_out.append(LeftOut(run.id, Reason.UNREADABLE, str(error)))
-    return found, left_out
+    return scored, left_out

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rim_bench.evidence.pairs import ALONE
+from rim_bench.evidence.power import PowerLine, PowerPlan
 from rim_bench.evidence.stats.intervals import Interval
 from rim_bench.evidence.two_systems import SubsetComparison, SystemComparison
 from rim_bench.report.notes import changed_notes, cluster_note
 from rim_bench.util.files import Record, canonical
-from rim_bench.util.table import QUICK
-from rim_bench.util.text import format_p
+from rim_bench.util.table import QUICK, Table
+from rim_bench.util.text import format_number, format_p, format_percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -237,3 +238,40 @@ def _data(reading: SubsetComparison) -> Record:
         "verdict": reading.verdict.text(),
         "higher": None if reading.higher is None else reading.higher.label,
     }
+
+
+def power_table(plan: PowerPlan) -> Table:
+    """What a comparison can show, a line for each discordance."""
+    columns: dict[str, Callable[[PowerLine], str]] = {"discordance": lambda line: f"{100 * line.discordance:g} %"}
+    if plan.n is not None:
+        columns["detectable, points"] = lambda line: format_percent(line.detectable)
+    if plan.difference is not None:
+        if plan.n is not None:
+            columns[f"power at {plan.difference:g} points"] = lambda line: _share(line.power)
+            columns["exact test"] = lambda line: _share(line.exact_power)
+        columns[f"items for {plan.difference:g} points"] = lambda line: format_number(line.items, 0)
+    if plan.margin is not None:
+        names = {"false alarm": "false_alarm", "decisive": "clear", "passed": "passed", "caught": "caught"}
+        columns |= {f"gate: {name}": _gate_rate(field) for name, field in names.items()}
+        columns["caught at twice"] = _gate_rate("caught_twice")
+    notes = ["Discordance: share of items that exactly one of the two systems solves."]
+    if plan.n is not None:
+        notes.append(f"Detectable: smallest true difference that is found with {100 * plan.power:g} % power.")
+    if plan.margin is not None:
+        notes.append(
+            f"Gate: `rim-bench check --margin {plan.margin:g}`, exact. False alarm: regressed though nothing changed. "
+            "Decisive: holds where nothing changed. Passed and caught: holds and regressed at a true loss of the "
+            "margin; caught at twice the margin."
+        )
+    head = "McNemar's test" + ("" if plan.n is None else f" on {plan.n:,} items")
+    rows = [[cell(line) for cell in columns.values()] for line in plan.lines]
+    title, align = f"{head}, two-sided level {plan.alpha:g}", "r" * len(columns)
+    return Table.of_rows(title, tuple(columns), rows, align=align, notes=notes, document=plan.data())
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _gate_rate(field: str) -> Callable[[PowerLine], str]:
+    return lambda line: "-" if line.gate is None else _share(getattr(line.gate, field))
