@@ -78,17 +78,18 @@ def check(
 
     gate = Gate(margin, MIN_N if min_n is None else min_n, tuple(level or ()), key)
     checks = check_all(runs, Store(out), against, gate, repeat or ())
+    table = report.table(checks, gate)
     if json_ is not None:
         write_json_atomic(json_, report.to_data(checks, gate))
     if junit is not None:
         write_bytes_atomic(junit, report.to_junit(checks, gate))
     if summary is not None:
-        write_bytes_atomic(summary, report.to_markdown(checks, gate).encode())
+        write_bytes_atomic(summary, table.to_markdown().encode())
     console = Console()
-    console.print(report.to_rich(checks, gate, console.width))
-    for one in checks:
-        if one.decision is None:
-            typer.echo(f"error: {one.reason}", err=True)
+    console.print(table.to_rich(console.width))
+    for verdict in checks:
+        if verdict.decision is None:
+            typer.echo(f"error: {verdict.reason}", err=True)
     if code := exit_code(checks):
         raise typer.Exit(code)
 
@@ -111,19 +112,20 @@ def margin(
 
     from rim_bench.cli.common import check_split
     from rim_bench.evidence import retraining
-    from rim_bench.report import gate as gate_module
+    from rim_bench.report.gate import margin_table
     from rim_bench.storage.run_folder import Store
     from rim_bench.util.files import write_bytes_atomic, write_json_atomic
 
     check_split(split)
     if not 0 < rate < 0.5:
         raise UsageError(f"--rate {rate:g} must lie above 0 and below 0.5: it is a share, as in --rate 0.05")
-    found = retraining.retrainings([Store(out).find(name) for name in runs], split=split, task=task)
+    systems = retraining.retrainings([Store(out).find(name) for name in runs], split=split, task=task)
+    table = margin_table(systems, rate)
     if json_ is not None:
-        write_json_atomic(json_, {"schema": 1, "systems": [one.data(rate) for one in found]})
+        write_json_atomic(json_, {"schema": 1, "systems": [retrained.data(rate) for retrained in systems]})
     if to is not None:
-        write_bytes_atomic(to, gate_module.margins_to_markdown(found, rate).encode())
-    Console().print(gate_module.margins_to_rich(found, rate))
+        write_bytes_atomic(to, table.to_markdown().encode())
+    Console().print(table.to_rich())
 
 
 @app.command()
@@ -180,16 +182,16 @@ def compare(
         raise unknown("format", format_, formats)
     from rim_bench.cli.common import check_split
     from rim_bench.evidence.two_systems import versus
-    from rim_bench.report import two_systems as text
+    from rim_bench.report import two_systems as report
     from rim_bench.storage.run_folder import Store
 
     check_split(split)
-    made = versus(Store(out), first, second, baseline, margin=margin, split=split, task=task)
+    compared = versus(Store(out), first, second, baseline, margin=margin, split=split, task=task)
     if format_ == "json":
-        typer.echo(json.dumps(text.to_data(made), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(report.to_data(compared), indent=2, ensure_ascii=False))
     elif format_ == "markdown":
-        typer.echo(text.to_markdown(made), nl=False)
+        typer.echo(report.table(compared).to_markdown(), nl=False)
     else:
         from rich.console import Console
 
-        Console().print(text.to_rich(made))
+        Console().print(report.table(compared).to_rich())

@@ -179,23 +179,22 @@ def run_requests(
 
 
 def report(runner: Runner | None) -> int:
-    """Say which cells have no result, and why; returns the exit code."""
+    """The exit code, after saying which cells have no result, and why."""
     if runner is None or not runner.failures:
         return 0
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
+
+    from rim_bench.util.table import SMALL, Table
 
     failures: list[Failure] = list(runner.failures.values())
     console = Console(stderr=True)
     for failure in (f for f in failures if f.trace):
         console.print(Text(f"{failure.label} ({failure.run}), the last attempt:\n{failure.trace}"))
-    table = Table(title="Cells without a result; the same command again goes on with them", title_justify="left")
-    for name in ("cell", "run", "state", "attempts", "reason"):
-        table.add_column(name, overflow="fold")
-    for f in failures:
-        table.add_row(Text(f.label), f.run, f.state, str(f.attempts or "-"), Text(f.reason))
-    console.print(table)
+    title = "Cells without a result; the same command again goes on with them"
+    rows = [(f.label, f.run, f.state, str(f.attempts or "-"), f.reason) for f in failures]
+    columns, look = ("cell", "run", "state", "attempts", "reason"), dataclasses.replace(SMALL, overflow="fold")
+    console.print(Table.of_rows(title, columns, rows, align="lllll", look=look).to_rich())
     return runner.code
 
 

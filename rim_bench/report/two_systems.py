@@ -1,86 +1,75 @@
-"""A comparison of two systems for a person, a page and a program."""
+"""A comparison of two systems, and what one could show before anything is trained: as tables and as JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from rim_bench.evidence.pairs import ALONE
 from rim_bench.evidence.power import PowerLine, PowerPlan
-from rim_bench.evidence.stats.intervals import Interval
 from rim_bench.evidence.two_systems import SubsetComparison, SystemComparison
 from rim_bench.report.notes import changed_notes, cluster_note
 from rim_bench.util.files import Record, canonical
-from rim_bench.util.table import QUICK, Table
-from rim_bench.util.text import format_number, format_p, format_percent
+from rim_bench.util.table import QUICK, Look, Panel, Section, Table
+from rim_bench.util.text import format_interval, format_number, format_p, format_percent
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+_LOOK = Look(level=2, rule=" --- ", escapes={"<": "&lt;"}, overflow="ellipsis", keep=None)
 
 
-def to_data(made: SystemComparison) -> Record:
+def table(compared: SystemComparison) -> Table:
+    """A panel for each pair, a row for each quantity, a column for each set; with the headline and the notes."""
+    by_pair: dict[tuple[str, str], list[SubsetComparison]] = {}
+    for reading in (*compared.readings, *compared.against):
+        pair = (reading.contrast.first.label, reading.contrast.second.label)
+        by_pair.setdefault(pair, []).append(reading)
+    panels = []
+    for (first, second), readings in by_pair.items():
+        columns = [_quantities(reading) for reading in readings]
+        rows = [(name, *(column.get(name, "-") for column in columns)) for name in max(columns, key=len)]
+        heads = ("", *(f"{reading.scope.name}, {len(reading.scope.ids):,} items" for reading in readings))
+        panels.append(Panel(f"{first} - {second}", heads, tuple(rows), align="l" * len(heads)))
+    document = to_data(compared)
+    return Table(
+        title=f"{compared.first} against {compared.second}",
+        quick=False,
+        sections=(Section("", tuple(panels), tuple(document["notes"])),),
+        records=tuple(document["readings"]),
+        columns=tuple(document["readings"][0]),
+        lead=headline(compared),
+        lead_style="bold" if compared.allowed else "bold red",
+        document=document,
+        look=_LOOK,
+    )
+
+
+def to_data(compared: SystemComparison) -> Record:
     """Everything, for JSON; fractions."""
-    named = {
-        "schema": 1,
-        "first": made.first,
-        "second": made.second,
-        "baseline": made.baseline,
-        "ablation": made.ablation,
-    }
-    sentence = headline(made)
-    told = {"headline": sentence if made.allowed else None, "refused": None if made.allowed else sentence}
-    readings = {"readings": [_data(r) for r in made.readings], "against": [_data(r) for r in made.against]}
-    return named | told | readings | {"notes": notes(made)}
+    sentence = headline(compared)
+    return {
+        "schema": 1, "first": compared.first, "second": compared.second, "baseline": compared.baseline,
+        "ablation": compared.ablation, "headline": sentence if compared.allowed else None,
+        "refused": None if compared.allowed else sentence, "readings": [_data(r) for r in compared.readings],
+        "against": [_data(r) for r in compared.against], "notes": notes(compared),
+    }  # fmt: skip
 
 
-def to_markdown(made: SystemComparison) -> str:
-    """For a page."""
-    out = [f"## {made.first} against {made.second}", "", headline(made), ""]
-    for readings in _by_pair(made):
-        c = readings[0].contrast
-        out += [f"### {c.first.label} - {c.second.label}", ""]
-        rows = [["", *(_items(r) for r in readings)], ["---"] * (len(readings) + 1), *_rows(readings)]
-        out += ["| " + " | ".join(row).replace("<", "&lt;") + " |" for row in rows] + [""]
-    return "\n".join([*out, *(f"- {n}" for n in notes(made)), ""])
-
-
-def to_rich(made: SystemComparison) -> RenderableType:
-    """For a terminal."""
-    from rich.console import Group as Stack
-    from rich.table import Table
-    from rich.text import Text
-
-    parts: list[RenderableType] = []
-    for readings in _by_pair(made):
-        c = readings[0].contrast
-        table = Table(title=Text(f"{c.first.label} - {c.second.label}"), title_justify="left")
-        for name in ("", *(_items(r) for r in readings)):
-            table.add_column(Text(name))
-        for row in _rows(readings):
-            table.add_row(*map(Text, row))
-        parts.append(table)
-    parts.append(Text(headline(made), style="bold" if made.allowed else "bold red"))
-    return Stack(*parts, *(Text(f"- {n}") for n in notes(made)))
-
-
-def headline(made: SystemComparison) -> str:
+def headline(compared: SystemComparison) -> str:
     """The difference in one sentence, or why it is refused."""
-    beside = made.beside_baseline
+    beside = compared.beside_baseline
     gains = [f"{100 * r.contrast.value:+.1f} points, {r.verdict.text()}" for r in beside]
-    if made.whole is None:
+    if compared.whole is None:
         texts = [f"{r.contrast.first.label} {gain}" for r, gain in zip(beside, gains, strict=True)]
-        return _sentence(made.readings[0]) + (f" Against {made.baseline}: {'; '.join(texts)}." if texts else "")
-    arm, gain = made.rows[made.whole].label, gains[made.whole]
-    if not made.allowed:
+        return _sentence(compared.readings[0]) + (f" Against {compared.baseline}: {'; '.join(texts)}." if texts else "")
+    arm, gain = compared.rows[compared.whole].label, gains[compared.whole]
+    if not compared.allowed:
         return (
             f"Refused as a headline: an ablation of one trained model, whose arm {arm} does not beat the separately "
-            f"trained {made.baseline} ({gain}). It shows that the model depends on what was taken away, not that this "
-            "helps."
+            f"trained {compared.baseline} ({gain}). It shows that the model depends on what was taken away, not that "
+            "this helps."
         )
     return (
-        f"{_sentence(made.readings[0])} An ablation of one trained model; {arm} beats the separately trained "
-        f"{made.baseline} ({gain})."
+        f"{_sentence(compared.readings[0])} An ablation of one trained model; {arm} beats the separately trained "
+        f"{compared.baseline} ({gain})."
     )
 
 
@@ -104,13 +93,13 @@ def _sentence(reading: SubsetComparison) -> str:
     return f"{text}; not shown to be as good within {points}."
 
 
-def notes(made: SystemComparison) -> list[str]:
-    """What a reader must know of the systems, and how the numbers are made."""
-    main, seeds = made.readings[0].contrast, [len(r.parts) for r in made.rows[:2]]
-    out = [f"{QUICK}: {r.label}" for r in made.rows if r.quick] + [*changed_notes(made.rows)]
-    if len({canonical(r.first.spec.get("backbone")) for r in made.rows}) > 1:
+def notes(compared: SystemComparison) -> list[str]:
+    """What a reader must know of the systems, and how the numbers are compared."""
+    main, seeds = compared.readings[0].contrast, [len(r.parts) for r in compared.rows[:2]]
+    out = [f"{QUICK}: {r.label}" for r in compared.rows if r.quick] + [*changed_notes(compared.rows)]
+    if len({canonical(r.first.spec.get("backbone")) for r in compared.rows}) > 1:
         out.append("Other backbones: the difference is not that of the methods alone.")
-    if len({r.first.settings.get("dtype") for r in made.rows} | {None}) > 2:
+    if len({r.first.settings.get("dtype") for r in compared.rows} | {None}) > 2:
         out.append("Evaluated in other number types.")
     if max(seeds) == 1:
         out.append("One training seed each: it says nothing of retraining, only of these trained models.")
@@ -123,121 +112,71 @@ def notes(made: SystemComparison) -> list[str]:
         out.append(cluster_note(len(main.difference), len(set(main.clusters))))
     drawn = "items" if main.clusters is None else "sources"
     out.append(
-        f"Intervals are 95 %; Holm over {made.tests} tests; the bootstrap resamples seeds and {drawn}; detectable is "
-        "at 80 % power."
+        f"Intervals are 95 %; Holm over {compared.tests} tests; the bootstrap resamples seeds and {drawn}; detectable "
+        "is at 80 % power."
     )
     if main.detectable is None:
         out.append("No item is discordant: nothing can be said of how small a difference would have been found.")
     return out
 
 
-def _by_pair(made: SystemComparison) -> list[list[SubsetComparison]]:
-    """The readings of each pair together: one for each set of items."""
-    pairs: dict[tuple[str, str], list[SubsetComparison]] = {}
-    for r in (*made.readings, *made.against):
-        pairs.setdefault((r.contrast.first.label, r.contrast.second.label), []).append(r)
-    return list(pairs.values())
-
-
-def _items(reading: SubsetComparison) -> str:
-    return f"{reading.scope.name}, {len(reading.scope.ids):,} items"
-
-
-def _rows(readings: Sequence[SubsetComparison]) -> list[list[str]]:
-    """A row for each quantity: its name, then its value for each set of items, "-" where there is none."""
-    columns = [dict(_lines(r)) for r in readings]
-    names = max(columns, key=len)
-    return [[name, *(column.get(name, "-") for column in columns)] for name in names]
-
-
-def _lines(reading: SubsetComparison) -> list[tuple[str, str]]:
-    """Names and values for a person; per cent and points."""
+def _quantities(reading: SubsetComparison) -> dict[str, str]:
+    """What a person reads, by name; per cent and points."""
     c, m = reading.contrast, reading.margin
-    out = []
+    exact = len(c.first.solved) == len(c.second.solved) == 1
+    if c.clusters is None:
+        test = "exact McNemar" if exact else "z over questions"
+        how = "Tango score" if exact else "t over seeds and items"
+    else:
+        test = "exact sign-flip over sources" if exact else "z over sources"
+        how = "the wider of Tango score and t over sources" if exact else "t over seeds and items"
+    out = {}
     for side, accuracy in zip((c.first, c.second), reading.accuracies, strict=True):
         spread = "" if math.isnan(accuracy.sd) else f", sd over {len(side.solved)} seeds {100 * accuracy.sd:.1f}"
-        text = f"{100 * accuracy.value:.1f} % {_bounds(accuracy.interval)} (Wilson){spread}"
-        out.append((f"accuracy of {side.label}", text))
-    out.append(("difference", f"{100 * c.value:+.2f} points {_bounds(c.interval)} (bootstrap)"))
-    exact = len(c.first.solved) == len(c.second.solved) == 1
-    b, k = c.counts
-    out.append(("only the first / only the second" + ("" if exact else " (more often)"), f"{b} / {k}"))
-    unit = "questions" if c.clusters is None else "sources"
-    test = ("exact McNemar" if c.clusters is None else "exact sign-flip over sources") if exact else f"z over {unit}"
-    out.append((f"p ({test})", f"{format_p(c.p)}, Holm {format_p(reading.holm)}"))
-    out.append(("smallest detectable difference", "-" if c.detectable is None else f"{100 * c.detectable:.1f} points"))
+        value = f"{100 * accuracy.value:.1f} % {format_interval(*accuracy.interval)}"
+        out[f"accuracy of {side.label}"] = f"{value} (Wilson){spread}"
+    out["difference"] = f"{100 * c.value:+.2f} points {format_interval(*c.interval)} (bootstrap)"
+    only_first, only_second = c.counts
+    often = "" if exact else " (more often)"
+    out[f"only the first / only the second{often}"] = f"{only_first} / {only_second}"
+    out[f"p ({test})"] = f"{format_p(c.p)}, Holm {format_p(reading.holm)}"
+    out["smallest detectable difference"] = "-" if c.detectable is None else f"{100 * c.detectable:.1f} points"
     if reading.retraining is not None:
-        out.append(("retraining bound (t, 95 %)", f"{100 * reading.retraining:.1f} points"))
-        out.append(("p over seeds and items (t)", "-" if c.p_seeds is None else format_p(c.p_seeds)))
-    if reading.clustered is not None:
-        s = reading.clustered
-        text = f"{100 * s.se:.2f} points over {s.clusters:,} sources {_bounds(s.interval)} (95 %)"
-        out.append(("clustered standard error", text))
-    how = (
-        ("Tango score" if c.clusters is None else "the wider of Tango score and t over sources")
-        if exact
-        else "t over seeds and items"
-    )
-    out.append((f"90 % interval for the margin ({how})", _bounds(m.interval)))
-    for name, good, p in (
-        ("not inferior", m.noninferior, m.p_noninferior),
-        ("equivalent", m.equivalent, m.p_equivalent),
-    ):
-        text = ("yes" if good else "not shown") + ("" if p is None else f" (p {_p(p)})")
-        out.append((f"{name} within {100 * m.value:g} points", text))
-    return [*out, ("verdict", reading.verdict.text())]
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def _bounds(interval: Interval) -> str:
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+        out["retraining bound (t, 95 %)"] = f"{100 * reading.retraining:.1f} points"
+        out["p over seeds and items (t)"] = "-" if c.p_seeds is None else format_p(c.p_seeds)
+    if (by_source := reading.clustered) is not None:
+        error = f"{100 * by_source.se:.2f} points over {by_source.clusters:,} sources"
+        out["clustered standard error"] = f"{error} {format_interval(*by_source.interval)} (95 %)"
+    out[f"90 % interval for the margin ({how})"] = format_interval(*m.interval)
+    claims = (("not inferior", m.noninferior, m.p_noninferior), ("equivalent", m.equivalent, m.p_equivalent))
+    for name, shown, p in claims:
+        tested = "" if p is None else f" (p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})"
+        out[f"{name} within {100 * m.value:g} points"] = ("yes" if shown else "not shown") + tested
+    return out | {"verdict": reading.verdict.text()}
 
 
 def _data(reading: SubsetComparison) -> Record:
-    c, m = reading.contrast, reading.margin
-    sides = []
+    c, m, clusters, bound = reading.contrast, reading.margin, reading.clustered, reading.retraining
+    systems = []
     for side, accuracy in zip((c.first, c.second), reading.accuracies, strict=True):
-        sd = None if math.isnan(accuracy.sd) else accuracy.sd
-        told = {
-            "label": side.label,
-            "seeds": len(side.solved),
-            "accuracy": accuracy.value,
-            "wilson": list(accuracy.interval),
-        }
-        sides.append(
-            told | {"seed_sd": sd, "runs": list(side.row.runs), "evaluations": [p.key for p in side.row.parts]}
-        )
-    clusters = reading.clustered
+        systems.append({
+            "label": side.label, "seeds": len(side.solved), "accuracy": accuracy.value,
+            "wilson": list(accuracy.interval), "seed_sd": None if math.isnan(accuracy.sd) else accuracy.sd,
+            "runs": list(side.row.runs), "evaluations": [p.key for p in side.row.parts],
+        })  # fmt: skip
+    margin = {
+        "value": m.value, "interval_90": list(m.interval), "noninferior": m.noninferior, "equivalent": m.equivalent,
+        "p_noninferior": m.p_noninferior, "p_equivalent": m.p_equivalent,
+    }  # fmt: skip
     return {
-        "items": reading.scope.name,
-        "n": len(reading.scope.ids),
-        "systems": sides,
-        "difference": c.value,
-        "interval": list(c.interval),
-        "discordant": list(c.counts),
-        "p": c.p,
-        "holm": reading.holm,
-        "p_seeds": c.p_seeds,
-        "detectable": c.detectable,
-        "retraining_bound": reading.retraining
-        if reading.retraining is None or math.isfinite(reading.retraining)
-        else None,
+        "items": reading.scope.name, "n": len(reading.scope.ids), "systems": systems, "difference": c.value,
+        "interval": list(c.interval), "discordant": list(c.counts), "p": c.p, "holm": reading.holm,
+        "p_seeds": c.p_seeds, "detectable": c.detectable,
+        "retraining_bound": None if bound is None or not math.isfinite(bound) else bound,
         "clustered_se": None if clusters is None else clusters.se,
-        "clusters": None if clusters is None else clusters.clusters,
-        "margin": {
-            "value": m.value,
-            "interval_90": list(m.interval),
-            "noninferior": m.noninferior,
-            "equivalent": m.equivalent,
-            "p_noninferior": m.p_noninferior,
-            "p_equivalent": m.p_equivalent,
-        },
-        "verdict": reading.verdict.text(),
-        "higher": None if reading.higher is None else reading.higher.label,
-    }
+        "clusters": None if clusters is None else clusters.clusters, "margin": margin,
+        "verdict": reading.verdict.text(), "higher": None if reading.higher is None else reading.higher.label,
+    }  # fmt: skip
 
 
 def power_table(plan: PowerPlan) -> Table:

@@ -100,6 +100,7 @@ class Table:
         *,
         align: str = "",
         styles: Sequence[str] = (),
+        lead: str = "",
         notes: Sequence[str] = (),
         foot: Sequence[str] = (),
         records: Sequence[Record] | None = None,
@@ -112,7 +113,9 @@ class Table:
             records = [dict(zip(panel.columns, row, strict=True)) for row in panel.rows]
         names = tuple(records[0]) if records else panel.columns
         section = Section("", (panel,), tuple(notes))
-        return cls(title, False, (section,), tuple(records), names, foot=tuple(foot), document=document, look=look)
+        return cls(
+            title, False, (section,), tuple(records), names, lead=lead, foot=tuple(foot), document=document, look=look
+        )
 
     @property
     def heading(self) -> str:

@@ -222,7 +222,7 @@ def test_compare_groups_of_seeds(store: Store) -> None:
     assert inside.contrast.first.solved.shape == (3, 800) and inside.accuracies[0].sd > 0
     half = (inside.margin.interval.high - inside.margin.interval.low) / 2
     assert half < inside.retraining  # 90 % against 95 %
-    text = two_systems.to_markdown(made)
+    text = two_systems.table(made).to_markdown()
     assert "sd over 3 seeds" in text and "retraining bound" in text and "z over questions" in text
     one = versus(store, groups["rim"], groups["cot"].split(",")[0])
     assert one.readings[0].retraining is not None and "Seeds: 3 and 1" in " ".join(two_systems.notes(one))
@@ -346,7 +346,7 @@ def test_sources_give_a_clustered_error(store: Store) -> None:
     made = versus(store, *runs)
     clustered = made.readings[0].clustered
     assert clustered is not None and clustered.clusters == N // 5
-    text = two_systems.to_markdown(made)
+    text = two_systems.table(made).to_markdown()
     assert clustered.mean == pytest.approx(made.readings[0].contrast.value) and "200 sources" in text
     assert "exact sign-flip over sources" in text and "the wider of Tango score and t over sources" in text
     assert any("by source" in note for note in two_systems.notes(made))

@@ -27,9 +27,9 @@ from rim_bench.data.question_ids import question_hash, read_selection, registere
 from rim_bench.data.reader import NoSplit
 from rim_bench.data.task import Task, load_task, task_names
 from rim_bench.evidence.two_systems import versus
+from rim_bench.report import two_systems
 from rim_bench.report.comparison import comparison
 from rim_bench.report.leaderboard import leaderboard
-from rim_bench.report.two_systems import to_markdown
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError
 
@@ -529,7 +529,7 @@ def test_tables_mark_changed_data_and_repeat_what_was_left_out(tmp_path: Path) -
         assert (
             "CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): cot" in text
         ) == (not registered)
-        for other in (board.table.to_markdown(), board.to_json(), to_markdown(versus(store, *ids))):
+        for other in (board.table.to_markdown(), board.to_json(), two_systems.table(versus(store, *ids)).to_markdown()):
             assert ("CHANGED DATA" in other) == (not registered)
         for csv_text in (table.to_csv(), board.to_csv()):
             stamps = {row["stamp"] for row in csv.DictReader(io.StringIO(csv_text))}
