@@ -1,5 +1,4 @@
-"""Published numbers beside measured ones: read from `references.yaml`, shown in a grid of their own, never ranked with
-anything.
+"""Published numbers beside measured ones, in panels of their own: read from `references.yaml`, never ranked.
 
 A published number is somebody's account of other items, another evaluator and other training; it may be read first or
 second hand, and several of the same thing may contradict each other. All of that stands beside it.
@@ -8,7 +7,7 @@ second hand, and several of the same thing may contradict each other. All of tha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -72,7 +71,7 @@ class References:
         return [r for r in self.values if r.task in sets]
 
     def conflicts(self, reference: Reference) -> list[Reference]:
-        """Others of the same subject whose value is another one (by more than rounding to one decimal)."""
+        """Others of the same subject with another value (by more than rounding to one decimal)."""
         return [r for r in self.values if r.subject == reference.subject and abs(r.value - reference.value) > 0.05]
 
 
@@ -106,29 +105,30 @@ def parse(text: str, name: str) -> References:
 
     Raises:
         UsageError: the first thing that is wrong, by name and place: unknown or missing keys, an empty source, a value
-            that is no number, a spread whose kind is not told, a task without names.
+            that is no number, a spread without its kind, a task without names.
     """
     import yaml
 
+    where = f"references {name!r}"
     try:
-        given = yaml.safe_load(text)
+        document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        raise UsageError(f"references {name!r} is no YAML" + (f" (line {where.line + 1})" if where else "")) from None
-    if not isinstance(given, dict):
-        raise UsageError(f"references {name!r} holds no entries")
-    for key in given:
+        mark = getattr(error, "problem_mark", None)
+        raise UsageError(f"{where} is no YAML" + (f" (line {mark.line + 1})" if mark else "")) from None
+    if not isinstance(document, dict):
+        raise UsageError(f"{where} holds no entries")
+    for key in document:
         if key not in ("tasks", "entries"):
-            raise UsageError(f"references {name!r}: {unknown('key', str(key), ('tasks', 'entries'))}")
-    tasks, entries = given.get("tasks"), given.get("entries")
+            raise UsageError(f"{where}: {unknown('key', str(key), ('tasks', 'entries'))}")
+    tasks, entries = document.get("tasks"), document.get("entries")
     if not isinstance(entries, list) or not entries:
-        raise UsageError(f"references {name!r} holds no entries")
+        raise UsageError(f"{where} holds no entries")
     if not isinstance(tasks, dict) or not all(
-        isinstance(v, list) and v and all(isinstance(n, str) for n in v) for v in tasks.values()
+        isinstance(names, list) and names and all(isinstance(n, str) for n in names) for names in tasks.values()
     ):
-        raise UsageError(f"references {name!r}: tasks must be a table from each published set to a list of task names")
-    found = [r for k, entry in enumerate(entries, 1) for r in _entry(entry, f"references {name!r}, entry {k}", tasks)]
-    return References(tuple(found), {str(k): tuple(v) for k, v in tasks.items()})
+        raise UsageError(f"{where}: tasks must be a table from each published set to a list of task names")
+    values = [r for k, entry in enumerate(entries, 1) for r in _entry(entry, f"{where}, entry {k}", tasks)]
+    return References(tuple(values), {str(task): tuple(names) for task, names in tasks.items()})
 
 
 def _entry(entry: Any, where: str, tasks: Mapping[str, Any]) -> Iterator[Reference]:
@@ -148,27 +148,28 @@ def _entry(entry: Any, where: str, tasks: Mapping[str, Any]) -> Iterator[Referen
     values = entry.get("values")
     if not isinstance(values, dict) or not values or not all(isinstance(v, dict) and v for v in values.values()):
         raise UsageError(f"{where}: values is missing or no table of tasks, each a table of methods")
-    same = {k: entry[k] for k in ("paper", "source", "reading", "backbone", "training", "metric")}
-    same |= {k: entry.get(k, "") for k in OPTIONAL}
+    shared = {k: entry[k] for k in REQUIRED if k != "values"} | {k: entry.get(k, "") for k in OPTIONAL}
     for task, methods in values.items():
         if task not in tasks:
             raise UsageError(f"{where}: {unknown('task', str(task), tuple(tasks))}")
-        for method, told in methods.items():
-            for one in told if isinstance(told, list) and told else [told]:
-                value, spread = _value(one, f"{where}: {task}, {method}", entry["metric"])
-                if spread is not None and not same["spread_kind"]:
-                    raise UsageError(f"{where}: {task}, {method} has a spread, but spread_kind does not say of what")
-                yield Reference(task=str(task), method=str(method), value=value, spread=spread, **same)
+        for method, numbers in methods.items():
+            subject = f"{where}: {task}, {method}"
+            for number in numbers if isinstance(numbers, list) and numbers else [numbers]:
+                value, spread = _number(number, subject, entry["metric"])
+                if spread is not None and not shared["spread_kind"]:
+                    raise UsageError(f"{subject} has a spread, but spread_kind does not say of what")
+                yield Reference(task=str(task), method=str(method), value=value, spread=spread, **shared)
 
 
-def _value(told: Any, where: str, metric: str) -> tuple[float, float | None]:
-    found = _NUMBER.fullmatch(str(told)) if isinstance(told, int | float | str) and not isinstance(told, bool) else None
-    if found is None:
-        raise UsageError(f'{where} is {told!r}: give a number, or "value ± spread", or a list of those that conflict')
-    value = float(found[1])
+def _number(cell: Any, where: str, metric: str) -> tuple[float, float | None]:
+    """Value and spread."""
+    text = str(cell) if isinstance(cell, int | float | str) and not isinstance(cell, bool) else ""
+    if (match := _NUMBER.fullmatch(text)) is None:
+        raise UsageError(f'{where} is {cell!r}: give a number, or "value ± spread", or a list of those that conflict')
+    value = float(match[1])
     if metric == "accuracy" and value > 100:
-        raise UsageError(f"{where} is {told!r}: an accuracy is at most 100 %")
-    return value, None if found[2] is None else float(found[2])
+        raise UsageError(f"{where} is {cell!r}: an accuracy is at most 100 %")
+    return value, None if match[2] is None else float(match[2])
 
 
 # Showing
@@ -176,53 +177,46 @@ CAPTION = "Published values: not measured here, other items, training and evalua
 
 
 def section(group: Group, known: References) -> tuple[list[Panel], list[str]]:
-    """The published numbers of a group's task as a grid of their own, and what is to be said of them; only a note where
-    there is none.
-    """
+    """The published numbers of a group's task as panels of their own, with notes; only a note where there are none."""
     first = group.rows[0].first
     names = [str(n) for n in (first.summary.get("task"), first.summary.get("task_title")) if n]
-    found = known.of(*names)
-    if not found:
+    published = known.of(*names)
+    if not published:
         return [], [f"Published values: none of task {names[0] if names else group.facts.task!r} is known."]
     measured = {r.method for r in group.rows}
-    found.sort(key=lambda r: r.method not in measured)  # stable: methods with a row first
+    published.sort(key=lambda r: r.method not in measured)  # stable: methods with a row first
     lines, short = [], []
-    for r in found:
-        others = ", ".join(dict.fromkeys(f"{o.value:.1f}" for o in known.conflicts(r)))
-        kind = "" if r.spread is None else r.spread_kind
-        told = "; ".join(filter(None, (r.source, r.note, f"± {kind}" if kind else "")))
-        lines.append((r.paper, r.method, r.backbone, r.training, r.text, r.reading, others or "-", told))
-        short.append((r.method, r.backbone, r.text, r.reading, others or "-"))
-    names_ = ("paper", "method", "backbone", "training data", "value", "reading", "conflicts with", "source")
-    small = ("method", "backbone", "value", "reading", "conflicts with")
-    grids = [
-        Panel(CAPTION, names_, tuple(lines), False),
-        Panel("Published values, never ranked (sources: --format markdown)", small, tuple(short), True),
+    for r in published:
+        others = ", ".join(dict.fromkeys(f"{other.value:.1f}" for other in known.conflicts(r))) or "-"
+        kind = "" if r.spread is None or not r.spread_kind else f"± {r.spread_kind}"
+        source = "; ".join(filter(None, (r.source, r.note, kind)))
+        lines.append((r.paper, r.method, r.backbone, r.training, r.text, r.reading, others, source))
+        short.append((r.method, r.backbone, r.text, r.reading, others))
+    columns = ("paper", "method", "backbone", "training data", "value", "reading", "conflicts with", "source")
+    brief = ("method", "backbone", "value", "reading", "conflicts with")
+    panels = [
+        Panel(CAPTION, columns, tuple(lines), False),
+        Panel("Published values, never ranked (sources: --format markdown)", brief, tuple(short), True),
     ]
     notes = [
         "Published values: secondary = read in somebody else's account, not in the authors' text; many chose "
         "checkpoints on the test set."
     ]
-    if any(known.conflicts(r) for r in found):
+    if any(known.conflicts(r) for r in published):
         notes.append(
             "Conflicting published values of one method, backbone and training set stand side by side; none is "
             "preferred."
         )
-    return grids, notes
+    return panels, notes
 
 
 def listing(known: References) -> dict[str, str]:
     """One line for each paper, backbone and metric: its tasks, methods, and how it was read."""
-    groups: dict[tuple[str, str, str], list[Reference]] = {}
+    groups: dict[str, list[Reference]] = {}
     for r in known.values:
-        groups.setdefault((r.paper, r.backbone, r.metric), []).append(r)
+        groups.setdefault(f"{r.paper} [{r.backbone}, {r.metric}]", []).append(r)
     out = {}
-    for (paper, backbone, metric), found in groups.items():
-        out[f"{paper} [{backbone}, {metric}]"] = (
-            f"{_unique(r.task for r in found)}: {_unique(r.method for r in found)}; {found[0].reading}"
-        )
+    for name, values in groups.items():
+        tasks, methods = dict.fromkeys(r.task for r in values), dict.fromkeys(r.method for r in values)
+        out[name] = f"{', '.join(tasks)}: {', '.join(methods)}; {values[0].reading}"
     return out
-
-
-def _unique(names: Iterator[str] | Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
