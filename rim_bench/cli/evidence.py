@@ -112,7 +112,7 @@ def margin(
 
     from rim_bench.cli.common import check_split
     from rim_bench.evidence import retraining
-    from rim_bench.report.gate import margin_table
+    from rim_bench.report.gate import margins_table
     from rim_bench.storage.run_folder import Store
     from rim_bench.util.files import write_bytes_atomic, write_json_atomic
 
@@ -120,7 +120,7 @@ def margin(
     if not 0 < rate < 0.5:
         raise UsageError(f"--rate {rate:g} must lie above 0 and below 0.5: it is a share, as in --rate 0.05")
     systems = retraining.retrainings([Store(out).find(name) for name in runs], split=split, task=task)
-    table = margin_table(systems, rate)
+    table = margins_table(systems, rate)
     if json_ is not None:
         write_json_atomic(json_, {"schema": 1, "systems": [retrained.data(rate) for retrained in systems]})
     if to is not None:

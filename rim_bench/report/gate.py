@@ -24,7 +24,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LOOK = Look(level=2, escapes=HTML_ESCAPES, escape_notes=True, bullet="", overflow="fold", keep=4)
 
 
-def margin_table(systems: Sequence[Retrainings], rate: float = RATE) -> Table:
+def margins_table(systems: Sequence[Retrainings], rate: float = RATE) -> Table:
     """What margins come out of retrainings with other seeds. `rate`: share of sound retrainings that may go red."""
     rows = []
     for retrained in systems:

@@ -78,7 +78,7 @@ def test_data_comes_back_and_is_checked(tmp_path: Path) -> None:
     assert retraining.of_data(told) == made
     path = tmp_path / "margins.json"
     path.write_text(json.dumps({"schema": 1, "systems": [told]}))
-    assert retraining.read(path) == [made] and gate.margin_table([made]).to_markdown().count("\n| ") == 3
+    assert retraining.read(path) == [made] and gate.margins_table([made]).to_markdown().count("\n| ") == 3
     told["retrainings"][3]["correct"] += 1
     with pytest.raises(UsageError, match="do not fit"):
         retraining.of_data(told)
