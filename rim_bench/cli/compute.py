@@ -43,6 +43,9 @@ def cost(
         str, typer.Option("--format", "-f", help="terminal, markdown, csv, latex or json.")
     ] = "terminal",
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Count the FLOPs with torch and fvcore too; exit code 1 where they differ.")
+    ] = False,
 ) -> None:
     """What methods cost on a model, without training anything: FLOPs, passes, tokens, KV cache, training."""
     formats = ("terminal", "markdown", "csv", "latex", "json")
@@ -52,22 +55,29 @@ def cost(
 
     names = [m.strip() for m in methods.split(",") if m.strip()]
     lengths = Lengths(question_tokens, chain_tokens, answer_tokens, chain_steps)
-    made = price_list(names, model, lengths, _settings(set_), kv_dtype=kv_dtype, rank=lora_rank)
+    prices = price_list(names, model, lengths, _settings(set_), kv_dtype=kv_dtype, rank=lora_rank)
+    data, table, differing = prices.data(), prices.table(), 0
+    if verify:
+        from rim_bench.engine.flop_counters import count_methods
+
+        counts = count_methods(names, model, lengths, _settings(set_), rank=lora_rank)
+        data, table, differing = counts.data(), counts.table(), len(counts.differing)
     if json_ is not None:
         from rim_bench.util.files import write_json_atomic
 
-        write_json_atomic(json_, made.data())
+        write_json_atomic(json_, data)
     if format_ == "json":
-        typer.echo(json.dumps(made.data(), indent=2))
+        typer.echo(json.dumps(data, indent=2))
     elif format_ == "terminal":
         from rich.console import Console
 
         console = Console()
-        console.print(made.table().to_rich(console.width))
+        console.print(table.to_rich(console.width))
     else:
-        table = made.table()
         text = {"markdown": table.to_markdown, "csv": table.to_csv, "latex": table.to_latex}[format_]()
         typer.echo(text, nl=not text.endswith("\n"))
+    if differing:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from rim_bench.compute import training_flops
 from rim_bench.compute.adapters import matched_shape
 from rim_bench.compute.backbones import configuration
 from rim_bench.compute.flops import Shape
+from rim_bench.compute.training_flops import Trains
 from rim_bench.methods.layout import Layout, Token
 from rim_bench.methods.method import Encoded, Method, Stage
 from rim_bench.methods.registry import load_method
@@ -110,11 +111,11 @@ def price(method: Method, shape: Shape, lengths: Lengths, *, bytes_per_number: i
     Raises:
         UsageError: a method that refuses such an example, or whose layouts do not say what it generates.
     """
-    example, shape = lengths.example(), matched_shape(_with_bridges(method, shape), method)
+    example, trains, shape = lengths.example(), trains_of(method, shape), shape_of(method, shape)
     try:
         prompt = method.lay_prompt(example.question)
         generated, before = generation(method, prompt, example)
-        train = curriculum_flops(method, shape, example)
+        train = curriculum_flops(method, shape, trains, example)
     except ValueError as error:  # a tree that is none, a field that does not fit
         raise UsageError(f"{method.name} has no layout for this example: {error}") from error
     return Price(
@@ -134,18 +135,24 @@ def price(method: Method, shape: Shape, lengths: Lengths, *, bytes_per_number: i
     )
 
 
-def _with_bridges(method: Method, shape: Shape) -> Shape:
-    """The shape with the method's own modules before its latent slots; torch is loaded for a method that has some, and
-    for no other.
-    """
-    bridges = method.bridges(shape.width)
-    if bridges is None:
-        return shape
-    from rim_bench.compute.flops import bridge_macs
+def shape_of(method: Method, shape: Shape) -> Shape:
+    """The shape at which a method runs: with its own modules before latent slots, and a rank that it has to match.
 
-    return dataclasses.replace(
-        shape, bridges=tuple((name, bridge_macs(name, bridge)) for name, bridge in bridges.items())
-    )
+    Torch is loaded for a method that has such modules, and for no other.
+    """
+    if (bridges := method.bridges(shape.width)) is not None:
+        macs = tuple((name, flops_module.bridge_macs(name, bridge)) for name, bridge in bridges.items())
+        shape = dataclasses.replace(shape, bridges=macs)
+    return matched_shape(shape, method)
+
+
+def trains_of(method: Method, shape: Shape) -> Trains:
+    """What of the model trains: LoRA where the shape has a rank, else everything; or the method's new rows alone."""
+    if method.trains == "markers":
+        return training_flops.ROWS
+    if shape.rank:
+        return Trains(matrices=False, head=False, inputs=bool(method.markers()))
+    return training_flops.FULL
 
 
 def generation(method: Method, prompt: Layout, example: Encoded) -> tuple[int, int]:
@@ -161,7 +168,7 @@ def generation(method: Method, prompt: Layout, example: Encoded) -> tuple[int, i
     if len(prompt.resume) != 1:
         raise UsageError(f"{method.name} resumes from {len(prompt.resume)} segments of its prompt: one can be priced")
     fed = prompt.along(prompt.resume[0]).tokens
-    last = _stages(method)[-1]
+    last = stages_of(method)[-1]
     tree = method.lay_train(example, last, END, random.Random(0))
     answer = frozenset(example.answer)
     best: tuple[int, int, int] | None = None
@@ -186,31 +193,30 @@ def _shared(first: Sequence[Token | None], second: Sequence[Token | None]) -> in
     )
 
 
-def curriculum_flops(method: Method, shape: Shape, example: Encoded) -> int:
+def curriculum_flops(method: Method, shape: Shape, trains: Trains, example: Encoded) -> int:
     """Forward and backward FLOPs of one training example, mean over all stages by their shares."""
-    markers = bool(method.markers())
-    trains = training_flops.Trains(matrices=False, head=False, inputs=markers) if shape.rank else training_flops.FULL
-    if method.trains == "markers":
-        trains = training_flops.ROWS
-    stages = _stages(method)
-
-    def mean(stage: Stage) -> float:
-        rng = random.Random(0)
-        layouts = (method.lay_train(example, stage, (k + 0.5) / MOMENTS, rng) for k in range(MOMENTS))
-        return sum(training_flops.training_cost(shape, trains, row) for row in layouts) / MOMENTS
-
-    return round(sum(s.share * mean(s) for s in stages) / sum(s.share for s in stages))
+    stages, total = stages_of(method), 0.0
+    for stage in stages:
+        costs = [training_flops.training_cost(shape, trains, row) for row in training_layouts(method, stage, example)]
+        total += stage.share * (sum(costs) / MOMENTS)
+    return round(total / sum(s.share for s in stages))
 
 
-def _stages(method: Method) -> list[Stage]:
+def training_layouts(method: Method, stage: Stage, example: Encoded) -> list[Layout]:
+    """A stage's layouts of one example at `MOMENTS` points of its progress."""
+    rng = random.Random(0)
+    return [method.lay_train(example, stage, (k + 0.5) / MOMENTS, rng) for k in range(MOMENTS)]
+
+
+def stages_of(method: Method) -> list[Stage]:
     """The stages that a run goes through. Raises UsageError where there is none."""
-    found = [s for s in method.stages() if s.share > 0]
-    if not found:
+    stages = [s for s in method.stages() if s.share > 0]
+    if not stages:
         raise UsageError(
             f"{method.name} has no training stage with a share of the budget: what it generates is read off the last "
             "one"
         )
-    return found
+    return stages
 
 
 # A list of them
@@ -336,7 +342,7 @@ def price_list(
         raise unknown("number type of a KV cache", kv_dtype, BYTES)
     if rank < 0:
         raise UsageError(f"--lora-rank {rank} is negative: give 0 (no LoRA) or more")
-    chosen = _methods(methods, settings or {})  # first: a method's file may register the model's shape
+    chosen = chosen_methods(methods, settings or {})  # first: a method's file may register the model's shape
     config = configuration(model)
     shape = Shape.of(config, rank)
     size = BYTES[kv_dtype]
@@ -349,7 +355,7 @@ def price_list(
     )
 
 
-def _methods(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[Method, str]]:
+def chosen_methods(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[Method, str]]:
     """The methods with their settings, and how each is called: its name and what was set."""
     if not names:
         raise UsageError("no method was given: name at least one, see `rim-bench list methods`")

@@ -7,18 +7,14 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from engine import EXAMPLES, FAMILIES, KERNELS, METHODS, all_rows, model, training_rows
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from engine import EXAMPLES, FAMILIES, KERNELS, METHODS, all_rows, loss_of, model, training_rows
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rim_bench.baselines.coconut import Coconut
@@ -30,8 +26,8 @@ from rim_bench.compute.training_flops import Products, executed_cost, forward
 from rim_bench.engine import generate, lora
 from rim_bench.engine import packing as workspace_module
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.flop_counters import fvcore_counts, torch_flops
 from rim_bench.engine.generate import DecodingWork, Sampling, decode, sample
-from rim_bench.engine.losses import group_counts, tree_loss
 from rim_bench.engine.micro_batches import micro_batches
 from rim_bench.engine.packing import PackedModel
 from rim_bench.methods.layout import Layout, Segment
@@ -66,59 +62,9 @@ def backbone_of(variant: tuple[str, str]) -> tuple[Backbone, Shape]:
     return backbone, Shape.of(backbone.causal.config.to_dict(), RANK if family.startswith("lora") else 0)
 
 
-# The two counters
-
-
-def _attention(q: list[int], k: list[int], v: list[int], *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    """FLOPs of torch's attention operator on CPU, which its own counter does not know.
-
-    Shapes [rows, heads, columns, head_dim].
-    """
-    return 2 * q[0] * q[1] * q[2] * k[-2] * (q[-1] + v[-1])
-
-
-ATTENTION: Mapping[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
-
-
-def torch_count(run: Callable[[], object], mapping: Mapping[Any, Any] = ATTENTION) -> int:
-    with FlopCounterMode(display=False, custom_mapping=dict(mapping)) as counter:
-        run()
-    return int(counter.get_total_flops())
-
-
-def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    q, k, v = (get_shape(i) for i in inputs[:3])
-    return int(_attention(q, k, v)) // 2
-
-
-class Loss(nn.Module):
-    """A batch's loss as fvcore wants it: a module with a tensor result (the input only gives the trace something to
-    start from).
-    """
-
-    def __init__(self, backbone: Backbone, batch: list[Layout]) -> None:
-        super().__init__()
-        self.model, self.backbone, self.batch = backbone.model, backbone, batch
-
-    def forward(self, zero: Tensor) -> Tensor:
-        return zero + loss_of(self.backbone, self.batch)
-
-
 def fvcore_count(backbone: Backbone, batch: list[Layout], *, attention: bool = True) -> dict[str, int]:
-    """Operator -> fvcore's number: multiply-accumulates, but FLOPs for layer norms."""
-    return fvcore_operators(Loss(backbone, batch), attention=attention)
-
-
-def fvcore_operators(module: nn.Module, *, attention: bool = True) -> dict[str, int]:
-    analysis = FlopCountAnalysis(module, torch.zeros(()))
-    if attention:
-        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    return {name: int(n) for name, n in analysis.by_operator().items()}
-
-
-def loss_of(backbone: Backbone, batch: list[Layout]) -> Tensor:
-    return tree_loss(backbone, PackedModel(backbone).forward(batch), group_counts(batch))[0]
+    """Operator -> fvcore's number for a batch's loss."""
+    return fvcore_counts(backbone.model, lambda: loss_of(backbone, batch), attention=attention)
 
 
 def attention_flops(shape: Shape, batch: list[Layout]) -> int:
@@ -137,7 +83,7 @@ def test_training_layouts_cost_what_torch_counts(variant: tuple[str, str], metho
     backbone, shape = backbone_of(variant)
     rows = training_rows(method)
     for batch in [rows, *([row] for row in rows[:: 3 if variant[0] in FAMILIES else 5])]:
-        assert flops.executed_training(shape, batch) == torch_count(lambda b=batch: loss_of(backbone, b))  # type: ignore[misc]
+        assert flops.executed_training(shape, batch) == torch_flops(lambda b=batch: loss_of(backbone, b))  # type: ignore[misc]
 
 
 @variants
@@ -148,10 +94,10 @@ def test_prompts_and_decoding_cost_what_torch_counts(variant: tuple[str, str], m
     for layout in (method.lay_prompt(question), method.lay_probe(question)):
         if layout is None:
             continue
-        first = torch_count(lambda row=layout: decode(PackedModel(backbone), [row], max_tokens=1))  # type: ignore[misc]
+        first = torch_flops(lambda row=layout: decode(PackedModel(backbone), [row], max_tokens=1))  # type: ignore[misc]
         assert first == flops.executed_prefill(shape, [layout])
         done: list[Any] = []
-        whole = torch_count(lambda row=layout, out=done: out.extend(decode(PackedModel(backbone), [row], max_tokens=4)))  # type: ignore[misc]
+        whole = torch_flops(lambda row=layout, out=done: out.extend(decode(PackedModel(backbone), [row], max_tokens=4)))  # type: ignore[misc]
         generated = max(c.generated for c in done[0].values())
         assert generated > 1
         assert whole - first == flops.executed_decode(shape, layout, generated)
@@ -164,7 +110,7 @@ def test_a_batch_of_prompts_is_padded_in_rows_columns_and_branches() -> None:
     parts = micro_batches(rows, len(rows), "cpu")
     assert 1 < len(parts) < len(rows)
     head = flops.executed_prefill(shape, rows) - flops.executed_forward(shape, rows)  # of all rows side by side
-    counted = torch_count(lambda: decode(PackedModel(backbone), rows, max_tokens=1))
+    counted = torch_flops(lambda: decode(PackedModel(backbone), rows, max_tokens=1))
     assert (
         counted
         == sum(flops.executed_forward(shape, part) for part in parts) + head
@@ -189,7 +135,7 @@ def test_what_a_batch_executes_is_what_torch_counts(samples: int) -> None:
         else:
             decode(workspace, rows, max_tokens=8, stop=stop, work=work)
 
-    counted = torch_count(run)
+    counted = torch_flops(run)
     assert (
         counted == forward(shape, Products(work.columns, work.pairs, work.logits, work.columns))
         and work.number_bytes == 4
@@ -224,20 +170,13 @@ def test_training_layouts_cost_what_fvcore_counts(variant: tuple[str, str], meth
         assert norms == (5 * entries if variant[0] == "tiny-gpt2" else 0)
 
 
-class Answer(nn.Module):
-    """A prompt's passes and one cached step behind it, as fvcore wants them."""
-
-    def __init__(self, backbone: Backbone, row: Layout) -> None:
-        super().__init__()
-        self.model, self.backbone, self.row = backbone.model, backbone, row
-
-    def forward(self, zero: Tensor) -> Tensor:
-        workspace = PackedModel(self.backbone)
-        parts = workspace.prefill([self.row])
-        state, hidden = generate._open_branches(parts, [self.row.resume])
-        first = self.backbone.head(hidden)
-        fed = torch.zeros(1, len(self.row.resume), dtype=torch.long)
-        return zero + first.sum() + self.backbone.head(generate._step(workspace, parts, state, fed)).sum()
+def answer_of(backbone: Backbone, row: Layout) -> Tensor:
+    """A prompt's passes and one cached step behind it."""
+    workspace = PackedModel(backbone)
+    parts = workspace.prefill([row])
+    state, hidden = generate._open_branches(parts, [row.resume])
+    fed = torch.zeros(1, len(row.resume), dtype=torch.long)
+    return backbone.head(hidden).sum() + backbone.head(generate._step(workspace, parts, state, fed)).sum()
 
 
 @pytest.mark.parametrize("variant", FVCORE, ids="-".join)
@@ -248,7 +187,7 @@ def test_prompts_and_cached_steps_cost_what_fvcore_counts(variant: tuple[str, st
     for row in (method.lay_prompt(question), method.lay_probe(question)):
         if row is None:
             continue
-        counted = fvcore_operators(Answer(backbone, row))
+        counted = fvcore_counts(backbone.model, lambda row=row: answer_of(backbone, row))  # type: ignore[misc]
         counted.pop("layer_norm", 0)
         assert 2 * sum(counted.values()) == flops.executed_prefill(shape, [row]) + flops.executed_decode(shape, row, 2)
 
@@ -295,7 +234,7 @@ def test_real_shapes_on_meta_tensors(given: dict[str, Any]) -> None:
         hf = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
         ids, mask = torch.zeros(1, 48, dtype=torch.long), torch.zeros(1, 1, 48, 48)
         position = torch.arange(48)[None]
-    counted = torch_count(lambda: hf(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False))
+    counted = torch_flops(lambda: hf(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False))
     plain = Layout((Segment("text", None, tuple(range(48))),))
     assert counted == flops.executed_forward(shape, [plain]) + 48 * flops.head_flops(shape)
 
@@ -320,7 +259,7 @@ def test_every_method_s_layouts_on_real_shapes(given: dict[str, Any]) -> None:
         backbone.head(columns.hidden[where[0], where[1]]).sum().backward()
 
     plain = replace(trains, fused=False)  # on meta tensors torch takes plain products
-    assert torch_count(work) == executed_cost(shape, plain, rows) > 2 * flops.executed_training(shape, rows)
+    assert torch_flops(work) == executed_cost(shape, plain, rows) > 2 * flops.executed_training(shape, rows)
 
 
 # What the counters miss, and what would be noticed
@@ -332,25 +271,25 @@ def test_without_their_attention_operator_both_counters_miss_it_and_the_closed_f
     for row in (training_rows(METHODS[1])[0], training_rows(METHODS[3])[-1], training_rows(METHODS[4])[-1]):
         whole, missed = flops.executed_training(shape, [row]), attention_flops(shape, [row])
         assert missed > whole / 100
-        assert torch_count(lambda r=row: loss_of(backbone, [r]), {}) == whole - missed  # type: ignore[misc]
+        assert torch_flops(lambda r=row: loss_of(backbone, [r]), {}) == whole - missed  # type: ignore[misc]
         counted = fvcore_count(backbone, [row], attention=False)
         counted.pop("layer_norm", 0)
         assert 2 * sum(counted.values()) == whole - missed
         eager, _ = backbone_of((family, "eager"))  # plain products: nothing to map, nothing missed
-        assert torch_count(lambda r=row, b=eager: loss_of(b, [r]), {}) == whole  # type: ignore[misc]
+        assert torch_flops(lambda r=row, b=eager: loss_of(b, [r]), {}) == whole  # type: ignore[misc]
 
 
 @families
 def test_a_wrong_closed_form_or_a_wasteful_engine_is_noticed(family: str) -> None:
     backbone, shape = backbone_of((family, "sdpa"))
     for row in training_rows(METHODS[3])[-4:] + training_rows(METHODS[4]):
-        counted = torch_count(lambda r=row: loss_of(backbone, [r]))  # type: ignore[misc]
+        counted = torch_flops(lambda r=row: loss_of(backbone, [r]))  # type: ignore[misc]
         assert flops.training_flops(shape, row) < counted  # visible keys are not what is executed
         sliced = replace(shape, vocabulary=backbone.vocabulary)  # the markers' rows of the head are multiplied too
         markers = shape.vocabulary - backbone.vocabulary
         assert markers > 0
         assert counted - flops.executed_training(sliced, [row]) == len(row.labels) * 2 * shape.width * markers
-        everywhere = torch_count(lambda r=row: backbone.head(PackedModel(backbone).forward([r]).hidden))  # type: ignore[misc]
+        everywhere = torch_flops(lambda r=row: backbone.head(PackedModel(backbone).forward([r]).hidden))  # type: ignore[misc]
         assert everywhere - counted == (row.size - len(row.labels)) * flops.head_flops(shape) > 0
 
 
@@ -358,7 +297,7 @@ def test_a_wrong_closed_form_or_a_wasteful_engine_is_noticed(family: str) -> Non
 def test_unmerged_adapters_are_part_of_the_cost(variant: str) -> None:
     backbone, shape = backbone_of((variant, "sdpa"))
     one = training_rows(METHODS[0])[0]
-    assert torch_count(lambda: loss_of(backbone, [one])) > flops.executed_training(replace(shape, rank=0), [one])
+    assert torch_flops(lambda: loss_of(backbone, [one])) > flops.executed_training(replace(shape, rank=0), [one])
 
 
 # The keys that columns see

@@ -9,12 +9,10 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import torch
-from engine import EXAMPLES, FAMILIES, METHODS, training_rows
-from test_flops import ATTENTION, PLAIN, RANK, VARIANTS, backbone_of, loss_of, methods, torch_count, variants
+from engine import EXAMPLES, FAMILIES, METHODS, counted, training_rows
+from test_flops import PLAIN, RANK, VARIANTS, backbone_of, methods, variants
 from torch import nn
 
 from rim_bench.baselines.coconut import Coconut
@@ -23,35 +21,12 @@ from rim_bench.compute import flops, training_flops
 from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import FULL, Trains
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.flop_counters import torch_flops
 from rim_bench.engine.generate import decode
 from rim_bench.engine.losses import group_counts, tree_loss
 from rim_bench.engine.packing import PackedModel
 from rim_bench.methods.layout import Layout, Segment
 from rim_bench.methods.method import Method
-
-
-def _attention_backward(
-    grad: list[int], q: list[int], k: list[int], v: list[int], *args: Any, out_shape: Any = None, **kwargs: Any
-) -> int:
-    """The fused kernel's backward: scores once more, then the gradients of all four.
-
-    Shapes [rows, heads, columns, dim].
-    """
-    rows, heads, new, dim = q
-    return 2 * rows * heads * new * k[-2] * (3 * dim + 2 * v[-1])
-
-
-MAPPING = {**ATTENTION, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward}
-
-
-def counted(backbone: Backbone, batch: list[Layout]) -> int:
-    def work() -> None:
-        loss_of(backbone, batch).backward()
-
-    backbone.model.zero_grad(set_to_none=True)
-    out = torch_count(work, MAPPING)
-    backbone.model.zero_grad(set_to_none=True)
-    return out
 
 
 def trains_of(variant: tuple[str, str]) -> Trains:
@@ -154,13 +129,13 @@ def test_a_method_s_own_modules_before_its_slots(family: str) -> None:
     def work() -> None:
         tree_loss(backbone, workspace.forward(rows), group_counts(rows))[0].backward()
 
-    assert torch_count(work, MAPPING) == training_flops.executed_cost(shape, trains_of((family, "sdpa")), rows)
+    assert torch_flops(work) == training_flops.executed_cost(shape, trains_of((family, "sdpa")), rows)
     assert (
         training_flops.training_cost(shape, FULL, bridged) - training_flops.training_cost(plain, FULL, bridged)
         == 3 * 2 * 2 * 2 * 7 * width
     )
     prompt = Layout((question, slots), resume=("thoughts",))
-    assert torch_count(lambda: decode(workspace, [prompt], max_tokens=1)) == flops.executed_prefill(shape, [prompt])
+    assert torch_flops(lambda: decode(workspace, [prompt], max_tokens=1)) == flops.executed_prefill(shape, [prompt])
     assert flops.prefill_flops(shape, prompt) - flops.prefill_flops(plain, prompt) == 2 * 2 * 2 * 7 * width
     backbone.model.zero_grad(set_to_none=True)
 

@@ -15,6 +15,8 @@ from rim_bench.baselines.direct import Direct
 from rim_bench.baselines.pause import Pause
 from rim_bench.compute.backbones import resolve_backbone
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.flop_counters import torch_flops
+from rim_bench.engine.losses import group_counts, tree_loss
 from rim_bench.engine.packing import PackedBatch, PackedModel
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Method
@@ -68,6 +70,23 @@ def training_rows(method: Method, progress: float = 0.2) -> list[Layout]:
 def all_rows() -> list[Layout]:
     """One ragged batch with every method, stage and example in it."""
     return [row for method in METHODS for row in training_rows(method)]
+
+
+def loss_of(backbone: Backbone, batch: list[Layout]) -> Tensor:
+    """The training loss of a batch."""
+    return tree_loss(backbone, PackedModel(backbone).forward(batch), group_counts(batch))[0]
+
+
+def counted(backbone: Backbone, batch: list[Layout]) -> int:
+    """FLOPs of a batch's loss and its gradients, by torch's counter."""
+
+    def work() -> None:
+        loss_of(backbone, batch).backward()
+
+    backbone.model.zero_grad(set_to_none=True)
+    out = torch_flops(work)
+    backbone.model.zero_grad(set_to_none=True)
+    return out
 
 
 def reference(backbone: Backbone, row: Layout, segment: str) -> Tensor:

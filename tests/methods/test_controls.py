@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine import EXAMPLES, engine_logits, model, reference, training_rows
-from test_flops import torch_count
-from test_train_flops import counted
+from engine import EXAMPLES, counted, engine_logits, model, reference, training_rows
 from torch import Tensor, nn
 
 from rim_bench.baselines.coconut import Coconut
@@ -39,6 +37,7 @@ from rim_bench.data.task import load_task
 from rim_bench.engine import lora
 from rim_bench.engine import packing as workspace_module
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.flop_counters import torch_flops
 from rim_bench.engine.generate import decode
 from rim_bench.engine.losses import group_counts, tree_loss
 from rim_bench.engine.markers import add_markers, train_markers_only
@@ -240,7 +239,7 @@ def test_the_controls_cost_what_torch_counts(method: Method) -> None:
     shape, rows = own.shape(), training_rows(method)
     assert training_flops.executed_cost(shape, own.trains(), rows) == counted(own, rows)
     prompts = [method.lay_prompt(e.question) for e in EXAMPLES[:2]]
-    assert flops.executed_prefill(shape, prompts) == torch_count(
+    assert flops.executed_prefill(shape, prompts) == torch_flops(
         lambda: decode(PackedModel(own), prompts, max_tokens=1)
     )
 
@@ -298,7 +297,7 @@ def test_split_passes_cost_what_torch_counts(family: str) -> None:
     own, (whole, split) = backbone(family), split_prompts()
     shape = own.shape()
     for rows in (split, [split[0]], [split[3], split[1]]):
-        assert flops.executed_prefill(shape, rows) == torch_count(
+        assert flops.executed_prefill(shape, rows) == torch_flops(
             lambda rows=rows: decode(PackedModel(own), rows, max_tokens=1)
         )  # type: ignore[misc]
     assert flops.executed_prefill(shape, [split[0]]) < flops.executed_prefill(
