@@ -17,7 +17,9 @@ from rim_bench.compute.flops import Shape
 from rim_bench.engine import lora
 from rim_bench.engine.attention import attend
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.markers import train_markers_only
 from rim_bench.engine.packing import PackedModel, make_room
+from rim_bench.engine.pretrained import quiet
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Method
 from rim_bench.util.errors import UsageError
@@ -272,7 +274,7 @@ def _without_storage(method: Method, config: Mapping[str, Any], shape: Shape, id
     names = [marker.name for marker in method.markers()]
     vocabulary = max(shape.vocabulary, ids)
     markers = {name: vocabulary + i for i, name in enumerate(names)}
-    with torch.device("meta"):
+    with quiet(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(**sizes), attn_implementation=NO_STORAGE, dtype=torch.float32
         )
@@ -282,7 +284,7 @@ def _without_storage(method: Method, config: Mapping[str, Any], shape: Shape, id
     codec: Any = _NoText(vocabulary)
     backbone = Backbone({"lora_rank": shape.rank}, model, codec, markers, "meta")
     if method.trains == "markers":
-        backbone.train_markers_only()
+        train_markers_only(backbone)
     return PackedModel(backbone, bridges)
 
 
