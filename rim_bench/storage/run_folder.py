@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rim_bench.storage.evaluations import Evaluations
 from rim_bench.storage.records import (
@@ -55,6 +55,9 @@ from rim_bench.util.files import (
     write_json_atomic,
     writing,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 _STEP = re.compile(r"step-(\d{8,})")
@@ -292,6 +295,25 @@ class Run:
         """The items of an evaluation, in the order they were written (`Evaluations.items`)."""
         return self.own_evaluations.items(key)
 
+    def items(self, key: str | None = None) -> pd.DataFrame:
+        """One row a question of an evaluation: the fields of an ItemRecord, and whatever else the file has.
+
+        Args:
+            key: its folder's name, as `evaluations` has it; None: the only one.
+
+        Raises:
+            UsageError: no such evaluation, several where no key says which, or a damaged one.
+        """
+        import pandas as pd
+
+        stored = self.evaluations()
+        if key is None and len(stored) != 1:
+            allowed = ", ".join(stored) or "none is stored"
+            raise UsageError(f"run {self.id!r} has {len(stored)} evaluations: give the key of one ({allowed})")
+        if key is not None and key not in stored:
+            raise unknown(f"evaluation of run {self.id!r}", key, stored)
+        return pd.DataFrame([item.to_json() for item in self.read_items(key or next(iter(stored)))])
+
     # What it was to be evaluated on
 
     def not_evaluated(self) -> dict[str, Omission]:
@@ -331,12 +353,12 @@ def _check(run: Run) -> None:
 class Store:
     """All runs under one results folder: `<root>/runs/<id>/`."""
 
-    root: Path
+    root: Path | str
 
     @property
     def folder(self) -> Path:
         """Where the run folders lie."""
-        return self.root / "runs"
+        return Path(self.root) / "runs"
 
     def open(self, spec: RunSpec | Mapping[str, Any]) -> Run:
         """The run of this specification; its folder is made, with spec.json in it, where there is none yet.
@@ -387,6 +409,42 @@ class Store:
             run = Run(self.folder / fitting[0])
         _ = run.spec  # raises where it cannot be read
         return run
+
+    def frame(self) -> pd.DataFrame:
+        """One row an evaluation of every sound run: what was trained, on what, what it cost and how it answered.
+
+        Shared starts and trials stand in it too (column `role`); a run without an evaluation has one row. Damaged
+        folders are named by `runs`.
+        """
+        import pandas as pd
+
+        rows: list[Record] = []
+        for run in self.runs()[0]:
+            spec, training = run.spec, run.training() or TrainingRecord()
+            kind, amount = spec.total_budget
+            trained = {
+                "run": run.id,
+                "role": spec.role,
+                "method": spec.method.title,
+                "backbone": None if spec.backbone is None else spec.backbone.name,
+                "trained_on": spec.task.name,
+                "start": spec.start,
+                "seed": spec.seed,
+                "budget": kind,
+                "budget_amount": amount,
+                "quick": spec.quick,
+                "training_flops": training.flops,
+                "inherited_flops": training.inherited_flops,
+                "training_seconds": training.seconds,
+            }
+            evaluations = [
+                {"evaluation": key, "task": e.task, "split": e.split, "n": e.n, "effort": e.effort}
+                | {"accuracy": sum(item.correct for item in items) / len(items)}
+                for key, e in run.evaluations().items()
+                if (items := run.read_items(key))
+            ]
+            rows += [trained | evaluation for evaluation in evaluations or [{}]]
+        return pd.DataFrame(rows)
 
     def runs(self) -> tuple[list[Run], list[Damaged]]:
         """All runs by id, and beside them the folders that cannot be trusted, with the reason."""

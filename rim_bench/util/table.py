@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import textwrap
@@ -189,6 +190,24 @@ class Table:
                 out.append(text)
             out += [*(f"% {note}" for note in section.notes), ""]
         return "\n".join([*out, *(f"% {text}\n" for text in self.foot)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the panels of the terminal in full width, and the notes."""
+        import pandas as pd
+
+        out = [f"<h3>{html.escape(self.heading)}</h3>"]
+        for section in self.sections:
+            out += [f"<h4>{html.escape(section.title)}</h4>"] if section.title else []
+            for panel in (p for p in section.panels if not p.short):
+                out += [f"<p><b>{html.escape(panel.caption)}</b></p>"] if panel.caption else []
+                out.append(pd.DataFrame(list(panel.rows), columns=list(panel.columns)).to_html(index=False, border=0))
+            out += ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in section.notes), "</ul>"]
+        out += [f"<p>left out: {html.escape(text)}</p>" for text in self.left_out]
+        return "\n".join([*out, *(f"<p>{html.escape(text)}</p>" for text in self.foot)])
+
+    def __str__(self) -> str:
+        """The Markdown text: what `print` shows."""
+        return self.to_markdown()
 
     def to_rich(self, width: int | None = 100) -> RenderableType:
         """For the terminal: fewer columns, the last ones dropped until `width` holds them (None: no limit)."""
