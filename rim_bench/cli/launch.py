@@ -10,14 +10,7 @@ from rim_bench.engine.distributed.environment import check_asked, rank, started
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.util.errors import UsageError
 
-COMMANDS = (
-    "run",
-    "train",
-    "eval",
-    "sweep",
-    "study",
-    "lm-eval",
-)  # those that train or evaluate; of the others one process is enough
+COMMANDS = {"run", "train", "eval", "sweep", "study", "lm-eval"}  # they train or evaluate; others need one process
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -192,10 +193,9 @@ def _grow(
         work.pairs += sum(part.pairs for part in every)
         work.logits += logits
         work.number_bytes = number_bytes
-    for completions in results:
-        for completion in completions:
-            if not completion.passes:
-                completion.passes, completion.seconds = completion.prompt_passes + max_tokens - 1, times[-1]
+    for completion in chain(*results):
+        if not completion.passes:
+            completion.passes, completion.seconds = completion.prompt_passes + max_tokens - 1, times[-1]
     return results
 
 

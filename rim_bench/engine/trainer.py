@@ -46,7 +46,7 @@ class Watcher(Protocol):
 
     @property
     def points(self) -> int: ...  # evenly spaced ones, the last at the end of training
-    def resume(self, step: int) -> None: ...  # training goes on behind that step: what was seen later is void
+    def resume(self, step: int) -> None: ...  # training goes on after that step: what was seen later is void
     def evaluate(
         self, step: int, stage: str, *, candidate: bool, ends: bool
     ) -> None: ...  # at a point, at the end of a stage, or both
@@ -72,6 +72,9 @@ class Outcome:
     flops_executed: int = 0  # what a counter would have seen
     flops_padding: int = 0  # the part of it that padding made
     last_step_flops: int = 0  # headline
+
+
+COUNTED = ("tokens", "executed", "flops", "flops_executed", "flops_padding", "last_step_flops")  # fields of `Outcome`
 
 
 class Trainer:
@@ -184,17 +187,12 @@ class Trainer:
         self.backbone.set_dropout(0.0)
         self.backbone.model.eval()
         return Outcome(
-            self.done,
-            self.done * plan.batch_size,
-            self.counters["tokens"],
-            self.counters["executed"],
-            self.seconds,
-            self.loss,
-            first,
-            self.counters["flops"],
-            self.counters["flops_executed"],
-            self.counters["flops_padding"],
-            self.counters["last_step_flops"],
+            steps=self.done,
+            examples=self.done * plan.batch_size,
+            seconds=self.seconds,
+            final_loss=self.loss,
+            resumed_from=first,
+            **{name: self.counters[name] for name in COUNTED},
         )
 
     def _show_watcher(self, before: int) -> None:
@@ -332,9 +330,10 @@ class Trainer:
     # Checkpoints
 
     def _save(self) -> None:
+        optimizer, others = self.optimizer.state_dict(), list[Any]()
         if self.distributed is not None:
             self.distributed.settle()
-        optimizer, others = (self.optimizer.state_dict(), []) if self.distributed is None else self.distributed.state()
+            optimizer, others = self.distributed.state()
         state = {
             "step": self.done,
             "parameters": {name: p.detach() for name, p in self.parameters},

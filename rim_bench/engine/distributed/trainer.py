@@ -1,5 +1,4 @@
-"""Training on several processes: one optimizer step takes the same rows whatever their number, and gives the same
-gradients.
+"""Training on several processes: a step takes the same rows whatever their number, and gives the same gradients.
 
 The leader lays a step out, shards its rows so that every process has as many of every length, and sends each its share
 with the loss denominators of the whole batch. Every process computes its share as one module, which is what DDP and
@@ -137,7 +136,7 @@ class TrainerReplica:
         self.module: Any = _shard(group, backbone, step) if self.sharded else _replicate(group, backbone, step)
         self.parameters = trained_parameters(*self.trained)
         self.reset()
-        self.optimizer.load_state_dict(self._scattered(optimizer))
+        self.optimizer.load_state_dict(self._scattered(optimizer) if self.sharded else optimizer)
         if group.rank:
             _restore(randomness, group.rank, backbone.device)
 
@@ -196,8 +195,6 @@ class TrainerReplica:
 
     def _scattered(self, state: dict[str, Any]) -> dict[str, Any]:
         """A whole optimizer state as this process's shards of it."""
-        if not self.sharded:
-            return state
         from torch.distributed.tensor import distribute_tensor
 
         order = [p for parameters in self.optimizer.param_groups for p in parameters["params"]]
