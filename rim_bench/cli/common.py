@@ -174,7 +174,7 @@ def chosen_runs(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list
     if names:
         return [store.find(name) for name in names], []
     good, damaged = store.runs()
-    arms = [r for r in good if r.spec.get("role") not in ("start", "trial")]
+    arms = [r for r in good if r.spec.role not in ("start", "trial")]
     if not arms and not damaged:
         raise UsageError(
             f"no run is stored in {str(store.folder)!r}: `rim-bench run` makes some, --out names another results folder"

@@ -155,9 +155,9 @@ def sweep(
             execution=execution_of(context),
         )
     for point in points:
-        share = sum(bool(i["correct"]) for i in point.run.read_items(point.key)) / point.summary["n"]
+        share = sum(i.correct for i in point.run.read_items(point.key)) / point.summary.n
         setting = "default" if point.name is None else f"{point.name}={point.value}"
-        typer.echo(f"{point.run.id}  {point.label}  {setting}  {100 * share:.2f} % of {point.summary['n']}")
+        typer.echo(f"{point.run.id}  {point.label}  {setting}  {100 * share:.2f} % of {point.summary.n}")
 
 
 @app.command()

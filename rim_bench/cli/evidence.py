@@ -35,7 +35,7 @@ def baseline(
     store, entries = Store(out), []
     for run in (store.find(name) for name in runs):
         chosen, summary = choose(run, split, task, key)
-        if summary.get("quick") or run.spec.get("quick"):
+        if summary.quick or run.spec.quick:
             raise UsageError(
                 f"run {run.id!r} is a plumbing check (--quick), not a result: nothing is to be measured against it"
             )

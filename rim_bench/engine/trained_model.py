@@ -68,7 +68,7 @@ def load_trained(
         UsageError: the run is not trained, or its model folder is damaged.
     """
     folder = run.model_path() if folder is None else folder
-    method = method_of(run.spec)
+    method = method_of(run.spec.method)
     backbone = Backbone.load(folder, device=device, attention=attention)
     bridges = build_bridges(method, backbone, 0)
     file = folder / BRIDGES

@@ -190,7 +190,7 @@ def _do_share(
         backbone, bridges, spec = group.kept[MODEL]
     else:
         backbone, bridges = group.kept[TRAINING].backbone, group.kept[TRAINING].bridges
-    trained = TrainedModel(backbone, method_of(spec), bridges, spec)
+    trained = TrainedModel(backbone, method_of(spec.method), bridges, spec)
     results: list[Any] | str
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))

@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,14 @@ from rim_bench.evaluate.multiple_choice import ChoicePredictor
 from rim_bench.evaluate.predict import Prediction
 from rim_bench.evaluate.self_consistency import TEMPERATURE, sampling_of, votes_record
 from rim_bench.methods.method import Example, Method
-from rim_bench.storage.records import EvaluationRecord
+from rim_bench.storage.records import (
+    EvaluationRecord,
+    FloorRecord,
+    ItemRecord,
+    KnobRecord,
+    RuntimeRecord,
+    SettingsRecord,
+)
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical, read_json
@@ -112,7 +119,7 @@ class EvaluationRequest:
         digest = sha256(canonical(fields).encode()).hexdigest()[:10]
         return f"{self.task.name}-{self.split}-{digest}"
 
-    def knob(self, method: Method) -> dict[str, Any] | None:
+    def knob(self, method: Method) -> KnobRecord | None:
         """What of the method's default setting was turned; None for nothing. Several at once are named together."""
         name = method.effort_field
         turned: dict[str, Any] = {}
@@ -125,8 +132,8 @@ class EvaluationRequest:
         if self.split_passes:
             turned["passes"] = "split"
         if len(turned) < 2:
-            return next(({"name": n, "value": v} for n, v in turned.items()), None)
-        return {"name": "+".join(turned), "value": list(turned.values())}
+            return next((KnobRecord(name=name, value=value) for name, value in turned.items()), None)
+        return KnobRecord(name="+".join(turned), value=list(turned.values()))
 
     def dataset(self) -> Split:
         """The questions."""
@@ -144,30 +151,31 @@ def evaluate_run(
     on_items: Callable[[int, int], None] | None = None,
     told: Mapping[str, Any] | None = None,
 ) -> EvaluationRecord:
-    """Evaluate and store, unless the same evaluation is stored already; returns its summary, with `told` in it."""
-    key = request.key()
-    stored = evaluated(run, request)
-    if stored is not None:
+    """The summary of an evaluation, which is made and stored where it is not stored yet.
+
+    Args:
+        on_items: told how many questions are done, and of how many.
+        told: what the summary says in addition, by field (`rim_bench.evaluate.vocabulary_check.about`).
+    """
+    if (stored := evaluated(run, request)) is not None:
         return stored
     items, summary = evaluate(trained, request, on_items)
-    run.write_evaluation(key, items, {**summary, **(told or {})})
-    found = run.evaluation(key)
-    assert found is not None
-    return found
+    rows = [item.without(*_LEFT_OUT) for item in items] if request.curve else items
+    return run.write_evaluation(request.key(), rows, replace(summary, **(told or {})))
 
 
 def evaluated(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:
     """The stored summary of this evaluation of the run's weights as they are now, or None."""
     stored = run.evaluation(request.key())
     record = run.path / "model" / RECORD
-    if stored is not None and record.is_file() and stored.get("weights_sha256") != read_json(record).get("sha256"):
+    if stored is not None and record.is_file() and stored.weights_sha256 != read_json(record).get("sha256"):
         return None  # made of weights that were replaced
     return stored
 
 
 def evaluate(
     trained: TrainedModel, request: EvaluationRequest, on_items: Callable[[int, int], None] | None = None
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[ItemRecord], EvaluationRecord]:
     """Item records (SCIENCE rule: everything a paired comparison needs) and the summary of one evaluation.
 
     The test split goes through lm-eval; validation, which lm-eval is not told of, and the many points of a curve, which
@@ -189,8 +197,7 @@ def evaluate(
     items = [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
     if by_lm_eval:
         _agree(items, results, request.task)
-    summary = _summary(lm, request, dataset, items, seconds)
-    return [_slim(i) for i in items] if request.curve else items, summary
+    return items, _summary(lm, request, dataset, items, seconds)
 
 
 def _counter(dataset: Split, on_items: Callable[[int, int], None] | None) -> Callable[[int], None]:
@@ -225,7 +232,12 @@ def _offer(lm: RimLM, dataset: Split, task: Task) -> None:
 def validation_accuracy(trained: TrainedModel, request: EvaluationRequest) -> tuple[float, int]:
     """Share of right answers among the questions, and their number: scores only, no item records, probes or timings."""
     items = marked(trained, request, request.dataset())
-    return sum(bool(i["correct"]) for i in items) / len(items), len(items)
+    return accuracy_of(items), len(items)
+
+
+def accuracy_of(items: Sequence[ItemRecord]) -> float:
+    """Share of right answers."""
+    return sum(i.correct for i in items) / len(items)
 
 
 def marked(
@@ -233,7 +245,7 @@ def marked(
     request: EvaluationRequest,
     dataset: Split,
     on_items: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ItemRecord]:
     """Item records of the questions, in their order, through the adapter and scorer of every evaluation:
     no probes, timings or summary.
     """
@@ -289,11 +301,11 @@ def _directly(lm: RimLM, dataset: Split, request: EvaluationRequest) -> list[Pre
 
 def _item(
     request: EvaluationRequest, example: Example, answered: Prediction, decode_tokens: Callable[..., str]
-) -> dict[str, Any]:
+) -> ItemRecord:
     task = request.task
     tolerance = task.tolerance_at(example.answer)
     mark = answers.score(answered.text, example.answer, tolerance, task.kind)
-    item = {
+    item: dict[str, Any] = {
         "id": example.id,
         "task": task.name,
         "level": example.level,
@@ -323,83 +335,75 @@ def _item(
     if answered.blocks:
         marks = [answers.score(text, example.answer, tolerance, task.kind) for text in answered.blocks]
         item["blocks"] = [{"answer": m.answer, "correct": m.correct} for m in marks]
-    return item
+    return ItemRecord.from_json(item)
 
 
-def _slim(item: dict[str, Any]) -> dict[str, Any]:
-    """An item of a curve point: what scores, pairs and costs need.
-
-    What was asked stands in the run's default evaluation.
-    """
-    return {k: v for k, v in item.items() if k not in _LEFT_OUT}
-
-
-def _agree(items: Sequence[dict[str, Any]], results: dict[str, Any], task: Task) -> None:
+def _agree(items: Sequence[ItemRecord], results: dict[str, Any], task: Task) -> None:
     """lm-eval's aggregate and our records must say the same, or neither can be trusted."""
     metrics = results["results"][task.lm_eval_name]
     pairs = [("accuracy", "correct"), ("strict_match", "lm_eval_strict"), ("flexible_extract", "lm_eval_flexible")]
     for name, field in [pairs[0], ("accuracy_norm", "correct_norm")] if task.form == "choice" else pairs:
         (theirs,) = [float(v) for k, v in metrics.items() if k.split(",")[0] == name]
-        ours = sum(bool(i[field]) for i in items) / len(items)
+        ours = sum(bool(getattr(i, field)) for i in items) / len(items)
         if abs(ours - theirs) > 1e-9:
             raise RuntimeError(f"lm-eval's {name} is {theirs}, the item records say {ours}")
 
 
-def _floor(dataset: Split) -> dict[str, Any]:
+def _floor(dataset: Split) -> FloorRecord:
     """What an answer that looks at nothing gets: the most frequent one, or a guess among the choices where that is
     better.
     """
     common, count = Counter(e.answer for e in dataset.examples).most_common(1)[0]
     n = len(dataset.examples)
     guess = sum(1 / len(e.choices) for e in dataset.examples if e.choices) / n
-    return {"answer": GUESS, "accuracy": guess} if guess > count / n else {"answer": common, "accuracy": count / n}
+    if guess > count / n:
+        return FloorRecord(answer=GUESS, accuracy=guess)
+    return FloorRecord(answer=common, accuracy=count / n)
 
 
 def _summary(
-    lm: RimLM, request: EvaluationRequest, dataset: Split, items: Sequence[dict[str, Any]], seconds: float
-) -> dict[str, Any]:
+    lm: RimLM, request: EvaluationRequest, dataset: Split, items: Sequence[ItemRecord], seconds: float
+) -> EvaluationRecord:
     timed = (lm.answerer, {e.id: lm.question(e.question) for e in dataset.examples}, request.max_tokens, UNTIL)
     device, n, execution = lm.backbone.device, len(items), lm.trained.execution
     alone = latency(*timed)
     reset_peak(device)  # of answering a batch: what lm-eval holds and what only probes is not the method's
     together = throughput(*timed, request.batch_size)
-    return {
-        "schema": 1,
-        "task": request.task.name,
-        "task_title": request.task.title,
-        "task_version": request.task.version,
-        "evaluator_version": answers.EVALUATOR_VERSION,
-        "split": request.split,
-        "n": n,
-        "data_sha256": dataset.sha256,
-        "data_source": dataset.source,
-        "data_registered": dataset.registered,
-        **({"data_notes": list(dataset.notes)} if dataset.notes else {}),
-        "effort": request.effort,
-        "limit": request.limit,
-        "quick": request.quick,
-        "curve": request.curve,
-        "knob": request.knob(lm.trained.method),
-        **({"repeat": True} if request.repeat else {}),
-        **({"choice": CHOICE_RULE} if request.task.form == "choice" else {}),
-        "settings": {
-            "max_tokens": request.max_tokens,
-            "batch_size": request.batch_size,
-            "dtype": "bfloat16" if device.type == "cuda" else "float32",
-            "device": device.type,
-            **({"order": "shuffled"} if request.repeat else {}),
+    share = sum((i.batch_s or 0.0) / i.batch_size for i in items if i.batch_size)  # seconds of decoding alone
+    return EvaluationRecord(
+        task=request.task.name,
+        task_title=request.task.title,
+        task_version=request.task.version,
+        evaluator_version=answers.EVALUATOR_VERSION,
+        split=request.split,
+        n=n,
+        data_sha256=dataset.sha256,
+        data_source=dataset.source,
+        data_registered=dataset.registered,
+        data_notes=tuple(dataset.notes),
+        effort=request.effort,
+        limit=request.limit,
+        quick=request.quick,
+        curve=request.curve,
+        knob=request.knob(lm.trained.method),
+        repeat=request.repeat,
+        choice=CHOICE_RULE if request.task.form == "choice" else None,
+        settings=SettingsRecord(
+            max_tokens=request.max_tokens,
+            batch_size=request.batch_size,
+            dtype="bfloat16" if device.type == "cuda" else "float32",
+            device=device.type,
+            order="shuffled" if request.repeat else None,
             **({} if request.sampling is None else votes_record(request.sampling)),
-        },
-        "weights_sha256": lm.backbone.weights_sha256(),
-        "seconds": round(seconds, 3),
-        "examples_per_s": round(
-            n / max(1e-9, sum(i["batch_s"] / i["batch_size"] for i in items if i["batch_size"])), 3
-        ),  # decoding alone
-        "latency": alone,
-        "throughput": together,
-        **({} if execution.group is None else {"processes": execution.group.size}),
-        "peak_memory_bytes": peak_memory(device),
-        "runtime": runtime(device, execution),
-        "floor": _floor(dataset),
-        "prompt_note": PROMPT_DIFFERS if lm.differs else None,
-    }
+        ),
+        weights_sha256=lm.backbone.weights_sha256(),
+        seconds=round(seconds, 3),
+        examples_per_s=round(n / max(1e-9, share), 3),
+        latency=alone,
+        throughput=together,
+        processes=None if execution.group is None else execution.group.size,
+        peak_memory_bytes=peak_memory(device),
+        runtime=RuntimeRecord.from_json(runtime(device, execution)),
+        floor=_floor(dataset),
+        prompt_note=PROMPT_DIFFERS if lm.differs else None,
+    )

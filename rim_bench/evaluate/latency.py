@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from rim_bench.engine.generate import Completion, Stop
 from rim_bench.evaluate.predict import Predictor, answer_token
 from rim_bench.methods.layout import Layout
+from rim_bench.storage.records import LatencyRecord, ThroughputRecord, TimesRecord
 
 TIMED = 24  # questions timed one at a time
 WARM_UP = 3
@@ -22,7 +22,7 @@ Question = tuple[int, ...]
 
 def latency(
     answerer: Predictor, questions: Mapping[str, Question], limit: int, until: tuple[str, ...]
-) -> dict[str, Any]:
+) -> LatencyRecord:
     """Time to the first answer token and to the full answer, one question at a time, in milliseconds.
 
     The questions are timed in `rounds`, and a question's time is the median of its own: what else the machine did for a
@@ -44,13 +44,17 @@ def latency(
         (float(np.median([r[i][0] for r in rounds])), float(np.median([r[i][1] for r in rounds])))
         for i in range(len(layouts))
     ]
-    items = [[name, *(round(1000 * t, 3) for t in pair)] for (name, _), pair in zip(picked, times, strict=True)]
-    return {"batch": 1, "rounds": len(rounds), "n": len(times), **_both(times), "items": items}
+    questions_ms = tuple(
+        (name, round(1000 * first, 3), round(1000 * full, 3))
+        for (name, _), (first, full) in zip(picked, times, strict=True)
+    )
+    first_ms, full_ms = _milliseconds(times)
+    return LatencyRecord(rounds=len(rounds), n=len(times), ttft_ms=first_ms, full_ms=full_ms, questions=questions_ms)
 
 
 def throughput(
     answerer: Predictor, questions: Mapping[str, Question], limit: int, until: tuple[str, ...], batch: int
-) -> dict[str, Any]:
+) -> ThroughputRecord:
     """The same times for questions answered `batch` together, each until its own answer is whole, and questions a
     second.
 
@@ -69,7 +73,10 @@ def throughput(
             times += took
             seconds += whole
     speed = round(len(times) / seconds, 3) if seconds else None
-    return {"batch": size, "rounds": len(batches), "n": len(times), **_both(times), "examples_per_s": speed}
+    first_ms, full_ms = _milliseconds(times)
+    return ThroughputRecord(
+        batch=size, rounds=len(batches), n=len(times), ttft_ms=first_ms, full_ms=full_ms, examples_per_s=speed
+    )
 
 
 def _fitting(answerer: Predictor, questions: Mapping[str, Question]) -> list[tuple[str, Layout]]:
@@ -105,15 +112,14 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _both(times: Sequence[tuple[float, float]]) -> dict[str, dict[str, float | None]]:
-    return {
-        "ttft_ms": _milliseconds([first for first, _ in times]),
-        "full_ms": _milliseconds([full for _, full in times]),
-    }
-
-
-def _milliseconds(values: Sequence[float]) -> dict[str, float | None]:
-    if not values:
-        return {"median": None, "p95": None, "mean": None}
-    found = {"median": np.median(values), "p95": np.quantile(values, 0.95), "mean": np.mean(values)}
-    return {name: round(1000 * float(value), 3) for name, value in found.items()}
+def _milliseconds(times: Sequence[tuple[float, float]]) -> tuple[TimesRecord, TimesRecord]:
+    """Of the first answer token and of the whole answer, over the questions."""
+    if not times:
+        return TimesRecord(), TimesRecord()
+    ms = 1000 * np.array(times)
+    median, p95, mean = np.median(ms, axis=0), np.quantile(ms, 0.95, axis=0), ms.mean(axis=0)
+    first, full = (
+        TimesRecord(median=round(float(median[k]), 3), p95=round(float(p95[k]), 3), mean=round(float(mean[k]), 3))
+        for k in (0, 1)
+    )
+    return first, full

@@ -161,7 +161,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        return f"{self.trained.spec['backbone']['name']} ({NAME})"
+        return f"{self.trained.spec.backbone.name} ({NAME})"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         return list(self.backbone.encode(string))
@@ -207,9 +207,9 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         note, sampling = PROMPT_DIFFERS if self.differs else None, self.answerer.sampling
         drawn = {} if sampling is None else {f"rim_bench_{k}": v for k, v in votes_record(sampling).items()}
         return {
-            "rim_bench_method": spec["method"],
-            "rim_bench_backbone": spec["backbone"],
-            "rim_bench_seed": spec["seed"],
+            "rim_bench_method": spec.method.to_json(),
+            "rim_bench_backbone": spec.backbone.to_json(),
+            "rim_bench_seed": spec.seed,
             "rim_bench_prompt_note": note,
             "rim_bench_prompts_that_differ": self.differs,
             "rim_bench_overlong_prompts": self.overlong,

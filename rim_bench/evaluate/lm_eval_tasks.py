@@ -191,7 +191,7 @@ class LmEvalRequest:
     def stored(self, run: Run) -> LmEvalRecord | None:
         """The summary of this evaluation of the run's weights as they are now, or None."""
         found, record = run.lm_eval_evaluations.read(self.key()), run.path / "model" / RECORD
-        if found is not None and record.is_file() and found.get("weights_sha256") != read_json(record).get("sha256"):
+        if found is not None and record.is_file() and found.weights_sha256 != read_json(record).get("sha256"):
             return None  # made of weights that were replaced
         return found
 

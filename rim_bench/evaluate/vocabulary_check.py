@@ -13,7 +13,7 @@ from rim_bench.data.datasets import training_data
 from rim_bench.data.task import load_task
 from rim_bench.engine.backbone import Backbone
 from rim_bench.methods.method import Example
-from rim_bench.storage.records import RunSpec
+from rim_bench.storage.records import RunSpec, TrainedOnRecord, UnseenTextRecord
 from rim_bench.util.errors import UsageError
 
 MOST = 0.5
@@ -33,13 +33,13 @@ def shown(backbone: Backbone, examples: Iterable[Example]) -> frozenset[int]:
 
 def training_examples(spec: RunSpec, data: Path | None) -> tuple[Example, ...] | None:
     """The examples that a run was trained on, by its specification; None where they are not there, or not the same."""
-    given = spec["task"]
+    task_spec = spec.task
     try:
-        task = load_task(given["name"])
-        train, _ = training_data(task, data=data, steps=given["steps"], limit=given.get("limit"), allow_changed=True)
+        task = load_task(task_spec.name)
+        train, _ = training_data(task, data=data, steps=task_spec.steps, limit=task_spec.limit, allow_changed=True)
     except UsageError:
         return None
-    return train.examples if train.sha256 == given["train_sha256"] else None
+    return train.examples if train.sha256 == task_spec.train_sha256 else None
 
 
 _known: dict[tuple[str, str], frozenset[int]] = {}
@@ -50,7 +50,7 @@ def shown_in_training(backbone: Backbone, spec: RunSpec, data: Path | None) -> f
     there.
     """
     tokenizer = sha256(backbone.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    key = (str(spec["task"]["train_sha256"]), tokenizer)
+    key = (str(spec.task.train_sha256), tokenizer)
     if key not in _known:
         examples = training_examples(spec, data)
         if examples is None:
@@ -65,7 +65,7 @@ class CannotBeAsked(UsageError):
 
 def check_text(
     backbone: Backbone, known: frozenset[int] | None, questions: Sequence[tuple[str, str]], trained_on: str, task: str
-) -> dict[str, Any]:
+) -> UnseenTextRecord:
     """What a summary says of unseen tokens: how many questions hold one, None where the training text is not there to
     tell.
 
@@ -77,7 +77,7 @@ def check_text(
         CannotBeAsked: more than `MOST` of the questions do: the run would be asked in letters that it never learned.
     """
     if known is None:
-        return {"questions": None, "n": len(questions)}
+        return UnseenTextRecord(n=len(questions))
     odd = [(name, text) for name, text in questions if not known.issuperset(backbone.encode_question(text))]
     if len(odd) > MOST * len(questions):
         (name, text), *_ = odd
@@ -89,7 +89,7 @@ def check_text(
             f"most {MOST:.0%} may: "
             "evaluate the run on tasks in the same words, or train on this one"
         )
-    return {"questions": len(odd), "n": len(questions)}
+    return UnseenTextRecord(questions=len(odd), n=len(questions))
 
 
 def about(
@@ -100,10 +100,13 @@ def about(
     Raises:
         CannotBeAsked: a tokenizer from scratch that never saw the text of most questions.
     """
-    given = spec["task"]
-    told: dict[str, Any] = {"trained_on": {k: given.get(k) for k in ("name", "train_sha256", "train_rows", "limit")}}
-    if spec["backbone"].get("kind") != "scratch":
-        return told
-    return told | {
-        "unseen_text": check_text(backbone, shown_in_training(backbone, spec, data), questions, given["name"], name)
+    own = spec.task
+    told: dict[str, Any] = {
+        "trained_on": TrainedOnRecord(
+            name=own.name, train_sha256=own.train_sha256, train_rows=own.train_rows, limit=own.limit
+        )
     }
+    if spec.backbone.kind == "scratch":
+        known = shown_in_training(backbone, spec, data)
+        told["unseen_text"] = check_text(backbone, known, questions, own.name, name)
+    return told

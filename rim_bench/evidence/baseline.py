@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rim_bench.evidence.stats.clustered import source_numbers
-from rim_bench.storage.records import EvaluationRecord, RunSpec, spec_id
+from rim_bench.storage.records import EvaluationRecord, RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical, read_json, write_bytes_atomic
@@ -30,7 +30,6 @@ from rim_bench.util.text import natural_key
 HEADER = "# Measured accuracies, item by item, for `rim-bench check`; written by `rim-bench baseline`, not by hand."
 FORMAT = 1
 LINE = 100  # items a line
-_SETTINGS = ("max_tokens", "votes", "temperature", "sample_seed", "batch_size", "dtype", "device", "order")
 
 
 class Questions(NamedTuple):
@@ -105,27 +104,23 @@ class BaselineEntry:
 
 def questions_of(summary: EvaluationRecord) -> Questions:
     """The questions of an evaluation, as far as its summary tells (not the hash of the ids)."""
-    task, version, evaluator, split, data = (str(summary.get(k, "")) for k in Questions._fields[:5])
-    n = summary.get("n")
-    return Questions(task, version, evaluator, split, data, n if isinstance(n, int) else 0)
+    named = (summary.task or "", summary.task_version, summary.evaluator_version, summary.split, summary.data_sha256)
+    task, version, evaluator, split, data = map(str, named)
+    return Questions(task, version, evaluator, split, data, summary.n if isinstance(summary.n, int) else 0)
 
 
 def setting_of(spec: RunSpec, summary: EvaluationRecord) -> Setting:
     """What was evaluated. Raises UsageError for a specification without a method."""
-    method = spec.get("method")
-    if not isinstance(method, Mapping) or "name" not in method:
+    if not spec.method.name:
         raise UsageError("its specification names no method")
-    knob, effort, settings = summary.get("knob"), summary.get("effort"), summary.get("settings")
-    settings = settings if isinstance(settings, Mapping) else {}
-    turned = "" if effort is None or "knob" in summary else f"effort={effort}"
-    if isinstance(knob, Mapping):
-        turned = f"{knob.get('name')}={knob.get('value')}"
-    votes, tokens = settings.get("votes"), settings.get("max_tokens")
-    if votes:
-        votes = f"{votes} at temperature {settings.get('temperature')}, seed {settings.get('sample_seed')}"
-    others = ", ".join(f"{k}={v}" for k, v in sorted(settings.items()) if k not in _SETTINGS and v)
-    label, start = str(method.get("label") or method["name"]), str(spec.get("start") or "")
-    return Setting(label, start, turned, "" if tokens is None else str(tokens), votes or "", others)
+    knob, effort, how = summary.knob, summary.effort, summary.generation
+    turned = "" if effort is None or summary.says("knob") else f"effort={effort}"
+    if knob is not None:
+        turned = f"{knob.name}={knob.value}"
+    votes = f"{how.votes} at temperature {how.temperature}, seed {how.sample_seed}" if how.votes else ""
+    tokens = "" if how.max_tokens is None else str(how.max_tokens)
+    others = ", ".join(f"{k}={v}" for k, v in sorted(how.extra.items()) if v)
+    return Setting(spec.method.title, spec.start or "", turned, tokens, votes, others)
 
 
 def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
@@ -135,26 +130,21 @@ def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
         UsageError: no items, an id twice, an answer that is neither right nor wrong, or files that do not fit together.
     """
     where = f"evaluation {key!r} of run {run.id!r}"
-    if run.id != spec_id(run.spec):
+    if run.id != run.spec.id:
         raise UsageError(
             f"run folder {str(run.path)!r} does not carry the id of its spec.json: one of them was changed"
         )
-    weights, used = run.path / "model" / "backbone.json", summary.get("weights_sha256")
-    if "weights_sha256" in summary and weights.is_file() and read_json(weights).get("sha256") != used:
+    weights, used = run.path / "model" / "backbone.json", summary.weights_sha256
+    if used is not None and weights.is_file() and read_json(weights).get("sha256") != used:
         raise UsageError(f"{where} was made of weights that were replaced since: evaluate the run again")
     try:
-        items = [
-            (str(i.get("level") or ""), str(i["id"]), i["correct"], str(i.get("cluster") or ""))
-            for i in run.read_items(key)
-        ]
+        items = [(i.level or "", i.id, i.correct, i.cluster or "") for i in run.read_items(key)]
     except (ValueError, EOFError, gzip.BadGzipFile, zlib.error, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{where} is damaged: its items cannot be read ({type(error).__name__}: {error})") from None
     if not items:
         raise UsageError(f"{where} has no items")
-    if len(items) != summary.get("n"):
-        raise UsageError(
-            f"{where} is damaged: its summary speaks of {summary.get('n')} items, but there are {len(items)}"
-        )
+    if len(items) != summary.n:
+        raise UsageError(f"{where} is damaged: its summary speaks of {summary.n} items, but there are {len(items)}")
     counts = Counter(name for _, name, _, _ in items)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise UsageError(f"{where} has the item id {twice[0]!r} more than once")
@@ -167,15 +157,18 @@ def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
         answers.setdefault(level, []).append(correct)
         sources.setdefault(level, []).append(source)
     ids = hashlib.sha256(canonical([[level, name] for level, name, _, _ in items]).encode()).hexdigest()
-    recipe = canonical({k: v for k, v in run.spec.items() if k not in ("seed", "parent")})
+    recipe, how = canonical(run.spec.recipe), summary.generation
     origin = {
-        "seed": int(run.spec.get("seed") or 0),
+        "seed": run.spec.seed,
         "run": run.id,
         "key": key,
         "weights_sha256": used,
         "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
-        "items_sha256": (summary.get("items") or {}).get("sha256"),
-        **{k: (summary.get("settings") or {}).get(k) for k in ("dtype", "device", "batch_size", "order")},
+        "items_sha256": None if summary.stored_items is None else summary.stored_items.sha256,
+        "dtype": how.dtype,
+        "device": how.device,
+        "batch_size": how.batch_size,
+        "order": how.order,
     }
     return BaselineEntry(
         questions_of(summary)._replace(ids_sha256=ids),
@@ -202,10 +195,10 @@ def choose(
     fitting = {
         k: s
         for k, s in stored.items()
-        if not (s.get("curve") or s.get("repeat"))
+        if not (s.curve or s.repeat)
         and setting_of(run.spec, s).default
-        and split in (None, s.get("split"))
-        and task in (None, s.get("task"))
+        and split in (None, s.split)
+        and task in (None, s.task)
     }
     wanted = f"{split or 'any split'}" + (f" of task {task}" if task else "")
     if not fitting:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 from rim_bench.evidence import degenerate
 from rim_bench.evidence.pairs import Pair, PairedDifference, Whole, adjusted, contrasts
-from rim_bench.evidence.rows import Group, Row, Subset, budget_of
+from rim_bench.evidence.rows import Group, Row, Subset
 from rim_bench.evidence.stats import tests
 from rim_bench.methods.controls import ANY, CONTROLS, OWN_STARTS, Control, warm_controls
+from rim_bench.storage.records import KnobRecord
 from rim_bench.util.text import format_p, format_percent, format_points
 
 DIRECT = "direct"
@@ -81,9 +82,9 @@ class _PairIndex:
         """Why an ablation of a row is no headline; empty where the row is called higher than every separately trained
         direct of its start and budget, after Holm over the claims as the claim itself must be.
         """
-        start_and_budget = (row.first.spec.get("start"), budget_of(row.first.spec))
+        start_and_budget = (row.first.spec.start, row.first.spec.total_budget)
         directs = [r for r in self.group.rows if r.method == DIRECT and r.first.default]
-        directs = [r for r in directs if (r.first.spec.get("start"), budget_of(r.first.spec)) == start_and_budget]
+        directs = [r for r in directs if (r.first.spec.start, r.first.spec.total_budget) == start_and_budget]
         if not directs:
             return "there is no separately trained direct of its start and budget"
         for direct in directs:
@@ -119,7 +120,7 @@ def findings(group: Group, pairs: Sequence[Pair]) -> list[Finding]:
     out = []
     for row, control, other, own_pairs, missing in links:
         if other is None:
-            start = control.start or row.first.spec.get("start")
+            start = control.start or row.first.spec.start
             name = control.method if start == "recipe" else f"{control.method} (from {start})"
             says = {"": ClaimVerdict(ClaimOutcome.NO_ROW, missing)}
         else:
@@ -133,7 +134,7 @@ def _links(row: Row, index: _PairIndex) -> Iterator[_Link]:
     """One compared row with each control that trains and each row of that control."""
     if row.method == DIRECT or row.method in _SPECIFIC:
         return
-    own_start, settings = row.first.spec.get("start"), row.first.spec["method"].get("settings") or {}
+    own_start, settings = row.first.spec.start, row.first.spec.method.settings
     warm = [name for field, name in OWN_STARTS.items() if own_start == "recipe" and (settings.get(field) or 0) > 0]
     controls = [
         *(c for c in ANY if c.method != row.method),
@@ -144,8 +145,8 @@ def _links(row: Row, index: _PairIndex) -> Iterator[_Link]:
     for control in controls:
         start = control.start or own_start
         rows = [r for r in index.group.rows if r.method == control.method and r.first.default]
-        rows = [r for r in rows if r.first.spec.get("start") == start]
-        alike = [r for r in rows if budget_of(r.first.spec) == budget_of(row.first.spec)]
+        rows = [r for r in rows if r.first.spec.start == start]
+        alike = [r for r in rows if r.first.spec.total_budget == row.first.spec.total_budget]
         for other in alike or rows:
             if pairs := {s.name: pair for s in scopes if (pair := index.get(s, row, other)) is not None}:
                 yield _Link(row, control, other, pairs)
@@ -156,8 +157,8 @@ def _links(row: Row, index: _PairIndex) -> Iterator[_Link]:
 def _verdict(pair: Pair, row: Row, other: Row, control: Control, holm_seeds: float | None) -> ClaimVerdict:
     """What a trained control says; `holm_seeds` is the seeds' p adjusted over the claims."""
     difference = pair.difference if pair.first is row else -pair.difference
-    apart = [] if budget_of(row.first.spec) == budget_of(other.first.spec) else ["another training budget"]
-    settings, theirs = (r.first.spec["method"].get("settings") or {} for r in (row, other))
+    apart = [] if row.first.spec.total_budget == other.first.spec.total_budget else ["another training budget"]
+    settings, theirs = (r.first.spec.method.settings for r in (row, other))
     try:
         shared = {} if control.matched is None else control.matched(settings)
     except KeyError:  # an older run did not record the setting
@@ -184,9 +185,9 @@ def _verdict(pair: Pair, row: Row, other: Row, control: Control, holm_seeds: flo
 def evaluated_controls(group: Group, control: Control) -> Iterator[tuple[Row, Row]]:
     """The default evaluation of some runs beside the one that is this control."""
     for turned in (r for r in group.rows if r.method == control.method and not r.first.default):
-        knob, effort = turned.first.summary.get("knob") or {}, turned.first.summary.get("effort")
-        split = control.split_passes and knob.get("name") == "passes" and knob.get("value") == "split"
-        if split or (control.effort is not None and effort == control.effort and knob.get("name") != "votes"):
+        knob, effort = turned.first.summary.knob or KnobRecord(), turned.first.summary.effort
+        split = control.split_passes and knob.name == "passes" and knob.value == "split"
+        if split or (control.effort is not None and effort == control.effort and knob.name != "votes"):
             yield from ((r, turned) for r in group.rows if r.first.default and r.runs == turned.runs)
 
 
@@ -221,9 +222,10 @@ def _same_answers(row: Row, turned: Row) -> ClaimVerdict:
     for first, second in zip(row.parts, turned.parts, strict=True):
         for i, item in first.items.items():
             other = second.items[i]
-            field = "output" if "output" in item and "output" in other else "answer"
-            total, apart = total + 1, apart + (item.get(field) != other.get(field))
-            answered += item.get(field) not in (None, "")
+            outputs = (item.output, other.output)
+            mine, theirs = (item.answer, other.answer) if None in outputs else outputs
+            total, apart = total + 1, apart + (mine != theirs)
+            answered += mine not in (None, "")
     if not answered:
         return ClaimVerdict(ClaimOutcome.NOT_SHOWN, "every output is empty")
     if apart:

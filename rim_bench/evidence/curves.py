@@ -66,13 +66,13 @@ class Point:
         None where a seed has fewer than `TIMED` of them. Older evaluations do not say which questions they timed: then
         it is the mean over all of them.
         """
-        wanted, column = set(ids), 1 if kind == "ttft_ms" else 2
+        wanted = set(ids)
         means: list[float] = []
         for part in self.row.parts:
-            latency = part.summary.get("latency") or {}
-            mean = (latency.get(kind) or {}).get("mean")
-            if latency.get("items") is not None:
-                times = [line[column] for line in latency["items"] if line[0] in wanted and line[column] is not None]
+            latency, mean = part.summary.latency, part.summary.time("latency", kind, "mean")
+            if latency is not None and latency.questions is not None:
+                lines = [(first, full) for i, first, full in latency.questions if i in wanted]
+                times = [t for line in lines if (t := line[kind == "full_ms"]) is not None]
                 mean = intervals.mean(times) if len(times) >= TIMED else None
             if mean is None:
                 return None
@@ -82,8 +82,8 @@ class Point:
     @property
     def pooled(self) -> bool:
         """Whether an evaluation does not say which questions it timed."""
-        latencies = [p.summary.get("latency") or {} for p in self.row.parts]
-        return any(latency.get("full_ms") and latency.get("items") is None for latency in latencies)
+        latencies = [latency for p in self.row.parts if (latency := p.summary.latency) is not None]
+        return any(latency.full_ms is not None and latency.questions is None for latency in latencies)
 
     def solved(self, ids: Sequence[str]) -> NDArray[np.float64]:
         """[seeds, items]: 1 where correct."""
@@ -122,7 +122,7 @@ class Curve:
 def curves_of(group: Group, evaluations: Iterable[Evaluation]) -> tuple[list[Curve], list[LeftOut]]:
     """The curves of a group's rows, and each setting that no curve could take.
 
-    `evaluations` are those with `summary["curve"]` of any runs (`rows.read(runs, curve=True)`); those of other groups
+    `evaluations` are those with `summary.curve` of any runs (`rows.read(runs, curve=True)`); those of other groups
     are passed over. A point needs an evaluation of every seed of its row, on the same items and with the same settings
     but for the knob.
     """
@@ -146,8 +146,8 @@ def curves_of(group: Group, evaluations: Iterable[Evaluation]) -> tuple[list[Cur
 
 
 def _setting(e: Evaluation) -> str:
-    knob = e.summary.get("knob")
-    return f"{knob.get('name')}={knob.get('value')}" if isinstance(knob, Mapping) else e.key
+    knob = e.summary.knob
+    return e.key if knob is None else f"{knob.name}={knob.value}"
 
 
 def _base(e: Evaluation, knob: str) -> str:
@@ -164,14 +164,14 @@ def _curves(
     left_out: list[LeftOut] = []
     for part in row.parts:
         for e in sorted(by_run.get(part.run, ()), key=lambda e: e.key):
-            knob = e.summary.get("knob")
-            if not isinstance(knob, Mapping) or not isinstance(knob.get("value"), int | float):
+            knob = e.summary.knob
+            if knob is None or not isinstance(knob.value, int | float):
                 continue
-            if _base(e, knob["name"]) != _base(part, knob["name"]):
+            if _base(e, knob.name) != _base(part, knob.name):
                 continue
-            temperature = e.settings.get("temperature") if knob["name"] == "votes" else None
+            temperature = e.settings.get("temperature") if knob.name == "votes" else None
             note = "" if temperature is None else f"temperature {temperature:g}"
-            runs = knobs.setdefault((str(knob["name"]), note), {}).setdefault(float(knob["value"]), {})
+            runs = knobs.setdefault((knob.name, note), {}).setdefault(float(knob.value), {})
             taken.add((e.run, e.key))
             if runs.setdefault(part.run, e) is not e:
                 detail = f"{_setting(e)} was evaluated twice for seed {part.seed}; {e.key} is left out"
@@ -180,7 +180,7 @@ def _curves(
         return [Curve(row, None, "", (Point(row, None, None, True),))], left_out
     curves, ids = [], list(row.first.items)
     names = [name for name, _ in knobs]
-    defaults = row.first.spec["method"].get("settings") or {}
+    defaults = row.first.spec.method.settings
     defaults = {**defaults, "votes": 1, "max_tokens": row.first.settings.get("max_tokens")}
     for (name, note), values in sorted(knobs.items()):
         note = note if names.count(name) > 1 else ""

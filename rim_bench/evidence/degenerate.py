@@ -69,13 +69,13 @@ def flags(group: Group, pairs: Sequence[Pair]) -> list[Flag]:
 
 def _asked(part: Evaluation, scope: Subset) -> list[str]:
     """Ids of the questions that were not too long."""
-    return [i for i in scope.ids if not part.items[i].get("overlong")]
+    return [i for i in scope.ids if not part.items[i].overlong]
 
 
 def _rates(row: Row, scope: Subset, kind: str) -> list[float]:
     """Share of such outputs for each seed, of the questions that were asked; 0 where none was."""
     return [
-        sum(bool(part.items[i].get(kind)) for i in ids) / len(ids) if (ids := _asked(part, scope)) else 0.0
+        sum(bool(getattr(part.items[i], kind)) for i in ids) / len(ids) if (ids := _asked(part, scope)) else 0.0
         for part in row.parts
     ]
 
@@ -84,7 +84,9 @@ def unreadable(row: Row, scope: Subset) -> float:
     """Share of wrong answers that are empty, unparseable or capped, mean over the seeds: a row could gain no more."""
     return mean(
         [
-            sum(not part.items[i]["correct"] and any(part.items[i].get(k) for k in KINDS) for i in _asked(part, scope))
+            sum(
+                not part.items[i].correct and any(getattr(part.items[i], k) for k in KINDS) for i in _asked(part, scope)
+            )
             / max(1, len(scope.ids))
             for part in row.parts
         ]
@@ -101,8 +103,8 @@ def _one_answer(group: Group, row: Row, scope: Subset) -> Iterator[Flag]:
     over: list[tuple[float, str]] = []  # by seed
     for part in row.parts:
         items = [part.items[i] for i in _asked(part, scope)]
-        answers = Counter(str(i["answer"]) for i in items if i.get("answer") not in (None, ""))
-        if len({str(i.get("reference")) for i in items}) < 2 or not answers:
+        answers = Counter(str(i.answer) for i in items if i.answer not in (None, ""))
+        if len({str(i.reference) for i in items}) < 2 or not answers:
             continue  # one answer to one question, or to many with the same reference, is no finding
         answer, count = min(answers.items(), key=lambda a: (-a[1], a[0]))
         if count / len(items) >= bar:
@@ -119,7 +121,7 @@ def _collapsed_chains(group: Group, row: Row, pairs: Sequence[Pair]) -> Iterator
     if head.ood or not row.first.default:
         return
     directs = [r for r in group.rows if r.method == "direct" and r.first.default and not group.at_floor(r, head)]
-    directs = [r for r in directs if r.first.spec.get("start") == row.first.spec.get("start")] or directs
+    directs = [r for r in directs if r.first.spec.start == row.first.spec.start] or directs
     if not directs:
         return
     likely = "likely a data-format fault (step format, answer mark or stop token), not what a chain of thought is worth"

@@ -262,7 +262,7 @@ def check(run: Run, name: str, entries: Sequence[BaselineEntry], gate: Gate, rep
         NotComparable: no entry, or several, fit.
     """
     key, summary, fitting = _match(run, entries, gate.key)
-    if summary.get("quick") or run.spec.get("quick"):
+    if summary.quick or run.spec.quick:
         raise UsageError(f"run {run.id!r} is a plumbing check (--quick), not a result")
     mine = measured(run, key, summary)
     same_items = [e for e in fitting if difference(mine.questions, e.questions) is None]
@@ -292,7 +292,7 @@ def _match(
         raise UsageError(f"run {run.id!r} is not evaluated: `rim-bench eval` does it")
     if key is not None and key not in stored:
         raise UsageError(f"run {run.id!r} has no evaluation {key!r}: it has {', '.join(stored)}")
-    if key is not None and stored[key].get("repeat"):
+    if key is not None and stored[key].repeat:
         raise UsageError(
             f"evaluation {key!r} of run {run.id!r} is a repeat, which gives the noise floor and is not gated: leave "
             "out --key"
@@ -300,7 +300,7 @@ def _match(
     fits: dict[str, list[BaselineEntry]] = {}
     misfits: list[tuple[int, str]] = []
     for name, summary in stored.items():
-        if key not in (None, name) or summary.get("repeat"):
+        if key not in (None, name) or summary.repeat:
             continue
         questions, setting = questions_of(summary), setting_of(run.spec, summary)
         for entry in entries:
@@ -317,7 +317,7 @@ def _match(
         raise NotComparable(f"run {run.id!r} and the baseline do not fit: {max(misfits, key=lambda m: m[0])[1]}")
     names = list(fits)
     if len(names) > 1:  # such as on another kind of device
-        names = [n for n in names if _runtime(stored[n].get("settings") or {}) in [_runtime(e.origin) for e in fits[n]]]
+        names = [n for n in names if _runtime(stored[n].generation.to_json()) in [_runtime(e.origin) for e in fits[n]]]
     if len(names) != 1:
         raise UsageError(
             f"run {run.id!r} has several evaluations that fit the baseline: choose one with --key, {', '.join(fits)}"
@@ -369,8 +369,8 @@ def noise_of(mine: BaselineEntry, other: Run, levels: Sequence[str] = (), *, rep
     out = []
     for key, summary in other.evaluations().items():
         same_setting = setting_of(other.spec, summary) == mine.setting
-        weights = summary.get("weights_sha256")
-        if (repeats_only and not summary.get("repeat")) or weights is None:
+        weights = summary.weights_sha256
+        if (repeats_only and not summary.repeat) or weights is None:
             continue
         if not same_setting or weights != mine.origin.get("weights_sha256"):
             continue

@@ -16,7 +16,6 @@ from rim_bench.evidence.ranking import Rank, RankingGroup, ranking
 from rim_bench.evidence.rows import Accuracy, Row, Subset, stamp
 from rim_bench.evidence.stats.intervals import Interval
 from rim_bench.util.files import Record
-from rim_bench.util.text import backbone_label
 
 TARGETS = (0.25, 0.5, 0.75, 0.9)  # accuracies whose FLOPs are looked up
 COLUMNS = (
@@ -158,7 +157,7 @@ class LeaderboardNumbers:
         }  # fmt: skip
         whole = {
             "record": "section", "task_version": facts.task_version, "evaluator_version": facts.evaluator_version,
-            "data_sha256": facts.data, "backbone": backbone_label(rows[0].first.spec.get("backbone")),
+            "data_sha256": facts.data, "backbone": rows[0].first.spec.backbone.label,
         }  # fmt: skip
         out: list[Record] = [base | whole]
         for scope in contest.scopes:

@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from rim_bench.evidence.rows import Group, Row, Subset, budget_of
+from rim_bench.evidence.rows import Group, Row, Subset
 from rim_bench.evidence.stats import clustered, tests
 from rim_bench.evidence.stats.intervals import Interval, Resampler
 
@@ -245,5 +245,5 @@ def pairs(group: Group) -> list[Pair]:
 def differing(first: Row, second: Row) -> tuple[Differs, ...]:
     """What else than the method may explain a difference between two rows: another start, another training budget."""
     a, b = first.first.spec, second.first.spec
-    apart = {Differs.START: a.get("start") != b.get("start"), Differs.BUDGET: budget_of(a) != budget_of(b)}
+    apart = {Differs.START: a.start != b.start, Differs.BUDGET: a.total_budget != b.total_budget}
     return tuple(what for what, differs in apart.items() if differs)

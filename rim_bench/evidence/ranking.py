@@ -213,7 +213,7 @@ def one_each(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], list[
     """
 
     def settings(e: Evaluation) -> str:
-        return canonical([_task(e), e.settings, e.summary.get("prompt_note")])
+        return canonical([_task(e), e.settings, e.summary.prompt_note])
 
     common = Counter(s for _, s in {(e.run, settings(e)) for e in evaluations})
     batches = Counter(e.batch for e in evaluations)
@@ -234,7 +234,7 @@ def one_each(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], list[
 
 
 def _task(e: Evaluation) -> str:
-    return str(e.summary.get("task") or e.summary.get("task_title") or e.spec["task"]["name"])
+    return str(e.summary.task or e.summary.task_title or e.spec.task.name)
 
 
 _MUST_AGREE: Mapping[str, Callable[[ComparisonKey], str]] = {
@@ -292,7 +292,7 @@ def _divide(group: Group, heading: str, curves: Sequence[Curve]) -> list[Ranking
             trials = training_budgets.tuning_trials(row)
             counted = training_budgets.total_flops(row) is not None
             if kind == training_budgets.FLOPS and not missed and trials is not None and counted:
-                classes.setdefault((str(row.first.spec["task"].get("train_sha256")), trials), []).append(row)
+                classes.setdefault((str(row.first.spec.task.train_sha256), trials), []).append(row)
         whole = [c for c in classes.values() if len(c) == len(rows)]
         for _, members in sorted(classes.items()):
             if whole or len(members) > 1:

@@ -171,7 +171,7 @@ def retrainings(
     recipes: dict[tuple[Setting, Any], list[BaselineEntry]] = {}
     for run in runs:
         key, summary = choose(run, split, task)
-        if summary.get("quick") or run.spec.get("quick"):
+        if summary.quick or run.spec.quick:
             raise UsageError(f"run {run.id!r} is a plumbing check (--quick), not a result")
         entry = measured(run, key, summary)
         recipes.setdefault((entry.setting, entry.origin["recipe_sha256"]), []).append(entry)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rim_bench.data.datasets import GUESS
 from rim_bench.evidence.stats import clustered, intervals
 from rim_bench.evidence.stats.intervals import Interval
-from rim_bench.storage.records import EvaluationRecord, ItemRecord, RunSpec, TrainingRecord
+from rim_bench.storage.records import EvaluationRecord, ItemRecord, RunSpec, RuntimeRecord, TrainingRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import QUICK
-from rim_bench.util.text import backbone_short, format_flops, format_number, leaves, natural_key, short
+from rim_bench.util.text import format_flops, format_number, leaves, natural_key, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 ORDER = ("direct", "pause", "cot", "coconut", "rim")
 CHANGED = "changed data"
-_FACTS = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
 _CURVE_FIELDS = ("correct", "overlong", "passes", "flops_prefill", "flops_decode")  # that a point of a curve needs
 
 
@@ -59,59 +58,72 @@ class Evaluation:
     @property
     def seed(self) -> int:
         """The training seed."""
-        return int(self.spec.get("seed", 0))
+        return self.spec.seed
 
     @property
     def quick(self) -> bool:
         """Whether training or evaluation was a plumbing check."""
-        return bool(self.spec.get("quick") or self.summary.get("quick"))
+        return bool(self.spec.quick or self.summary.quick)
 
     @property
     def curve(self) -> bool:
         """Whether it is a point of an inference curve, and so no row of a comparison."""
-        return bool(self.summary.get("curve"))
+        return self.summary.curve
 
     @property
     def default(self) -> bool:
         """Whether it is the method's default setting."""
-        return self.summary.get("effort") is None and self.summary.get("knob") is None
+        return self.summary.default
 
     @property
     def settings(self) -> Record:
-        """How it was evaluated, but for the batch, which changes no answer."""
-        return {k: v for k, v in (self.summary.get("settings") or {}).items() if k != "batch_size"}
+        """How it was evaluated, as JSON, but for the batch, which changes no answer."""
+        return self.summary.generation.without("batch_size")
 
     @property
     def batch(self) -> str:
         """The batch size it was evaluated with."""
-        return str((self.summary.get("settings") or {}).get("batch_size"))
+        return str(self.summary.generation.batch_size)
+
+    @property
+    def examples(self) -> int | None:
+        """Training examples of the run itself, by train.json, else by the specification."""
+        budget = self.spec.budget
+        return budget.examples if self.training.examples is None else self.training.examples
+
+    @property
+    def inherited_examples(self) -> int | None:
+        """Those of the run that it started from."""
+        budget, own = self.spec.budget, self.training.inherited_examples
+        return budget.inherited_examples if own is None else own
 
     @property
     def runtime(self) -> dict[str, str]:
         """What it was timed on: device, host CPU, threads, dtype, cells beside it; of old ones device and dtype."""
-        stored = self.summary.get("runtime") or {k: self.settings.get(k) for k in ("device", "dtype")}
+        how = self.summary.generation
+        runtime = self.summary.runtime or RuntimeRecord(device=how.device, dtype=how.dtype)
         names = ("device", "host_cpu", "threads", "dtype", "cells_at_a_time")
-        return {k: str(stored[k]) for k in names if stored.get(k) is not None}
+        return {k: str(value) for k in names if (value := getattr(runtime, k)) is not None}
 
     @cached_property
     def facts(self) -> ComparisonKey:
         """What it must share with what it is compared with."""
-        title, version, evaluator, data, split = (str(self.summary.get(k, "")) for k in _FACTS)
+        s = self.summary
         ids = hashlib.sha256(canonical(sorted(self.items)).encode()).hexdigest()[:12]
         return ComparisonKey(
-            title,
-            version,
-            evaluator,
-            data,
-            split,
-            canonical(self.spec.get("backbone")),
+            str(s.task_title),
+            str(s.task_version),
+            str(s.evaluator_version),
+            str(s.data_sha256),
+            str(s.split),
+            canonical(self.spec.backbone),
             f"{len(self.items):,} with ids {ids}",
         )
 
     @property
     def cut(self) -> int | None:
         """The limit where it left rows out; None without one, and where the full set has no more rows."""
-        limit = self.summary.get("limit")
+        limit = self.summary.limit
         return None if limit is None or int(limit) > len(self.items) else int(limit)
 
 
@@ -142,6 +154,11 @@ class Accuracy:
     n: int
     sd: float
     interval: Interval
+
+
+def _said(item: ItemRecord, field: str) -> Any:
+    """A field of an item; None where its file does not have it."""
+    return getattr(item, field) if item.says(field) else None
 
 
 @dataclass(frozen=True)
@@ -177,7 +194,7 @@ class Row:
     @property
     def method(self) -> str:
         """The method's name."""
-        return str(self.first.spec["method"]["name"])
+        return self.first.spec.method.name
 
     @property
     def quick(self) -> bool:
@@ -194,9 +211,7 @@ class Row:
         """The same in one text."""
         return " ".join(self.runs)
 
-    def accuracy(
-        self, ids: Sequence[str], good: Callable[[ItemRecord], bool] = lambda item: bool(item["correct"])
-    ) -> Accuracy:
+    def accuracy(self, ids: Sequence[str], good: Callable[[ItemRecord], bool] = lambda item: item.correct) -> Accuracy:
         """Share of `ids` that are `good`."""
         seeds = [intervals.mean([float(good(p.items[i])) for i in ids]) for p in self.parts]
         value, n = intervals.mean(seeds), len(ids)
@@ -206,17 +221,17 @@ class Row:
         """[seeds, items]: 1 where correct."""
         import numpy as np
 
-        return np.array([[float(p.items[i]["correct"]) for i in ids] for p in self.parts])
+        return np.array([[float(p.items[i].correct) for i in ids] for p in self.parts])
 
     def item_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
         """Mean of an item field over items and seeds; None where no item has it."""
-        values = [float(v) for p in self.parts for i in (ids or p.items) if (v := p.items[i].get(field)) is not None]
+        values = [float(v) for p in self.parts for i in (ids or p.items) if (v := _said(p.items[i], field)) is not None]
         return intervals.mean(values) if values else None
 
     def cost_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
         """The same of what an answer costs, without the questions that are too long for the model."""
-        asked = [(p, i) for p in self.parts for i in (ids or p.items) if not p.items[i].get("overlong")]
-        values = [float(v) for p, i in asked if (v := p.items[i].get(field)) is not None]
+        asked = [(p, i) for p in self.parts for i in (ids or p.items) if not p.items[i].overlong]
+        values = [float(v) for p, i in asked if (v := getattr(p.items[i], field)) is not None]
         return intervals.mean(values) if values else None
 
     def part_mean(self, pick: Callable[[Evaluation], Any]) -> float | None:
@@ -240,7 +255,7 @@ class Group:
     @property
     def title(self) -> str:
         """Task, split and the backbone in short."""
-        return f"{self.facts.task}, {self.facts.split}, {backbone_short(self.rows[0].first.spec.get('backbone'))}"
+        return f"{self.facts.task}, {self.facts.split}, {self.rows[0].first.spec.backbone.short}"
 
     @property
     def quick(self) -> bool:
@@ -251,15 +266,15 @@ class Group:
     def scopes(self) -> tuple[Subset, ...]:
         """The headline set first, then OOD where it is mixed with in-distribution items, then the levels in order."""
         items = self.rows[0].first.items
-        ood = tuple(i for i, item in items.items() if item.get("ood"))
-        inside = tuple(i for i, item in items.items() if not item.get("ood"))
+        ood = tuple(i for i, item in items.items() if item.ood)
+        inside = tuple(i for i, item in items.items() if not item.ood)
         if ood and inside:
             out = [Subset("in distribution", False, inside, False), Subset("OOD", True, ood, False)]
         else:
             out = [Subset("all", bool(ood), tuple(items), False)]
         levels: dict[tuple[bool, str], list[str]] = {}
         for i, item in items.items():
-            levels.setdefault((bool(item.get("ood")), str(item.get("level") or "")), []).append(i)
+            levels.setdefault((item.ood, str(item.level or "")), []).append(i)
         if len(levels) > 1:
             for is_ood, level in sorted(levels, key=lambda k: (k[0], natural_key(k[1]))):
                 out.append(Subset(level or "no level", is_ood, tuple(levels[is_ood, level]), True))
@@ -268,18 +283,18 @@ class Group:
     def floor(self, scope: Subset) -> tuple[str, float]:
         """The best constant answer to the scope's questions and its accuracy."""
         first = self.rows[0].first
-        stored = first.summary.get("floor")
-        if isinstance(stored, Mapping) and len(scope.ids) == len(first.items):
-            return str(stored.get("answer")), float(stored["accuracy"])
-        answers = Counter(str(first.items[i].get("reference")) for i in scope.ids)
+        stored = first.summary.floor
+        if stored is not None and len(scope.ids) == len(first.items):
+            return str(stored.answer), float(stored.accuracy)
+        answers = Counter(str(first.items[i].reference) for i in scope.ids)
         answer, count = min(answers.items(), key=lambda a: (-a[1], a[0]))
-        chance = sum(float(first.items[i].get("chance") or 0.0) for i in scope.ids)
+        chance = sum(float(first.items[i].chance or 0.0) for i in scope.ids)
         return (GUESS, chance / len(scope.ids)) if chance > count else (answer, count / len(scope.ids))
 
     def clusters(self, scope: Subset) -> tuple[int, ...] | None:
         """The number of each question's source (template, seed question), from 0; None where no two share one."""
         items = self.rows[0].first.items
-        return clustered.source_numbers([str(items[i].get("cluster") or "") for i in scope.ids])
+        return clustered.source_numbers([str(items[i].cluster or "") for i in scope.ids])
 
     def at_floor(self, row: Row, scope: Subset) -> bool:
         """Whether the row's interval includes the best constant answer's accuracy, or lies under it."""
@@ -291,7 +306,7 @@ def headings(groups: Sequence[Group]) -> list[str]:
     views = []
     for group in groups:
         facts = {k.replace("_", " "): v for k, v in group.facts._asdict().items() if k != "backbone"}
-        views.append(facts | leaves(group.rows[0].first.spec.get("backbone"), "backbone"))
+        views.append(facts | leaves(group.rows[0].first.spec.backbone.to_json(), "backbone"))
     out = []
     for group, mine in zip(groups, views, strict=True):
         twins = [view for other, view in zip(groups, views, strict=True) if other.title == group.title]
@@ -345,8 +360,8 @@ def read(
                 continue
             summaries = run.evaluations()
             for key, summary in summaries.items():
-                other_split = split not in (None, summary.get("split"))
-                if summary.get("repeat") or bool(summary.get("curve")) != curve or other_split:
+                other_split = split not in (None, summary.split)
+                if summary.repeat or summary.curve != curve or other_split:
                     continue
                 items = {
                     i.id: ItemRecord(id=i.id, **{k: getattr(i, k) for k in _CURVE_FIELDS}) if curve else i
@@ -358,7 +373,7 @@ def read(
                     )
                 else:
                     left_out.append(LeftOut(run.id, Reason.NO_ITEMS, f"its evaluation {key!r} has no items"))
-            if all(s.get("curve") for s in summaries.values()):
+            if all(s.curve for s in summaries.values()):
                 detail = "not evaluated yet" + (" but for points of a curve" if summaries else "")
                 left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))
         except UsageError as error:
@@ -387,9 +402,8 @@ def collect(runs: Iterable[Run], split: str | None = None) -> tuple[list[Group],
 
 def _recipe(e: Evaluation) -> str:
     """Equal for evaluations that may be seeds of one row."""
-    spec = {k: v for k, v in e.spec.items() if k not in ("seed", "parent")}
-    how = {k: e.summary.get(k) for k in ("effort", "knob", "prompt_note", "quick")}
-    return canonical([spec, how, e.settings, e.cut])
+    s = e.summary
+    return canonical([e.spec.recipe, s.effort, s.knob, s.prompt_note, s.quick, e.settings, e.cut])
 
 
 def grouped(evaluations: Iterable[Evaluation]) -> list[Group]:
@@ -402,7 +416,7 @@ def grouped(evaluations: Iterable[Evaluation]) -> list[Group]:
 
     def place(row: Row) -> tuple[Any, ...]:
         rank = ORDER.index(row.method) if row.method in ORDER else len(ORDER)
-        return budget_of(row.first.spec)[0] != "examples", rank, row.method, row.label, row.first.run, row.first.key
+        return row.first.spec.total_budget[0] != "examples", rank, row.method, row.label, row.first.run, row.first.key
 
     groups: dict[ComparisonKey, dict[str, list[Evaluation]]] = {}
     for e in evaluations:
@@ -419,29 +433,16 @@ def grouped(evaluations: Iterable[Evaluation]) -> list[Group]:
     return out
 
 
-def budget_of(spec: RunSpec) -> tuple[str, float | None]:
-    """Kind of a run's training budget, and how much, inherited part included; None where nothing is said of it."""
-    budget = spec.get("budget") or {}
-    if "train_flops" in budget:
-        return "train-flops", float(budget["train_flops"])
-    if "examples" in budget:
-        return "examples", float(budget["examples"] + (budget.get("inherited_examples") or 0))
-    return "examples", None
-
-
 def _base_label(e: Evaluation) -> str:
-    return str(e.spec["method"].get("label") or e.spec["method"]["name"])
+    return e.spec.method.title
 
 
 def _budget_words(evaluations: Sequence[Evaluation]) -> list[str]:
     """A few words on each one's budget where not all have the same kind, or twins differ in how much; else nothing."""
-    budgets = [budget_of(e.spec) for e in evaluations]
+    budgets = [e.spec.total_budget for e in evaluations]
     kinds = {kind for kind, _ in budgets}
     flops = {amount for kind, amount in budgets if kind == "train-flops"}
-    names = [
-        (_base_label(e), e.spec.get("start"), canonical([e.summary.get(k) for k in ("effort", "knob")]))
-        for e in evaluations
-    ]
+    names = [(_base_label(e), e.spec.start, canonical([e.summary.effort, e.summary.knob])) for e in evaluations]
     out = []
     for name, (kind, amount) in zip(names, budgets, strict=True):
         twins = {a for other, (k, a) in zip(names, budgets, strict=True) if other == name and k == kind}
@@ -455,11 +456,11 @@ def _budget_words(evaluations: Sequence[Evaluation]) -> list[str]:
 
 def _row(parts: tuple[Evaluation, ...], budget: str) -> Row:
     e = parts[0]
-    name, start, effort, knob = _base_label(e), e.spec.get("start"), e.summary.get("effort"), e.summary.get("knob")
+    name, start, effort, knob = _base_label(e), e.spec.start, e.summary.effort, e.summary.knob
     in_name = "(from" in name  # a stored name may say it
     words = [] if start in (None, "recipe") or in_name else [f"from {start}"]
     words += [budget] if budget else []
-    words += ["best checkpoint"] if (e.spec.get("selection") or {}).get("rule") == "best" else []
+    words += ["best checkpoint"] if e.spec.rule == "best" else []
     setting = "" if effort is None else f", effort {effort}"
     if effort is None and isinstance(knob, Mapping):
         setting = f", {knob.get('name')} {knob.get('value')}"
@@ -471,7 +472,7 @@ def _with_own_labels(rows: Sequence[Row]) -> Iterator[Row]:
     for row in rows:
         twins = [r for r in rows if r.label == row.label]
         if len(twins) > 1:
-            views = [leaves({"spec": r.first.spec, "eval": r.first.settings}) for r in twins]
+            views = [leaves({"spec": r.first.spec.to_json(), "eval": r.first.settings}) for r in twins]
             mine = views[twins.index(row)]
             for name in ("spec.seed", "spec.parent"):
                 mine.pop(name, None)
@@ -484,12 +485,12 @@ def _with_own_labels(rows: Sequence[Row]) -> Iterator[Row]:
 
 def changed_questions(rows: Iterable[Row]) -> bool:
     """Whether the questions of an evaluation are not those that their task registers."""
-    return any(p.summary.get("data_registered") is False for r in rows for p in r.parts)
+    return any(p.summary.data_registered is False for r in rows for p in r.parts)
 
 
 def changed_training(rows: Iterable[Row]) -> list[str]:
     """The rows that were trained on data which their task does not register."""
-    return sorted({r.label for r in rows for p in r.parts if (p.spec.get("task") or {}).get("registered") is False})
+    return sorted({r.label for r in rows for p in r.parts if p.spec.task.registered is False})
 
 
 def stamp(rows: Sequence[Row]) -> str:

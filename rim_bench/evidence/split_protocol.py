@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from rim_bench.evidence.rows import LeftOut, Reason
 from rim_bench.evidence.stats.intervals import mean, spread
-from rim_bench.storage.records import CandidateItem, EvaluationRecord, TrainingRecord
+from rim_bench.storage.records import CandidateItem, EvaluationRecord, RuleRecord, TrainingRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import SPLIT, best
 from rim_bench.util.errors import UsageError
@@ -83,7 +83,7 @@ def run_splits(
     Raises:
         UsageError: too few questions, an id twice, or items with different numbers of candidates.
     """
-    marks = {str(i["id"]): str(i["correct"]) for i in items}
+    marks = {str(i.id): str(i.correct) for i in items}
     widths = {len(m) for m in marks.values()}
     readable = all(m and set(m) <= {"0", "1"} for m in marks.values())
     if len(marks) < len(items) or len(widths) != 1 or not readable:
@@ -116,20 +116,27 @@ class Scored:
     @property
     def facts(self) -> tuple[str, ...]:
         """What runs must share to stand in one section."""
-        names = ("task_title", "task_version", "evaluator_version", "data_sha256", "split", "limit")
-        return (*(str(self.summary.get(k)) for k in names), canonical(self.run.spec["backbone"]))
+        s = self.summary
+        shared = (s.task_title, s.task_version, s.evaluator_version, s.data_sha256, s.split, s.limit)
+        return (*map(str, shared), canonical(self.run.spec.backbone))
 
     @property
     def quick(self) -> bool:
         """Whether it is a plumbing check."""
-        return bool(self.summary.get("quick") or self.run.spec.get("quick"))
+        return bool(self.summary.quick or self.run.spec.quick)
 
     @property
     def label(self) -> str:
         """Method and start."""
         spec = self.run.spec
-        text, start = str(spec["method"].get("label") or spec["method"]["name"]), spec.get("start")
+        text, start = spec.method.title, spec.start
         return f"{text} (from {start})" if start not in (None, "recipe") else text
+
+    @property
+    def rule(self) -> RuleRecord:
+        """The protocol of its specification."""
+        assert self.run.spec.selection is not None, "a run without a rule has no candidates"
+        return self.run.spec.selection
 
     @property
     def training(self) -> TrainingRecord:
@@ -139,15 +146,15 @@ class Scored:
     @property
     def tuned(self) -> str | None:
         """The learning rate that trials gave, their number and training FLOPs; None without trials."""
-        if (tuning := self.training.get("tuning")) is None:
+        if (tuning := self.training.tuning) is None:
             return None
-        return f"{tuning['chosen']:g} ({len(tuning['trials'])}, {format_flops(tuning['flops'])})"
+        return f"{tuning.chosen:g} ({len(tuning.trials)}, {format_flops(tuning.flops)})"
 
     def sets(self) -> dict[str, list[CandidateItem]]:
         """The questions by headline set, as in the other tables; without sets that are too small."""
-        ood, inside = [i for i in self.items if i.get("ood")], [i for i in self.items if not i.get("ood")]
+        ood, inside = [i for i in self.items if i.ood], [i for i in self.items if not i.ood]
         sets = {"in distribution": inside, "OOD": ood} if ood and inside else {"all": list(self.items)}
-        share = float(self.run.spec["selection"]["share"])
+        share = self.rule.share
         return {name: items for name, items in sets.items() if enough(len(items), share)}
 
     @property
@@ -157,8 +164,7 @@ class Scored:
 
     def result(self, items: Sequence[CandidateItem]) -> Result:
         """The protocol as this run's specification has it."""
-        rule = self.run.spec["selection"]
-        return run_splits(items, splits=int(rule["splits"]), share=float(rule["share"]), seed=int(rule["seed"]))
+        return run_splits(items, splits=self.rule.splits, share=self.rule.share, seed=self.rule.seed)
 
 
 def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Scored], list[LeftOut]]:

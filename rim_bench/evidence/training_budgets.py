@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rim_bench.evidence.rows import Evaluation, Row, budget_of
+from rim_bench.evidence.rows import Evaluation, Row
 from rim_bench.util.files import Record
 from rim_bench.util.text import format_flops, format_number
 
@@ -26,11 +25,11 @@ class Budget:
     @staticmethod
     def of(e: Evaluation) -> Budget:
         """From train.json; from the specification where a run is older than that record."""
-        kind, asked = budget_of(e.spec)
-        stored = e.training.get("budget")
-        if isinstance(stored, dict):
-            asked = stored.get("asked", asked)
-            return Budget(str(stored.get("kind", kind)), asked, stored.get("used"), stored.get("last_step"))
+        kind, asked = e.spec.total_budget
+        stored = e.training.budget
+        if stored is not None:
+            asked = asked if stored.asked is None else stored.asked
+            return Budget(stored.kind or kind, asked, stored.used, stored.last_step)
         return Budget(kind, asked, training_flops(e) if kind == FLOPS else training_examples(e), None)
 
     @property
@@ -54,16 +53,16 @@ def budgets(row: Row) -> list[Budget]:
 
 def training_flops(e: Evaluation) -> float | None:
     """Own and inherited training FLOPs of a run; None where one of the two was not counted."""
-    own, inherited = e.training.get("flops"), e.training.get("inherited_flops")
-    if own is None or (inherited is None and e.spec.get("parent")):
+    own, inherited = e.training.flops, e.training.inherited_flops
+    if own is None or (inherited is None and e.spec.parent):
         return None
     return float(own) + float(inherited or 0)
 
 
-def training_examples(e: Evaluation) -> Any:
+def training_examples(e: Evaluation) -> int | None:
     """Own and inherited training examples of a run; None where it does not say."""
-    own = e.training.get("examples", (e.spec.get("budget") or {}).get("examples"))
-    return None if own is None else own + (e.training.get("inherited_examples") or 0)
+    own = e.examples
+    return None if own is None else own + (e.training.inherited_examples or 0)
 
 
 def total_flops(row: Row) -> float | None:
@@ -78,17 +77,14 @@ def total_examples(row: Row) -> float | None:
 
 def tuning_trials(row: Row) -> int | None:
     """Learning-rate trials that the recipe declares; None where a seed says nothing, or something else."""
-    declared, *others = {p.training.get("tuning_trials") for p in row.parts}
+    declared, *others = {p.training.tuning_trials for p in row.parts}
     return None if others or declared is None else int(declared)
 
 
 def examples_text(row: Row) -> str:
     """Training examples, own and inherited."""
-
-    def pick(name: str) -> float | None:
-        return row.part_mean(lambda e: e.training.get(name, (e.spec.get("budget") or {}).get(name)))
-
-    own, inherited = pick("examples"), pick("inherited_examples")
+    own = row.part_mean(lambda e: e.examples)
+    inherited = row.part_mean(lambda e: e.inherited_examples)
     return format_number(own, 0) + (f" + {format_number(inherited, 0)} inherited" if inherited else "")
 
 
@@ -96,8 +92,8 @@ def flops_text(row: Row) -> str:
     """Training FLOPs, own and inherited."""
     if total_flops(row) is None:
         return "-"
-    inherited = row.part_mean(lambda e: e.training.get("inherited_flops"))
-    own = format_flops(row.part_mean(lambda e: e.training.get("flops")))
+    inherited = row.part_mean(lambda e: e.training.inherited_flops)
+    own = format_flops(row.part_mean(lambda e: e.training.flops))
     return own + (f" + {format_flops(inherited)} inherited" if inherited else "")
 
 
@@ -130,11 +126,7 @@ def timed_apart(evaluations: Iterable[Evaluation]) -> str:
     Those that were timed while other cells of a grid computed, or may have computed, on the same machine compare with
     none.
     """
-    timed = [
-        e.runtime
-        for e in evaluations
-        if ((e.summary.get("latency") or {}).get("full_ms") or {}).get("mean") is not None
-    ]
+    timed = [e.runtime for e in evaluations if e.summary.time("latency", "full_ms", "mean") is not None]
     text = _differing({"device": "device", "host_cpu": "host CPU", "threads": "threads", "dtype": "dtype"}, timed)
     cells = {runtime["cells_at_a_time"] for runtime in timed if "cells_at_a_time" in runtime}
     shared = max((int(n) for n in cells - {"unknown"}), default=1)
@@ -154,13 +146,7 @@ def _differing(names: Record, records: Sequence[Record]) -> str:
     return "; ".join(f"{names[key]} {', '.join(texts)}" for key, texts in values.items() if len(texts) > 1)
 
 
-def tuning_of(e: Evaluation) -> Record | None:
-    """The trials of a run's learning rate as train.json has them; None where this program did not tune it."""
-    tuning = e.training.get("tuning")
-    return tuning if isinstance(tuning, dict) else None
-
-
 def tuning_flops(row: Row) -> int | None:
     """Training FLOPs of all trials behind a row, each once whatever the number of its seeds; None without any."""
-    trials = {str(t["run"]): int(t["flops"]) for p in row.parts if (tuned := tuning_of(p)) for t in tuned["trials"]}
+    trials = {t.run: t.flops for p in row.parts if p.training.tuning for t in p.training.tuning.trials}
     return sum(trials.values()) if trials else None

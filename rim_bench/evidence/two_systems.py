@@ -9,7 +9,7 @@ to z = 2.4 while both arms fell below the base model).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -160,8 +160,8 @@ def versus(
         raise UsageError(
             f"{first!r} and {second!r} are the same evaluation of {a.first.run!r}: there is nothing to compare"
         )
-    recipes = [canonical({k: v for k, v in r.first.spec.items() if k not in ("seed", "parent")}) for r in (a, b)]
-    knobs = [canonical([r.first.summary.get("effort"), r.first.summary.get("knob")]) for r in (a, b)]
+    recipes = [canonical(r.first.spec.recipe) for r in (a, b)]
+    knobs = [canonical([r.first.summary.effort, r.first.summary.knob]) for r in (a, b)]
     ablation = bool(shared) or (recipes[0] == recipes[1] and knobs[0] != knobs[1])  # whichever seeds the two sides have
     if baseline is not None:
         _check_direct(rows["--baseline"], (a, b), ablation)
@@ -199,7 +199,7 @@ def _evaluation(store: Store, name: str, split: str, task: str | None) -> Evalua
     elif mark:
         knobs: dict[str, list[str]] = {}
         for key, summary in stored.items():
-            if summary.get("split") == split and task in (None, summary.get("task")):
+            if summary.split == split and task in (None, summary.task):
                 knobs.setdefault(setting_of(run.spec, summary).knob, []).append(key)
         fitting = knobs.get(wanted, [])
         if len(fitting) != 1:
@@ -239,7 +239,7 @@ def _check_direct(direct: Row, arms: Sequence[Row], ablation: bool) -> None:
         raise UsageError(f"--baseline {name!r} is one of the compared runs: it must be a separately trained one")
     if not direct.first.default:
         raise UsageError(f"--baseline {name!r} is not at its default setting: give its default evaluation")
-    backbones = {canonical(row.first.spec.get("backbone")) for row in (direct, arms[0])}
+    backbones = {canonical(row.first.spec.backbone) for row in (direct, arms[0])}
     apart = ["other backbone"] * (len(backbones) > 1) + [d.value for d in differing(direct, arms[0])]
     if ablation and apart:
         raise UsageError(
@@ -266,7 +266,7 @@ def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemCompa
         drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope), ablations=True)]
     readings = []
     for (scope, contrast), (holm, holm_seeds) in zip(drafts, adjusted([c for _, c in drafts]), strict=True):
-        has_floor = "reference" in next(iter(first.items.values())) or len(scope.ids) == len(first.items)
+        has_floor = next(iter(first.items.values())).reference is not None or len(scope.ids) == len(first.items)
         verdict = contrast.judged(holm, group.floor(scope)[1] if has_floor else 0.0, holm_seeds)
         sources = contrast.clusters if contrast.clusters and len(set(contrast.clusters)) > 1 else None
         error = None if sources is None else intervals.clustered(contrast.difference.tolist(), sources)
@@ -282,6 +282,6 @@ def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemCompa
 def _amount(row: Row) -> tuple[bool, float]:
     """Orders settings of one model by how much of it they leave: the default first, then the values of the knob."""
     part = row.first
-    knob = part.summary.get("knob") or {}
-    value = knob.get("value") if isinstance(knob, Mapping) else part.summary.get("effort")
+    knob = part.summary.knob
+    value = part.summary.effort if knob is None else knob.value
     return part.default, float(value) if isinstance(value, int | float) else 0.0

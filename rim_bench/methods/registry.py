@@ -12,7 +12,7 @@ import types
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rim_bench.methods.method import Method, logger
 from rim_bench.util.errors import UsageError, unknown
@@ -82,19 +82,34 @@ def load_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     return method.with_settings(settings or {})
 
 
-def method_of(spec: Mapping[str, Any]) -> Method:
+class StoredMethod(Protocol):
+    """A method as a run's specification has it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def file(self) -> str | None: ...
+
+    @property
+    def file_sha256(self) -> str | None: ...
+
+
+def method_of(stored: StoredMethod) -> Method:
     """The method that a run's specification names, with its settings.
 
     Raises:
         UsageError: the method's file is gone, or not the one that the run was trained with.
     """
-    given = spec["method"]
-    if "file" not in given:
-        return load_method(given["name"], given["settings"])
-    method = load_method(given["file"], given["settings"])  # says so where the file is gone
-    if hashlib.sha256(Path(given["file"]).read_bytes()).hexdigest() != given["file_sha256"]:
+    if stored.file is None:
+        return load_method(stored.name, stored.settings)
+    method = load_method(stored.file, stored.settings)  # says so where the file is gone
+    if hashlib.sha256(Path(stored.file).read_bytes()).hexdigest() != stored.file_sha256:
         raise UsageError(
-            f"method file {given['file']!r} has changed since the run was trained: restore it, or train again"
+            f"method file {stored.file!r} has changed since the run was trained: restore it, or train again"
         )
     return method
 

@@ -14,7 +14,7 @@ from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.pairs import pairs as pairs_of
 from rim_bench.evidence.rows import Accuracy, Group, LeftOut, Reason, Row, Subset, collect, headings, stamp
 from rim_bench.evidence.stats.intervals import mean
-from rim_bench.evidence.training_budgets import tuning_flops, tuning_of
+from rim_bench.evidence.training_budgets import tuning_flops
 from rim_bench.report import references, sections
 from rim_bench.report.notes import comparison_notes, trained_elsewhere
 from rim_bench.report.references import References
@@ -23,7 +23,6 @@ from rim_bench.storage.run_folder import Damaged, Run, omitted_lines
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
 from rim_bench.util.table import QUICK, Section, Table
-from rim_bench.util.text import backbone_label
 
 _TRAINING_FIELDS = {
     "train_examples": "examples", "inherited_examples": "inherited_examples", "train_examples_per_s": "examples_per_s",
@@ -68,7 +67,7 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
             record |= {"floor": group.floor(scope)[1], "at_floor": group.at_floor(row, scope)}
             record |= _cluster_record(group, row, scope)
             record["flags"] = degenerate.degenerate_text(flags, row, scope)
-            record["flexible"] = row.accuracy(ids, lambda item: bool(item.get("flexible"))).value
+            record["flexible"] = row.accuracy(ids, lambda item: item.flexible).value
             whole = len(ids) == len(row.first.items)
             for kind in ("strict", "flexible"):
                 record[f"lm_eval_{kind}"] = sections.lm_eval_score(row, kind, None if whole else ids)
@@ -86,16 +85,16 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
 def _row_record(group: Group, row: Row) -> Record:
     """What holds for a row on all sets: what it is, and means over its seeds of what the runs cost."""
     first, facts = row.first, group.facts
-    budget, budgets = first.spec.get("budget") or {}, training_budgets.budgets(row)
+    budgets = training_budgets.budgets(row)
     out: Record = {
         "stamp": stamp([row]), "task": facts.task, "task_version": facts.task_version,
         "evaluator_version": facts.evaluator_version, "data_sha256": facts.data, "split": facts.split,
-        "train_sha256": first.spec["task"].get("train_sha256"),
-        "backbone": backbone_label(first.spec.get("backbone")), "method": row.method, "label": row.label,
-        "start": first.spec.get("start"), "effort": first.summary.get("effort"),
+        "train_sha256": first.spec.task.train_sha256,
+        "backbone": first.spec.backbone.label, "method": row.method, "label": row.label,
+        "start": first.spec.start, "effort": first.summary.effort,
         "seeds": " ".join(str(p.seed) for p in row.parts), "run_ids": row.runs_text,
-        "parent_ids": " ".join(str(p.spec["parent"]) for p in row.parts if p.spec.get("parent")),
-        "limit": first.summary.get("limit"), "tuning_trials": training_budgets.tuning_trials(row),
+        "parent_ids": " ".join(str(p.spec.parent) for p in row.parts if p.spec.parent),
+        "limit": first.summary.limit, "tuning_trials": training_budgets.tuning_trials(row),
         "budget_kind": budgets[0].kind, "budget_asked": budgets[0].asked,
     }  # fmt: skip
     for name, field in (("budget_used", "used"), ("budget_last_step", "step")):
@@ -104,17 +103,17 @@ def _row_record(group: Group, row: Row) -> Record:
         for kind, (suffix, statistic) in itertools.product(("ttft_ms", "full_ms"), (("", "median"), ("_p95", "p95"))):
             out[f"{prefix}{kind}{suffix}"] = row.part_mean(sections.timing(source, kind, statistic))
     for field in ("batch", "examples_per_s"):
-        values = [(p.summary.get("throughput") or {}).get(field) for p in row.parts]
+        values = [getattr(p.summary.throughput, field, None) for p in row.parts]
         out[f"throughput_{field}"] = _known_mean(values)
     for name, field in (("peak_memory_bytes", "peak_memory_bytes"), ("eval_examples_per_s", "examples_per_s")):
-        out[name] = _known_mean([p.summary.get(field) for p in row.parts])
+        out[name] = _known_mean([getattr(p.summary, field) for p in row.parts])
     for name, field in _TRAINING_FIELDS.items():
-        out[name] = _known_mean([p.training.get(field, budget.get(field)) for p in row.parts])
-    if (rule := (first.spec.get("selection") or {}).get("rule")) is not None:
-        steps = [str(((p.training.get("selection") or {}).get("chosen") or {}).get("step")) for p in row.parts]
+        out[name] = _known_mean([getattr(p if hasattr(p, field) else p.training, field) for p in row.parts])
+    if (rule := first.spec.rule) is not None:
+        steps = [str(p.training.chosen.step) for p in row.parts]
         out |= {"checkpoint": rule, "chosen_step": " ".join(steps)}
     if (flops := tuning_flops(row)) is not None:
-        rates = dict.fromkeys(f"{t['chosen']:g}" for p in row.parts if (t := tuning_of(p)))
+        rates = dict.fromkeys(f"{t.chosen:g}" for p in row.parts if (t := p.training.tuning))
         out |= {"tuning_flops": flops, "tuning_rate": " ".join(rates)}
     return out
 

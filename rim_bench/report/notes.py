@@ -16,10 +16,10 @@ from rim_bench.evidence.rows import Evaluation, Group, Row, changed_questions, c
 from rim_bench.evidence.split_protocol import Scored
 from rim_bench.evidence.stats.clustered import FEW
 from rim_bench.evidence.stats.intervals import RESAMPLES, wilson
-from rim_bench.evidence.training_budgets import tuning_flops, tuning_of
+from rim_bench.evidence.training_budgets import tuning_flops
 from rim_bench.methods.controls import CONTROLS
 from rim_bench.util.table import QUICK
-from rim_bench.util.text import backbone_label, format_flops, format_number, format_percent, leaves
+from rim_bench.util.text import format_flops, format_number, format_percent, leaves
 
 COST_NAMES = {"flops": "FLOPs per item", "passes": "sequential passes", "latency": "latency"}
 ALL_AT_FLOOR = "All accuracies are at the floor and cannot be ranked."
@@ -45,7 +45,7 @@ def settings_note(evaluations: Iterable[Evaluation], heading: str, order: Callab
     """How questions were answered: every setting with its values, in the order of the key `order`."""
     settings: dict[str, set[str]] = {}
     for e in evaluations:
-        for key, value in leaves(e.summary.get("settings") or {}).items():
+        for key, value in leaves(e.summary.settings or {}).items():
             settings.setdefault(key, set()).add(str(value))
     if settings:
         texts = (f"{key} {', '.join(sorted(values, key=order))}" for key, values in sorted(settings.items()))
@@ -54,7 +54,7 @@ def settings_note(evaluations: Iterable[Evaluation], heading: str, order: Callab
 
 def start_note(rows: Iterable[Row]) -> Iterator[str]:
     """Whether rows differ in their starting weights."""
-    if len({p.spec.get("start") for r in rows for p in r.parts}) > 1:
+    if len({p.spec.start for r in rows for p in r.parts}) > 1:
         yield "Rows differ in their starting weights: a difference between them may be the start's."
 
 
@@ -74,7 +74,7 @@ def evaluation_notes(evaluations: Iterable[Evaluation]) -> Iterator[str]:
         yield f"Evaluated in different ways ({apart}): a difference may be due to that."
     if apart := training_budgets.timed_apart(evaluations):
         yield f"Latencies are not comparable: they were taken on different machines or settings ({apart})."
-    if most := max((sum(bool(i.get("overlong")) for i in e.items.values()) for e in evaluations), default=0):
+    if most := max((sum(i.overlong for i in e.items.values()) for e in evaluations), default=0):
         yield (
             f"Too long for the model: up to {most:,} questions of an evaluation; "
             "they count as wrong, and in no mean cost."
@@ -83,7 +83,7 @@ def evaluation_notes(evaluations: Iterable[Evaluation]) -> Iterator[str]:
 
 def trained_elsewhere(e: Evaluation) -> str | None:
     """The task that a run was trained on, where it was evaluated on another one."""
-    trained, asked = (e.spec.get("task") or {}).get("name"), e.summary.get("task")
+    trained, asked = e.spec.task.name, e.summary.task
     return str(trained) if trained and asked and trained != asked else None
 
 
@@ -95,7 +95,7 @@ def _by_training_task(evaluations: Iterable[Evaluation]) -> list[tuple[str, list
             tasks.setdefault(name, []).append(e)
     out = []
     for name, asked in sorted(tasks.items()):
-        sizes = sorted({int(r) for e in asked if (r := e.spec["task"].get("train_rows"))})
+        sizes = sorted({int(r) for e in asked if (r := e.spec.task.train_rows)})
         out.append((name + (f" ({' or '.join(f'{r:,}' for r in sizes)} rows)" if sizes else ""), asked))
     return out
 
@@ -103,10 +103,10 @@ def _by_training_task(evaluations: Iterable[Evaluation]) -> list[tuple[str, list
 def transfer_notes(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     """What a reader must know of an evaluation on another task than training's."""
     for name, asked in _by_training_task(evaluations):
-        title = asked[0].summary.get("task_title")
+        title = asked[0].summary.task_title
         yield f"Trained on {name}, evaluated on {title}: another task's questions."
     for e in evaluations:
-        unseen = e.summary.get("unseen_text")
+        unseen = e.summary.unseen_text
         if isinstance(unseen, Mapping) and unseen.get("questions") is None:
             yield f"{e.run}: its tokenizer's training text was not there, so that unseen text could not be looked for."
         elif isinstance(unseen, Mapping) and unseen["questions"]:
@@ -117,7 +117,7 @@ def transfer_notes(evaluations: Sequence[Evaluation]) -> Iterator[str]:
 def transfers_note(evaluations: Iterable[Evaluation]) -> Iterator[str]:
     """For each task that was trained on, the other tasks whose questions were asked."""
     for name, asked in _by_training_task(evaluations):
-        titles = _distinct(e.summary["task_title"] for e in asked)
+        titles = _distinct(e.summary.task_title for e in asked)
         yield f"Trained on {name}; another task's questions: {titles}."
 
 
@@ -266,30 +266,28 @@ def claim_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
 # What was chosen on validation
 def selection_notes(rows: Sequence[Row]) -> Iterator[str]:
     """The rules that learning rates and checkpoints were chosen by."""
-    if tuned := [t for r in rows for p in r.parts if (t := tuning_of(p))]:
-        seeds = ", ".join(sorted({str(t["seed"]) for t in tuned}))
+    if tuned := [t for r in rows for p in r.parts if (t := p.training.tuning)]:
+        seeds = ", ".join(sorted({str(t.seed) for t in tuned}))
         text = (
-            f"Tuning: trials have seed {seeds}; of rates with the same validation accuracy {tuned[0]['ties']} is "
+            f"Tuning: trials have seed {seeds}; of rates with the same validation accuracy {tuned[0].ties} is "
             "taken. Tuning FLOPs are those of all trials and in no training budget"
         )
-        if any(t["adopted"] for t in tuned):
+        if any(t.adopted for t in tuned):
             text += f"; the run of seed {seeds} is the winning trial itself, whose FLOPs stand in both"
         untuned = [r.label for r in rows if tuning_flops(r) is None]
         yield text + (f". Not tuned by trials: {', '.join(untuned)}." if untuned else ".")
     for row in rows:
-        rule = row.first.spec.get("selection") or {}
-        if rule.get("rule") is None:
+        if (rule := row.first.spec.selection) is None:
             continue
-        steps, flops = [], 0
+        steps, flops = [], 0.0
         for part in row.parts:
-            selection = part.training.get("selection") or {}
-            chosen = selection.get("chosen") or {}
-            step, last = format_number(chosen.get("step"), 0), format_number(part.training.get("steps"), 0)
-            steps.append(f"step {step} of {last} (seed {part.seed}, {format_percent(chosen.get('accuracy'))} %)")
-            flops += selection.get("flops") or 0
+            chosen, selection = part.training.chosen, part.training.selection
+            step, last = format_number(chosen.step, 0), format_number(part.training.steps, 0)
+            steps.append(f"step {step} of {last} (seed {part.seed}, {format_percent(chosen.accuracy)} %)")
+            flops += (selection and selection.flops) or 0
         yield (
-            f"Checkpoint of {row.label}: {rule['rule']} of {rule['points']} on validation, of equal ones "
-            f"{rule['ties']}: {'; '.join(steps)}. "
+            f"Checkpoint of {row.label}: {rule.rule} of {rule.points} on validation, of equal ones "
+            f"{rule.ties}: {'; '.join(steps)}. "
             f"The looks cost {format_flops(flops)} FLOPs of inference, in no training budget."
         )
 
@@ -297,11 +295,11 @@ def selection_notes(rows: Sequence[Row]) -> Iterator[str]:
 def split_notes(scored: Sequence[Scored]) -> Iterator[str]:
     """Of a section of the 16-split protocol."""
     first = scored[0]
-    rule = first.run.spec["selection"]
-    yield question_note(first.facts[:5], first.summary["n"], backbone=backbone_label(first.run.spec["backbone"]))
+    rule = first.rule
+    yield question_note(first.facts[:5], first.summary.n, backbone=first.run.spec.backbone.label)
     yield (
-        f"RiM's published protocol: in each of {rule['splits']} seeded random splits {100 * rule['share']:g} % of the "
-        f"test questions choose the checkpoint with the best greedy accuracy (of equal ones {rule['ties']}), and only "
+        f"RiM's published protocol: in each of {rule.splits} seeded random splits {100 * rule.share:g} % of the "
+        f"test questions choose the checkpoint with the best greedy accuracy (of equal ones {rule.ties}), and only "
         "the others score it. It selects on test items, so these numbers compare with no row of another section. Last "
         "candidate: no choice at all, on the same questions."
     )
@@ -317,18 +315,18 @@ def split_notes(scored: Sequence[Scored]) -> Iterator[str]:
 def comparison_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
     """Everything that is said of a comparable group."""
     parts, head = [p for r in group.rows for p in r.parts], group.scopes[0]
-    sources = _distinct(p.summary.get("data_source") for p in parts)
+    sources = _distinct(p.summary.data_source for p in parts)
     yield question_note(group.facts[:5], len(parts[0].items), source=sources)
     yield (
-        f"Backbone {backbone_label(parts[0].spec.get('backbone'))}; training dtype "
-        f"{_distinct(p.spec.get('dtype') for p in parts)}; starts: {_distinct(p.spec.get('start') for p in parts)}; "
+        f"Backbone {parts[0].spec.backbone.label}; training dtype "
+        f"{_distinct(p.spec.dtype for p in parts)}; starts: {_distinct(p.spec.start for p in parts)}; "
         f"seeds: {_distinct(sorted({p.seed for p in parts}))}."
     )
     yield from settings_note(parts, "Evaluation")
     answer, share = group.floor(head)
     constant = answer if answer == GUESS else f"the best constant answer ({answer!r})"
     yield f"Floor: {constant} scores {format_percent(share)} % ({head.title})."
-    if rules := sorted({str(c) for p in parts if (c := p.summary.get("choice")) is not None}):
+    if rules := sorted({str(c) for p in parts if (c := p.summary.choice) is not None}):
         by_length = (f"{r.label} {format_percent(r.item_mean('correct_norm', head.ids))} %" for r in group.rows)
         yield (
             f"Chosen by the {' or '.join(rules)}; by that over the choice's characters (lm-eval's acc_norm), "
@@ -344,18 +342,19 @@ def comparison_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
     yield from start_note(group.rows)
     if budget := matched(group.rows):
         yield budget
-    batches = sorted({int(b) for p in parts if (b := (p.summary.get("throughput") or {}).get("batch")) is not None})
+    timed = [t for p in parts if (t := p.summary.throughput) is not None]
+    batches = sorted({t.batch for t in timed if t.batch is not None})
     if batches:
         sizes = " or ".join(f"{b:,}" for b in batches)
         yield f"Throughput latencies: medians of questions answered {sizes} at a time."
     yield from evaluation_notes(parts)
     yield from transfer_notes(parts)
-    yield from dict.fromkeys(f"Questions: {note}." for p in parts for note in p.summary.get("data_notes") or ())
+    yield from dict.fromkeys(f"Questions: {note}." for p in parts for note in p.summary.data_notes)
     yield from changed_notes(group.rows)
     for cut in sorted({p.cut for p in parts if p.cut is not None}):
         yield f"First {cut:,} rows only: not the full set."
     for row in group.rows:
-        if note := row.first.summary.get("prompt_note"):
+        if note := row.first.summary.prompt_note:
             yield f"{row.label}: {note}."
     if pairs:
         yield from rule_notes(group.rows)
@@ -372,7 +371,7 @@ def leaderboard_notes(numbers: LeaderboardNumbers) -> Iterator[str]:
     """Everything that is said of a ranking group."""
     contest, group = numbers.contest, numbers.contest.group
     first = group.rows[0].first
-    yield question_note(group.facts[:5], len(first.items), backbone=backbone_label(first.spec.get("backbone")))
+    yield question_note(group.facts[:5], len(first.items), backbone=first.spec.backbone.label)
     if contest.shared:
         yield f"All rows: {contest.shared}."
     yield _division_note(numbers)
@@ -410,7 +409,7 @@ def leaderboard_notes(numbers: LeaderboardNumbers) -> Iterator[str]:
 def _division_note(numbers: LeaderboardNumbers) -> str:
     rows = numbers.contest.group.rows
     trials = {r.label: training_budgets.tuning_trials(r) for r in rows}
-    data = sorted({str(r.first.spec["task"].get("train_sha256"))[:12] for r in rows})
+    data = sorted({str(r.first.spec.task.train_sha256)[:12] for r in rows})
     spent = [f"{r.label} {format_flops(f)}" for r in rows if (f := tuning_flops(r)) is not None]
     tuning = f" Training FLOPs of the trials, beside the runs' own: {', '.join(spent)}." if spent else ""
     if numbers.contest.closed:
@@ -439,7 +438,7 @@ def _curve_notes(numbers: LeaderboardNumbers) -> Iterator[str]:
         "stands for all, else the largest. Settings of one trained model are not tested against each other."
     )
     yield from settings_note(contest.evaluations, "Evaluation, all settings", _numbers_first)
-    timed = sorted({str((p.summary.get("latency") or {}).get("n")) for p in contest.evaluations}, key=_numbers_first)
+    timed = sorted({str(p.summary.latency and p.summary.latency.n) for p in contest.evaluations}, key=_numbers_first)
     text = f"Latency: mean time to the full answer at batch 1 over {' or '.join(timed)} questions timed"
     if len(contest.scopes) > 1:
         text += f", of the set that is compared (blank under {TIMED})"

@@ -179,7 +179,7 @@ CAPTION = "Published values: not measured here, other items, training and evalua
 def section(group: Group, known: References) -> tuple[list[Panel], list[str]]:
     """The published numbers of a group's task as panels of their own, with notes; only a note where there are none."""
     first = group.rows[0].first
-    names = [str(n) for n in (first.summary.get("task"), first.summary.get("task_title")) if n]
+    names = [str(n) for n in (first.summary.task, first.summary.task_title) if n]
     published = known.of(*names)
     if not published:
         return [], [f"Published values: none of task {names[0] if names else group.facts.task!r} is known."]

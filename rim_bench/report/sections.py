@@ -17,15 +17,13 @@ from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Row, Subset
 from rim_bench.evidence.split_protocol import Scored
 from rim_bench.evidence.stats import clustered
 from rim_bench.evidence.stats.intervals import Clustered, Interval
-from rim_bench.evidence.training_budgets import tuning_flops, tuning_of
+from rim_bench.evidence.training_budgets import tuning_flops
 from rim_bench.report import notes
 from rim_bench.storage.records import ItemRecord
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.files import Record
 from rim_bench.util.table import QUICK, Panel, Section
 from rim_bench.util.text import (
-    backbone_label,
-    backbone_short,
     format_accuracy,
     format_amount,
     format_bytes,
@@ -69,7 +67,7 @@ def lm_eval_score(row: Row, kind: str, ids: Sequence[str] | None = None) -> floa
     """lm-eval's own strict or flexible accuracy: from the items' `lm_eval_<kind>`, else the summary's `lm_eval`."""
     from_items = row.item_mean(f"lm_eval_{kind}", ids)
     if from_items is None and ids is None:
-        return row.part_mean(lambda e: (e.summary.get("lm_eval") or {}).get(kind))
+        return row.part_mean(lambda e: e.summary.lm_eval and getattr(e.summary.lm_eval, kind))
     return from_items
 
 
@@ -77,7 +75,7 @@ def other_scores(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
     """Accuracy by the flexible rule and by lm-eval's, and shares of failures."""
     head, lines = group.scopes[0], []
     for row in group.rows:
-        flexible = format_accuracy(row.accuracy(head.ids, lambda item: bool(item.get("flexible"))))
+        flexible = format_accuracy(row.accuracy(head.ids, lambda item: item.flexible))
         rates = [lm_eval_score(row, kind) for kind in ("strict", "flexible")] + [row.item_mean(k) for k in FAILURES]
         lines.append((row.label, flexible, *map(format_percent, rates)))
     lm_eval = ("lm-eval strict %", "lm-eval flexible %")
@@ -130,7 +128,7 @@ def clusters(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
 
 def timing(source: str, kind: str, statistic: str = "median") -> Callable[[Evaluation], Any]:
     """Picks a latency out of an evaluation: source "latency" (batch 1) or "throughput", kind "ttft_ms" or "full_ms"."""
-    return lambda e: ((e.summary.get(source) or {}).get(kind) or {}).get(statistic)
+    return lambda e: e.summary.time(source, kind, statistic)
 
 
 def _throughput(kind: str) -> Callable[[Row], str]:
@@ -146,15 +144,15 @@ _COSTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("full answer ms", lambda r: format_amount(r.part_mean(timing("latency", "full_ms")))),
     ("training FLOPs", training_budgets.flops_text),
     ("budget met", training_budgets.closeness),
-    ("train min", lambda r: format_amount(r.part_mean(lambda e: e.training.get("seconds")), 1 / 60)),
+    ("train min", lambda r: format_amount(r.part_mean(lambda e: e.training.seconds), 1 / 60)),
     ("training examples", training_budgets.examples_text),
     ("latent positions", lambda r: format_amount(r.cost_mean("latent_positions"))),
     ("KV cache", lambda r: format_bytes(r.cost_mean("kv_bytes"))),
-    ("peak memory", lambda r: format_bytes(r.part_mean(lambda e: e.summary.get("peak_memory_bytes")))),
+    ("peak memory", lambda r: format_bytes(r.part_mean(lambda e: e.summary.peak_memory_bytes))),
     ("TTFT ms (throughput)", _throughput("ttft_ms")),
     ("full answer ms (throughput)", _throughput("full_ms")),
-    ("eval ex/s", lambda r: format_amount(r.part_mean(lambda e: e.summary.get("examples_per_s")))),
-    ("train ex/s", lambda r: format_amount(r.part_mean(lambda e: e.training.get("examples_per_s")))),
+    ("eval ex/s", lambda r: format_amount(r.part_mean(lambda e: e.summary.examples_per_s))),
+    ("train ex/s", lambda r: format_amount(r.part_mean(lambda e: e.training.examples_per_s))),
 )
 
 
@@ -167,7 +165,7 @@ def costs(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
 
 def any_block_correct(item: ItemRecord) -> bool:
     """Whether an oracle could pick a block with the right answer."""
-    return any(b["correct"] for b in item.get("blocks") or ())
+    return any(b.correct for b in item.blocks)
 
 
 def block_accuracies(row: Row, ids: Sequence[str]) -> list[Accuracy]:
@@ -175,12 +173,12 @@ def block_accuracies(row: Row, ids: Sequence[str]) -> list[Accuracy]:
 
     A question that could not be asked (overlong) has no blocks and counts as wrong.
     """
-    counts = [[len(p.items[i].get("blocks") or ()) for i in ids] for p in row.parts]
+    counts = [[len(p.items[i].blocks) for i in ids] for p in row.parts]
     if not all(map(any, counts)):
         return []
 
     def right_after(block: int) -> Callable[[ItemRecord], bool]:
-        return lambda item: bool(item.get("blocks") and item["blocks"][block]["correct"])
+        return lambda item: bool(item.blocks) and item.blocks[block].correct
 
     shortest = min(count for seed in counts for count in seed if count)
     return [row.accuracy(ids, right_after(block)) for block in range(shortest)]
@@ -192,7 +190,7 @@ def blocks(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
     by_row = [(row, after) for row in group.rows if (after := block_accuracies(row, head.ids))]
     if not by_row:
         return []
-    most = max(len(p.items[i].get("blocks") or ()) for row, _ in by_row for p in row.parts for i in head.ids)
+    most = max(len(p.items[i].blocks) for row, _ in by_row for p in row.parts for i in head.ids)
     lines = []
     for row, after in by_row:
         cells = [format_percent(a.value) for a in after] + ["-"] * (most - len(after))
@@ -206,13 +204,13 @@ def tuning(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
     """Every trial of every tuned row, with what all of them cost beside the runs' own training."""
     lines = []
     for row in group.rows:
-        record = next((t for p in row.parts if (t := tuning_of(p))), None)
+        record = next((t for p in row.parts if (t := p.training.tuning)), None)
         if record is None:
             continue
-        rates = [(t["lr"], t["accuracy"]) for t in record["trials"]]
+        rates = [(t.lr, t.accuracy) for t in record.trials]
         tried = ", ".join(f"{lr:g}: {'diverged' if a is None else format_percent(a)}" for lr, a in rates)
-        chosen = f"{record['chosen']:g}" + (" (edge of the grid)" if record["edge"] else "")
-        share = f"{100 * record['share']:g} %"
+        chosen = f"{record.chosen:g}" + (" (edge of the grid)" if record.edge else "")
+        share = f"{100 * record.share:g} %"
         lines.append((row.label, str(len(rates)), chosen, format_flops(tuning_flops(row)), share, tried))
     if not lines:
         return []
@@ -296,9 +294,9 @@ def split_sections(scored: Sequence[Scored]) -> list[Section]:
     out = []
     for facts in sorted(groups):
         comparable = groups[facts]
-        summary, backbone = comparable[0].summary, comparable[0].run.spec["backbone"]
+        summary, backbone = comparable[0].summary, comparable[0].run.spec.backbone
         stamp = f" ({QUICK})" if any(s.quick for s in comparable) else ""
-        title = f"{summary['task_title']}, {summary['split']}, {backbone_short(backbone)}: {SPLITS} protocol"
+        title = f"{summary.task_title}, {summary.split}, {backbone.short}: {SPLITS} protocol"
         panels = tuple(_split_panels(comparable))
         out.append(Section(f"{title}, selects on test items{stamp}", panels, tuple(notes.split_notes(comparable))))
     return out
@@ -312,13 +310,13 @@ def _split_panels(scored: Sequence[Scored]) -> Iterator[Panel]:
         lines = []
         for s in scored:
             result = s.result(s.sets()[name])
-            steps = [c["step"] for c in s.summary["candidates"]]
+            steps = [c.step for c in s.summary.candidates]
             counts = Counter(steps[split.chosen] for split in result.splits)
             chosen = ", ".join(f"{step:,} ({n})" for step, n in sorted(counts.items()))
             size = (f"{len(result.splits[0].held):,}", f"{len(result.splits[0].scored):,}")
             error = format_number(result.split_se, 2, 100)  # two digits, for it is small
             main = f"{format_percent(result.accuracy)} ± {error} split SE"
-            cells = (str(s.run.spec["seed"]), *size, chosen, *([s.tuned or "-"] if tuned else []))
+            cells = (str(s.run.spec.seed), *size, chosen, *([s.tuned or "-"] if tuned else []))
             lines.append((s.label, main, format_percent(result.last), *cells))
         caption = f"Mean over 16 random splits, {name}: selects on test items, never ranked"
         yield Panel(caption, (*names, *ends), tuple(lines))
@@ -330,16 +328,16 @@ def split_records(scored: Sequence[Scored]) -> list[Record]:
     for s in scored:
         summary, spec, trained = s.summary, s.run.spec, s.training
         base: Record = {
-            "stamp": QUICK if s.quick else "", "task": summary["task_title"], "task_version": summary["task_version"],
-            "evaluator_version": summary["evaluator_version"], "data_sha256": summary["data_sha256"],
-            "split": summary["split"], "backbone": backbone_label(spec["backbone"]), "method": spec["method"]["name"],
-            "label": s.label, "start": spec.get("start"), "seeds": str(spec["seed"]), "run_ids": s.run.id,
-            "parent_ids": str(spec.get("parent") or ""), "limit": summary.get("limit"), "checkpoint": SPLITS,
-            "train_flops": trained.get("flops"), "inherited_flops": trained.get("inherited_flops"),
-            "train_examples": trained.get("examples"), "tuning_trials": trained.get("tuning_trials"),
+            "stamp": QUICK if s.quick else "", "task": summary.task_title, "task_version": summary.task_version,
+            "evaluator_version": summary.evaluator_version, "data_sha256": summary.data_sha256,
+            "split": summary.split, "backbone": spec.backbone.label, "method": spec.method.name,
+            "label": s.label, "start": spec.start, "seeds": str(spec.seed), "run_ids": s.run.id,
+            "parent_ids": str(spec.parent or ""), "limit": summary.limit, "checkpoint": SPLITS,
+            "train_flops": trained.flops, "inherited_flops": trained.inherited_flops,
+            "train_examples": trained.examples, "tuning_trials": trained.tuning_trials,
         }  # fmt: skip
-        if (record := trained.get("tuning")) is not None:
-            base |= {"tuning_flops": record["flops"], "tuning_rate": f"{record['chosen']:g}"}
+        if (record := trained.tuning) is not None:
+            base |= {"tuning_flops": record.flops, "tuning_rate": f"{record.chosen:g}"}
         for name, items in s.sets().items():
             result = s.result(items)
             first, label = result.splits[0], f"{SPLITS}, selects on test items, never ranked ({name})"

@@ -13,7 +13,7 @@ from rim_bench.storage.records import LmEvalRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import QUICK, Panel, Section
-from rim_bench.util.text import backbone_label, backbone_short, format_accuracy, format_number, format_percent
+from rim_bench.util.text import format_accuracy, format_number, format_percent
 
 
 def overview(groups: Sequence[Group]) -> list[Section]:
@@ -31,7 +31,7 @@ def _side_by_side(groups: Sequence[Group]) -> list[Section]:
     by_method: dict[str, dict[int, Row]] = {}  # one method in one setting: its row in each group that has it
     for number, group in enumerate(ordered):
         for row in group.rows:
-            setting = canonical([row.runs, row.first.summary.get("effort"), row.first.summary.get("knob")])
+            setting = canonical([row.runs, row.first.summary.effort, row.first.summary.knob])
             by_method.setdefault(setting, {})[number] = row
     if all(len({ordered[k].facts.task for k in rows}) < 2 for rows in by_method.values()):
         return []
@@ -64,7 +64,7 @@ def _side_by_side(groups: Sequence[Group]) -> list[Section]:
     )
     notes = ['"-": not evaluated there. Comparisons within a set, costs and notes are in the set\'s own section.']
     notes += transfers_note(p for g in ordered for r in g.rows for p in r.parts)
-    title = f"All sets side by side, {backbone_short(ordered[0].rows[0].first.spec.get('backbone'))}"
+    title = f"All sets side by side, {ordered[0].rows[0].first.spec.backbone.short}"
     stamp = f" ({QUICK})" if any(g.quick for g in ordered) else ""
     return [Section(title + stamp, panels, tuple(notes))]
 
@@ -134,7 +134,7 @@ def lm_eval_records(runs: Iterable[Run]) -> list[Record]:
             "stamp": QUICK if record.quick or spec.quick else "", "task": f"lm-eval:{record.task}",
             "task_version": record.task_version, "evaluator_version": f"lm-eval {record.lm_eval_version}",
             "data_sha256": record.evaluated_sha256, "split": record.split, "train_sha256": spec.task.train_sha256,
-            "backbone": backbone_label(spec.backbone), "method": spec.method.name, "label": name, "start": spec.start,
+            "backbone": spec.backbone.label, "method": spec.method.name, "label": name, "start": spec.start,
             "effort": record.effort, "seeds": str(spec.seed), "run_ids": run.id,
             "set": f"all, {record.num_fewshot}-shot", "n": record.documents, "limit": record.limit,
         }  # fmt: skip

@@ -97,7 +97,7 @@ def notes(compared: SystemComparison) -> list[str]:
     """What a reader must know of the systems, and how the numbers are compared."""
     main, seeds = compared.readings[0].contrast, [len(r.parts) for r in compared.rows[:2]]
     out = [f"{QUICK}: {r.label}" for r in compared.rows if r.quick] + [*changed_notes(compared.rows)]
-    if len({canonical(r.first.spec.get("backbone")) for r in compared.rows}) > 1:
+    if len({canonical(r.first.spec.backbone) for r in compared.rows}) > 1:
         out.append("Other backbones: the difference is not that of the methods alone.")
     if len({r.first.settings.get("dtype") for r in compared.rows} | {None}) > 2:
         out.append("Evaluated in other number types.")

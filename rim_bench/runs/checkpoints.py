@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,13 +24,22 @@ from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import peak_memory, reset_peak
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
-from rim_bench.evaluate.evaluation import EvaluationRequest, marked
+from rim_bench.evaluate.evaluation import EvaluationRequest, accuracy_of, marked
 from rim_bench.evidence.split_protocol import held_out
-from rim_bench.storage.records import EvaluationRecord, TrainingRecord
+from rim_bench.storage.records import (
+    CandidateItem,
+    CandidateRecord,
+    EvaluationRecord,
+    ItemRecord,
+    LookRecord,
+    SelectionRecord,
+    TrainingRecord,
+    ValidationRecord,
+)
 from rim_bench.storage.run_folder import CANDIDATES, Run
 from rim_bench.storage.selection import BEST, LAST, SPLITS, TIES, CheckpointRule, best
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import MANIFEST, Record, complete_folder, damage_of, read_json, write_json_atomic
+from rim_bench.util.files import MANIFEST, complete_folder, damage_of, read_json, write_json_atomic
 
 
 class CheckpointSelector:
@@ -47,7 +55,7 @@ class CheckpointSelector:
             raise ValueError("candidates are looked at on validation, never on the test split")
         self.run, self.selection, self.trained, self.request = run, selection, trained, request
         self.folder = run.path / CANDIDATES
-        self.seen: list[Record] = []  # by step
+        self.seen: list[LookRecord] = []  # by step
         self.peak = 0  # bytes, of training between the looks
 
     @property
@@ -66,8 +74,8 @@ class CheckpointSelector:
         if not self.points:  # the same run was looked at before, and no longer is: what was seen then is not of its end
             shutil.rmtree(self.folder, ignore_errors=True)
         stored = read_json(self._scores)["seen"] if self._scores.is_file() else []
-        self.seen = [r for r in stored if r["step"] <= step]
-        known = {self._weights(r["step"]) for r in self.seen}
+        self.seen = [r for r in map(LookRecord.from_json, stored) if r.step <= step]
+        known = {self._weights(r.step) for r in self.seen}
         for path in sorted(self.folder.glob("step-*")):
             if path not in known:
                 shutil.rmtree(path)
@@ -87,16 +95,16 @@ class CheckpointSelector:
                 with complete_folder(self._weights(step)) as folder:
                     self.trained.save(folder)
         self.seen.append(
-            {
-                "step": step,
-                "stage": stage,
-                "candidate": candidate,
-                "ends": ends,
-                "accuracy": sum(bool(i["correct"]) for i in items) / len(items),
-                "n": len(items),
-                "flops": sum(i["flops_prefill"] + i["flops_decode"] for i in items),
-                "seconds": round(time.perf_counter() - began, 3),
-            }
+            LookRecord(
+                step=step,
+                stage=stage,
+                candidate=candidate,
+                ends=ends,
+                accuracy=accuracy_of(items),
+                n=len(items),
+                flops=sum(i.flops for i in items),
+                seconds=round(time.perf_counter() - began, 3),
+            )
         )
         self._write()
         reset_peak(device)
@@ -105,56 +113,54 @@ class CheckpointSelector:
         """Training never goes back behind `step`: of the candidates up to it only the one that leads is still
         needed.
         """
-        early = [r for r in self._candidates if r["step"] <= step]
+        early = [r for r in self._candidates if r.step <= step]
         if self.selection.rule != BEST or not early:
             return
-        leader = early[best([r["accuracy"] for r in early])]
+        leader = early[best([r.accuracy for r in early])]
         for record in early:
             if record is not leader:
-                shutil.rmtree(self._weights(record["step"]), ignore_errors=True)
+                shutil.rmtree(self._weights(record.step), ignore_errors=True)
 
     # when it has trained
 
     @property
-    def chosen(self) -> Record | None:
+    def chosen(self) -> LookRecord | None:
         """The look that the rule chooses; None where the rule waits for the test questions, or nothing was looked
         at.
         """
         found = self._candidates
         if not found or self.selection.rule == SPLITS:
             return None
-        return found[-1] if self.selection.rule == LAST else found[best([r["accuracy"] for r in found])]
+        return found[-1] if self.selection.rule == LAST else found[best([r.accuracy for r in found])]
 
-    def record(self) -> Record | None:
+    def record(self) -> SelectionRecord | None:
         """For train.json: every look, what all of them cost, and the choice. None where there was none."""
         if not self.seen:
             return None
         chosen = self.chosen
-        return {
-            "rule": self.selection.rule,
-            "points": self.points,
-            "ties": TIES if self.selection.rule == BEST else None,
-            "chosen": None if chosen is None else {k: chosen[k] for k in ("step", "stage", "accuracy", "n")},
-            "stages": [
-                {k: r[k] for k in ("stage", "step", "accuracy", "n")} for r in self.seen if r["ends"]
-            ],  # at their ends
-            "seen": self.seen,
-            "flops": sum(r["flops"] for r in self.seen),  # of inference, in no training budget
-            "seconds": round(sum(r["seconds"] for r in self.seen), 3),
-        }
+        return SelectionRecord(
+            rule=self.selection.rule,
+            points=self.points,
+            ties=TIES if self.selection.rule == BEST else None,
+            chosen=None if chosen is None else chosen.chosen,
+            stages=tuple(r.chosen for r in self.seen if r.ends),
+            seen=tuple(self.seen),
+            flops=sum(r.flops for r in self.seen),
+            seconds=round(sum(r.seconds for r in self.seen), 3),
+        )
 
     @property
-    def validation(self) -> Record | None:
+    def validation(self) -> ValidationRecord | None:
         """Accuracy and number of questions of the run's model; None where nothing was looked at."""
         model = self.chosen or (self._candidates[-1] if self._candidates else None)
-        return None if model is None else {"n": model["n"], "accuracy": model["accuracy"]}
+        return None if model is None else ValidationRecord(accuracy=model.accuracy, n=model.n)
 
     def write(self, folder: Path) -> None:
         """The run's model: the chosen candidate's files, or the weights as they are at the end."""
         if self.selection.rule != BEST or self.chosen is None:
             self.trained.save(folder)
             return
-        source = self._weights(self.chosen["step"])
+        source = self._weights(self.chosen.step)
         if (damage := damage_of(source)) is not None:
             raise UsageError(
                 f"candidate {str(source)!r} is damaged: {damage}; move the run {self.run.id} away to train it again"
@@ -172,14 +178,14 @@ class CheckpointSelector:
         return self.folder / "scores.json"
 
     @property
-    def _candidates(self) -> list[Record]:
-        return [r for r in self.seen if r["candidate"]]
+    def _candidates(self) -> list[LookRecord]:
+        return [r for r in self.seen if r.candidate]
 
     def _weights(self, step: int) -> Path:
         return weights_folder(self.run, step)
 
     def _write(self) -> None:
-        write_json_atomic(self._scores, {"schema": 1, "seen": self.seen})
+        write_json_atomic(self._scores, {"schema": 1, "seen": [r.to_json() for r in self.seen]})
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -228,7 +234,7 @@ def answered(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:
     stored = run.candidate_evaluations.read(request.key())
     if stored is None:
         return None
-    return stored if all(_hash(run, c["step"]) in (None, c["weights_sha256"]) for c in stored["candidates"]) else None
+    return stored if all(_hash(run, c.step) in (None, c.weights_sha256) for c in stored.candidates) else None
 
 
 def evaluate_candidates(
@@ -247,49 +253,31 @@ def evaluate_candidates(
         return stored
     dataset, began = request.dataset(), time.perf_counter()
     held_out(len(dataset.examples))  # refuses before anything is answered
-    selection = (run.training() or TrainingRecord()).get("selection") or {}
-    found = [r for r in selection.get("seen", ()) if r["candidate"]]
+    selection = (run.training() or TrainingRecord()).selection or SelectionRecord()
+    found = [r for r in selection.seen if r.candidate]
     for record in found:
-        if (damage := damage_of(weights_folder(run, record["step"]))) is not None:
-            what = f"candidate of step {record['step']} of run {run.id} cannot be evaluated: {damage}"
+        if (damage := damage_of(weights_folder(run, record.step))) is not None:
+            what = f"candidate of step {record.step} of run {run.id} cannot be evaluated: {damage}"
             raise UsageError(f"{what}; train the run again in another results folder")
-    columns: list[list[dict[str, Any]]] = []
+    columns: list[list[ItemRecord]] = []
     total = len(found) * len(dataset.examples)
     for k, record in enumerate(found):
-        trained = load_trained(run, device=device, folder=weights_folder(run, record["step"]), execution=execution)
+        trained = load_trained(run, device=device, folder=weights_folder(run, record.step), execution=execution)
         before = k * len(dataset.examples)
         show = None if on_items is None else (lambda done, _, before=before: on_items(before + done, total))  # type: ignore[misc]
         columns.append(marked(trained, request, dataset, show))
     items = [_compact(row) for row in zip(*columns, strict=True)]
-    candidates = [
-        {
-            "step": record["step"],
-            "stage": record["stage"],
-            "weights_sha256": _hash(run, record["step"]),
-            "accuracy": sum(bool(i["correct"]) for i in column) / len(column),
-            "flops": sum(i["flops_prefill"] + i["flops_decode"] for i in column),
-        }
+    candidates = tuple(
+        CandidateRecord(
+            step=record.step,
+            stage=record.stage,
+            weights_sha256=_hash(run, record.step),
+            accuracy=accuracy_of(column),
+            flops=sum(i.flops for i in column),
+        )
         for record, column in zip(found, columns, strict=True)
-    ]
-    run.candidate_evaluations.write(
-        request.key(), items, _summary(request, dataset, candidates, device, time.perf_counter() - began)
     )
-    made = answered(run, request)
-    assert made is not None
-    return made
-
-
-def _compact(row: tuple[dict[str, Any], ...]) -> Record:
-    """One question with all candidates' marks and extracted answers, in the order of training."""
-    first = row[0]
-    kept: Record = {k: v for k, v in first.items() if k in ("id", "level", "ood", "cluster", "reference")}
-    return kept | {"correct": "".join("1" if i["correct"] else "0" for i in row), "answers": [i["answer"] for i in row]}
-
-
-def _summary(
-    request: EvaluationRequest, dataset: Split, candidates: list[Record], device: torch.device, seconds: float
-) -> Record:
-    return {
+    summary = {
         "schema": 1,
         "protocol": SPLITS,
         "task": request.task.name,
@@ -307,10 +295,25 @@ def _summary(
             "device": device.type,
             "dtype": "bfloat16" if device.type == "cuda" else "float32",
         },
-        "candidates": candidates,
-        "flops": sum(c["flops"] for c in candidates),
-        "seconds": round(seconds, 3),
+        "candidates": [c.to_json() for c in candidates],
+        "flops": sum(c.flops for c in candidates),
+        "seconds": round(time.perf_counter() - began, 3),
     }
+    return run.candidate_evaluations.write(request.key(), items, summary)
+
+
+def _compact(row: tuple[ItemRecord, ...]) -> CandidateItem:
+    """One question with all candidates' marks and extracted answers, in the order of training."""
+    first = row[0]
+    return CandidateItem(
+        id=first.id,
+        level=first.level,
+        ood=first.ood,
+        cluster=first.cluster,
+        reference=first.reference,
+        correct="".join("1" if i.correct else "0" for i in row),
+        answers=tuple(i.answer for i in row),
+    )
 
 
 def _hash(run: Run, step: int) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rim_bench.compute import cost
 from rim_bench.engine.backbone import Backbone
@@ -22,6 +22,7 @@ from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, starts,
 from rim_bench.runs.study import StudySetting
 from rim_bench.runs.training import check_budget, evaluation_request, is_evaluated, price_of
 from rim_bench.runs.tuning import same_training, stored_choices
+from rim_bench.storage.records import TrainingRecord
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import Panel, Section, Table
@@ -242,14 +243,14 @@ class _Accountant:
     def _adopts(self, arm: PlannedRun) -> bool:
         """Whether an arm is one of the trials, whichever wins."""
         tried = [t.spec for t in self.trials if t.method.name == arm.method.name]
-        return any(same_training({**arm.spec, "optimizer": spec["optimizer"]}, spec) for spec in tried)
+        return any(same_training(replace(arm.spec, optimizer=spec.optimizer), spec) for spec in tried)
 
     def _training(self, planned: PlannedRun) -> int:
         """FLOPs of training without what is inherited: those that were counted, where it is trained."""
         if planned.id in self.spent:
             return self.spent[planned.id]
-        stored = planned.run.training()
-        if stored is not None and stored.flops is not None:
+        stored = planned.run.training() or TrainingRecord()
+        if stored.flops is not None:
             return stored.flops
         method, plan = planned.method, planned.plan
         if plan.flops:
@@ -257,7 +258,7 @@ class _Accountant:
         rows = planned.study.data[0].examples
         examples = method.transform(rows, plan.seed)
         encoded = self.rows.plain if examples is rows else self.rows.encoded(examples)
-        return planned_flops(method, encoded, plan, str(planned.spec["start"]), price_of(self.backbone, method))
+        return planned_flops(method, encoded, plan, str(planned.spec.start), price_of(self.backbone, method))
 
     def _evaluation(self, planned: PlannedRun) -> int | None:
         """About what answering costs: validation after training, and for an arm the test questions."""

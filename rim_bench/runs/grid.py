@@ -175,9 +175,9 @@ class Runner:
             return self._fail(planned, result.state, result.reason, attempts, result.trace)
         if result.trial is not None:
             self.trials[planned.id] = result.trial
-        validation, share = (planned.run.training() or TrainingRecord()).get("validation"), ""
+        validation, share = (planned.run.training() or TrainingRecord()).validation, ""
         if validation is not None:
-            share = f", {100 * validation['accuracy']:.1f} % on validation (n = {validation['n']})"
+            share = f", {100 * validation.accuracy:.1f} % on validation (n = {validation.n})"
         self.reporter.note(f"done: {self.label(planned)}{share}, {result.seconds:.0f} s ({count})")
         for line in result.notes:
             self.reporter.note(f"  {line}")

@@ -68,7 +68,7 @@ class PlannedRun:
         Raises:
             UsageError: its file is gone, or has changed.
         """
-        return method_of(self.spec)
+        return method_of(self.spec.method)
 
     @property
     def run(self) -> Run:
@@ -139,7 +139,7 @@ def at_rates(plan: Plan, choices: Mapping[str, Choice]) -> Plan:
         if planned.role != "arm" or choice is None:
             return planned
         rate = choice.winner.lr
-        spec = RunSpec.from_json({**planned.spec, "optimizer": {**planned.spec["optimizer"], "lr": rate}})
+        spec = dataclasses.replace(planned.spec, optimizer=dataclasses.replace(planned.spec.optimizer, lr=rate))
         return dataclasses.replace(planned, spec=spec, plan=dataclasses.replace(planned.plan, lr=rate), choice=choice)
 
     return tuple(map(at_rate, plan))

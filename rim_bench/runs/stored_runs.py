@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,7 @@ class LoadedRun:
 
 def told_of(run: Run, trained: TrainedModel, request: EvaluationRequest, data: Path | None) -> dict[str, Any]:
     """The same of a request; nothing where it is the run's own task."""
-    if request.task.name == run.spec["task"]["name"]:
+    if request.task.name == run.spec.task.name:
         return {}
     questions = [(e.id, e.question) for e in request.dataset().examples]
     return about(trained.backbone, run.spec, request.task.title, questions, data)
@@ -64,14 +64,14 @@ def told_of(run: Run, trained: TrainedModel, request: EvaluationRequest, data: P
 
 def stored_request(run: Run, options: Options, split: str = "test") -> EvaluationRequest:
     """The evaluation that `rim-bench run` makes of a run, or that of another task with the same options."""
-    given = run.spec["task"]
-    task = load_task(options.task or given["name"])
-    own, quick = task.name == given["name"], options.quick or bool(run.spec.get("quick"))
-    limit = options.limit if options.limit is not None or not own else given.get("limit")
+    trained_on = run.spec.task
+    task = load_task(options.task or trained_on.name)
+    own, quick = task.name == trained_on.name, options.quick or run.spec.quick
+    limit = options.limit if options.limit is not None or not own else trained_on.limit
     if limit is None and quick:
         limit = QUICK_ROWS
     cap = options.max_tokens or int(task.recipe.get("max_tokens", 128))
-    steps = given["steps"] if own else options.steps  # else the data's hash would differ from the run's
+    steps = trained_on.steps if own else options.steps  # else the data's hash would differ from the run's
     device = pick_device(options.device).type
     return EvaluationRequest(
         task,
@@ -134,11 +134,11 @@ def evaluate_stored(
     return stored
 
 
-def accuracy_text(run: Run, summary: Mapping[str, Any]) -> str:
+def accuracy_text(run: Run, summary: EvaluationRecord) -> str:
     """A stored evaluation's accuracy in words."""
     key = next(key for key, stored in run.evaluations().items() if stored == summary)
-    correct = sum(bool(item["correct"]) for item in run.read_items(key))
-    return f"{100 * correct / summary['n']:.2f} % of {summary['n']} ({summary['task_title']}, {summary['split']})"
+    correct = sum(item.correct for item in run.read_items(key))
+    return f"{100 * correct / summary.n:.2f} % of {summary.n} ({summary.task_title}, {summary.split})"
 
 
 PREFIX = "lm-eval:"
@@ -262,7 +262,7 @@ def evaluate_sets(
 
 def _asked_anyway(run: Run, split: str) -> set[str]:
     """A run's own task, and the one whose questions that asks."""
-    name = run.spec["task"]["name"]
+    name = run.spec.task.name
     return {name} | ({_asked(load_task(name), split)} if name in task_names() else set())
 
 
@@ -296,7 +296,7 @@ def _theirs(
     """One of lm-eval's tasks; returns its metrics in words."""
     from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest
 
-    quick = options.quick or bool(run.spec.get("quick"))
+    quick = options.quick or run.spec.quick
     limit = QUICK_ROWS if options.limit is None and quick else options.limit
     drawn = {} if how.sampling is None else votes_record(how.sampling)
     given: dict[str, Any] = {"effort": how.effort, "split_passes": how.split_passes, "votes": tuple(drawn.items())}
@@ -312,6 +312,6 @@ def _theirs(
             )
             reporter.finished(label)
     told = ", ".join(
-        f"{name.removesuffix(',none')} {value:.4f}" for name, value in stored["metrics"].items() if value is not None
+        f"{name.removesuffix(',none')} {value:.4f}" for name, value in stored.metrics.items() if value is not None
     )
-    return f"{told} on {stored['documents']} ({one.name}, lm-eval's own scorers)"
+    return f"{told} on {stored.documents} ({one.name}, lm-eval's own scorers)"

@@ -198,7 +198,7 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
         written.append(out / f"accuracy.{suffix}")
     told = [run.training() or TrainingRecord() for run in runs]
     for kind, draw in (("selection", selection_plot), ("tuning", tuning_plot)):
-        if any(kind in t for t in told):
+        if any(getattr(t, kind) is not None for t in told):
             draw(runs, out / f"{kind}.svg")
             written.append(out / f"{kind}.svg")
     return written + curve_plots(board.contests, out, ("svg",))[0]

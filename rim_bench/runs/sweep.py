@@ -78,7 +78,7 @@ def sweep(
     trained = [run for run in arms if run.trained]
     if not trained:
         raise UsageError("none of these runs is trained, so there is nothing to sweep: `rim-bench run` trains")
-    _check_knobs(knobs or {}, [method_of(run.spec) for run in trained])
+    _check_knobs(knobs or {}, [method_of(run.spec.method) for run in trained])
     for run in arms:
         if run not in trained:
             reporter.note(f"{run.id}: not trained, left out")
@@ -139,10 +139,10 @@ class _Arm:
     ) -> None:
         self.run, self.request, self.options, self.reporter = run, request, options, reporter
         self.execution = execution
-        self.method = method_of(run.spec)
-        seed = int(run.spec.get("seed", 0))
-        self.label = str(run.spec["method"].get("label", self.method.name)) + (f", seed {seed}" if seed else "")
-        self.family = canonical([run.spec["method"], run.spec["backbone"], request.key()])
+        self.method = method_of(run.spec.method)
+        seed = run.spec.seed
+        self.label = run.spec.method.title + (f", seed {seed}" if seed else "")
+        self.family = canonical([run.spec.method, run.spec.backbone, request.key()])
         self._trained: TrainedModel | None = None
 
     @property
@@ -157,7 +157,7 @@ class _Arm:
         with self.run.lock():
             point = self._evaluate(self.request, None, None)
         self._trained = None  # not all models at once
-        return [int(i["generated_tokens"]) for i in self.run.read_items(point.key) if not i["overlong"]]
+        return [i.generated_tokens for i in self.run.read_items(point.key) if not i.overlong]
 
     def stored_caps(self) -> set[int]:
         """Caps of points that an earlier sweep made, of fewer seeds it may be: the others need them too."""
@@ -166,9 +166,9 @@ class _Arm:
         found = [
             s
             for s in self.run.evaluations().values()
-            if s.get("curve") and all(s.get(k) == default.get(k) for k in same)
+            if s.curve and all(getattr(s, k) == getattr(default, k) for k in same)
         ]
-        return {int(s["knob"]["value"]) for s in found if s["knob"]["name"] == "max_tokens"}
+        return {int(s.knob.value) for s in found if s.knob is not None and s.knob.name == "max_tokens"}
 
     def sweep(
         self, knobs: Knobs, lengths: Sequence[int], caps: set[int], temperature: float | None, sample_seed: int | None
@@ -259,7 +259,7 @@ class _Arm:
         except UsageError as error:
             return str(error)
         positions = self.trained.backbone.max_positions
-        lengths = Counter((int(i["prompt_tokens"]), answer) for i, answer in zip(items, self._answers, strict=True))
+        lengths = Counter((i.prompt_tokens, answer) for i, answer in zip(items, self._answers, strict=True))
 
         def crowded(effort: int | None) -> int:  # the last token of an answer is never fed
             return sum(

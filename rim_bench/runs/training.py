@@ -35,7 +35,7 @@ from rim_bench.runs.options import QUICK_ROWS
 from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, trials
 from rim_bench.runs.study import StudySetting
 from rim_bench.runs.tuning import adopt, run_trials, same_training
-from rim_bench.storage.records import TrainingRecord
+from rim_bench.storage.records import ProcessesRecord, TrainingRecord, UsedBudgetRecord, ValidationRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.environment import environment
@@ -119,9 +119,9 @@ def check_budget(plan: Plan) -> None:
 def check_start(planned: PlannedRun, run: Run, reporter: Reporter) -> None:
     """Raises UsageError for a shared start that has not converged: what follows from it would mean nothing."""
     options = planned.study.options
-    validation = (run.training() or TrainingRecord())["validation"]
-    accuracy, needed = validation["accuracy"], planned.study.task.recipe.get("start_accuracy")
-    reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {validation['n']})")
+    validation = (run.training() or TrainingRecord()).validation or ValidationRecord()
+    accuracy, needed = validation.accuracy, planned.study.task.recipe.get("start_accuracy")
+    reporter.note(f"shared cot start: {100 * accuracy:.1f} % on validation (n = {validation.n})")
     if needed is not None and accuracy < needed and not (options.quick or options.any_start):
         raise UsageError(
             f"the shared CoT start {run.id} reached {100 * accuracy:.1f} % on validation, under the "
@@ -176,7 +176,7 @@ def _train_weights(
         trained = TrainedModel(backbone, method, bridges, planned.spec, execution)
         watcher = CheckpointSelector(run, planned.selection, trained, evaluation_request(study, "validation"))
         inherited = 0 if planned.parent is None else _trained_flops(planned.parent.run)
-        start = str(planned.spec["start"])
+        start = str(planned.spec.start)
         trainer = Trainer(backbone, method, bridges, data, plan, run, start, inherited, watcher, group, strategy)
         check_rows(backbone, data, method, [s.stage for s in trainer.spans])
     run.write_environment(_environment(device) | processes)
@@ -186,36 +186,35 @@ def _train_weights(
     peak = max(watcher.peak, peak_memory(device))  # before validation
     if (validation := watcher.validation) is None:
         accuracy, n = validation_accuracy(trained, evaluation_request(study, "validation"))
-        validation = {"n": n, "accuracy": accuracy}
-    looked = watcher.record()
-    summary = {
+        validation = ValidationRecord(accuracy=accuracy, n=n)
+    summary = TrainingRecord(
         **_spent(planned, outcome, inherited),
         **_tuning_record(planned),
-        "tokens": outcome.tokens,
-        "executed_tokens": outcome.executed,
-        "seconds": round(outcome.seconds, 3),
-        "examples_per_s": round(outcome.examples / outcome.seconds, 3),
-        "final_loss": outcome.final_loss,
-        "validation": validation,
-        **({} if looked is None else {"selection": looked}),
-        "parameters": backbone.count(),
-        "parameters_trained": backbone.count(training_only=True),
-        "peak_memory_bytes": peak,
-        "device": str(device),
-        **processes,
-    }
+        tokens=outcome.tokens,
+        executed_tokens=outcome.executed,
+        seconds=round(outcome.seconds, 3),
+        examples_per_s=round(outcome.examples / outcome.seconds, 3),
+        final_loss=outcome.final_loss,
+        validation=validation,
+        selection=watcher.record(),
+        parameters=backbone.count(),
+        parameters_trained=backbone.count(training_only=True),
+        peak_memory_bytes=peak,
+        device=str(device),
+        processes=None if group is None else ProcessesRecord.from_json(group.record(device, strategy)),
+    )
     run.finish(watcher.write, summary)
     run.remove_checkpoints()
     watcher.clean()
     reporter.finished(planned.label)
     if planned.selection.record() is not None and (chosen := watcher.chosen) is not None:
-        what = f"the checkpoint of step {chosen['step']:,} of {outcome.steps:,} (stage {chosen['stage']!r})"
-        accuracy_text = f"{100 * chosen['accuracy']:.1f} % on validation (n = {chosen['n']}), the best"
+        what = f"the checkpoint of step {chosen.step:,} of {outcome.steps:,} (stage {chosen.stage!r})"
+        accuracy_text = f"{100 * chosen.accuracy:.1f} % on validation (n = {chosen.n}), the best"
         reporter.note(f"{planned.label}: {what}, {accuracy_text}")
 
 
 def _spent(planned: PlannedRun, outcome: Outcome, inherited: int) -> dict[str, Any]:
-    """What train.json says of steps, examples, FLOPs and the budget."""
+    """Fields of the training record: steps, examples, FLOPs and the budget."""
     plan, parent = planned.plan, planned.parent
     inherited_examples = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
     if plan.flops:
@@ -231,12 +230,12 @@ def _spent(planned: PlannedRun, outcome: Outcome, inherited: int) -> dict[str, A
         "inherited_flops": inherited,
         "flops_executed": outcome.flops_executed,
         "flops_padding": outcome.flops_padding,
-        "budget": {"kind": kind, "asked": asked, "used": used, "last_step": last_step},
+        "budget": UsedBudgetRecord(kind=kind, asked=asked, used=used, last_step=last_step),
     }
 
 
 def _tuning_record(planned: PlannedRun, adopted: str | None = None) -> dict[str, Any]:
-    """What train.json says of the learning rate's choice; `adopted` is the trial whose weights the run has."""
+    """Fields of the training record on the learning rate's choice; `adopted` is the trial whose weights the run has."""
     tried: dict[str, Any] = {"tuning_trials": planned.tuning_trials}
     return tried if planned.choice is None else tried | {"tuning": planned.choice.record(adopted)}
 
@@ -251,8 +250,8 @@ def _winning_trial(planned: PlannedRun) -> Run | None:
 
 def _trained_flops(run: Run) -> int:
     """What a trained run cost, inherited cost included."""
-    stored = run.training()
-    if stored is None or stored.flops is None:
+    stored = run.training() or TrainingRecord()
+    if stored.flops is None:
         raise UsageError(
             f"start {str(run.path)!r} was trained before FLOPs were counted: move it away to have it trained again"
         )

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rim_bench.engine.trainer import Diverged
 from rim_bench.runs.checkpoints import link_files
 from rim_bench.runs.planned_run import Plan, PlannedRun
-from rim_bench.storage.records import TrainingRecord
+from rim_bench.storage.records import RunSpec, TrainingRecord, ValidationRecord
 from rim_bench.storage.run_folder import CANDIDATES, Run
 from rim_bench.storage.selection import SPLITS, LearningRateGrid
 from rim_bench.util.errors import UsageError
@@ -152,16 +152,17 @@ def _choices(results: Iterable[tuple[PlannedRun, Trial]]) -> dict[str, Choice]:
 
 def _stored_trial(planned: PlannedRun) -> Trial:
     training = planned.run.training() or TrainingRecord()
-    validation, flops, seconds = training["validation"], training["flops"], training["seconds"]
-    return Trial(planned.id, planned.plan.lr, validation["accuracy"], validation["n"], flops, seconds)
+    validation = training.validation or ValidationRecord()
+    flops, seconds = training.flops or 0, training.seconds or 0.0
+    return Trial(planned.id, planned.plan.lr, validation.accuracy, validation.n, flops, seconds)
 
 
-def same_training(arm: Mapping[str, Any], trial: Mapping[str, Any]) -> bool:
+def same_training(arm: RunSpec, trial: RunSpec) -> bool:
     """Whether two specifications train the same weights: they differ in nothing but what the run is for."""
-    return all(canonical(arm.get(k)) == canonical(trial.get(k)) for k in {*arm, *trial} - {"role", "tuned"})
+    return canonical(arm.without("role", "tuned")) == canonical(trial.without("role", "tuned"))
 
 
-def adopt(run: Run, trial: Run, training: Record) -> None:
+def adopt(run: Run, trial: Run, choice: Mapping[str, Any]) -> None:
     """Make the arm of the winning trial: the same weights and records, with what the arm says of them in addition.
 
     Raises:
@@ -171,8 +172,8 @@ def adopt(run: Run, trial: Run, training: Record) -> None:
     write_bytes_atomic(
         run.path / "train.jsonl", b"".join((json.dumps(m, ensure_ascii=False) + "\n").encode() for m in trial.metrics())
     )
-    if (trial.spec.get("selection") or {}).get("rule") == SPLITS:
+    if trial.spec.rule == SPLITS:
         for folder in sorted((trial.path / CANDIDATES).glob("step-*")):
             with complete_folder(run.path / CANDIDATES / folder.name) as made:
                 link_files(folder, made)
-    run.finish(lambda folder: link_files(source, folder), {**(trial.training() or TrainingRecord()), **training})
+    run.finish(lambda folder: link_files(source, folder), replace(trial.training() or TrainingRecord(), **choice))

@@ -61,7 +61,7 @@ def evaluate_controls(
     A run that is never asked the test questions is named, and passed over.
     """
     for control in (c for c in controls if c.evaluation):
-        for run in (r for r in runs if r.spec["method"]["name"] == control.method):
+        for run in (r for r in runs if r.spec.method.name == control.method):
             try:
                 evaluate_stored(
                     run,
@@ -78,6 +78,6 @@ def evaluate_controls(
 
 def _steps_in(study: StudySetting, run: Run, start: str) -> int:
     """Optimizer steps of the stages that such a start would have spared a run."""
-    method = study.method(str(run.spec["method"].get("file") or run.spec["method"]["name"]))
+    method = study.method(run.spec.method.file or run.spec.method.name)
     spared = {s.name for s in method.stages() if s.given_by == start}
     return sum(record["stage"] in spared for record in run.metrics())

@@ -49,7 +49,7 @@ class Evaluations(Generic[Summary, Item]):
         folder, rows, about = self.folder(key), [_json(i) for i in items], _json(summary)
         if len({row["id"] for row in rows}) != len(rows):
             raise ValueError("two items have the same id")
-        if about.get("n") not in (None, len(rows)):
+        if about.get("n", len(rows)) != len(rows):
             raise ValueError(f"the summary speaks of n = {about['n']}, but there are {len(rows)} items")
         data = gzip.compress("".join(canonical(finite(row)) + "\n" for row in rows).encode(), mtime=0)
         with writing(folder):  # while the items change, the old summary would not fit them

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 
 from rim_bench.storage.selection import SPLITS, Apart, CheckpointRule, LearningRateGrid
 from rim_bench.util.files import canonical
+from rim_bench.util.text import leaves, short
 
 NEEDED: Any = object()  # a file without this key is damaged
 
@@ -89,18 +90,20 @@ class JsonRecord(Mapping[str, Any]):
                 out[k.key] = _plain(value)
         return out | self.extra
 
+    def says(self, key: str) -> bool:
+        """Whether the file has this key."""
+        return key in self.extra or self.stored is None or key in self.stored
+
+    def without(self, *keys: str) -> dict[str, Any]:
+        """The object without these keys."""
+        return {k: v for k, v in self.to_json().items() if k not in keys}
+
     def _writes(self, key: _Key) -> bool:
         """Whether a key is written also where its value is the default."""
         return not key.omit if self.stored is None else key.key in self.stored
 
     def __getitem__(self, key: str) -> Any:
-        known = _keys(type(self)).get(key)
-        if known is None or key in self.extra:
-            return self.extra[key]
-        value = getattr(self, known.name)
-        if value == known.default and not self._writes(known):
-            raise KeyError(key)
-        return _plain(value)
+        return self.to_json()[key]
 
     def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
         return self.to_json() | dict(other)
@@ -208,6 +211,31 @@ class BackboneRecord(JsonRecord):
     lora_rank: int | None = said("rank of the adapters", omit=True)
     lora_alpha: float | None = said("scale of the adapters times their rank", omit=True)
 
+    @property
+    def label(self) -> str:
+        """Its name, then all else that it says."""
+        rest = [(k, v) for k, v in sorted(leaves(self.without("name")).items()) if v is not None]
+        words = ", ".join(f"{k}={short(v)}" for k, v in rest)
+        return (self.name or "backbone") + (f" ({words})" if words else "")
+
+    @property
+    def short(self) -> str:
+        """Name, family, size and tuning."""
+        scratch = self.kind == "scratch"
+        words = [
+            self.family,
+            self.hub,
+            self.layers and f"{self.layers} layers" + (f" x {self.width}" if self.width else ""),
+            self.vocabulary and f"vocabulary {self.vocabulary}",
+            "from scratch" if scratch else self.kind and "pretrained",
+        ]
+        if not scratch:
+            words.append(
+                f"LoRA rank {self.lora_rank}" if self.tuning == "lora" else self.tuning and f"{self.tuning} tuning"
+            )
+        said_words = ", ".join(str(w) for w in words if w)
+        return (self.name or "backbone") + (f": {said_words}" if said_words else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord(JsonRecord):
@@ -261,9 +289,9 @@ class RuleRecord(JsonRecord):
     rule: str = said("`best` on validation, or `16-split`: on a part of the test questions", "")
     points: int | None = said("number of candidates, evenly spaced over the budget")
     ties: str | None = said("which of equally good candidates counts")
-    splits: int | None = said("16-split: number of random splits", omit=True)
-    share: float | None = said("16-split: share of the questions that choose", omit=True)
-    seed: int | None = said("16-split: seed of the splits", omit=True)
+    splits: int = said("16-split: number of random splits", 0, omit=True)
+    share: float = said("16-split: share of the questions that choose", 0.0, omit=True)
+    seed: int = said("16-split: seed of the splits", -1, omit=True)
 
     @classmethod
     def of(cls, rule: CheckpointRule) -> RuleRecord | None:
@@ -294,12 +322,12 @@ class RunSpec(JsonRecord):
     schema: int = said("version of this format", 1)
     role: str | None = said("`arm`: a compared run; `start`: others start from it; `trial`: tries a learning rate")
     method: MethodRecord = said("the method", MethodRecord)
-    backbone: BackboneRecord | None = said("the model")
+    backbone: BackboneRecord = said("the model", BackboneRecord)
     task: TaskRecord = said("the training data", TaskRecord)
     start: str | None = said("`recipe`: from the backbone's weights; `cot`: from a run that learned chain of thought")
     parent: str | None = said("id of the run that it starts from")
-    budget: BudgetRecord | None = said("how much it trains")
-    optimizer: OptimizerRecord | None = said("how it trains")
+    budget: BudgetRecord = said("how much it trains", BudgetRecord)
+    optimizer: OptimizerRecord = said("how it trains", OptimizerRecord)
     seed: int = said("training seed", 0)
     dtype: str | None = said("number type of the forward pass in training")
     quick: bool = said("a check of the plumbing, not a result", False)
@@ -345,11 +373,12 @@ class RunSpec(JsonRecord):
     @property
     def total_budget(self) -> tuple[str, float | None]:
         """Kind of the training budget and how much, the inherited part included; None where nothing is said of it."""
-        return ("examples", None) if self.budget is None else self.budget.amount
+        return self.budget.amount
 
-    def without(self, *keys: str) -> dict[str, Any]:
-        """The JSON object without these keys: what equal recipes share."""
-        return {k: v for k, v in self.to_json().items() if k not in keys}
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The specification without the training seed and the run that it starts from: what seeds of a row share."""
+        return self.without("seed", "parent")
 
 
 def spec_id(spec: RunSpec | Mapping[str, Any]) -> str:
@@ -402,7 +431,7 @@ class LookRecord(JsonRecord):
     ends: bool = said("whether the stage ends with it", False)
     accuracy: float = said("share of right answers", 0.0)
     n: int = said("number of questions", 0)
-    flops: int = said("inference FLOPs of the evaluation", 0)
+    flops: float = said("inference FLOPs of the evaluation", 0)
     seconds: float = said("seconds it took", 0.0)
 
     @property
@@ -421,7 +450,7 @@ class SelectionRecord(JsonRecord):
     chosen: ChosenRecord | None = said("the checkpoint that became the model; null: the test questions choose")
     stages: tuple[ChosenRecord, ...] = said("accuracy at the end of each stage", ())
     seen: tuple[LookRecord, ...] = said("every evaluation on validation", ())
-    flops: int | None = said("inference FLOPs of all of them, in no training budget")
+    flops: float | None = said("inference FLOPs of all of them, in no training budget")
     seconds: float | None = said("seconds of all of them")
 
 
@@ -489,6 +518,11 @@ class TrainingRecord(JsonRecord):
     peak_memory_bytes: int | None = said("most memory in use")
     device: str | None = said("device that it trained on")
     processes: ProcessesRecord | None = said("processes that trained together; missing: one", omit=True)
+
+    @property
+    def chosen(self) -> ChosenRecord:
+        """The checkpoint that became the model; empty where none was chosen."""
+        return (self.selection and self.selection.chosen) or ChosenRecord()
 
 
 # eval/<key>/summary.json
@@ -608,7 +642,7 @@ class CandidateRecord(JsonRecord):
     stage: str = said("stage of the curriculum", "")
     weights_sha256: str | None = said("sha256 of its weights")
     accuracy: float = said("share of right answers", 0.0)
-    flops: int = said("inference FLOPs", 0)
+    flops: float = said("inference FLOPs", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -631,7 +665,7 @@ class EvaluationRecord(JsonRecord):
     task_version: int | str = said("its version", "")
     evaluator_version: str = said("version of the scorer", "")
     split: str = said("`test` or `validation`", "")
-    n: int | None = said("number of questions")
+    n: int = said("number of questions", 0)
     data_sha256: str = said("sha256 of the questions", "")
     data_source: str | None = said("where the questions come from")
     data_registered: bool | None = said("false: they are not those that the task registers; null: it registers none")
@@ -666,6 +700,18 @@ class EvaluationRecord(JsonRecord):
         """Whether it is of the method's default setting."""
         return self.effort is None and self.knob is None
 
+    def time(self, source: str, kind: str, statistic: str) -> float | None:
+        """Milliseconds of an answer; None where they were not taken.
+
+        Args:
+            source: "latency" (of single questions) or "throughput".
+            kind: "ttft_ms" (to the first token of the answer) or "full_ms".
+            statistic: "median", "p95" or "mean".
+        """
+        timed = getattr(self, source)
+        times = None if timed is None else getattr(timed, kind)
+        return None if times is None else getattr(times, statistic)
+
     @property
     def generation(self) -> SettingsRecord:
         """How answers were generated; empty where the file does not say."""
@@ -682,7 +728,7 @@ class LmEvalRecord(JsonRecord):
     task: str = said("name of the task", "")
     task_version: str | None = said("its version")
     output_type: str | None = said("`generate_until`, `loglikelihood` or `multiple_choice`")
-    split: str | None = said("`test`, or `validation` where the task has no test documents")
+    split: str = said("`test`, or `validation` where the task has no test documents", "")
     num_fewshot: int | None = said("examples shown before a question")
     documents: int | None = said("documents that were evaluated")
     documents_in_all: int = said("documents that there are", 0)
@@ -718,36 +764,36 @@ class ItemRecord(JsonRecord):
     """One question with its answer and what that cost. Points of a curve leave out what the default evaluation says."""
 
     id: str = said("id of the question", NEEDED)
-    task: str | None = said("name of the task", omit=True)
-    level: str | None = said("level of difficulty, as the task names it", omit=True)
+    task: str | None = said("name of the task")
+    level: str | None = said("level of difficulty, as the task names it")
     ood: bool = said("whether that level is out of distribution", False)
-    prompt_hash: str | None = said("first 8 hex digits of the sha256 of the question", omit=True)
-    reference: str | None = said("right answer", omit=True)
+    prompt_hash: str | None = said("first 8 hex digits of the sha256 of the question")
+    reference: str | None = said("right answer")
     cluster: str | None = said("source that several questions share (template, seed question)", omit=True)
     chance: float | None = said("multiple choice: accuracy of a guess", omit=True)
-    output: str | None = said("what was generated", omit=True)
+    output: str | None = said("what was generated")
     answer: str | None = said("extracted answer; null: none")
     correct: bool = said("whether it is right", NEEDED)
-    strict: bool | None = said("whether it is right and the output ends in the form `#### answer`", omit=True)
-    flexible: bool = said("whether the last number of the output is right", False, omit=True)
-    lm_eval_strict: bool | None = said("lm-eval's strict match", omit=True)
-    lm_eval_flexible: bool | None = said("lm-eval's flexible extract", omit=True)
-    unparseable: bool = said("whether no answer could be extracted", False, omit=True)
-    empty: bool = said("whether nothing was generated", False, omit=True)
-    prompt_tokens: int | None = said("tokens of the question", omit=True)
-    latent_positions: int | None = said("positions after the question that are no text", omit=True)
-    generated_tokens: int | None = said("tokens of the answer, of all samples", omit=True)
-    capped: bool = said("whether it was cut at the most tokens of an answer", False, omit=True)
-    passes: float | None = said("sequential forward passes", omit=True)
-    passes_to_answer: float | None = said("passes up to the first token of the answer; null: there is none", omit=True)
-    flops_prefill: int | None = said("FLOPs of the prompt", omit=True)
-    flops_decode: int | None = said("FLOPs of decoding", omit=True)
-    flops_executed: int | None = said("FLOPs of both with padding: its share of the batch", omit=True)
-    kv_bytes: int | None = said("bytes of the key-value cache", omit=True)
-    latency_s: float | None = said("seconds to the answer, inside its batch", omit=True)
-    batch_s: float | None = said("seconds of its batch", omit=True)
-    batch_size: int | None = said("questions of its batch", omit=True)
-    overlong: bool = said("whether it is too long for the model: wrong, and in no mean cost", False, omit=True)
+    strict: bool | None = said("whether it is right and the output ends in the form `#### answer`")
+    flexible: bool = said("whether the last number of the output is right", False)
+    lm_eval_strict: bool | None = said("lm-eval's strict match")
+    lm_eval_flexible: bool | None = said("lm-eval's flexible extract")
+    unparseable: bool = said("whether no answer could be extracted", False)
+    empty: bool = said("whether nothing was generated", False)
+    prompt_tokens: int = said("tokens of the question", 0)
+    latent_positions: int | None = said("positions after the question that are no text")
+    generated_tokens: int = said("tokens of the answer, of all samples", 0)
+    capped: bool = said("whether it was cut at the most tokens of an answer", False)
+    passes: float | None = said("sequential forward passes")
+    passes_to_answer: float | None = said("passes up to the first token of the answer; null: there is none")
+    flops_prefill: float | None = said("FLOPs of the prompt")
+    flops_decode: float | None = said("FLOPs of decoding")
+    flops_executed: int | None = said("FLOPs of both with padding: its share of the batch")
+    kv_bytes: int | None = said("bytes of the key-value cache")
+    latency_s: float | None = said("seconds to the answer, inside its batch")
+    batch_s: float | None = said("seconds of its batch")
+    batch_size: int | None = said("questions of its batch")
+    overlong: bool = said("whether it is too long for the model: wrong, and in no mean cost", False)
     votes: int | None = said("number of samples", omit=True)
     votes_for: int | None = said("samples that gave the answer", omit=True)
     logprobs: tuple[float, ...] | None = said("multiple choice: log-probability of each choice, in nats", omit=True)
@@ -755,15 +801,20 @@ class ItemRecord(JsonRecord):
     correct_norm: bool | None = said("multiple choice: whether it is right by log-probability a character", omit=True)
     blocks: tuple[BlockRecord, ...] = said("answers after each block of thought", (), omit=True)
 
+    @property
+    def flops(self) -> float:
+        """FLOPs of the prompt and of decoding."""
+        return (self.flops_prefill or 0) + (self.flops_decode or 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateItem(JsonRecord):
     """One test question with the answers of all candidates of a run, in the order of training."""
 
     id: str = said("id of the question", NEEDED)
-    level: str | None = said("level of difficulty, as the task names it", omit=True)
+    level: str | None = said("level of difficulty, as the task names it")
     ood: bool = said("whether that level is out of distribution", False)
-    reference: str | None = said("right answer", omit=True)
+    reference: str | None = said("right answer")
     cluster: str | None = said("source that several questions share", omit=True)
     correct: str = said("a 1 or 0 for each candidate", "")
     answers: tuple[str | None, ...] = said("extracted answers", ())

@@ -36,11 +36,19 @@ Record = dict[str, Any]
 
 # Atomic writes
 def canonical(value: Any) -> str:
-    """`value` as JSON with one spelling: sorted keys, no spaces.
+    """`value` as JSON with one spelling: sorted keys, no spaces. What has a `to_json` is what that returns.
 
-    Raises ValueError for what JSON cannot say (NaN, infinity).
+    Raises:
+        ValueError, TypeError: what JSON cannot say (NaN, infinity; other objects).
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    same: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+    return json.dumps(value, separators=(",", ":"), default=_object, **same)
+
+
+def _object(value: Any) -> Any:
+    if not hasattr(value, "to_json"):
+        raise TypeError(f"JSON cannot say a {type(value).__name__}")
+    return value.to_json()
 
 
 @contextmanager

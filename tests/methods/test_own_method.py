@@ -63,10 +63,10 @@ def test_it_is_trained_evaluated_and_compared(
 
 
 def evaluates_only_what_was_trained(run: Run, mine: Path) -> None:
-    assert method_of(run.spec).name == run.spec["method"]["name"]
+    assert method_of(run.spec.method).name == run.spec["method"]["name"]
     mine.write_text(mine.read_text() + "\n# another file now\n")
     with pytest.raises(UsageError, match=r"mine\.py.*changed"):
-        method_of(run.spec)
+        method_of(run.spec.method)
 
 
 def test_a_changed_file_is_another_run(mine: Path) -> None:

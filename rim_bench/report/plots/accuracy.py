@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rim_bench.evidence.rows import Evaluation, Group, Row, Subset, budget_of, collect, grouped, headings, stamp
+from rim_bench.evidence.rows import Evaluation, Group, Row, Subset, collect, grouped, headings, stamp
 from rim_bench.evidence.training_budgets import budget_text
 from rim_bench.report.plots.style import (
     FLOOR,
@@ -62,7 +62,7 @@ def _budgets(group: Group, heading: str) -> list[tuple[Group, str]]:
     """The group by training budget, which the headings then say, and the labels no more."""
     by_budget: dict[tuple[str, float], list[Evaluation]] = {}
     for e in (p for r in group.rows for p in r.parts):
-        kind, asked = budget_of(e.spec)
+        kind, asked = e.spec.total_budget
         by_budget.setdefault((kind, -1.0 if asked is None else asked), []).append(e)
     if len(by_budget) == 1:
         return [(group, heading)]
@@ -79,13 +79,13 @@ def _levels(group: Group) -> list[Subset]:
 
 def _title(group: Group, heading: str) -> str:
     parts = [p for r in group.rows for p in r.parts]
-    starts = sorted({str(p.spec.get("start")) for p in parts} - {"None", "recipe"})
+    starts = sorted({str(p.spec.start) for p in parts} - {"None", "recipe"})
     levels = _levels(group)
     sizes = sorted({len(s.ids) for s in levels}) or [len(parts[0].items)]
     n = f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
     seeds = sorted({p.seed for p in parts})
     facts = [n + (" per level" if levels else ""), seeds_text(seeds)]
-    if starts and {r.first.spec.get("start") for r in group.rows} == set(starts):
+    if starts and {r.first.spec.start for r in group.rows} == set(starts):
         facts.insert(0, "all from " + ", ".join(starts))
     facts += [f"first {cut:,} rows only" for cut in sorted({p.cut for p in parts if p.cut is not None})]
     return f"{heading}\n{'; '.join(facts)}" + (f"; {marks}" if (marks := stamp(group.rows)) else "")
@@ -93,7 +93,7 @@ def _title(group: Group, heading: str) -> str:
 
 def _name(row: Row, group: Group) -> str:
     """The row's label, without the start where the title says it of all rows."""
-    starts = {r.first.spec.get("start") for r in group.rows}
+    starts = {r.first.spec.start for r in group.rows}
     return row.short_label if len(starts) == 1 and row.words == f"from {next(iter(starts))}" else row.label
 
 

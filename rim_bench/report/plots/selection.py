@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rim_bench.evidence.stats.intervals import wilson
 from rim_bench.report.plots.style import DASHES, GREY, check_suffix, panel_figure, panel_name
-from rim_bench.storage.records import TrainingRecord
+from rim_bench.storage.records import ChosenRecord, SelectionRecord, TrainingRecord, TuningRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Drawn = Sequence[tuple[Run, Record]]  # the runs of a panel, and what is drawn of each
+Part = TypeVar("Part", SelectionRecord, TuningRecord)
 STAR: Any = {"mfc": "white", "mec": "black", "ms": 12, "zorder": 5}
 
 
@@ -31,7 +30,7 @@ def selection_plot(runs: Iterable[Run], path: Path) -> None:
     hint = (
         "no run here was looked at while it trained: give `rim-bench run` --checkpoint best, or --checkpoint-points 8"
     )
-    _plot(runs, path, "selection", hint, _selection_panel, "optimizer step")
+    _plot(runs, path, lambda t: t.selection, hint, _selection_panel, "optimizer step")
 
 
 def tuning_plot(runs: Iterable[Run], path: Path) -> None:
@@ -42,22 +41,27 @@ def tuning_plot(runs: Iterable[Run], path: Path) -> None:
         UsageError: another suffix, a path that cannot be written, or no run whose rate was tuned.
     """
     hint = "no run here was tuned: give `rim-bench run` --tune lr=1e-5..1e-3"
-    _plot(runs, path, "tuning", hint, _tuning_panel, "learning rate")
+    _plot(runs, path, lambda t: t.tuning, hint, _tuning_panel, "learning rate")
 
 
 def _plot(
-    runs: Iterable[Run], path: Path, field: str, hint: str, draw: Callable[[Axes, Drawn, str], None], x: str
+    runs: Iterable[Run],
+    path: Path,
+    pick: Callable[[TrainingRecord], Part | None],
+    hint: str,
+    draw: Callable[[Axes, Sequence[tuple[Run, Part]], str], None],
+    x: str,
 ) -> None:
-    """Draws a field of train.json of the runs that have it, by method, start and task."""
-    panels: dict[str, list[tuple[Run, Record]]] = {}
-    for run in sorted(runs, key=lambda r: (int(r.spec.get("seed", 0)), r.id)):
-        if isinstance(record := (run.training() or TrainingRecord()).get(field), dict):
-            panels.setdefault(panel_name(run), []).append((run, record))
+    """Draws a part of the training record of the runs that have it, by method, start and task."""
+    panels: dict[str, list[tuple[Run, Part]]] = {}
+    for run in sorted(runs, key=lambda r: (r.spec.seed, r.id)):
+        if (part := pick(run.training() or TrainingRecord())) is not None:
+            panels.setdefault(panel_name(run), []).append((run, part))
     if not panels:
         raise UsageError(f"there is nothing to plot: {hint}")
     check_suffix(path)
 
-    def fill(ax: Axes, drawn: Drawn, color: str, label: str) -> None:
+    def fill(ax: Axes, drawn: Sequence[tuple[Run, Part]], color: str, label: str) -> None:
         draw(ax, drawn, color)
         ax.set_title(label, loc="left", pad=20)
         ax.grid(color="#E0E0E0", lw=0.5)
@@ -66,25 +70,27 @@ def _plot(
     panel_figure(panels, path, fill, axes=(x, "validation accuracy, % (Wilson 95 %)"), heights=(0.5, 2.3))
 
 
-def _errors(records: Sequence[Record]) -> list[list[float]]:
+def _errors(shares: Sequence[tuple[float, int]]) -> list[list[float]]:
     """Distances to both ends of the intervals, in points."""
-    bounds = [wilson(round(r["accuracy"] * r["n"]), r["n"]) for r in records]
-    low = [100 * max(0.0, r["accuracy"] - b.low) for r, b in zip(records, bounds, strict=True)]
-    return [low, [100 * max(0.0, b.high - r["accuracy"]) for r, b in zip(records, bounds, strict=True)]]
+    bounds = [wilson(round(share * n), n) for share, n in shares]
+    low = [100 * max(0.0, share - b.low) for (share, _), b in zip(shares, bounds, strict=True)]
+    return [low, [100 * max(0.0, b.high - share) for (share, _), b in zip(shares, bounds, strict=True)]]
 
 
-def _selection_panel(ax: Axes, drawn: Drawn, color: str) -> None:
+def _selection_panel(ax: Axes, drawn: Sequence[tuple[Run, SelectionRecord]], color: str) -> None:
     bars: Any = {"color": color, "lw": 1.2, "elinewidth": 0.7, "capsize": 1.5}
     for k, (run, selection) in enumerate(drawn):
-        seen = selection["seen"]
-        xs, ys = [r["step"] for r in seen], [100 * r["accuracy"] for r in seen]
-        name = f"seed {run.spec.get('seed', 0)}" + (", chosen on test items" if selection["rule"] == SPLITS else "")
-        ax.errorbar(xs, ys, yerr=_errors(seen), ls=DASHES[k % len(DASHES)], label=name, **bars)
-        taken = [r for r in seen if r["candidate"]]
-        ax.plot([r["step"] for r in taken], [100 * r["accuracy"] for r in taken], "o", color=color, ms=3.5)
-        if (chosen := selection["chosen"]) is not None:
-            label = f"chosen ({selection['rule']})" if k == 0 else None
-            ax.plot([chosen["step"]], [100 * chosen["accuracy"]], "*", label=label, **STAR)
+        seen = selection.seen
+        shares = [(r.accuracy, r.n) for r in seen]
+        xs, ys = [r.step for r in seen], [100 * r.accuracy for r in seen]
+        name = f"seed {run.spec.seed}" + (", chosen on test items" if selection.rule == SPLITS else "")
+        ax.errorbar(xs, ys, yerr=_errors(shares), ls=DASHES[k % len(DASHES)], label=name, **bars)
+        taken = [r for r in seen if r.candidate]
+        ax.plot([r.step for r in taken], [100 * r.accuracy for r in taken], "o", color=color, ms=3.5)
+        chosen = selection.chosen or ChosenRecord()
+        if chosen.step is not None and chosen.accuracy is not None:
+            label = f"chosen ({selection.rule})" if k == 0 else None
+            ax.plot([chosen.step], [100 * chosen.accuracy], "*", label=label, **STAR)
     _stages(ax, drawn[0][0])
     ax.set_xlim(left=0)
     ax.legend(fontsize=7, loc="best")
@@ -106,15 +112,21 @@ def _stages(ax: Axes, run: Run) -> None:
         ax.annotate(name, (step, 1.0), xytext=(1, 2 + 8 * height), fontsize=7, color="#505050", **where)
 
 
-def _tuning_panel(ax: Axes, drawn: Drawn, color: str) -> None:
+def _tuning_panel(ax: Axes, drawn: Sequence[tuple[Run, TuningRecord]], color: str) -> None:
     tuning = drawn[0][1]  # the seeds of a row share their trials
-    sound = [t for t in tuning["trials"] if t["accuracy"] is not None]
-    rates, accuracies = [t["lr"] for t in sound], [100 * t["accuracy"] for t in sound]
+    sound = [(t.lr, t.accuracy, t.n or 0) for t in tuning.trials if t.accuracy is not None]
+    rates, accuracies = [lr for lr, *_ in sound], [100 * share for _, share, _ in sound]
     bars: Any = {"color": color, "marker": "o", "ms": 4, "lw": 1.2, "elinewidth": 0.9, "capsize": 2}
-    ax.errorbar(rates, accuracies, yerr=_errors(sound), label=f"trials, seed {tuning['seed']}", **bars)
-    if failed := [t["lr"] for t in tuning["trials"] if t["accuracy"] is None]:
+    ax.errorbar(
+        rates,
+        accuracies,
+        yerr=_errors([(share, n) for _, share, n in sound]),
+        label=f"trials, seed {tuning.seed}",
+        **bars,
+    )
+    if failed := [t.lr for t in tuning.trials if t.accuracy is None]:
         ax.plot(failed, [0.0] * len(failed), "x", color=GREY, ms=6, label="diverged")
-    best = next(t for t in sound if t["lr"] == tuning["chosen"])
-    ax.plot([best["lr"]], [100 * best["accuracy"]], "*", label=f"chosen: {best['lr']:g}", **STAR)
+    best = next(share for lr, share, _ in sound if lr == tuning.chosen)
+    ax.plot([tuning.chosen], [100 * best], "*", label=f"chosen: {tuning.chosen:g}", **STAR)
     ax.set_xscale("log")
     ax.legend(fontsize=7, loc="best")

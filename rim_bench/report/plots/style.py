@@ -121,7 +121,7 @@ def panel_figure(
     from matplotlib.figure import Figure
 
     rank = {name: k for k, name in enumerate(ORDER)}
-    methods = {label: str(runs[0][0].spec["method"]["name"]) for label, runs in panels.items()}
+    methods = {label: runs[0][0].spec.method.name for label, runs in panels.items()}
     labels = sorted(panels, key=lambda label: (rank.get(methods[label], len(ORDER)), label))
     columns = 1 if len(labels) == 1 else 2
     rows = math.ceil(len(labels) / columns)
@@ -134,14 +134,13 @@ def panel_figure(
             ax.set_axis_off()
         figure.supxlabel(axes[0], fontsize=9)
         figure.supylabel(axes[1], fontsize=9)
-        stamp_quick(figure, any(run.spec.get("quick") for runs in panels.values() for run, _ in runs))
+        stamp_quick(figure, any(run.spec.quick for runs in panels.values() for run, _ in runs))
         save(figure, path)
 
 
 def panel_name(run: Run) -> str:
     """Method, start and task of a run."""
-    method, start = run.spec["method"], run.spec.get("start")
-    label = str(method.get("label") or method["name"])
+    label, start = run.spec.method.title, run.spec.start
     if start not in (None, "recipe") and "(from" not in label:
         label += f" (from {start})"
-    return f"{label}, {run.spec['task']['name']}"
+    return f"{label}, {run.spec.task.name}"

@@ -51,7 +51,7 @@ def training_plot(runs: Iterable[Run], path: Path) -> None:
             ax.annotate(name, (step, 1.0), (1, 2), where, offset, fontsize=7, color="#505050")
         ax.set_ylim(bottom=0)
         ax.grid(color="#E0E0E0", lw=0.5)
-        seeds = seeds_text(sorted({int(run.spec.get("seed", 0)) for run, _ in logged}))
+        seeds = seeds_text(sorted({run.spec.seed for run, _ in logged}))
         ax.set_title(f"{label}; {seeds}", loc="left", pad=12)
 
     panel_figure(panels, path, draw, axes=("optimizer step", "training loss"), heights=(0.4, 2.1))
