@@ -80,6 +80,22 @@ class BaselineEntry:
     answers: Mapping[str, tuple[bool, ...]]
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the items, "" = its own; not in the file
 
+    @staticmethod
+    def of_table(questions: Questions, sizes: Sequence[tuple[str, int]], table: Record) -> BaselineEntry:
+        """One `[[entry]]` of the file. Raises ValueError where the items do not fit the counts."""
+        bits, right = "".join(table.pop("items")), table.pop("correct")
+        table.pop("accuracy")
+        fits = len(bits) == sum(n for _, n in sizes) == questions.n and bits.count("1") == right
+        if not fits or set(bits) - {"0", "1"}:
+            raise ValueError(
+                f"{len(bits)} items with {bits.count('1')} right, where {questions.n} with {right} right are announced"
+            )
+        setting = Setting(**{k: table.pop(k) for k in Setting._fields})
+        answers, start = {}, 0
+        for level, n in sizes:
+            answers[level], start = tuple(b == "1" for b in bits[start : start + n]), start + n
+        return BaselineEntry(questions, setting, table, answers)
+
     @property
     def correct(self) -> int:
         """How many it got right."""
@@ -286,28 +302,12 @@ def read_baseline(path: Path) -> tuple[BaselineEntry, ...]:
         head = dict(value["questions"])
         sizes = [(str(level), int(size)) for level, size in head.pop("levels")]
         questions = Questions(**head)
-        entries = tuple(_entry(questions, sizes, entry) for entry in value["entry"])
+        entries = tuple(BaselineEntry.of_table(questions, sizes, entry) for entry in value["entry"])
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{name} does not hold what a baseline holds ({type(error).__name__}: {error})") from None
     if not entries:
         raise UsageError(f"{name} has no entry")
     return entries
-
-
-def _entry(questions: Questions, sizes: Sequence[tuple[str, int]], table: Record) -> BaselineEntry:
-    """One `[[entry]]` of the file. Raises ValueError where the items do not fit the counts."""
-    bits, right = "".join(table.pop("items")), table.pop("correct")
-    table.pop("accuracy")
-    fits = len(bits) == sum(n for _, n in sizes) == questions.n and bits.count("1") == right
-    if not fits or set(bits) - {"0", "1"}:
-        raise ValueError(
-            f"{len(bits)} items with {bits.count('1')} right, where {questions.n} with {right} right are announced"
-        )
-    setting = Setting(**{k: table.pop(k) for k in Setting._fields})
-    answers, start = {}, 0
-    for level, n in sizes:
-        answers[level], start = tuple(b == "1" for b in bits[start : start + n]), start + n
-    return BaselineEntry(questions, setting, table, answers)
 
 
 _WORDS = {  # in the order in which they are compared

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from rim_bench.evidence import degenerate
-from rim_bench.evidence.pairs import Pair, PairedDifference, Whole, adjusted, contrasts
+from rim_bench.evidence.pairs import Pair, PairedDifference, Whole, contrasts, judged
 from rim_bench.evidence.rows import Group, Row, Subset
 from rim_bench.evidence.stats import tests
 from rim_bench.methods.controls import ANY, CONTROLS, OWN_STARTS, Control, warm_controls
@@ -43,6 +43,36 @@ class ClaimVerdict(NamedTuple):
     reason: str = ""
     difference: float | None = None  # accuracy of method − control; None where no number is due
     refused: str = ""  # why an ablation is no headline, so that its size is withheld
+
+    @staticmethod
+    def of_pair(pair: Pair, row: Row, other: Row, control: Control, holm_seeds: float | None) -> ClaimVerdict:
+        """What a trained control says; `holm_seeds` is the seeds' p adjusted over the claims."""
+        difference = pair.difference if pair.first is row else -pair.difference
+        apart = [] if row.first.spec.total_budget == other.first.spec.total_budget else ["another training budget"]
+        settings, theirs = (r.first.spec.method.settings for r in (row, other))
+        try:
+            shared = {} if control.matched is None else control.matched(settings)
+        except KeyError:  # an older run did not record the setting
+            shared = {}
+        apart += [f"{k} {theirs[k]} instead of {v}" for k, v in shared.items() if k in theirs and theirs[k] != v]
+        beside = f" ({', '.join(apart)})" if apart else ""
+        if pair.higher is None:
+            floor = " (both at the floor)" if pair.verdict.at_floor else ""
+            return ClaimVerdict(ClaimOutcome.NOT_SHOWN, f"tied{floor}{beside}", difference)
+        if (
+            holm_seeds is not None and pair.p_seeds is not None and holm_seeds >= 0.05
+        ):  # of many claims some pass by chance
+            word, seeds_p = "higher" if pair.higher is row else "lower", format_p(pair.p_seeds)
+            reason = f"{word} by itself (seeds p = {seeds_p}), not after Holm over the claims ({format_p(holm_seeds)})"
+            return ClaimVerdict(ClaimOutcome.NOT_SHOWN, reason, difference)
+        if pair.higher is other:
+            return ClaimVerdict(ClaimOutcome.CONTRADICTED, f"the control is higher{beside}", difference)
+        failed = degenerate.unreadable(other, pair.scope)
+        if not apart and abs(pair.difference) <= failed:  # had they been right, the control would be as good
+            apart = [f"{format_percent(failed)} % of the control's outputs are empty, unparseable or capped"]
+        if apart:
+            return ClaimVerdict(ClaimOutcome.NOT_SHOWN, f"higher, but {', '.join(apart)}", difference)
+        return ClaimVerdict(ClaimOutcome.SUPPORTED, difference=difference)
 
     @property
     def points(self) -> str:
@@ -79,8 +109,10 @@ class _PairIndex:
         return self._pairs.get((scope.name, frozenset((id(row), id(other)))))
 
     def refused(self, scope: Subset, row: Row) -> str:
-        """Why an ablation of a row is no headline; empty where the row is called higher than every separately trained
-        direct of its start and budget, after Holm over the claims as the claim itself must be.
+        """Why an ablation of a row is no headline; empty where it may be one.
+
+        The row must be higher than every separately trained direct of its start and budget, after Holm over the claims
+        as the claim itself must be.
         """
         start_and_budget = (row.first.spec.start, row.first.spec.total_budget)
         directs = [r for r in self.group.rows if r.method == DIRECT and r.first.default]
@@ -125,7 +157,10 @@ def findings(group: Group, pairs: Sequence[Pair]) -> list[Finding]:
             says = {"": ClaimVerdict(ClaimOutcome.NO_ROW, missing)}
         else:
             name = other.label
-            says = {scope: _verdict(p, row, other, control, index.holm.get(id(p))) for scope, p in own_pairs.items()}
+            says = {
+                scope: ClaimVerdict.of_pair(p, row, other, control, index.holm.get(id(p)))
+                for scope, p in own_pairs.items()
+            }
         out.append(Finding(name, row.label, control.claim, says))
     return out + _evaluated_findings(index)
 
@@ -154,34 +189,6 @@ def _links(row: Row, index: _PairIndex) -> Iterator[_Link]:
             yield _Link(row, control, None, {}, "not tested" if start == "recipe" else "the gain may be the start's")
 
 
-def _verdict(pair: Pair, row: Row, other: Row, control: Control, holm_seeds: float | None) -> ClaimVerdict:
-    """What a trained control says; `holm_seeds` is the seeds' p adjusted over the claims."""
-    difference = pair.difference if pair.first is row else -pair.difference
-    apart = [] if row.first.spec.total_budget == other.first.spec.total_budget else ["another training budget"]
-    settings, theirs = (r.first.spec.method.settings for r in (row, other))
-    try:
-        shared = {} if control.matched is None else control.matched(settings)
-    except KeyError:  # an older run did not record the setting
-        shared = {}
-    apart += [f"{k} {theirs[k]} instead of {v}" for k, v in shared.items() if k in theirs and theirs[k] != v]
-    beside = f" ({', '.join(apart)})" if apart else ""
-    if pair.higher is None:
-        floor = " (both at the floor)" if pair.verdict.at_floor else ""
-        return ClaimVerdict(ClaimOutcome.NOT_SHOWN, f"tied{floor}{beside}", difference)
-    if holm_seeds is not None and pair.p_seeds is not None and holm_seeds >= 0.05:  # of many claims some pass by chance
-        word, seeds_p = "higher" if pair.higher is row else "lower", format_p(pair.p_seeds)
-        reason = f"{word} by itself (seeds p = {seeds_p}), not after Holm over the claims ({format_p(holm_seeds)})"
-        return ClaimVerdict(ClaimOutcome.NOT_SHOWN, reason, difference)
-    if pair.higher is other:
-        return ClaimVerdict(ClaimOutcome.CONTRADICTED, f"the control is higher{beside}", difference)
-    failed = degenerate.unreadable(other, pair.scope)
-    if not apart and abs(pair.difference) <= failed:  # had they been right, the control would be as good
-        apart = [f"{format_percent(failed)} % of the control's outputs are empty, unparseable or capped"]
-    if apart:
-        return ClaimVerdict(ClaimOutcome.NOT_SHOWN, f"higher, but {', '.join(apart)}", difference)
-    return ClaimVerdict(ClaimOutcome.SUPPORTED, difference=difference)
-
-
 def evaluated_controls(group: Group, control: Control) -> Iterator[tuple[Row, Row]]:
     """The default evaluation of some runs beside the one that is this control."""
     for turned in (r for r in group.rows if r.method == control.method and not r.first.default):
@@ -202,17 +209,18 @@ def _evaluated_findings(index: _PairIndex) -> list[Finding]:
         for scope in (s for s in group.scopes if not s.level and not control.split_passes):
             sides = [Whole(r, r.solved(scope.ids)) for r in (row, turned)]
             drafts += [(k, scope, c) for c in contrasts(sides, group.clusters(scope), ablations=True)]
-    for (k, scope, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, _, c in drafts]), strict=True):
-        winner = c.judged(holm, group.floor(scope)[1], holm_seeds).winner
+    verdicts = judged([(c, group.floor(scope)[1]) for _, scope, c in drafts])
+    for (k, scope, c), (_, verdict) in zip(drafts, verdicts, strict=True):
+        winner = verdict.winner
         outcome = ClaimOutcome.SUPPORTED if winner is c.first else ClaimOutcome.CONTRADICTED
         outcome = ClaimOutcome.NOT_SHOWN if winner is None else outcome
         refused = index.refused(scope, c.first.row)
         says[k][scope.name] = ClaimVerdict(outcome, difference=c.value, refused=refused)
     out = []
-    for (control, row, turned), verdicts in zip(asked, says, strict=True):
+    for (control, row, turned), of_sets in zip(asked, says, strict=True):
         of = control.of if control.of != row.method else row.label
         name = turned.label if turned.label != row.label else control.label
-        out.append(Finding(name, of, control.claim, verdicts))
+        out.append(Finding(name, of, control.claim, of_sets))
     return out
 
 

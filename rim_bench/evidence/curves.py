@@ -89,11 +89,11 @@ class Point:
         """[seeds, items]: 1 where correct."""
         import numpy as np
 
-        places, solved = self._all_solved
+        places, solved = self.all_solved
         return np.asarray(solved[:, [places[i] for i in ids]], dtype=np.float64)
 
     @cached_property
-    def _all_solved(self) -> tuple[dict[str, int], NDArray[np.float64]]:
+    def all_solved(self) -> tuple[dict[str, int], NDArray[np.float64]]:
         """The column of each item, and [seeds, all items]."""
         ids = list(self.row.first.items)
         return {name: k for k, name in enumerate(ids)}, self.row.solved(ids)
@@ -383,8 +383,9 @@ def cheapest(cost_curves: Iterable[CostCurve], accuracy: float) -> tuple[CostCur
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Whether each (cost, accuracy) is on the Pareto front: none is at least as accurate at no more cost, and better
-    in one of the two. On point estimates: it describes what was measured and tests nothing.
+    """Whether each (cost, accuracy) is on the Pareto front: none is as good in both and better in one.
+
+    On point estimates: it describes what was measured and tests nothing.
     """
     return [
         not any(c <= cost and a >= accuracy and (c < cost or a > accuracy) for c, a in points)

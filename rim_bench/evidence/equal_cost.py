@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rim_bench.evidence.curves import CostCurve, MatchedAccuracy, same
-from rim_bench.evidence.pairs import PairedDifference, Verdict, adjusted, contrasts
+from rim_bench.evidence.pairs import PairedDifference, Verdict, contrasts, judged
 from rim_bench.evidence.rows import Group, Row, Subset
 from rim_bench.evidence.stats.intervals import Interval, Resampler
 
@@ -101,9 +101,8 @@ def differences(fields: Sequence[Field]) -> list[Difference]:
         clusters = field.group.clusters(field.scope)
         for cost in default_costs(field.tracks):
             drafts += [(field, cost, c) for c in contrasts(field.readings(cost.value), clusters)]
-    out = []
-    for (field, cost, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, _, c in drafts]), strict=True):
-        verdict = c.judged(holm, field.group.floor(field.scope)[1], holm_seeds)
+    out, verdicts = [], judged([(c, field.group.floor(field.scope)[1]) for field, _, c in drafts])
+    for (field, cost, c), (holm, verdict) in zip(drafts, verdicts, strict=True):
         numbers = (c.value, c.p, holm, c.interval, c.detectable)
         out.append(Difference(field.scope, cost, c.first, c.second, *numbers, verdict))
     return out

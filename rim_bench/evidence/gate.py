@@ -72,6 +72,28 @@ class Decision:
     smallest_margin: float | None  # that this n holds or breaks with 80 % power; None where nothing differs
     sources: int | None = None  # that the items share; None where they share none
 
+    def why(self, margin: float, min_n: int, effect: float) -> str:
+        """The verdict's reason in a sentence; `effect` is the design effect."""
+        n, d, verdict = self.n, self.difference, self.verdict
+        size, most, limit = (f"{100 * v:.2f}".rstrip("0").rstrip(".") for v in (abs(d), self.upper, margin))
+        p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
+        if n < min_n:
+            return f"{n:,} items are too few: the minimum is {min_n:,}"
+        if verdict == "regressed":
+            return f"{size} points lower than the baseline ({p}): the margin is {limit}"
+        if verdict == "holds" and d <= 0:
+            text = "as accurate as the baseline on these items" if d == 0 else f"{size} points higher than the baseline"
+            return text + (f"; a loss of up to {most} is not excluded (95 %)" if self.upper >= margin else "")
+        if verdict == "holds":
+            return f"{size} points lower, and with 95 % confidence by less than {most}: under the margin of {limit}"
+        discordance = max((self.lost + self.won) / n, margin)
+        needed = math.ceil(effect * tests.items_needed(discordance, margin, POWER, 2 * ALPHA))
+        more = f"at this discordance a margin of {limit} needs about {needed:,} items for 80 % power"
+        if d >= margin - 1e-12:
+            return f"{size} points lower, which is the margin of {limit} or more, but {p}: {more}"
+        left = f"a loss of up to {most} is not excluded (95 %), where the margin is {limit}"
+        return f"{size} points lower, and {left}: {more}"
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -148,8 +170,14 @@ def decide(
     min_n: int = MIN_N,
     clusters: Sequence[int] | None = None,
 ) -> Decision:
-    """The rule on answers to the same items in the same order; `margin` is a fraction, `clusters` the number of each
-    item's source.
+    """The rule on answers to the same items in the same order.
+
+    Args:
+        baseline: right or wrong, by item.
+        run: the same of the run.
+        margin: a fraction.
+        min_n: with fewer items nothing is decided.
+        clusters: the number of each item's source.
 
     Raises:
         ValueError: no items, or not equally many.
@@ -175,31 +203,7 @@ def decide(
     smallest = tests.detectable_difference(effective, discordance, POWER, 2 * ALPHA) if discordance else None
     shares = (sum(baseline) / n, sum(run) / n)
     decision = Decision(verdict, "", n, *shares, lost, won, d, upper, p, smallest, sources)
-    return replace(decision, reason=_reason(decision, margin, min_n, n / effective))
-
-
-def _reason(made: Decision, margin: float, min_n: int, effect: float) -> str:
-    """The verdict's reason in a sentence; `effect` is the design effect."""
-    n, d, verdict = made.n, made.difference, made.verdict
-    size, most, limit = (f"{100 * v:.2f}".rstrip("0").rstrip(".") for v in (abs(d), made.upper, margin))
-    p = "p < 0.001" if made.p < 0.001 else f"p = {made.p:.3f}"
-    if n < min_n:
-        return f"{n:,} items are too few: the minimum is {min_n:,}"
-    if verdict == "regressed":
-        return f"{size} points lower than the baseline ({p}): the margin is {limit}"
-    if verdict == "holds" and d <= 0:
-        text = "as accurate as the baseline on these items" if d == 0 else f"{size} points higher than the baseline"
-        return text + (f"; a loss of up to {most} is not excluded (95 %)" if made.upper >= margin else "")
-    if verdict == "holds":
-        return f"{size} points lower, and with 95 % confidence by less than {most}: under the margin of {limit}"
-    discordance = max((made.lost + made.won) / n, margin)
-    needed = math.ceil(effect * tests.items_needed(discordance, margin, POWER, 2 * ALPHA))
-    more = f"at this discordance a margin of {limit} needs about {needed:,} items for 80 % power"
-    if d >= margin - 1e-12:
-        return f"{size} points lower, which is the margin of {limit} or more, but {p}: {more}"
-    return (
-        f"{size} points lower, and a loss of up to {most} is not excluded (95 %), where the margin is {limit}: {more}"
-    )
+    return replace(decision, reason=decision.why(margin, min_n, n / effective))
 
 
 def operating(n: int, discordance: float, difference: float, margin: float) -> dict[GateVerdict, float]:
@@ -363,9 +367,7 @@ def _differences(mine: BaselineEntry, base: BaselineEntry, decision: Decision) -
 
 
 def noise_of(mine: BaselineEntry, other: Run, levels: Sequence[str] = (), *, repeats_only: bool = False) -> list[Noise]:
-    """What changes without a change: the evaluations in `other` of the very weights of `mine`, at the same setting, on
-    the same items.
-    """
+    """What changes without a change: the evaluations in `other` of the weights, setting and items of `mine`."""
     out = []
     for key, summary in other.evaluations().items():
         same_setting = setting_of(other.spec, summary) == mine.setting

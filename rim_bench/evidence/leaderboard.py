@@ -87,9 +87,6 @@ class LeaderboardNumbers:
     @cached_property
     def measured(self) -> dict[str, list[MeasuredSetting]]:
         """Every setting of every row, by the name of the set of questions."""
-        return {scope.name: self._measured(scope) for scope in self.contest.scopes}
-
-    def _measured(self, scope: Subset) -> list[MeasuredSetting]:
         points = {(c.row.label, p.label): (c.row, p) for c in self.contest.curves for p in c.points if not p.default}
         points |= {(c.row.label, ""): (c.row, p) for c in self.contest.curves for p in c.points if p.default}
         order = [r.label for r in self.contest.group.rows]
@@ -98,18 +95,20 @@ class LeaderboardNumbers:
             row, point = setting
             return order.index(row.label), not point.default, point.knob or "", point.value or 0.0, point.note
 
-        settings = sorted(points.values(), key=place)
-        accuracies = [p.row.accuracy(scope.ids) for _, p in settings]
-        costs = [{kind: p.cost(kind, scope.ids) for kind in COSTS} for _, p in settings]
-        fronts: list[list[str]] = [[] for _ in settings]
-        for kind in self.contest.kinds:
-            known = [(k, c, accuracies[k].value) for k, by_kind in enumerate(costs) if (c := by_kind[kind]) is not None]
-            for (k, _, _), on_front in zip(known, front([(c, a) for _, c, a in known]), strict=True):
-                fronts[k] += [kind] if on_front else []
-        return [
-            MeasuredSetting(row, p, a, c, p.milliseconds("ttft_ms", scope.ids), tuple(f))
-            for (row, p), a, c, f in zip(settings, accuracies, costs, fronts, strict=True)
-        ]
+        settings, out = sorted(points.values(), key=place), {}
+        for scope in self.contest.scopes:
+            accuracies = [p.row.accuracy(scope.ids) for _, p in settings]
+            costs = [{kind: p.cost(kind, scope.ids) for kind in COSTS} for _, p in settings]
+            fronts: list[list[str]] = [[] for _ in settings]
+            for kind in self.contest.kinds:
+                known = [(k, c, accuracies[k].value) for k, own in enumerate(costs) if (c := own[kind]) is not None]
+                for (k, _, _), on_front in zip(known, front([(c, a) for _, c, a in known]), strict=True):
+                    fronts[k] += [kind] if on_front else []
+            out[scope.name] = [
+                MeasuredSetting(row, p, a, c, p.milliseconds("ttft_ms", scope.ids), tuple(f))
+                for (row, p), a, c, f in zip(settings, accuracies, costs, fronts, strict=True)
+            ]
+        return out
 
     def default(self, row: Row, scope: Subset) -> MeasuredSetting:
         """The row's default setting."""
@@ -129,9 +128,7 @@ class LeaderboardNumbers:
         return [t for t in self.joined(kind, scope) if t.span is None and len(t.curve.points) > 1]
 
     def needed(self, scope: Subset) -> list[tuple[Row, list[tuple[CostCurve, Need] | None]]]:
-        """For every row what each of `TARGETS` costs at least in FLOPs, over all its curves, and the curve; None where
-        none gets there.
-        """
+        """For every row, where each of `TARGETS` costs least in FLOPs: the curve and the cost; None: on none."""
         tracks = self.joined("flops", scope)
         by_row = [(row, [t for t in tracks if t.curve.row.label == row.label]) for row in self.contest.group.rows]
         return [(row, [cheapest(mine, target) for target in TARGETS]) for row, mine in by_row if mine]

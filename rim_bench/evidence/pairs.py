@@ -179,11 +179,17 @@ def contrasts(
             yield PairedDifference(first, second, interval, clusters)
 
 
-def adjusted(family: Sequence[PairedDifference[S]]) -> list[tuple[float, float | None]]:
-    """Holm's adjusted p of a family of contrasts: over the questions, and over the seeds of those that have several."""
+def judged(drafts: Sequence[tuple[PairedDifference[S], float]]) -> list[tuple[float, Verdict[S]]]:
+    """Of a family of contrasts, each with its floor: Holm's adjusted p over the questions, and the verdict.
+
+    The seeds' p is adjusted among the contrasts that have several seeds.
+    """
+    family = [c for c, _ in drafts]
     seeds = iter(tests.holm([c.p_seeds for c in family if c.p_seeds is not None]))
-    over_seeds = [None if c.p_seeds is None else next(seeds) for c in family]
-    return list(zip(tests.holm([c.p for c in family]), over_seeds, strict=True))
+    return [
+        (holm, c.judged(holm, floor, None if c.p_seeds is None else next(seeds)))
+        for (c, floor), holm in zip(drafts, tests.holm([c.p for c in family]), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -234,9 +240,8 @@ def pairs(group: Group) -> list[Pair]:
     for scope in (s for s in group.scopes if not s.level):
         sides = [Whole(r, r.solved(scope.ids)) for r in group.rows]
         drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope))]
-    out = []
-    for (scope, c), (holm, holm_seeds) in zip(drafts, adjusted([c for _, c in drafts]), strict=True):
-        verdict = c.judged(holm, group.floor(scope)[1], holm_seeds)
+    out, verdicts = [], judged([(c, group.floor(scope)[1]) for scope, c in drafts])
+    for (scope, c), (holm, verdict) in zip(drafts, verdicts, strict=True):
         (b, k), rows = c.counts, (c.first.row, c.second.row)
         out.append(Pair(scope, *rows, c.value, b, k, c.p, holm, c.interval, c.detectable, verdict, c.p_seeds))
     return out

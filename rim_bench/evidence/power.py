@@ -24,6 +24,15 @@ class GateRates:
     caught: float  # regressed, at a true loss of exactly the margin
     caught_twice: float | None  # regressed, at twice the margin; None where the discordance does not allow so much
 
+    @staticmethod
+    def of(n: int, discordance: float, margin: float) -> GateRates:
+        """By `gate.operating`."""
+        unchanged, at_margin = (operating(n, discordance, loss, margin) for loss in (0.0, margin))
+        at_twice = operating(n, discordance, 2 * margin, margin) if 2 * margin <= discordance else None
+        caught_twice = None if at_twice is None else at_twice["regressed"]
+        rates = (unchanged["regressed"], unchanged["holds"], at_margin["holds"], at_margin["regressed"])
+        return GateRates(*rates, caught_twice)
+
 
 @dataclass(frozen=True)
 class PowerLine:
@@ -96,12 +105,6 @@ def plan_power(
                 by_formula = tests.power_of(n, psi, difference / 100, alpha)
                 exact = tests.exact_power(n, psi, difference / 100, alpha) if n <= MOST else None
         if n is not None and n <= MOST and margin is not None and margin / 100 <= psi:
-            gate = _gate_rates(n, psi, margin / 100)
+            gate = GateRates.of(n, psi, margin / 100)
         lines.append(PowerLine(psi, detectable, by_formula, exact, items, gate))
     return PowerPlan(n, difference, power, alpha, margin, tuple(lines))
-
-
-def _gate_rates(n: int, psi: float, margin: float) -> GateRates:
-    unchanged, at_margin = operating(n, psi, 0.0, margin), operating(n, psi, margin, margin)
-    at_twice = operating(n, psi, 2 * margin, margin)["regressed"] if 2 * margin <= psi else None
-    return GateRates(unchanged["regressed"], unchanged["holds"], at_margin["holds"], at_margin["regressed"], at_twice)

@@ -154,10 +154,10 @@ def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[Rankin
 
 
 def shared(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], list[LeftOut]]:
-    """Of each task the evaluations that all runs have: on one split by one evaluator on one task version, data set and
-    set of questions; and the others.
+    """Of each task the evaluations that all runs have, and the others.
 
-    Where every run has several such, they are those on the test split, of the newest versions, on the most questions.
+    They share split, evaluator, task version, data set and set of questions. Where every run has several such, they are
+    those on the test split, of the newest versions, on the most questions.
 
     Raises:
         UsageError: no evaluation that all runs of a task have; it names what differs, and which run has which.

@@ -55,6 +55,30 @@ class Retrainings:
     correct: tuple[int, ...]
     pairs: tuple[RetrainingPair, ...]  # ordered, every two of them
 
+    @staticmethod
+    def of(setting: Setting, entries: Sequence[BaselineEntry], enough: int) -> Retrainings:
+        """Every ordered pair of the retrainings of one recipe. Raises UsageError: see `retrainings`."""
+        entries = sorted(entries, key=lambda e: int(e.origin["seed"]))
+        seeds = [int(e.origin["seed"]) for e in entries]
+        if twice := {s for s in seeds if seeds.count(s) > 1}:
+            raise UsageError(f"{setting}: seed {min(twice)} is there twice: retrainings have a seed each")
+        if len(entries) < enough:
+            raise UsageError(
+                f"{setting}: {len(entries)} retrainings are too few for a margin: give at least {enough}, each with "
+                "another seed"
+            )
+        for entry in entries:
+            if (other := difference(entry.questions, entries[0].questions)) is not None:
+                raise UsageError(
+                    f"run {entry.origin['run']!r} answered other questions than {entries[0].origin['run']!r}: {other}"
+                )
+        answers = [e.flat() for e in entries]
+        pairs = [
+            RetrainingPair(a, b, *lost_and_won(answers[a], answers[b])) for a, b in permutations(range(len(entries)), 2)
+        ]
+        runs, correct = tuple(str(e.origin["run"]) for e in entries), tuple(e.correct for e in entries)
+        return Retrainings(setting, entries[0].questions, tuple(seeds), runs, correct, tuple(pairs))
+
     @property
     def n(self) -> int:
         """Items."""
@@ -111,7 +135,7 @@ class Retrainings:
         accuracies = [100 * c / self.n for c in self.correct]
         return float(t.ppf(1 - rate, len(accuracies) - 1)) * intervals.spread(accuracies) * math.sqrt(2)
 
-    def found(self, margin: float, power: float = 0.8) -> float:
+    def detected(self, margin: float, power: float = 0.8) -> float:
         """The smallest loss of the mean, in points, that at this margin turns so many of the retrainings red."""
         return next(STEP * k for k in range(1, 2 * _STEPS + 1) if self.red(margin, shift=STEP * k) >= power)
 
@@ -130,7 +154,7 @@ class Retrainings:
             "held_out_red_share": self.held_out(rate),
             "worst_baseline_red_share": self.worst(margin),
             "margin_by_spread_points": round(self.by_spread(rate), 4),
-            "found_points": self.found(margin),
+            "found_points": self.detected(margin),
             "lost": [[p.first, p.second, p.lost, p.won] for p in self.pairs if p.first < p.second],
         }
 
@@ -177,31 +201,7 @@ def retrainings(
         recipes.setdefault((entry.setting, entry.origin["recipe_sha256"]), []).append(entry)
     if not recipes:
         raise UsageError("no run was given: a margin comes from retrainings of one recipe with other seeds")
-    return [_paired(setting, entries, enough) for (setting, _), entries in recipes.items()]
-
-
-def _paired(setting: Setting, entries: list[BaselineEntry], enough: int) -> Retrainings:
-    """Every ordered pair of the retrainings of one recipe."""
-    entries = sorted(entries, key=lambda e: int(e.origin["seed"]))
-    seeds = [int(e.origin["seed"]) for e in entries]
-    if twice := {s for s in seeds if seeds.count(s) > 1}:
-        raise UsageError(f"{setting}: seed {min(twice)} is there twice: retrainings have a seed each")
-    if len(entries) < enough:
-        raise UsageError(
-            f"{setting}: {len(entries)} retrainings are too few for a margin: give at least {enough}, each with "
-            "another seed"
-        )
-    for entry in entries:
-        if (other := difference(entry.questions, entries[0].questions)) is not None:
-            raise UsageError(
-                f"run {entry.origin['run']!r} answered other questions than {entries[0].origin['run']!r}: {other}"
-            )
-    answers = [e.flat() for e in entries]
-    pairs = [
-        RetrainingPair(a, b, *lost_and_won(answers[a], answers[b])) for a, b in permutations(range(len(entries)), 2)
-    ]
-    runs, correct = tuple(str(e.origin["run"]) for e in entries), tuple(e.correct for e in entries)
-    return Retrainings(setting, entries[0].questions, tuple(seeds), runs, correct, tuple(pairs))
+    return [Retrainings.of(setting, entries, enough) for (setting, _), entries in recipes.items()]
 
 
 def read(path: Path) -> list[Retrainings]:

@@ -171,6 +171,20 @@ class Row:
     setting: str = ""  # what follows them: ", effort 2"
     brief: bool = False  # whether its label leaves the words out, as where all rows of a section have the same
 
+    @staticmethod
+    def of(parts: tuple[Evaluation, ...], budget: str) -> Row:
+        """The row of these seeds, with the words that its label needs; `budget` are those on its budget."""
+        e = parts[0]
+        name, start, effort, knob = _base_label(e), e.spec.start, e.summary.effort, e.summary.knob
+        in_name = "(from" in name  # a stored name may say it
+        words = [] if start in (None, "recipe") or in_name else [f"from {start}"]
+        words += [budget] if budget else []
+        words += ["best checkpoint"] if e.spec.rule == "best" else []
+        setting = "" if effort is None else f", effort {effort}"
+        if effort is None and isinstance(knob, Mapping):
+            setting = f", {knob.get('name')} {knob.get('value')}"
+        return Row(name, parts, ", ".join(words), setting)
+
     @property
     def short_label(self) -> str:
         """What it is called without the words in brackets."""
@@ -428,7 +442,7 @@ def grouped(evaluations: Iterable[Evaluation]) -> list[Group]:
         for seeds, budget in zip(recipes.values(), budgets, strict=True):
             seeds.sort(key=lambda e: (e.seed, e.run, e.key))
             twice = len({e.seed for e in seeds}) < len(seeds)  # not seeds of one recipe, so nothing is averaged
-            rows += [_row(parts, budget) for parts in ([(e,) for e in seeds] if twice else [tuple(seeds)])]
+            rows += [Row.of(parts, budget) for parts in ([(e,) for e in seeds] if twice else [tuple(seeds)])]
         out.append(Group(facts, tuple(_with_own_labels(sorted(rows, key=place)))))
     return out
 
@@ -452,19 +466,6 @@ def _budget_words(evaluations: Sequence[Evaluation]) -> list[str]:
         else:
             out.append(f"{format_number(amount, 0)} examples" if len(twins) > 1 else "")
     return out
-
-
-def _row(parts: tuple[Evaluation, ...], budget: str) -> Row:
-    e = parts[0]
-    name, start, effort, knob = _base_label(e), e.spec.start, e.summary.effort, e.summary.knob
-    in_name = "(from" in name  # a stored name may say it
-    words = [] if start in (None, "recipe") or in_name else [f"from {start}"]
-    words += [budget] if budget else []
-    words += ["best checkpoint"] if e.spec.rule == "best" else []
-    setting = "" if effort is None else f", effort {effort}"
-    if effort is None and isinstance(knob, Mapping):
-        setting = f", {knob.get('name')} {knob.get('value')}"
-    return Row(name, parts, ", ".join(words), setting)
 
 
 def _with_own_labels(rows: Sequence[Row]) -> Iterator[Row]:

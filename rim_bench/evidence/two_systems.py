@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rim_bench.evidence.baseline import choose, measured, setting_of
-from rim_bench.evidence.pairs import PairedDifference, Verdict, Whole, adjusted, contrasts, differing
+from rim_bench.evidence.pairs import PairedDifference, Verdict, Whole, contrasts, differing, judged
 from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Row, Subset, grouped
 from rim_bench.evidence.stats import clustered, intervals, tests
 from rim_bench.evidence.stats.intervals import Clustered, Interval
@@ -137,8 +137,16 @@ def versus(
     split: str = "test",
     task: str | None = None,
 ) -> SystemComparison:
-    """Compares two systems, each `RUN[@SETTING][,RUN...]`: SETTING is K=2 or the key of an evaluation. `margin` in
-    points.
+    """The comparison of two systems, each `RUN[@SETTING][,RUN...]`: SETTING is K=2 or the key of an evaluation.
+
+    Args:
+        store: where the runs are.
+        first: the difference is first − second.
+        second: the same.
+        baseline: the separately trained direct that an ablation must beat.
+        margin: points within which two systems count as equivalent.
+        split: the questions that both answered.
+        task: where a run is evaluated on several tasks.
 
     Raises:
         UsageError: other items, evaluator, split, data or task; runs that are not seeds of one recipe; an ablation
@@ -264,10 +272,13 @@ def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemCompa
     for scope in (s for s in group.scopes if not s.level):
         sides = [Whole(r, r.solved(scope.ids)) for r in rows]
         drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope), ablations=True)]
+
+    def floor(scope: Subset) -> float:
+        known = next(iter(first.items.values())).reference is not None or len(scope.ids) == len(first.items)
+        return group.floor(scope)[1] if known else 0.0
+
     readings = []
-    for (scope, contrast), (holm, holm_seeds) in zip(drafts, adjusted([c for _, c in drafts]), strict=True):
-        has_floor = next(iter(first.items.values())).reference is not None or len(scope.ids) == len(first.items)
-        verdict = contrast.judged(holm, group.floor(scope)[1] if has_floor else 0.0, holm_seeds)
+    for (scope, contrast), (holm, verdict) in zip(drafts, judged([(c, floor(s)) for s, c in drafts]), strict=True):
         sources = contrast.clusters if contrast.clusters and len(set(contrast.clusters)) > 1 else None
         error = None if sources is None else intervals.clustered(contrast.difference.tolist(), sources)
         readings.append(SubsetComparison(scope, contrast, holm, verdict, Margin.of(contrast, margin), error))

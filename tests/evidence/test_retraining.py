@@ -57,7 +57,7 @@ def test_the_margin_keeps_the_rate_by_the_gates_own_rule(tmp_path: Path) -> None
     assert made.by_spread() == pytest.approx(margin, abs=4)
     assert made.margin(0.01) > margin > made.margin(0.3)
     assert 0.03 < made.held_out() < 0.2  # of margins chosen on ten seeds each
-    found = made.found(margin)
+    found = made.detected(margin)
     assert margin < found < 3 * margin and made.red(margin, shift=found) >= 0.8 > made.red(
         margin, shift=found - retraining.STEP
     )

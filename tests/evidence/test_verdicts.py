@@ -188,7 +188,7 @@ def test_changed_words_flag_the_same(store: Store) -> None:
 
 def test_changed_words_change_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"regressed": ([True] * 600, [True] * 500 + [False] * 100), "holds": ([True] * 600, [True] * 600)}
-    monkeypatch.setattr(gate, "_reason", lambda *_: WORDS)
+    monkeypatch.setattr(gate.Decision, "why", lambda *_: WORDS)
     monkeypatch.setattr(gate_report, "title", lambda _: WORDS)
     for verdict, code in (("regressed", 1), ("holds", 0)):
         made = gate.decide(*answers[verdict], 0.02)

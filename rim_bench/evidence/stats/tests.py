@@ -114,9 +114,7 @@ def retraining(
 def retraining_bound(
     first: NDArray[np.float64], second: NDArray[np.float64], level: float = 0.95, clusters: Sequence[int] | None = None
 ) -> float | None:
-    """What a difference must exceed to be more than other training seeds and items would make of it: t·se of
-    `retraining`. None with one seed on each side.
-    """
+    """What a difference must exceed to be more than other seeds and items would make of it; None: one seed each."""
     error = retraining(first, second, clusters)
     return None if error is None else error.bound(level)
 
@@ -149,11 +147,11 @@ def detectable_difference(n: int, discordance: float, power: float = 0.8, alpha:
 
 
 def score(b: Any, c: Any, n: int, margin: float) -> Any:
-    """Tango's score statistic for "the true difference is `margin`": about normal under it, negative where less was
-    seen. Takes numbers, or numpy arrays of b and c.
+    """Tango's score statistic for "the true difference is `margin`", of numbers or numpy arrays of b and c.
 
-    The variance is the one under that hypothesis, so it is no zero where b and c are (Wald's is, and then calls five
-    items proof). At margin 0 it is McNemar's (b − c)/√(b + c). Source: T. Tango 1998, Stat. Med. 17:891.
+    About normal under that hypothesis, negative where less was seen. The variance is the one under it, so it is no zero
+    where b and c are (Wald's is, and then calls five items proof). At margin 0 it is McNemar's (b − c)/√(b + c).
+    Source: T. Tango 1998, Stat. Med. 17:891.
 
     Raises:
         ValueError: a margin outside (−1, 1), or counts that no n items have.
