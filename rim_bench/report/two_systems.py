@@ -205,7 +205,8 @@ def power_table(plan: PowerPlan) -> Table:
     head = "McNemar's test" + ("" if plan.n is None else f" on {plan.n:,} items")
     rows = [[cell(line) for cell in columns.values()] for line in plan.lines]
     title, align = f"{head}, two-sided level {plan.alpha:g}", "r" * len(columns)
-    return Table.of_rows(title, tuple(columns), rows, align=align, notes=notes, document=plan.data())
+    data = plan.data()
+    return Table.of_rows(title, tuple(columns), rows, align=align, notes=notes, records=data["lines"], document=data)
 
 
 def _share(value: float | None) -> str:
