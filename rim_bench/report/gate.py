@@ -33,7 +33,7 @@ def margins_table(systems: Sequence[Retrainings], rate: float = RATE) -> Table:
         reds = (retrained.red(margin), retrained.held_out(rate), retrained.worst(margin))
         name, seeds = str(retrained.setting._replace(max_tokens="")), str(len(retrained.seeds))
         level = (f"{mean:.1f} ± {spread:.1f}", f"{min(accuracies):.1f} to {max(accuracies):.1f}", f"{margin:g}")
-        ends = (f"{retrained.by_spread(rate):.1f}", f"{retrained.found(margin):g}")
+        ends = (f"{retrained.by_spread(rate):.1f}", f"{retrained.detected(margin):g}")
         rows.append((name, seeds, *level, *(f"{100 * share:.1f} %" for share in reds), *ends))
     q = systems[0].questions
     lead = f"Retrainings with other seeds, {q.n:,} questions of {q.task} ({q.split}), "
