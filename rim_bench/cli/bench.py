@@ -1,7 +1,8 @@
-"""`rim-bench bench`: what is measured, on what, and where it goes. `cli.py` takes it in."""
+"""`rim-bench bench`: what is measured, on what, and where it goes."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.flags import read_names, read_settings
 
 if TYPE_CHECKING:
     from rim_bench.runs.options import Options
 
-app = typer.Typer()
 METHODS = "direct,pause,cot,coconut,rim"
 KINDS = {
     "train": "examples/s of a run's own optimizer steps, beside a plain loop",
@@ -78,7 +79,6 @@ Record = Annotated[bool, typer.Option("--record", help="Also store it in the his
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the history.")]
 
 
-@app.command()
 def bench(
     context: typer.Context,
     what: What = None,
@@ -123,7 +123,7 @@ def bench(
     given = locals()
     _check_flags(kinds, given)
     _check_places(given)
-    _measure(kinds, _options(kinds, given | {"seeds": "0"}), given)
+    _measure(kinds, _options(kinds, given), given)
 
 
 def _check_shown(context: typer.Context) -> None:
@@ -177,7 +177,7 @@ def _check_place(flag: str, given: Path, path: Path) -> None:
 
 def _options(kinds: tuple[str, ...], values: dict[str, Any]) -> Options:
     """What the study behind a measurement is asked."""
-    from rim_bench.cli.common import run_options as parsed
+    from rim_bench.runs.options import Options, read_numbers
 
     methods, task = values["methods"], values["task"]
     if kinds in (("targets",), ("scaling",)):
@@ -188,8 +188,14 @@ def _options(kinds: tuple[str, ...], values: dict[str, Any]) -> Options:
         methods = "coconut,cot,direct,rim"
         task = task or ("chain" if values["data"] is None else "gsm8k")
     task = task or "chain"
-    return parsed(
-        values | {"methods": methods or METHODS, "task": task, "model": values["model"] or _model(kinds, task)}
+    return Options(
+        methods=read_names(methods or METHODS),
+        task=task,
+        model=values["model"] or _model(kinds, task),
+        settings=read_settings(values["set_"] or []),
+        backbone=read_numbers("--backbone", "KEY=VALUE, as in width=64")(values["backbone"] or []),
+        allow_changed_data=os.environ.get("RIM_BENCH_ALLOW_CHANGED", "") in ("1", "true"),  # it has no flag of its own
+        **{name: values[name] for name in ("data", "limit", "batch_size", "device", "out")},
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-from collections.abc import Iterator, Sequence
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,154 +16,109 @@ import typer
 
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.flags import Flag, FlagField, flag_fields
 
 if TYPE_CHECKING:
-    from rim_bench.runs.options import Options
     from rim_bench.storage.run_folder import Damaged, Run
 
 EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
 INTERRUPTED = 130
 FAULT = 70  # EX_SOFTWARE
-Methods = Annotated[str, typer.Option("--methods", "-m", help="Names or .py files, separated by commas.")]
-TaskName = Annotated[str, typer.Option("--task", "-t", help="A task's name or YAML file, see `rim-bench list tasks`.")]
-Model = Annotated[
-    str | None, typer.Option("--model", help="Backbone: an entry, a folder, or a hub id. Default: the task's.")
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files instead of the hub."),
-]
-Files = Annotated[
-    list[str] | None, typer.Option("--file", help="Your own rows: train=PATH, validation=PATH, test=PATH.")
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where runs and tables go.")]
-Steps = Annotated[str, typer.Option("--steps", help="Reasoning steps of annotated tasks: equations or prose.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N rows of each split.")]
-Start = Annotated[
-    str | None, typer.Option("--start", help="recipe: as published; cot: all methods from one shared CoT run.")
-]
-Seeds = Annotated[str, typer.Option("--seeds", "--seed", help="Training seeds, separated by commas.")]
-Examples = Annotated[int | None, typer.Option("--examples", help="Training budget of each method, in examples.")]
-Budget = Annotated[
-    str | None, typer.Option("--budget", help="The same as examples=N, or train-flops=X, inherited cost included.")
-]
-CotExamples = Annotated[int | None, typer.Option("--cot-examples", help="Training budget of the shared CoT start.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Examples an optimizer step.")]
-Lr = Annotated[float | None, typer.Option("--lr", help="One learning rate for all methods instead of the recipe's.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Cap of generated tokens.")]
-EvalBatch = Annotated[int, typer.Option("--eval-batch-size", help="Questions decoded together.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A method's field: rim.K=4.")]
-BackboneSet = Annotated[
-    list[str] | None, typer.Option("--backbone", help="A number of the backbone: width=64, lora_rank=16.")
-]
-Tuning = Annotated[str | None, typer.Option("--tuning", help="full or lora (the default on pretrained weights).")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU if there is one.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A plumbing check of a few steps: not a result.")]
-Checkpoint = Annotated[
-    str, typer.Option("--checkpoint", help="last, best (on validation), or 16-split (RiM's, on test items).")
-]
-Points = Annotated[
-    int | None,
-    typer.Option("--checkpoint-points", help="Looks at validation while it trains; default 8, none for last."),
-]
-Tune = Annotated[str | None, typer.Option("--tune", help="Learning rates to try for every method: lr=1e-5..1e-3.")]
-Trials = Annotated[int | None, typer.Option("--trials", help="How many of them, log-spaced; default 3.")]
-TuneShare = Annotated[
-    float | None, typer.Option("--tune-share", help="Share of the budget that a trial gets; default all of it.")
-]
 Split = Annotated[str, typer.Option("--split", help="test or validation.")]
 Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
 RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
 
 
-# What the commands share
-def run_options(values: dict[str, Any]) -> Options:
-    """Parsed options as one object; everything that can be refused without data is refused here."""
-    from rim_bench.runs.options import Options, parse_budget
-    from rim_bench.storage.selection import parse_tune
+def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A command whose parameters that are dataclasses of options are given by flags, one for each of their fields.
 
-    if values.get("budget") is not None:
-        if values.get("examples") is not None:
-            raise UsageError("--examples and --budget both give the budget: leave one out")
-        values = values | parse_budget(values["budget"])
-    settings: dict[str, dict[str, Any]] = {}
-    for given in values.get("set_") or ():
-        name, value = parse_pair(given, "--set", "METHOD.FIELD=VALUE, as in rim.K=4")
-        method, dot, key = name.partition(".")
-        if not dot:
-            raise UsageError(f"--set {given!r} is not METHOD.FIELD=VALUE, as in rim.K=4")
-        settings.setdefault(method, {})[key] = value
-    backbone = dict(
-        parse_pair(given, "--backbone", "KEY=VALUE, as in width=64") for given in values.get("backbone") or ()
+    Args:
+        names: the command's arguments and flags, in the order of its help and with spaces between them: parameters,
+            and fields of the dataclasses.
+            A field that is not named has its default, or what the environment says.
+        changed: flags that this command shows in another way, by field.
+    """
+
+    def made(function: Callable[..., Any]) -> Callable[..., Any]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        own = inspect.signature(function).parameters
+        kinds = {name: hints[name] for name in own if is_dataclass(hints[name])}
+        fields = {name: flag_fields(kind) for name, kind in kinds.items()}
+        flags = {n: _with(f, changed.get(n)) for of_kind in fields.values() for n, f in of_kind.items()}
+        order = [*(n for n in own if n == "context"), *" ".join(names).split()]
+
+        @functools.wraps(function)
+        def command(**values: Any) -> Any:
+            given = {name: value for name, value in values.items() if name not in flags}
+            for name, kind in kinds.items():
+                read = {n: _value(flags[n], values.get(n)) for n in fields[name]}
+                given[name] = kind(**{n: value for n, value in read.items() if value is not MISSING})
+            return function(**given)
+
+        parameters = [
+            _parameter(flags[n])
+            if n in flags
+            else own[n].replace(annotation=hints[n], kind=inspect.Parameter.KEYWORD_ONLY)
+            for n in order
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return made
+
+
+def _with(field: FlagField, flag: Flag | None) -> FlagField:
+    return field if flag is None else FlagField(field.name, field.kind, flag, field.default)
+
+
+def _value(field: FlagField, given: Any) -> Any:
+    """The field's value; MISSING where neither the command line nor the environment says anything."""
+    if given is None or given == []:
+        return (field.kind is bool and os.environ.get(field.flag.envvar or "", "") in ("1", "true")) or MISSING
+    return given if field.flag.read is None else field.flag.read(given)
+
+
+def _parameter(field: FlagField) -> inspect.Parameter:
+    """The field as a parameter that Typer reads."""
+    flag, kind, default = field.flag, field.kind, field.default
+    if flag.default is not None or default is MISSING or flag.read is not None:
+        default = flag.default
+    if flag.many:
+        kind = list[str] | None
+    elif flag.read is not None or typing.get_origin(kind) is typing.Literal or (kind is str and not default):
+        kind, default = (str, default) if default else (str | None, None)
+    names = flag.names or ("--" + field.name.replace("_", "-"),)
+    option = typer.Option(*names, help=flag.help, envvar=flag.envvar)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )
-    files = dict(
-        parse_pair(given, "--file", "SPLIT=PATH, as in train=rows.jsonl") for given in values.get("file") or ()
-    )
-    known: tuple[str, ...] = (
-        "task",
-        "out",
-        "model",
-        "data",
-        "steps",
-        "limit",
-        "start",
-        "examples",
-        "train_flops",
-        "cot_examples",
-    )
-    known += (
-        "batch_size",
-        "lr",
-        "max_tokens",
-        "eval_batch_size",
-        "tuning",
-        "device",
-        "quick",
-        "checkpoint",
-        "checkpoint_points",
-    )
-    known += ("strategy", "processes")
-    same = {k: values[k] for k in known if k in values}
-    changed = os.environ.get("RIM_BENCH_ALLOW_CHANGED", "") in ("1", "true")  # for commands without the flag
-    if "tune" in values:
-        same["tune"] = parse_tune(values["tune"], values["trials"], values["tune_share"])
-    return Options(
-        methods=tuple(m.strip() for m in values["methods"].split(",") if m.strip()),
-        seeds=parse_seeds(values["seeds"]),
-        settings=settings,
-        backbone={k: parse_number_list(v) for k, v in backbone.items()},
-        files=files or None,
-        allow_changed_data=values.get("allow_changed_data", changed),
-        **same,
-    )
+
+
+def check_format(name: str, formats: Sequence[str]) -> None:
+    """Raises UsageError for a format that is none of these."""
+    if name not in formats:
+        raise unknown("format", name, formats)
+
+
+def print_as(name: str, table: Any, **others: Callable[[], str]) -> None:
+    """Prints a table (`rim_bench.util.table.Table`) as "terminal", "markdown", "csv" or "latex".
+
+    Args:
+        others: what writes a format that is not the table's own, or in another way.
+    """
+    if name == "terminal":
+        from rich.console import Console
+
+        console = Console()
+        return console.print(table.to_rich(console.width))
+    written = {"markdown": table.to_markdown, "csv": table.to_csv, "latex": table.to_latex, **others}[name]()
+    typer.echo(written, nl=not written.endswith("\n"))
 
 
 def check_split(split: str) -> None:
     if split not in (splits := ("test", "validation")):
         raise unknown("split", split, splits)
-
-
-def parse_pair(given: str, flag: str, form: str) -> tuple[str, str]:
-    key, equals, value = given.partition("=")
-    if not equals or not key or not value:
-        raise UsageError(f"{flag} {given!r} is not {form}")
-    return key, value
-
-
-def parse_number_list(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(s) for s in text.split(",") if s.strip())
-    except ValueError:
-        raise UsageError(f"--seeds {text!r} must be whole numbers separated by commas, as in 0,1,2") from None
 
 
 def chosen_runs(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list[Damaged]]:

@@ -1,51 +1,21 @@
-"""Commands about data: what there is, and what a training set shares with evaluation sets. `cli.py` takes them in."""
+"""The commands about data: what there is, and what a training set shares with evaluation sets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rim_bench.cli.common import check_split, print_as, with_options
+from rim_bench.data.options import DataOptions
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.flags import Flag
 
 if TYPE_CHECKING:
-    from rim_bench.runs.stored_runs import EvaluationSets
-
-app = typer.Typer()
-Suites = Annotated[
-    list[str] | None, typer.Option("--suite", help="Also evaluate on these sets: see `rim-bench list suites`.")
-]
-EvalTasks = Annotated[
-    list[str] | None, typer.Option("--eval-tasks", help="Also on these tasks: ours, a YAML file, or any of lm-eval's.")
-]
-IncludePath = Annotated[Path | None, typer.Option("--include-path", help="Folder of your own lm-eval tasks.")]
-StrictSets = Annotated[bool, typer.Option("--strict-sets", help="Stop where one of these sets cannot be evaluated.")]
-Changed = Annotated[
-    bool,
-    typer.Option(
-        "--allow-changed-data", envvar="RIM_BENCH_ALLOW_CHANGED", help="Take rows whose hash is not the registered one."
-    ),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files instead of the hub."),
-]
+    pass
 
 
-def wanted_sets(
-    suite: list[str] | None, eval_tasks: list[str] | None, include_path: Path | None, strict: bool
-) -> EvaluationSets:
-    """The options above as one object; names may have commas between them."""
-    from rim_bench.runs.stored_runs import EvaluationSets
-
-    wanted = EvaluationSets(tuple(suite or ()), tuple(eval_tasks or ()), include_path, strict)
-    if not wanted.any and (include_path is not None or strict):
-        raise UsageError("--include-path and --strict-sets are for --suite and --eval-tasks: give one of those too")
-    return wanted
-
-
-@app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, tasks, suites, models or references.")],
     name: Annotated[str | None, typer.Argument(help="One task or suite, in full.")] = None,
@@ -81,8 +51,12 @@ def list_(
     typer.echo("\n".join(f"{key.ljust(width)}  {line}" for key, line in lines.items()))
 
 
-@app.command()
+@with_options(
+    "task suite eval_tasks data steps limit split ngram allow_changed_data worst text format_ to",
+    limit=Flag("Only the first N rows of each set and of training."),
+)
 def leakage(
+    options: DataOptions,
     task: Annotated[str, typer.Option("--task", "-t", help="The task whose training rows are looked for.")] = "gsm8k",
     suite: Annotated[
         list[str] | None, typer.Option("--suite", help="Evaluation sets to look in, see `rim-bench list suites`.")
@@ -90,18 +64,10 @@ def leakage(
     eval_tasks: Annotated[
         list[str] | None, typer.Option("--eval-tasks", help="Further tasks to look in, separated by commas.")
     ] = None,
-    data: Data = None,
-    steps: Annotated[
-        str, typer.Option("--steps", help="Reasoning steps of annotated tasks: equations or prose.")
-    ] = "equations",
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only the first N rows of each set and of training.")
-    ] = None,
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     ngram: Annotated[
         int | None, typer.Option("--ngram", help="Words in a run. Default: GPT-3's rule, 8 to 13 by the set.")
     ] = None,
-    allow_changed_data: Changed = False,
     worst: Annotated[int, typer.Option("--worst", help="How many of the worst questions of each set to name.")] = 5,
     text: Annotated[bool, typer.Option("--text", help="Show the questions themselves, not their ids alone.")] = False,
     format_: Annotated[
@@ -119,43 +85,31 @@ def leakage(
         if to.suffix not in list(formats.values())[1:]:
             raise unknown("file type", to.suffix, list(formats.values())[1:])
         format_ = next(name for name, suffix in formats.items() if suffix == to.suffix)
-    for flag, value in (("--worst", worst + 1), ("--limit", limit), ("--ngram", ngram)):
+    for flag, value in (("--worst", worst + 1), ("--limit", options.limit), ("--ngram", ngram)):
         if value is not None and value < 1:
             raise UsageError(f"{flag} {value - (flag == '--worst')} is too small")
-    from rim_bench.cli.common import check_split
     from rim_bench.data.leakage import leakage_report
 
     check_split(split)
-    kind: Any = steps
     made = leakage_report(
         task,
         suite or (),
         eval_tasks or (),
-        data=data,
-        steps=kind,
-        limit=limit,
+        data=options.data,
+        steps=options.steps,
+        limit=options.limit,
         split=split,
         ngram=ngram,
         worst=worst,
-        allow_changed=allow_changed_data,
+        allow_changed=options.allow_changed_data,
     )
     for name, reason in made.missing.items():
         typer.echo(f"{name} is not compared: {reason}", err=True)
-    if format_ == "terminal":
-        from rich.console import Console
-
-        console = Console()
-        return console.print(made.table(text).to_rich(console.width))
     table = made.table(text)
-    texts = {
-        "markdown": table.to_markdown,
-        "csv": table.to_csv,
-        "latex": table.to_latex,
-        "json": lambda: made.to_json(text),
-    }
-    written = texts[format_]()
     if to is None:
-        return typer.echo(written, nl=not written.endswith("\n"))
+        return print_as(format_, table, json=lambda: made.to_json(text))
+    texts = {"markdown": table.to_markdown, "csv": table.to_csv, "latex": table.to_latex}
+    written = texts[format_]() if format_ in texts else made.to_json(text)
     from rim_bench.util.files import write_bytes_atomic
 
     write_bytes_atomic(to, written.encode())

@@ -1,7 +1,4 @@
-"""Commands about evidence: baselines and the accuracy gate, power, and the comparison of two systems.
-
-`cli.py` takes them in.
-"""
+"""The commands about evidence: baselines, the accuracy gate and its margin, and the comparison of two systems."""
 
 from __future__ import annotations
 
@@ -11,13 +8,10 @@ from typing import Annotated
 
 import typer
 
-from rim_bench.util.errors import UsageError, unknown
-
-app = typer.Typer()
-Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
+from rim_bench.cli.common import Results, check_format, check_split
+from rim_bench.util.errors import UsageError
 
 
-@app.command()
 def baseline(
     runs: Annotated[list[str], typer.Argument(help="Evaluated runs: ids or folders.")],
     to: Annotated[Path, typer.Option("--output", "-o", help="The baseline file to write.")],
@@ -27,7 +21,6 @@ def baseline(
     key: Annotated[str | None, typer.Option("--key", help="Name of an evaluation folder, where several fit.")] = None,
 ) -> None:
     """Write the stored, measured answers of runs (right or wrong, item by item) as a baseline for `check`."""
-    from rim_bench.cli.common import check_split
     from rim_bench.evidence.baseline import choose, measured, write_baseline
     from rim_bench.storage.run_folder import Store
 
@@ -47,7 +40,6 @@ def baseline(
     typer.echo(f"written: {to}")
 
 
-@app.command()
 def check(
     runs: Annotated[list[str], typer.Argument(help="Evaluated runs: ids or folders.")],
     against: Annotated[Path, typer.Option("--against", help="A file that `rim-bench baseline` wrote.")],
@@ -94,7 +86,6 @@ def check(
         raise typer.Exit(code)
 
 
-@app.command()
 def margin(
     runs: Annotated[
         list[str],
@@ -110,7 +101,6 @@ def margin(
     """The margin of a gate that retrains, from at least 20 retrainings with other seeds."""
     from rich.console import Console
 
-    from rim_bench.cli.common import check_split
     from rim_bench.evidence import retraining
     from rim_bench.report.gate import margins_table
     from rim_bench.storage.run_folder import Store
@@ -128,36 +118,6 @@ def margin(
     Console().print(table.to_rich())
 
 
-@app.command()
-def power(
-    n: Annotated[int | None, typer.Option("--n", help="Items.")] = None,
-    discordance: Annotated[
-        float | None, typer.Option("--discordance", help="Share of items that exactly one system solves.")
-    ] = None,
-    difference: Annotated[float | None, typer.Option("--difference", help="A true difference, in points.")] = None,
-    power_: Annotated[float, typer.Option("--power", help="Wanted probability of finding it.")] = 0.8,
-    alpha: Annotated[float, typer.Option("--alpha", help="Two-sided level of McNemar's test.")] = 0.05,
-    margin: Annotated[
-        float | None, typer.Option("--margin", help="Also: what `rim-bench check` does at this margin, in points.")
-    ] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
-) -> None:
-    """What a paired comparison on n items can show, before anyone trains:
-    smallest detectable difference, power, items needed.
-    """
-    from rich.console import Console
-
-    from rim_bench.evidence.power import plan_power
-    from rim_bench.report.two_systems import power_table
-    from rim_bench.util.files import write_json_atomic
-
-    plan = plan_power(n, discordance, difference, power=power_, alpha=alpha, margin=margin)
-    if json_ is not None:
-        write_json_atomic(json_, plan.data())
-    Console().print(power_table(plan).to_rich())
-
-
-@app.command()
 def compare(
     first: Annotated[
         str, typer.Argument(help="A run, RUN@K=2 or RUN@KEY for another of its evaluations; seeds separated by commas.")
@@ -178,9 +138,7 @@ def compare(
     as each other.
     """
     formats = ("terminal", "markdown", "json")
-    if format_ not in formats:
-        raise unknown("format", format_, formats)
-    from rim_bench.cli.common import check_split
+    check_format(format_, formats)
     from rim_bench.evidence.two_systems import versus
     from rim_bench.report import two_systems as report
     from rim_bench.storage.run_folder import Store

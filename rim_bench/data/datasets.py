@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from rim_bench.data.options import Steps
 from rim_bench.data.reader import Files, NoSplit, Split, TaskReader, Where
-from rim_bench.data.rows import Steps
 from rim_bench.data.task import Task, load_task
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError, unknown

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.data.datasets import training_data
+from rim_bench.data.options import Steps
 from rim_bench.data.reader import Split
-from rim_bench.data.rows import Steps
 from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task
 from rim_bench.util.errors import UsageError

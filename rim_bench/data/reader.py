@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from rim_bench.data.answers import parse_number
+from rim_bench.data.options import Steps
 from rim_bench.data.question_ids import Placed, numbered, question_hash, read_selection, registered_hash
 from rim_bench.data.rows import (
     Hub,
     Row,
-    Steps,
     fields_of,
     fitting,
     read_file,

@@ -25,13 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from rim_bench.data.answers import Kind, canonical, kind_of
+from rim_bench.data.options import Steps
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
 
-Steps = Literal["equations", "prose"]
 PROBE_SECONDS: Final = 3.0
 _ANNOTATION: Final = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS: Final = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.data.datasets import evaluation_data
+from rim_bench.data.options import Steps
 from rim_bench.data.reader import Split
-from rim_bench.data.rows import Steps
 from rim_bench.data.task import Task, task_names
 from rim_bench.util.errors import UsageError, unknown
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 import yaml
 
 from rim_bench.data.answers import Kind, parse_number
-from rim_bench.data.rows import FIELDS, Steps
+from rim_bench.data.options import Steps
+from rim_bench.data.rows import FIELDS
 from rim_bench.util.errors import UsageError, unknown
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from rim_bench.data import answers
 from rim_bench.data.datasets import GUESS, evaluation_data
+from rim_bench.data.options import Steps
 from rim_bench.data.reader import Split
-from rim_bench.data.rows import Steps
 from rim_bench.data.task import Task
 from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import peak_memory, reset_peak, runtime

@@ -209,7 +209,7 @@ class _Accountant:
 
     def row(self, planned: PlannedRun, label: str) -> DryRunRow:
         study, run, is_arm = planned.study, planned.run, planned.role == "arm"
-        undecided = is_arm and study.options.tune is not None and planned.choice is None  # its rate, and so its run
+        undecided = is_arm and study.options.grid is not None and planned.choice is None  # its rate, and so its run
         if not undecided and run.path.exists():
             run.check(planned.spec)  # as the run itself will
         whole = self.spent[planned.id] = self._training(planned)

@@ -6,7 +6,6 @@ so. No torch.
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rim_bench.runs.job import UNKNOWN, Job, JobResult, execute
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.runs.options import check_executor, load_extra, settings_text
+from rim_bench.util.errors import UsageError
 
-EXECUTORS = ("local", "submitit", "ray")
 WORKERS = 2  # of the local one, where there is no GPU
 MINUTES = 24 * 60  # a submitit job may take, unless another number is given; its own default is a few minutes
 POLL = 0.5  # seconds between two looks at a queue
@@ -181,14 +180,16 @@ class Submitit:
     elsewhere = True
 
     def __init__(self, folder: Path, workers: int | None, settings: Mapping[str, Any], *, gpu: bool) -> None:
-        submitit = _extra("submitit")
+        submitit = load_extra("submitit")
         given = {"timeout_min": MINUTES, **({"gpus_per_node": 1} if gpu else {}), "name": "rim-bench", **settings}
         cluster = given.pop("cluster", None)
         try:
             self.executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
             self.executor.update_parameters(**given)
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
-            raise UsageError(f"submitit does not take {_said(settings) or 'this machine'}: {_first(error)}") from None
+            raise UsageError(
+                f"submitit does not take {settings_text(settings) or 'this machine'}: {_first(error)}"
+            ) from None
         here = self.executor.cluster in ("local", "debug")  # submitit's stand-ins for a queue: this machine
         self.most = workers or (WORKERS if here else None)
         alone = (
@@ -243,7 +244,7 @@ class Ray:
     elsewhere = True
 
     def __init__(self, workers: int | None, settings: Mapping[str, Any], *, gpu: bool) -> None:
-        self.ray = ray = _extra("ray")
+        self.ray = ray = load_extra("ray")
         given = {**({"num_gpus": 1} if gpu else {}), **settings}
         address = given.pop("address", None)
         try:
@@ -252,7 +253,9 @@ class Ray:
             if self.ours:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ValueError, TypeError, ConnectionError, RuntimeError) as error:
-            raise UsageError(f"ray does not take {_said(settings) or 'this machine'}: {_first(error)}") from None
+            raise UsageError(
+                f"ray does not take {settings_text(settings) or 'this machine'}: {_first(error)}"
+            ) from None
         self.most = workers
         several = (
             bool(address or os.environ.get("RAY_ADDRESS")) and workers != 1
@@ -293,26 +296,6 @@ class Ray:
 
 
 # Which one
-def check_engine(name: str, workers: int | None, settings: Mapping[str, Any]) -> None:
-    """Refuse what can be refused before anything is read.
-
-    Raises:
-        UsageError: another name, a number of workers under 1, settings of the local one, or an extra that is not
-            installed.
-    """
-    if name not in EXECUTORS:
-        raise unknown("executor", name, EXECUTORS)
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers} is too small: give a whole number of at least 1")
-    if name == "local" and settings:
-        raise UsageError(
-            f"--executor-set {_said(settings)} is for submitit and ray: the local executor has --workers and nothing "
-            "else"
-        )
-    if name != "local":
-        _extra(name)
-
-
 def open_engine(
     name: str, workers: int | None, settings: Mapping[str, Any], *, folder: Path, gpu: bool, gpus: Sequence[str]
 ) -> Executor:
@@ -325,25 +308,12 @@ def open_engine(
         gpu: whether cells compute on one.
         gpus: those of this machine to hand out, as CUDA_VISIBLE_DEVICES names them.
     """
-    check_engine(name, workers, settings)
+    check_executor(name, workers, settings)
     if name == "submitit":
         return Submitit(folder, workers, settings, gpu=gpu)
     if name == "ray":
         return Ray(workers, settings, gpu=gpu)
     return Local(workers or len(gpus) or WORKERS, gpus)
-
-
-def _extra(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UsageError(
-            f"--executor {name} needs {name}, which is not installed: pip install 'rim-bench[{name}]'"
-        ) from None
-
-
-def _said(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in settings.items())
 
 
 def _first(error: BaseException, most: int = 1) -> str:

@@ -26,7 +26,7 @@ from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import Reporter, Silent
 
 if TYPE_CHECKING:
-    from rim_bench.runs.stored_runs import EvaluationSets
+    from rim_bench.evaluate.options import EvaluationSets
 
 ATTEMPTS = 2
 

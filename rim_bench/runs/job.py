@@ -20,7 +20,7 @@ from rim_bench.util.errors import UsageError, sentence
 from rim_bench.util.progress import Silent
 
 if TYPE_CHECKING:
-    from rim_bench.runs.stored_runs import EvaluationSets
+    from rim_bench.evaluate.options import EvaluationSets
     from rim_bench.runs.tuning import Trial
 
 UNKNOWN = 0  # runs on a machine, where a queue places them
@@ -101,7 +101,7 @@ def execute(job: Job) -> JobResult:
 def _work(job: Job, notes: RecordingReporter) -> Trial | None:
     import torch
 
-    from rim_bench.runs.stored_runs import EvalOptions, evaluate_sets, plan_sets
+    from rim_bench.evaluate.stored_runs import evaluate_sets, plan_sets
     from rim_bench.runs.training import evaluate, train
     from rim_bench.runs.tuning import run_trial
 
@@ -118,7 +118,7 @@ def _work(job: Job, notes: RecordingReporter) -> Trial | None:
         if job.sets is not None:
             options = dataclasses.replace(planned.study.options, device=planned.study.device)
             sets = plan_sets(job.sets, options, Silent())  # what cannot be evaluated was said before anything began
-            evaluate_sets([run], sets, options, notes, EvalOptions(turned=False), execution)
+            evaluate_sets([run], sets, options, notes, turned=False, execution=execution)
     return None
 
 

@@ -1,27 +1,27 @@
-"""What a run is asked, and where its progress goes.
-
-Imports no torch, so that the command line can refuse bad options at once.
-"""
+"""What a study is asked: the same dataclasses are the command line, the study file and the Python call. No torch."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rim_bench.data.rows import Steps
-from rim_bench.engine.distributed.environment import check_asked, check_strategy
-from rim_bench.storage.selection import LAST, CheckpointRule, LearningRateGrid
+from rim_bench.data.options import PlaceOptions
+from rim_bench.engine.distributed.environment import check_asked, check_strategy, started
+from rim_bench.evaluate.options import StoredRunOptions
+from rim_bench.storage.selection import LAST, CheckpointRule, LearningRateGrid, parse_tune
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.flags import Flag, read_names, read_pair, read_settings, read_value
 
+EXECUTORS = ("local", "submitit", "ray")
 BUDGETS = ("examples", "train-flops")
-QUICK_ROWS = 20  # questions of a plumbing check
+FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 
 def parse_budget(text: str) -> dict[str, int]:
-    """`examples=38400` or `train-flops=3e13` as fields of `Options`.
+    """`examples=38400` or `train-flops=3e13` as fields of `TrainOptions`.
 
     Raises:
         UsageError: another kind of budget, or no positive number.
@@ -40,51 +40,121 @@ def parse_budget(text: str) -> dict[str, int]:
     return {kind.replace("-", "_"): int(value)}
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `rim-bench run` and `train` are asked. None = the task's recipe.
+def read_seeds(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    try:
+        return tuple(map(int, read_names(text)))
+    except ValueError:
+        raise UsageError(f"--seeds {text!r} must be whole numbers separated by commas, as in 0,1,2") from None
 
-    Raises:
-        UsageError: a count under 1, a rate that is no positive number, or a results folder that is a file.
+
+def read_numbers(flag: str, form: str) -> Any:
+    """What reads KEY=VALUE several times as a dictionary with numbers."""
+    return lambda texts: {key: read_value(value) for key, value in (read_pair(text, flag, form) for text in texts)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The backbone. None = the task's recipe.
+
+    Attributes:
+        backbone: overrides of the entry's numbers.
+        tuning: "full" or "lora".
     """
 
-    methods: tuple[str, ...]
-    task: str
-    out: Path = Path("results")
-    model: str | None = None
-    data: Path | None = None
-    files: dict[str, str] | None = None
-    steps: Steps = "equations"
-    limit: int | None = None
-    start: str | None = None
-    seeds: tuple[int, ...] = (0,)
-    examples: int | None = None
-    train_flops: int | None = None  # a budget in FLOPs instead, what is inherited included
-    cot_examples: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    max_tokens: int | None = None
-    eval_batch_size: int = 64
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> option -> value
-    backbone: Mapping[str, Any] = field(default_factory=dict)  # overrides of the backbone's entry
-    tuning: str | None = None  # "full" or "lora"
-    device: str | None = None
-    quick: bool = False
-    allow_changed_data: bool = False  # take rows whose hash is not the registered one: results then say so
-    checkpoint: str = LAST  # the rule by which a run's checkpoint is chosen
-    checkpoint_points: int | None = None  # None: as many as the rule has by default
-    tune: LearningRateGrid | None = None  # learning rates to try for every method
-    strategy: str | None = None  # how several processes share the training; None: the first of launch.STRATEGIES
-    processes: int | None = None  # how many of them there must be
-    any_start: bool = False  # the shared start need not have converged: it is as good as another arm's own first stage
+    model: Annotated[str | None, Flag("Backbone: an entry, a folder, or a hub id. Default: the task's.")] = None
+    backbone: Annotated[
+        Mapping[str, Any],
+        Flag(
+            "A number of the backbone: width=64, lora_rank=16.",
+            read=read_numbers("--backbone", "KEY=VALUE, as in width=64"),
+            many=True,
+        ),
+    ] = field(default_factory=dict)
+    tuning: Annotated[str | None, Flag("full or lora (the default on pretrained weights).")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """How several processes share the training of a run, and how many there must be."""
+
+    strategy: Annotated[str | None, Flag("Training on several processes: ddp (the default) or fsdp.")] = None
+    processes: Annotated[int | None, Flag("How many processes there must be, else nothing is done.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(PlaceOptions, ProcessOptions):
+    """What stands beside a study file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(ProcessOptions):
+    """Methods and their training. None = the task's recipe.
+
+    Attributes:
+        budget: `examples=N` or `train-flops=X` as text; it is read into the two fields after it.
+        train_flops: a budget in FLOPs, what is inherited included.
+        settings: method -> field -> value.
+        tune: learning rates to try for every method; a text is read together with `trials` and `tune_share`.
+        any_start: the shared start need not have converged: it is as good as another arm's own first stage.
+    """
+
+    methods: Annotated[
+        tuple[str, ...], Flag("Names or .py files, separated by commas.", "--methods", "-m", read=read_names)
+    ]
+    start: Annotated[str | None, Flag("recipe: as published; cot: all methods from one shared CoT run.")] = None
+    seeds: Annotated[
+        tuple[int, ...], Flag("Training seeds, separated by commas.", "--seeds", "--seed", read=read_seeds, default="0")
+    ] = (0,)
+    budget: Annotated[str | None, Flag("The same as examples=N, or train-flops=X, inherited cost included.")] = None
+    examples: Annotated[int | None, Flag("Training budget of each method, in examples.")] = None
+    train_flops: int | None = None
+    cot_examples: Annotated[int | None, Flag("Training budget of the shared CoT start.")] = None
+    batch_size: Annotated[int | None, Flag("Examples an optimizer step.")] = None
+    lr: Annotated[float | None, Flag("One learning rate for all methods instead of the recipe's.")] = None
+    settings: Annotated[
+        Mapping[str, Mapping[str, Any]], Flag("A method's field: rim.K=4.", "--set", read=read_settings, many=True)
+    ] = field(default_factory=dict)
+    checkpoint: Annotated[str, Flag("last, best (on validation), or 16-split (RiM's, on test items).")] = LAST
+    checkpoint_points: Annotated[int | None, Flag("Looks at validation while it trains; default 8, none for last.")] = (
+        None
+    )
+    tune: Annotated[
+        str | LearningRateGrid | None, Flag("Learning rates to try for every method: lr=1e-5..1e-3.", read=str)
+    ] = None
+    trials: Annotated[int | None, Flag("How many of them, log-spaced; default 3.")] = None
+    tune_share: Annotated[float | None, Flag("Share of the budget that a trial gets; default all of it.")] = None
+    any_start: bool = False
 
     @property
     def selection(self) -> CheckpointRule:
         """The checkpoint rule of the arms; a shared start keeps the end of its training."""
         return CheckpointRule(self.checkpoint, self.checkpoint_points)
 
+    @property
+    def grid(self) -> LearningRateGrid | None:
+        """The learning rates to try; None: nothing is tuned."""
+        if isinstance(self.tune, LearningRateGrid):
+            return self.tune
+        return parse_tune(self.tune, self.trials, self.tune_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TrainOptions, ModelOptions, StoredRunOptions):
+    """What `rim-bench run` and `train` are asked. None = the task's recipe.
+
+    Raises:
+        UsageError: a count under 1, two budgets, a rate that is no positive number, rules and grids that do not fit,
+            another number of processes than there are, or a results folder that is a file.
+    """
+
     def __post_init__(self) -> None:
-        _ = self.selection  # refuses what does not fit
+        if self.budget is not None:
+            if self.examples is not None:
+                raise UsageError("--examples and --budget both give the budget: leave one out")
+            for name, value in {**parse_budget(self.budget), "budget": None}.items():
+                object.__setattr__(self, name, value)  # read once: the same options again do not have two budgets
+        _ = self.selection, self.grid  # refuses what does not fit
         check_asked(self.processes)
         check_strategy(self.strategy)
         if self.tune is not None and self.lr is not None:
@@ -93,11 +163,92 @@ class Options:
             )
         if self.examples is not None and self.train_flops is not None:
             raise UsageError("a run has one budget: give it in examples or in training FLOPs, not in both")
-        for name in ("limit", "examples", "train_flops", "cot_examples", "batch_size", "max_tokens", "eval_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value} is too small: give a whole number of at least 1")
+        self.check_counts("examples", "train_flops", "cot_examples", "batch_size")
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"--lr {self.lr:g} is not a learning rate: give a positive number, such as 0.001")
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"--out {str(self.out)!r} is a file: give a folder, which is made where there is none")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions:
+    """How a grid is run: in this process, on an executor, or not at all.
+
+    Raises:
+        UsageError: an executor, a number of workers or a format that does not exist, or options that need another one.
+    """
+
+    executor: Annotated[str | None, Flag("local, submitit or ray: cells in processes of their own.")] = None
+    workers: Annotated[int | None, Flag("Cells at a time; default: one a GPU, else 2; on a cluster no limit.")] = None
+    executor_set: Annotated[
+        Mapping[str, Any],
+        Flag(
+            "The cluster's: slurm_partition=gpu, num_cpus=4.",
+            read=read_numbers("--executor-set", "KEY=VALUE"),
+            many=True,
+        ),
+    ] = field(default_factory=dict)
+    dry_run: Annotated[bool, Flag("Print the grid and what it costs; nothing is trained or stored.")] = False
+    flops_per_second: Annotated[float | None, Flag("A measured rate, for a dry run to tell hours by.")] = None
+    format: Annotated[str | None, Flag("Of a dry run: terminal, markdown, csv, latex or json.", "--format", "-f")] = (
+        None
+    )
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether runs may compute on other machines, so that this one needs none of what they need."""
+        return self.executor in ("submitit", "ray")
+
+    def __post_init__(self) -> None:
+        if self.executor is None and (self.workers is not None or self.executor_set):
+            flag = "--workers" if self.workers is not None else "--executor-set"
+            raise UsageError(f"{flag} is for an executor: give --executor local, submitit or ray too")
+        if self.executor is not None and started() > 1:
+            raise UsageError(
+                f"--executor {self.executor} starts processes of its own, and the launcher started {started()}: leave "
+                "out one of the two (torchrun shares the work of each cell, an executor runs several cells at a time)"
+            )
+        if self.executor is not None:
+            check_executor(self.executor, self.workers, self.executor_set)
+        rate = self.flops_per_second
+        if not self.dry_run and (rate is not None or self.format is not None):
+            flag = "--format" if rate is None else "--flops-per-second"
+            raise UsageError(f"{flag} is for a dry run: give --dry-run too, or leave it out")
+        if self.format is not None and self.format not in FORMATS:
+            raise unknown("format", self.format, FORMATS)
+        if rate is not None and not 0 < rate < 1e30:
+            raise UsageError(f"--flops-per-second {rate:g} is not a rate: give a positive number, such as 2e12")
+
+
+def check_executor(name: str, workers: int | None, settings: Mapping[str, Any]) -> None:
+    """Refuses what can be refused before anything is read.
+
+    Raises:
+        UsageError: another name, a number of workers under 1, settings of the local one, or an extra that is not
+            installed.
+    """
+    if name not in EXECUTORS:
+        raise unknown("executor", name, EXECUTORS)
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} is too small: give a whole number of at least 1")
+    if name == "local" and settings:
+        raise UsageError(
+            f"--executor-set {settings_text(settings)} is for submitit and ray: the local executor has --workers and "
+            "nothing else"
+        )
+    if name != "local":
+        load_extra(name)
+
+
+def load_extra(name: str) -> Any:
+    """The module of an executor that is installed beside rim-bench."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UsageError(
+            f"--executor {name} needs {name}, which is not installed: pip install 'rim-bench[{name}]'"
+        ) from None
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """KEY=VALUE, several of them."""
+    return ", ".join(f"{k}={v}" for k, v in settings.items())

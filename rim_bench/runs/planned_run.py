@@ -148,7 +148,7 @@ def at_rates(plan: Plan, choices: Mapping[str, Choice]) -> Plan:
 def _trials(study: StudySetting, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The arms of the smallest seed, each at every rate to try."""
     options = study.options
-    if (grid := options.tune) is None:
+    if (grid := options.grid) is None:
         return []
     first = [p for p in runs if p.role == "arm" and p.plan.seed == min(options.seeds)]
     out = []
@@ -169,12 +169,12 @@ def _planned(
     """A run with its specification; `name` is the method's, or its file."""
     options = study.options
     method = load_method("cot") if role == "start" else study.method(name)
-    tuned = role == "arm" and options.tune is not None
+    tuned = role == "arm" and options.grid is not None
     chosen: dict[str, Any] = {}  # only where something is: other specifications, and so their ids, are what they were
     if role != "start" and (rule := options.selection.record()) is not None:
         chosen["selection"] = rule
-    if tuned and options.tune is not None:
-        chosen["tuned"] = options.tune.record(min(options.seeds))
+    if tuned and options.grid is not None:
+        chosen["tuned"] = options.grid.record(min(options.seeds))
     train, validation = study.data
     not_optimizer = ("examples", "flops", "seed", "checkpoints")
     optimizer = {k: v for k, v in dataclasses.asdict(plan).items() if k not in not_optimizer}
@@ -249,8 +249,8 @@ def _tuning_trials(study: StudySetting, method: Method, plan: TrainingPlan, role
     of it, or was not followed.
     """
     options, recipe = study.options, study.task.recipe
-    if options.tune is not None and role != "start":
-        return len(options.tune.rates) if role == "arm" else None
+    if options.grid is not None and role != "start":
+        return len(options.grid.rates) if role == "arm" else None
     followed = (
         options.lr is None
         and method.name in recipe.get("tuned", recipe.get("lr", {}).get(study.origin, {}))

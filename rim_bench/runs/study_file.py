@@ -20,44 +20,27 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rim_bench.engine.execution import ALONE, ExecutionContext
-from rim_bench.runs.options import Options, parse_budget
+from rim_bench.evaluate.options import EvaluationSets
+from rim_bench.runs.options import Options, StudyOptions
 from rim_bench.runs.planned_run import Plan, plan_study
 from rim_bench.storage.records import TrainingRecord
-from rim_bench.storage.selection import parse_tune
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.flags import flag_fields
 from rim_bench.util.progress import Reporter
 
 if TYPE_CHECKING:
     from rim_bench.runs.grid import Runner
-    from rim_bench.runs.stored_runs import EvaluationSets
     from rim_bench.storage.run_folder import Run
 
-PLAIN: dict[str, type | tuple[type, ...]] = {
-    "task": str,
-    "model": str,
-    "steps": str,
-    "start": str,
-    "tuning": str,
-    "limit": int,
-    "cot_examples": int,
-    "batch_size": int,
-    "lr": float,
-    "max_tokens": int,
-    "eval_batch_size": int,
-    "quick": bool,
-    "checkpoint": str,
-    "checkpoint_points": int,
-}
-TUNE: dict[str, type | tuple[type, ...]] = {
-    "tune": str,
-    "trials": int,
-    "tune_share": float,
-}  # together they are one option
+PLAIN = (
+    *("task", "model", "steps", "start", "tuning", "limit", "cot_examples", "batch_size", "lr", "max_tokens"),
+    *("eval_batch_size", "quick", "checkpoint", "checkpoint_points", "tune", "trials", "tune_share"),
+)
 LISTS: dict[str, type] = {"methods": str, "seeds": int, "budgets": str, "suite": str, "eval_tasks": str}
-KEYS = (*LISTS, *PLAIN, *TUNE, "sweep", "set", "backbone")
+KEYS = (*LISTS, *PLAIN, "sweep", "set", "backbone")
 
 
 @dataclass(frozen=True)
@@ -76,14 +59,7 @@ class StudyFile:
         return self.path.parent
 
 
-def read_study(
-    path: Path,
-    *,
-    data: Path | None = None,
-    device: str | None = None,
-    strategy: str | None = None,
-    processes: int | None = None,
-) -> StudyFile:
+def read_study(path: Path, where: StudyOptions | None = None) -> StudyFile:
     """The requests of a study file; where data lie and what computes is beside it.
 
     Raises:
@@ -96,8 +72,8 @@ def read_study(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"study {str(path)!r} is no TOML file: {error}") from None
     problems = [str(unknown("key of a study", key, KEYS)) for key in given if key not in KEYS]
-    wrong = [(key, kind) for key, kind in (PLAIN | TUNE).items() if key in given and not _is(given[key], kind)]
-    problems += [f"{key} = {given[key]!r} is not {_called(kind)}" for key, kind in wrong]
+    wrong = [key for key in PLAIN if key in given and not _is(given[key], _kind(key))]
+    problems += [f"{key} = {given[key]!r} is not {CALLED[_kind(key)]}" for key in wrong]
     for key, kind in LISTS.items():
         value = given.get(key, [])
         if not isinstance(value, list) or not all(_is(v, kind) for v in value) or (key in given and not value):
@@ -119,12 +95,9 @@ def read_study(
         "seeds": tuple(given.get("seeds", [0])),
         "settings": _settings(path, given.get("set", {})),
     }
-    same |= {"backbone": given.get("backbone", {}), "out": path.parent, "data": data, "device": device}
-    same |= {"strategy": strategy, "processes": processes}
-    same["tune"] = parse_tune(*(given.get(key) for key in TUNE))
-    budgets: list[dict[str, Any]] = [dict(parse_budget(b)) for b in given.get("budgets", [])] or [{}]
-    swept = [sweep] * len(budgets) if isinstance(sweep, bool) else [name in sweep for name in asked]
-    requests = tuple(Options(**same, **budget) for budget in budgets)
+    same |= {"backbone": given.get("backbone", {}), "out": path.parent, **vars(where or StudyOptions())}
+    swept = [sweep] * max(1, len(asked)) if isinstance(sweep, bool) else [name in sweep for name in asked]
+    requests = tuple(Options(**same, budget=budget) for budget in asked or [None])
     return StudyFile(path, requests, tuple(swept), tuple(given.get("suite", ())), tuple(given.get("eval_tasks", ())))
 
 
@@ -135,8 +108,6 @@ def plans_of(study: StudyFile, *, elsewhere: bool = False) -> list[Plan]:
 
 def wanted_sets(study: StudyFile) -> EvaluationSets:
     """The further evaluation sets of every run."""
-    from rim_bench.runs.stored_runs import EvaluationSets
-
     return EvaluationSets(study.suites, study.eval_tasks)
 
 
@@ -154,9 +125,9 @@ def run_study(
         plans: what `plans_of` makes of it.
         runner: trains and evaluates in other processes; curves are made in this one, once no run is missing.
     """
+    from rim_bench.evaluate.stored_runs import evaluate_sets, plan_sets
+    from rim_bench.evaluate.sweep import sweep
     from rim_bench.runs.grid import run_plans
-    from rim_bench.runs.stored_runs import EvalOptions, evaluate_sets, plan_sets
-    from rim_bench.runs.sweep import sweep
     from rim_bench.runs.training import check_budget
 
     for plan in plans:  # all of them before the first trains
@@ -166,7 +137,7 @@ def run_study(
     by_budget = run_plans(plans, runner, reporter, execution)
     runs = [run for of_budget in by_budget for run in of_budget]
     if runner is None:
-        evaluate_sets(runs, sets, first, reporter, EvalOptions(turned=False), execution)
+        evaluate_sets(runs, sets, first, reporter, turned=False, execution=execution)
     elif runner.failures:
         return runs
     swept = [run for of_budget, wanted in zip(by_budget, study.swept, strict=True) if wanted for run in of_budget]
@@ -220,11 +191,16 @@ def _settings(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+CALLED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _kind(key: str) -> type:
+    """The type of an option's values, None aside."""
+    kind = flag_fields(Options)[key].kind
+    return next((k for k in (bool, int, float) if k is kind or k in get_args(kind)), str)
+
+
+def _is(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
-
-
-def _called(kind: Any) -> str:
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

@@ -26,12 +26,12 @@ from rim_bench.engine.pretrained import locate
 from rim_bench.engine.trained_model import TrainedModel, build_bridges, load_trained
 from rim_bench.engine.trainer import Outcome, Trainer
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated, validation_accuracy
+from rim_bench.evaluate.options import QUICK_ROWS
 from rim_bench.evidence.split_protocol import held_out
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded, Method, Stage
 from rim_bench.methods.schedule import flops_spans, planned_flops
 from rim_bench.runs.checkpoints import CheckpointSelector, answered, clean, evaluate_candidates
-from rim_bench.runs.options import QUICK_ROWS
 from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, trials
 from rim_bench.runs.study import StudySetting
 from rim_bench.runs.tuning import adopt, run_trials, same_training

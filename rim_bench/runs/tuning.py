@@ -144,7 +144,7 @@ def _choices(results: Iterable[tuple[PlannedRun, Trial]]) -> dict[str, Choice]:
         last[planned.method.name] = planned
     out: dict[str, Choice] = {}
     for name, planned in last.items():
-        grid = planned.study.options.tune
+        grid = planned.study.options.grid
         assert grid is not None, "a trial is planned by a request that tunes"
         out[name] = Choice(name, tuple(tried[name]), grid, planned.plan.seed)
     return out

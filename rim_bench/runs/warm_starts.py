@@ -15,11 +15,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from rim_bench.engine.execution import ALONE, ExecutionContext
+from rim_bench.evaluate.stored_runs import evaluate_stored
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
 from rim_bench.methods.controls import Control
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import Plan, arms
-from rim_bench.runs.stored_runs import evaluate_stored
 from rim_bench.runs.study import StudySetting
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.progress import Reporter
@@ -63,15 +63,8 @@ def evaluate_controls(
     for control in (c for c in controls if c.evaluation):
         for run in (r for r in runs if r.spec.method.name == control.method):
             try:
-                evaluate_stored(
-                    run,
-                    options,
-                    control.effort,
-                    "test",
-                    reporter,
-                    split_passes=control.split_passes,
-                    execution=execution,
-                )
+                asked = dataclasses.replace(options, effort=control.effort, split_passes=control.split_passes)
+                evaluate_stored(run, asked, reporter, execution=execution)
             except CannotBeAsked as error:
                 reporter.note(f"control {control.label} was not run: {error}")
 

@@ -73,7 +73,14 @@ def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, Target]:
     monkeypatch.setattr(targets, "memory_lines", memory)
     monkeypatch.setattr(targets, "overhead_lines", imports)
     options = Options(
-        targets.METHODS, "chain", limit=40, model="tiny-gpt2", backbone=TINY, start="recipe", quick=True, device="cpu"
+        methods=targets.METHODS,
+        task="chain",
+        limit=40,
+        model="tiny-gpt2",
+        backbone=TINY,
+        start="recipe",
+        quick=True,
+        device="cpu",
     )
     found = targets.targets(options, 5)
     assert asked == [("memory", targets.FEW), ("overhead", targets.FEW)] and found.cpu_share == 0.9
@@ -124,7 +131,8 @@ def test_memory_is_measured_in_processes_in_turns(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(memory_module, "measure_in_process", measured)
     lines = {
-        line.what: line for line in memory_module.memory_lines(Options(("rim",), "chain"), ("rim",), 2, ("plain",))
+        line.what: line
+        for line in memory_module.memory_lines(Options(methods=("rim",), task="chain"), ("rim",), 2, ("plain",))
     }
     assert seen[:3] == [("cot", False, 1), ("cot", True, 1), ("rim", False, 1)] and seen[3:] == [
         (m, p, 2) for m, p, _ in seen[2::-1]
@@ -176,7 +184,13 @@ def test_the_process_that_measures_memory_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = Options(
-        ("cot",), "chain", limit=40, backbone={**TINY, "vocabulary": 300}, start="recipe", quick=True, device="cpu"
+        methods=("cot",),
+        task="chain",
+        limit=40,
+        backbone={**TINY, "vocabulary": 300},
+        start="recipe",
+        quick=True,
+        device="cpu",
     )
     for plain in (False, True):
         request = (options, ("cot", 1, 3, plain), torch.get_num_threads())

@@ -48,6 +48,7 @@ from rim_bench.evaluate.evaluation import EvaluationRequest, marked
 from rim_bench.evaluate.lm_eval_model import RimLM
 from rim_bench.evaluate.predict import Predictor
 from rim_bench.methods.layout import Layout, Segment
+from rim_bench.runs.options import StudyOptions
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.study_file import read_study
 from rim_bench.runs.training import run_plan
@@ -573,7 +574,7 @@ def test_a_study_has_the_strategy_that_the_command_gives(tmp_path: Path, monkeyp
     (tmp_path / "study.toml").write_text(
         'methods = ["direct"]\ntask = "chain"\nbudgets = ["examples=40", "examples=80"]\n'
     )
-    made = read_study(tmp_path / "study.toml", strategy="fsdp", processes=2)
+    made = read_study(tmp_path / "study.toml", StudyOptions(strategy="fsdp", processes=2))
     assert [(o.strategy, o.processes) for o in made.requests] == [("fsdp", 2)] * 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from lm_eval.tasks import TaskManager
 from rim_bench.data.suites import Suite
 from rim_bench.data.task import load_task
 from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest, load_lm_eval_tasks
+from rim_bench.evaluate.options import EvaluationSets
+from rim_bench.evaluate.stored_runs import EvaluationPlan, LoadedRun, evaluate_sets, plan_sets
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, check_text, shown, shown_in_training, training_examples
 from rim_bench.evidence.rows import read
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
-from rim_bench.runs.stored_runs import EvalOptions, EvaluationPlan, EvaluationSets, LoadedRun, evaluate_sets, plan_sets
 from rim_bench.runs.training import run_plan
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
@@ -130,7 +132,7 @@ def test_a_repeat_is_asked_of_the_sets_too_and_is_no_row(runs: list[Run], option
     sets = plan_sets(EvaluationSets((), (str(yaml_of(tmp_path, "twice")),)), options, Heard())
     lines = evaluate_sets(runs[:1], sets, options, Heard())
     assert (
-        evaluate_sets(runs[:1], sets, options, Heard(), EvalOptions(repeat=True)) == lines
+        evaluate_sets(runs[:1], sets, replace(options, repeat=True), Heard()) == lines
     )  # the same answers in another order
     stored = [s for s in runs[0].evaluations().values() if s["task"] == "twice"]
     assert [bool(s.get("repeat")) for s in stored].count(True) == 1 and len(stored) == 2
@@ -160,7 +162,7 @@ def test_questions_of_ones_own_test_set_are_not_asked_twice(tmp_path: Path, opti
         twin = EvaluationPlan((load_task(other),), (), {other: "not there"}, False)
         assert evaluate_sets([run], twin, options, Heard()) == []
         with pytest.raises(UsageError):  # it is asked, and there is no model
-            evaluate_sets([run], twin, options, Heard(), EvalOptions(split="validation"))
+            evaluate_sets([run], twin, replace(options, split="validation"), Heard())
 
 
 def test_strict_refuses_before_anything_is_done(options: Options) -> None:
@@ -277,7 +279,7 @@ def plan(options: Options, folder: Path, *names: str, heard: Heard | None = None
 
 def test_a_repeat_of_lm_evals_own_tasks_is_refused(runs: list[Run], options: Options, theirs: Path) -> None:
     with pytest.raises(UsageError, match="lm-eval orders the documents of 'own_choice' itself"):
-        evaluate_sets(runs, plan(options, theirs, "own_choice"), options, Heard(), EvalOptions(repeat=True))
+        evaluate_sets(runs, plan(options, theirs, "own_choice"), replace(options, repeat=True), Heard())
 
 
 def test_lm_evals_tasks_are_stored_with_their_metrics_and_hashes(
@@ -387,7 +389,7 @@ def test_what_cannot_be_served_is_said_with_the_reason(runs: list[Run], options:
     with pytest.raises(UsageError, match="is not a folder"):
         load_lm_eval_tasks(["x"], theirs / "nowhere")
     with pytest.raises(UsageError, match="leave out --split validation"):
-        plan_sets(EvaluationSets((), ("own_text",), theirs), options, heard, "validation")
+        plan_sets(EvaluationSets((), ("own_text",), theirs), replace(options, split="validation"), heard)
     with pytest.raises(UsageError, match="--include-path is for lm-eval tasks"):
         plan_sets(EvaluationSets((), ("chain",), theirs), options, heard)
 
@@ -396,7 +398,7 @@ def test_the_state_of_the_process_is_left_alone(runs: list[Run], options: Option
     import random
 
     state, variable = random.getstate(), os.environ.get("DISABLE_MULTIPROC")
-    evaluate_sets(runs[1:], plan(options, theirs, "own_shots", "own_choice"), options, Heard(), EvalOptions(effort=1))
+    evaluate_sets(runs[1:], plan(options, theirs, "own_shots", "own_choice"), replace(options, effort=1), Heard())
     assert random.getstate() == state and os.environ.get("DISABLE_MULTIPROC") == variable
     assert {s["effort"] for s in runs[1].lm_eval_evaluations.all().values()} >= {1}
 

@@ -16,14 +16,14 @@ import torch
 from rim_bench.cli import main
 from rim_bench.data.task import load_task
 from rim_bench.engine.trained_model import load_trained
-from rim_bench.evaluate import evaluation, latency
+from rim_bench.evaluate import evaluation, latency, sweep
 from rim_bench.evaluate.evaluation import EvaluationRequest
-from rim_bench.runs import sweep
+from rim_bench.evaluate.options import StoredRunOptions
+from rim_bench.evaluate.stored_runs import evaluate_stored, stored_request
+from rim_bench.evaluate.sweep import VOTES, SweepPoint, cap_values, effort_values
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
-from rim_bench.runs.stored_runs import evaluate_stored, stored_request
 from rim_bench.runs.study import study_setting
-from rim_bench.runs.sweep import VOTES, SweepPoint, cap_values, effort_values
 from rim_bench.runs.training import evaluation_request, run_plan
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
@@ -68,11 +68,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory, _light: None) -> Path:
     backbone = {"width": 32, "layers": 1, "max_positions": 96}
     out = tmp_path_factory.mktemp("sweep") / "results"
     options = Options(
-        METHODS, "chain", out, backbone=backbone, limit=ROWS, start="recipe", examples=32 * 60, device="cpu", quick=True
+        methods=METHODS,
+        task="chain",
+        out=out,
+        backbone=backbone,
+        limit=ROWS,
+        start="recipe",
+        examples=32 * 60,
+        device="cpu",
+        quick=True,
     )
     for run in run_plan(plan_study(options), Heard(), evaluation=False):
         if run.spec["method"]["name"] != "rim":
-            evaluate_stored(run, replace(options, task=""), None, "test", Heard())
+            evaluate_stored(run, replace(options, task=""), Heard())
     return out
 
 
@@ -89,7 +97,8 @@ def runs(out: Path) -> list[Run]:
 
 
 def turned(out: Path, heard: Heard | None = None, names: tuple[str, ...] = METHODS, **others: Any) -> list[SweepPoint]:
-    given = Options(("direct",), "", out, device="cpu")
+    drawn = {name: others.pop(name) for name in ("temperature", "sample_seed") if name in others}
+    given = StoredRunOptions(out=out, device="cpu", **drawn)
     return sweep.sweep([r for r in runs(out) if r.spec["method"]["name"] in names], given, heard or Heard(), **others)
 
 
@@ -140,14 +149,19 @@ def test_every_run_turns_its_own_knob_and_nothing_is_done_twice(out: Path, monke
 
 def test_the_first_point_is_the_evaluation_that_a_study_makes(out: Path) -> None:
     options = Options(
-        METHODS, "chain", out, backbone={"width": 32, "layers": 1, "max_positions": 96}, limit=ROWS, start="recipe"
+        methods=METHODS,
+        task="chain",
+        out=out,
+        backbone={"width": 32, "layers": 1, "max_positions": 96},
+        limit=ROWS,
+        start="recipe",
     )
     study = study_setting(replace(options, examples=32 * 60, device="cpu", quick=True))
     for run in runs(out):
-        assert stored_request(run, Options(("direct",), "", out)).key() == evaluation_request(study).key()
-    assert stored_request(runs(out)[0], Options(("direct",), "", out, limit=3)).limit == 3
+        assert stored_request(run, StoredRunOptions(out=out)).key() == evaluation_request(study).key()
+    assert stored_request(runs(out)[0], StoredRunOptions(out=out, limit=3)).limit == 3
     assert (
-        stored_request(runs(out)[0], Options(("direct",), "gsm8k", out)).limit == 20
+        stored_request(runs(out)[0], StoredRunOptions(task="gsm8k", out=out)).limit == 20
     )  # another task: quick, as the run is
 
 
@@ -209,7 +223,7 @@ def test_seeds_of_a_method_get_the_same_caps(out: Path, trained: Path) -> None:
     ((key, summary),) = short.evaluations().items()
     items = [{**i, "generated_tokens": i["generated_tokens"] + 9} for i in short.read_items(key)]
     short.write_evaluation(key, items, {k: v for k, v in summary.items() if k != "items"})
-    given, none = Options(("direct",), "", out, device="cpu"), {"votes": ()}
+    given, none = StoredRunOptions(out=out, device="cpu"), {"votes": ()}
     alone = [p.value for p in sweep.sweep([cot], given, Heard(), knobs=none)[1:]]
     assert alone == list(cap_values([i["generated_tokens"] for i in cot.read_items(key)]))
     points = sweep.sweep([cot, short], given, Heard(), knobs=none)
@@ -267,7 +281,7 @@ def test_untrained_runs_and_starts_are_left_out(out: Path) -> None:
     direct, cot, rim = runs(out)
     shutil.rmtree(cot.path / "model")
     heard = Heard()
-    given = Options(("direct",), "", out, device="cpu")
+    given = StoredRunOptions(out=out, device="cpu")
     points = sweep.sweep([direct, cot], given, heard, knobs={"votes": [2]})
     assert {p.label for p in points} == {"direct"} and f"{cot.id}: not trained, left out" in heard.notes
     rim.__dict__["spec"] = rim.spec | {"role": "start"}

@@ -46,7 +46,7 @@ class Mortal(Direct):
 
 def job(label: str, run: str = "run", folder: Path = Path()) -> Job:
     """A job whose run has that name."""
-    study = StudySetting(Options(("direct",), "chain"), load_task("chain"), "recipe", {}, "cpu")
+    study = StudySetting(Options(methods=("direct",), task="chain"), load_task("chain"), "recipe", {}, "cpu")
     spec = {"method": {"name": run}, "task": {"name": "chain"}}
     return Job(PlannedRun(study, RunSpec.from_json(spec), TrainingPlan(examples=32)), label, folder)
 

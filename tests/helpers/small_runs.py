@@ -51,7 +51,9 @@ def options(out: Path, *methods: str, **changes: Any) -> Options:
         "device": "cpu",
     }
     settings = {"rim": {"K": 2, "epochs_ground": 1, "epochs_refine": 1}} if "rim" in methods else {}
-    return Options(methods, "chain", out, **{**given, "max_tokens": 4, "settings": settings, **changes})
+    return Options(
+        methods=methods, task="chain", out=out, **{**given, "max_tokens": 4, "settings": settings, **changes}
+    )
 
 
 def train(given: Options) -> tuple[list[Run], Heard]:

@@ -28,7 +28,6 @@ from rim_bench.baselines.rim_isolated_blocks import RimIsolatedBlocks
 from rim_bench.baselines.rim_no_grounding import RimNoGrounding
 from rim_bench.baselines.rim_no_refinement import RimNoRefinement
 from rim_bench.baselines.rim_shuffled_steps import RimShuffledSteps
-from rim_bench.cli.common import run_options
 from rim_bench.compute import flops, training_flops
 from rim_bench.compute.adapters import adapter_parameters, matched_backbone, matched_rank
 from rim_bench.compute.cost import Lengths, price
@@ -49,8 +48,10 @@ from rim_bench.methods.layout import Layout, Segment
 from rim_bench.methods.method import Encoded, Example, Method
 from rim_bench.methods.registry import all_methods, load_method
 from rim_bench.models.rim import Rim
+from rim_bench.runs.options import Options
 from rim_bench.storage.records import RunSpec, spec_id
 from rim_bench.util.errors import UsageError
+from rim_bench.util.flags import read_names, read_settings
 
 TOLERANCE, BROKEN = 1e-5, 1e-2
 TINY = {"kind": "scratch", "name": "tiny", "tuning": "full"}
@@ -521,13 +522,10 @@ def test_the_controls_that_a_comparison_needs() -> None:
 
 
 def test_names_with_hyphens_pass_through() -> None:
-    given = run_options(
-        {
-            "methods": "pause-curriculum,rim-no-grounding",
-            "seeds": "0",
-            "task": "chain",
-            "set_": ["pause-curriculum.c=3"],
-        }
+    given = Options(
+        methods=read_names("pause-curriculum,rim-no-grounding"),
+        task="chain",
+        settings=read_settings(["pause-curriculum.c=3"]),
     )
     assert given.methods == ("pause-curriculum", "rim-no-grounding") and given.settings == {
         "pause-curriculum": {"c": "3"}

@@ -17,12 +17,12 @@ from rim_bench.baselines.rim_shuffled_steps import RimShuffledSteps
 from rim_bench.cli import main
 from rim_bench.engine.trainer import Trainer
 from rim_bench.evaluate import latency
+from rim_bench.evaluate.stored_runs import evaluate_stored
 from rim_bench.evidence.rows import read
 from rim_bench.methods import controls as control_rules
 from rim_bench.methods.method import Example
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
-from rim_bench.runs.stored_runs import evaluate_stored
 from rim_bench.runs.study import study_setting
 from rim_bench.runs.training import check_budget, run_plan
 from rim_bench.runs.warm_starts import evaluate_controls, warm_options
@@ -150,14 +150,14 @@ def test_a_budget_in_flops_is_that_of_the_transformed_examples(tmp_path: Path, m
 def test_split_passes_change_times_and_nothing_else(tmp_path: Path) -> None:
     options = asked(tmp_path, "pause-curriculum", start="recipe", examples=192)
     (run,) = run_plan(plan_study(options), Silent())
-    split = evaluate_stored(run, options, None, "test", Silent(), split_passes=True)
+    split = evaluate_stored(run, dataclasses.replace(options, split_passes=True), Silent())
     by_knob = {str(s["knob"]): key for key, s in run.evaluations().items()}
     assert len(by_knob) == 2 and split["knob"] == {"name": "passes", "value": "split"}
     plain, later = run.read_items(by_knob["None"]), run.read_items(by_knob[str(split["knob"])])
     assert [i["output"] for i in plain] == [i["output"] for i in later]
     assert {b["passes"] - a["passes"] for a, b in zip(plain, later, strict=True)} == {3}
     assert (
-        evaluate_stored(run, options, None, "test", Silent(), split_passes=True) == split
+        evaluate_stored(run, dataclasses.replace(options, split_passes=True), Silent()) == split
         and len(run.evaluations()) == 2
     )
 
@@ -167,9 +167,7 @@ def test_a_repeat_answers_the_same_in_another_order_and_is_no_row(tmp_path: Path
     (run,) = run_plan(plan_study(options), Silent())
     (key,) = run.evaluations()
     for size in (5, 24):
-        summary = evaluate_stored(
-            run, dataclasses.replace(options, eval_batch_size=size), None, "test", Silent(), repeat=True
-        )
+        summary = evaluate_stored(run, dataclasses.replace(options, eval_batch_size=size, repeat=True), Silent())
         assert (
             summary["repeat"]
             and summary["settings"]["order"] == "shuffled"

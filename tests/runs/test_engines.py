@@ -18,8 +18,9 @@ import pytest
 from light_work import job, name_of, work
 from queues import Queue
 
-from rim_bench.runs.executors import Executor, Local, check_engine, ended, open_engine
+from rim_bench.runs.executors import Executor, Local, ended, open_engine
 from rim_bench.runs.job import UNKNOWN, Job, JobResult
+from rim_bench.runs.options import check_executor
 from rim_bench.util.errors import UsageError
 
 
@@ -139,11 +140,11 @@ def gone(pid: int) -> bool:
 
 def test_what_an_engine_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown executor 'submitt': .* did you mean 'submitit'"):
-        check_engine("submitt", None, {})
+        check_executor("submitt", None, {})
     with pytest.raises(UsageError, match="--workers 0 is too small"):
-        check_engine("local", 0, {})
+        check_executor("local", 0, {})
     with pytest.raises(UsageError, match="num_cpus=2 is for submitit and ray"):
-        check_engine("local", None, {"num_cpus": 2})
+        check_executor("local", None, {"num_cpus": 2})
     for name in ("submitit", "ray"):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UsageError, match=rf"not installed: pip install 'rim-bench\[{name}\]'"):

@@ -16,15 +16,15 @@ from light_work import MORTAL
 from queues import Queue
 from small_runs import SMALL, Heard, contents, model, options
 
-from rim_bench.cli.grid import report, way_of
+from rim_bench.cli.run import report_failures
+from rim_bench.evaluate.options import EvaluationSets
 from rim_bench.evidence.ranking import contests
 from rim_bench.report.comparison import comparison
 from rim_bench.runs.executors import died, open_engine
 from rim_bench.runs.grid import Failure, Runner, visible_gpus
 from rim_bench.runs.job import Job, JobResult, execute
-from rim_bench.runs.options import Options
+from rim_bench.runs.options import ExecutionOptions, Options
 from rim_bench.runs.planned_run import plan_study
-from rim_bench.runs.stored_runs import EvaluationSets
 from rim_bench.runs.study import study_setting
 from rim_bench.runs.training import run_plan
 from rim_bench.storage.records import RunSpec
@@ -305,7 +305,7 @@ def test_failures_are_a_table_and_an_exit_code(
     runner.failures["rim-1"] = Failure(
         "rim", "rim-1", "failed", "ValueError: x", 2, "Traceback (most recent call last): here"
     )
-    assert report(runner) == 70 and "Traceback (most recent call last): here" in capsys.readouterr().err
+    assert report_failures(runner) == 70 and "Traceback (most recent call last): here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -335,18 +335,10 @@ def test_what_does_not_fit_is_one_sentence(
 
 def test_an_executor_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    given = {
-        "executor": "local",
-        "workers": None,
-        "executor_set": None,
-        "dry_run": False,
-        "flops_per_second": None,
-        "format_": None,
-    }
     with pytest.raises(UsageError, match=r"--executor local starts processes of its own, and the launcher started 2"):
-        way_of(given)
+        ExecutionOptions(executor="local")
     monkeypatch.delenv("WORLD_SIZE")
-    assert way_of(given).executor == "local"
+    assert ExecutionOptions(executor="local").executor == "local"
 
 
 @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])

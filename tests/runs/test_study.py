@@ -77,7 +77,9 @@ class Heard:
 def options(task: str, out: Path, **changes: Any) -> Options:
     methods = changes.setdefault("methods", ("direct", "coconut", "rim"))
     settings = changes.setdefault("settings", {name: given for name, given in SETTINGS.items() if name in methods})
-    return replace(Options(methods, task, out, start="cot", settings=settings, device="cpu"), **changes)
+    return replace(
+        Options(methods=methods, task=task, out=out, start="cot", settings=settings, device="cpu"), **changes
+    )
 
 
 def train(given: Options) -> tuple[list[Run], Heard]:
@@ -254,7 +256,8 @@ class Slow:
     def training(self, run, progress):  # leaves the time to kill it where the test wants to
         time.sleep(1.0 if run == "rim" and progress.step > slow else 0.0)
 
-options = Options(("direct", "coconut", "rim"), task, out, start="cot", settings=settings, device="cpu")
+shared = {"start": "cot", "settings": settings, "device": "cpu"}
+options = Options(methods=("direct", "coconut", "rim"), task=task, out=out, **shared)
 run_plan(plan_study(options), Slow(), evaluation=False)
 """
 

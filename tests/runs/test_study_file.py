@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rim_bench.runs.options import StudyOptions
 from rim_bench.runs.study_file import read_study
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError
@@ -45,7 +46,7 @@ def study(folder: Path, text: str) -> Path:
 
 
 def test_a_study_is_read_as_one_request_a_budget(tmp_path: Path) -> None:
-    made = read_study(study(tmp_path, GOOD), data=Path("rows"), device="cpu")
+    made = read_study(study(tmp_path, GOOD), StudyOptions(data=Path("rows"), device="cpu"))
     first, second = made.requests
     assert (first.examples, first.train_flops, second.examples, second.train_flops) == (320, None, None, 2 * 10**10)
     for one in made.requests:

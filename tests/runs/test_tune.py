@@ -158,7 +158,7 @@ def test_a_recipe_may_have_a_batch_size_for_each_kind_of_backbone(tmp_path: Path
     (tmp_path / "own.yaml").write_text(
         text.replace("      batch_size: 32\n", "      batch_size: {scratch: 4, pretrained: 16}\n")
     )
-    given = Options(("direct", "cot"), str(tmp_path / "own.yaml"), tmp_path / "out", limit=40)
+    given = Options(methods=("direct", "cot"), task=str(tmp_path / "own.yaml"), out=tmp_path / "out", limit=40)
     study = plan_study(given)
     assert {cell.plan.batch_size for cell in study} == {4}  # the shared start's too
     assert {cell.tuning_trials for cell in study if not cell.is_start} == {3}  # the recipe was followed

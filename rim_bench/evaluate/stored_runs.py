@@ -19,12 +19,11 @@ from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task, task_names
 from rim_bench.engine.devices import pick_device
 from rim_bench.engine.execution import ALONE, ExecutionContext
-from rim_bench.engine.generate import Sampling
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
+from rim_bench.evaluate.options import QUICK_ROWS, EvaluationSets, StoredRunOptions
 from rim_bench.evaluate.self_consistency import votes_record
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, about
-from rim_bench.runs.options import QUICK_ROWS, Options
 from rim_bench.storage.records import EvaluationRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
@@ -62,72 +61,68 @@ def told_of(run: Run, trained: TrainedModel, request: EvaluationRequest, data: P
     return about(trained.backbone, run.spec, request.task.title, questions, data)
 
 
-def stored_request(run: Run, options: Options, split: str = "test") -> EvaluationRequest:
+def stored_request(run: Run, options: StoredRunOptions) -> EvaluationRequest:
     """The evaluation that `rim-bench run` makes of a run, or that of another task with the same options."""
-    trained_on = run.spec.task
-    task = load_task(options.task or trained_on.name)
-    own, quick = task.name == trained_on.name, options.quick or run.spec.quick
-    limit = options.limit if options.limit is not None or not own else trained_on.limit
+    own_task = run.spec.task
+    task = load_task(options.task or own_task.name)
+    own, quick = task.name == own_task.name, options.quick or run.spec.quick
+    limit = options.limit if options.limit is not None or not own else own_task.limit
     if limit is None and quick:
         limit = QUICK_ROWS
-    cap = options.max_tokens or int(task.recipe.get("max_tokens", 128))
-    steps = trained_on.steps if own else options.steps  # else the data's hash would differ from the run's
-    device = pick_device(options.device).type
     return EvaluationRequest(
         task,
         options.data,
         options.files,
-        steps,
+        own_task.steps if own else options.steps,  # else the data's hash would differ from the run's
         limit,
-        split,
-        None,
-        cap,
-        options.eval_batch_size,
-        quick,
-        device=device,
+        options.split,
+        max_tokens=options.max_tokens or int(task.recipe.get("max_tokens", 128)),
+        batch_size=options.eval_batch_size,
+        quick=quick,
+        device=pick_device(options.device).type,
         allow_changed=options.allow_changed_data,
     )
 
 
 def evaluate_stored(
     run: Run,
-    options: Options,
-    effort: int | None,
-    split: str,
+    options: StoredRunOptions,
     reporter: Reporter,
     *,
-    sampling: Sampling | None = None,
-    split_passes: bool = False,
-    repeat: bool = False,
     subject: LoadedRun | None = None,
     turned: bool = True,
     execution: ExecutionContext = ALONE,
 ) -> EvaluationRecord:
-    """`rim-bench eval`: one more evaluation of a trained run, on its own task unless another is named.
+    """The stored record of one more evaluation of a trained run, on its own task unless another is named.
 
-    `subject` is the run once loaded, where several evaluations share it. Another cap than the task's recipe has is a
-    knob that was turned, or (`turned` False) the setting of a whole comparison, as in `rim-bench run --max-tokens`.
+    Args:
+        subject: the run once loaded, where several evaluations share it.
+        turned: another cap of tokens than the recipe's is a knob that was turned; False: it is the setting of a whole
+            comparison, as in `rim-bench run --max-tokens`.
     """
-    if split != "validation" and (reason := run.spec.kept_apart):
+    if options.split != "validation" and (reason := run.spec.kept_apart):
         raise CannotBeAsked(
-            f"run {run.id} is not evaluated on {split}: {reason.value}; `rim-bench run` makes runs that are"
+            f"run {run.id} is not evaluated on {options.split}: {reason.value}; `rim-bench run` makes runs that are"
         )
     began = time.perf_counter()
-    request = stored_request(run, options, split)
-    usual = int(request.task.recipe.get("max_tokens", 128))
-    drawn = {} if sampling is None else votes_record(sampling)
-    capped = turned and request.max_tokens != usual
+    request = stored_request(run, options)
+    drawn = {} if options.sampling is None else votes_record(options.sampling)
     request = dataclasses.replace(
-        request, effort=effort, capped=capped, split_passes=split_passes, repeat=repeat, **drawn
+        request,
+        effort=options.effort,
+        capped=turned and request.max_tokens != int(request.task.recipe.get("max_tokens", 128)),
+        split_passes=options.split_passes,
+        repeat=options.repeat,
+        **drawn,
     )
     with run.lock():
         stored = evaluated(run, request)
         if stored is None:
             subject = subject or LoadedRun(run, options.device, options.data, execution)
-            told = told_of(run, subject.trained, request, options.data)
-            label = f"{run.id} on {request.task.name}" if told else run.id
+            other_task = told_of(run, subject.trained, request, options.data)
+            label = f"{run.id} on {request.task.name}" if other_task else run.id
             stored = evaluate_run(
-                run, subject.trained, request, lambda done, total: reporter.evaluating(label, done, total), told
+                run, subject.trained, request, lambda done, total: reporter.evaluating(label, done, total), other_task
             )
             reporter.finished(label)
     logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
@@ -146,21 +141,6 @@ PREFIX = "lm-eval:"
 
 
 @dataclass(frozen=True)
-class EvaluationSets:
-    """What the command line asks for beside a run's own task."""
-
-    suites: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()  # of rim-bench's tasks, YAML files, or lm-eval's tasks
-    include_path: Path | None = None
-    strict: bool = False  # a set that cannot be evaluated is an error
-
-    @property
-    def any(self) -> bool:
-        """Whether there is anything."""
-        return bool(self.suites or self.names)
-
-
-@dataclass(frozen=True)
 class EvaluationPlan:
     """Sets that can be evaluated, and name -> reason of those that cannot."""
 
@@ -170,13 +150,13 @@ class EvaluationPlan:
     strict: bool
 
 
-def plan_sets(wanted: EvaluationSets, options: Options, reporter: Reporter, split: str = "test") -> EvaluationPlan:
+def plan_sets(wanted: EvaluationSets, options: StoredRunOptions, reporter: Reporter) -> EvaluationPlan:
     """Read every set once, before anything is trained; a line for each that cannot be evaluated.
 
     Raises:
         UsageError: a suite or a task that does not exist; with `strict`, any set that cannot be evaluated.
     """
-    names = asked(wanted.suites, wanted.names)
+    names, split = asked(wanted.suites, wanted.names), options.split
     known = task_names()
     mine = [n for n in names if n in known or n.endswith((".yaml", ".yml"))]
     foreign = [n.removeprefix(PREFIX) for n in names if n not in mine]
@@ -205,24 +185,13 @@ def plan_sets(wanted: EvaluationSets, options: Options, reporter: Reporter, spli
     return EvaluationPlan(tuple(task for task, _ in found), tuple(theirs), missing, wanted.strict)
 
 
-@dataclass(frozen=True)
-class EvalOptions:
-    """How the sets are evaluated, equal for all of them."""
-
-    split: str = "test"
-    effort: int | None = None
-    sampling: Sampling | None = None
-    split_passes: bool = False
-    repeat: bool = False
-    turned: bool = True  # whether a cap of tokens is a knob that was turned; else it is the setting of all runs
-
-
 def evaluate_sets(
     runs: Iterable[Run],
     sets: EvaluationPlan,
-    options: Options,
+    options: StoredRunOptions,
     reporter: Reporter,
-    how: EvalOptions | None = None,
+    *,
+    turned: bool = True,
     execution: ExecutionContext = ALONE,
 ) -> list[str]:
     """Every run on every set but its own task; a line about each stored evaluation.
@@ -231,24 +200,26 @@ def evaluate_sets(
         UsageError: with `strict`, a set that a run cannot be asked; a repeat of one of lm-eval's own tasks, whose order
             is lm-eval's.
     """
-    how, lines = how or EvalOptions(), []
-    if how.repeat and sets.theirs:
+    lines: list[str] = []
+    if options.repeat and sets.theirs:
         raise UsageError(
             f"--repeat is for rim-bench's own tasks: lm-eval orders the documents of {sets.theirs[0].name!r} itself"
         )
     for run in runs:
         subject = LoadedRun(run, options.device, options.data, execution)
         missing, evaluated = dict(sets.missing), []
-        own = _asked_anyway(run, how.split)
+        own = _asked_anyway(run, options.split)
         missing = {name: reason for name, reason in missing.items() if name not in own}
         asked_of: list[tuple[str, Task | LmEvalTask]] = [
-            (t.name, t) for t in sets.ours if not {t.name, _asked(t, how.split)} & own
+            (t.name, t) for t in sets.ours if not {t.name, _asked(t, options.split)} & own
         ]
         asked_of += [(PREFIX + t.name, t) for t in sets.theirs]
         for name, one in asked_of:
             try:
-                given = (options, reporter, how, subject)
-                text = _ours(run, one, *given) if isinstance(one, Task) else _theirs(run, one, *given)
+                if isinstance(one, Task):
+                    text = _ours(run, one, options, reporter, turned, subject)
+                else:
+                    text = _theirs(run, one, options, reporter, subject)
                 lines.append(f"{run.id}: {text}")
                 evaluated.append(name)
             except CannotBeAsked as error:
@@ -270,38 +241,32 @@ def _asked(task: Task, split: str) -> str:
     return task.asked if split == "test" else task.name
 
 
-def _ours(run: Run, task: Task, options: Options, reporter: Reporter, how: EvalOptions, subject: LoadedRun) -> str:
+def _ours(run: Run, task: Task, options: StoredRunOptions, reporter: Reporter, turned: bool, subject: LoadedRun) -> str:
     """One of our own sets; returns its accuracy in words."""
-    steps: Any = options.steps if task.metadata["source"] == "annotated" else "equations"
+    steps = options.steps if task.metadata["source"] == "annotated" else "equations"
     shipped = task.name in task_names() and load_task(task.name).path == task.path
     asked_of = dataclasses.replace(options, task=task.name if shipped else str(task.path), files=None, steps=steps)
-    summary = evaluate_stored(
-        run,
-        asked_of,
-        how.effort,
-        how.split,
-        reporter,
-        sampling=how.sampling,
-        split_passes=how.split_passes,
-        subject=subject,
-        turned=how.turned,
-        repeat=how.repeat,
-    )
-    return accuracy_text(run, summary)
+    return accuracy_text(run, evaluate_stored(run, asked_of, reporter, subject=subject, turned=turned))
 
 
-def _theirs(
-    run: Run, one: LmEvalTask, options: Options, reporter: Reporter, how: EvalOptions, subject: LoadedRun
-) -> str:
+def _theirs(run: Run, one: LmEvalTask, options: StoredRunOptions, reporter: Reporter, subject: LoadedRun) -> str:
     """One of lm-eval's tasks; returns its metrics in words."""
     from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest
 
     quick = options.quick or run.spec.quick
     limit = QUICK_ROWS if options.limit is None and quick else options.limit
-    drawn = {} if how.sampling is None else votes_record(how.sampling)
-    given: dict[str, Any] = {"effort": how.effort, "split_passes": how.split_passes, "votes": tuple(drawn.items())}
-    given |= {"max_tokens": options.max_tokens, "batch_size": options.eval_batch_size, "device": subject.device.type}
-    request = LmEvalRequest(one, limit, quick=quick, **given)
+    drawn = {} if options.sampling is None else votes_record(options.sampling)
+    request = LmEvalRequest(
+        one,
+        limit,
+        quick=quick,
+        effort=options.effort,
+        split_passes=options.split_passes,
+        votes=tuple(drawn.items()),
+        max_tokens=options.max_tokens,
+        batch_size=options.eval_batch_size,
+        device=subject.device.type,
+    )
     with run.lock():
         stored = request.stored(run)
         if stored is None:

@@ -11,23 +11,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean as mean
 from typing import Any
 
 from rim_bench.engine.devices import pick_device
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
+from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record
-from rim_bench.evidence.stats.intervals import mean
+from rim_bench.evaluate.stored_runs import stored_request, told_of
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import method_of
-from rim_bench.runs.options import Options
-from rim_bench.runs.stored_runs import stored_request, told_of
 from rim_bench.storage.records import EvaluationRecord, ItemRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import canonical
-from rim_bench.util.progress import Reporter
+from rim_bench.util.progress import Reporter, Silent
 
 VOTES = (3, 5, 9)
 """Odd, so that two answers cannot tie; each near twice the one before, to points evenly spaced on a logarithmic axis of
@@ -53,13 +53,10 @@ class SweepPoint:
 
 def sweep(
     runs: Sequence[Run],
-    options: Options,
-    reporter: Reporter,
+    options: StoredRunOptions,
+    reporter: Reporter | None = None,
     *,
     knobs: Knobs | None = None,
-    split: str = "test",
-    temperature: float | None = None,
-    sample_seed: int | None = None,
     execution: ExecutionContext = ALONE,
 ) -> list[SweepPoint]:
     """Evaluate every setting of every run that is not stored yet; returns all points, each run's default evaluation
@@ -67,13 +64,13 @@ def sweep(
 
     Args:
         runs: shared starts among them are left out.
-        options: of its fields those that `rim-bench sweep` has; an empty task is each run's own.
+        options: of its fields those that `rim-bench sweep` has; `temperature` and `sample_seed` are those of votes.
         knobs: values instead of the default ones.
-        temperature, sample_seed: of the votes; None as in `votes`.
     Raises:
         UsageError: a knob that no run has, values that make no sense, or no trained run.
     """
-    sampling_of(2, temperature, sample_seed)  # refuses what does not fit before anything is done
+    reporter = reporter or Silent()
+    sampling_of(2, options.temperature, options.sample_seed)  # refuses what does not fit before anything is done
     arms = [run for run in runs if not run.spec.is_start and run.spec.kept_apart is None]
     trained = [run for run in arms if run.trained]
     if not trained:
@@ -82,7 +79,7 @@ def sweep(
     for run in arms:
         if run not in trained:
             reporter.note(f"{run.id}: not trained, left out")
-    turned = [_Arm(run, stored_request(run, options, split), options, reporter, execution) for run in trained]
+    turned = [_Arm(run, stored_request(run, options), options, reporter, execution) for run in trained]
     lengths: dict[str, list[int]] = {}
     caps: dict[str, set[int]] = {}
     for arm in turned:
@@ -91,7 +88,7 @@ def sweep(
     out: list[SweepPoint] = []
     for arm in turned:
         with arm.run.lock():
-            out += arm.sweep(knobs or {}, lengths[arm.family], caps[arm.family], temperature, sample_seed)
+            out += arm.sweep(knobs or {}, lengths[arm.family], caps[arm.family])
     return out
 
 
@@ -135,7 +132,12 @@ class _Arm:
     """
 
     def __init__(
-        self, run: Run, request: EvaluationRequest, options: Options, reporter: Reporter, execution: ExecutionContext
+        self,
+        run: Run,
+        request: EvaluationRequest,
+        options: StoredRunOptions,
+        reporter: Reporter,
+        execution: ExecutionContext,
     ) -> None:
         self.run, self.request, self.options, self.reporter = run, request, options, reporter
         self.execution = execution
@@ -170,9 +172,7 @@ class _Arm:
         ]
         return {int(s.knob.value) for s in found if s.knob is not None and s.knob.name == "max_tokens"}
 
-    def sweep(
-        self, knobs: Knobs, lengths: Sequence[int], caps: set[int], temperature: float | None, sample_seed: int | None
-    ) -> list[SweepPoint]:
+    def sweep(self, knobs: Knobs, lengths: Sequence[int], caps: set[int]) -> list[SweepPoint]:
         """The default evaluation and every point, in order; what is stored is not evaluated again.
 
         `lengths` of all answers of the family, and `caps` that it has points of.
@@ -185,7 +185,7 @@ class _Arm:
                 if refusal := self._refusal(name, value, items):
                     self.reporter.note(f"{self.label}: {name} = {value} is left out: {refusal}")
                     continue
-                request = self._point(name, value, temperature, sample_seed)
+                request = self._point(name, value)
                 new += evaluated(self.run, request) is None
                 out.append(self._evaluate(request, name, value))
             done = sum(p.name == name for p in out)
@@ -207,13 +207,13 @@ class _Arm:
             self.reporter.finished(shown)
         return SweepPoint(self.run, self.label, name, value, key, summary)
 
-    def _point(self, name: str, value: int, temperature: float | None, sample_seed: int | None) -> EvaluationRequest:
+    def _point(self, name: str, value: int) -> EvaluationRequest:
         point = replace(self.request, curve=True)
         if name == self.method.effort_field:
             return replace(point, effort=value)
         if name == "max_tokens":
             return replace(point, max_tokens=value, capped=True)
-        drawn = sampling_of(value, temperature, sample_seed)
+        drawn = sampling_of(value, self.options.temperature, self.options.sample_seed)
         assert drawn is not None
         return replace(point, **votes_record(drawn))
 

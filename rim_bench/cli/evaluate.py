@@ -1,0 +1,96 @@
+"""The commands that evaluate trained runs: `eval`, `sweep`, and lm-eval's own command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rim_bench.cli.common import chosen_runs, execution_of, reporter_for, with_options
+from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions
+from rim_bench.util.errors import UsageError
+from rim_bench.util.flags import Flag
+
+
+@with_options(
+    "runs task data files out steps limit split effort max_tokens votes temperature sample_seed split_passes repeat",
+    "eval_batch_size device quick allow_changed_data suites names include_path strict",
+)
+def eval_(
+    context: typer.Context,
+    runs: Annotated[list[str], typer.Argument(help="Trained runs: ids or folders.")],
+    options: StoredRunOptions,
+    sets: EvaluationSets,
+) -> None:
+    """Evaluate trained runs once more: other tasks, another number of blocks, several votes, the validation split."""
+    from rim_bench.evaluate.stored_runs import accuracy_text, evaluate_sets, evaluate_stored, plan_sets
+    from rim_bench.storage.run_folder import Store
+
+    _ = options.sampling  # refuses what does not fit
+    trained, execution = [Store(options.out).find(name) for name in runs], execution_of(context)
+    with reporter_for() as reporter:
+        planned = plan_sets(sets, options, reporter)
+        for line in evaluate_sets(trained, planned, options, reporter, execution=execution):
+            reporter.note(line)
+        for run in trained if options.task or not sets.any else ():
+            summary = evaluate_stored(run, options, reporter, execution=execution)
+            reporter.note(f"{run.id}: {accuracy_text(run, summary)}")
+
+
+@with_options(
+    "runs out task data files steps limit split knob max_tokens temperature sample_seed eval_batch_size device",
+    out=Flag("The results folder.", "--out", "-o"),
+    task=Flag("Another task than each run's own.", "--task", "-t"),
+    data=Flag("Folder of the published files.", envvar="RIM_BENCH_DATA"),
+    steps=Flag("Reasoning steps of another, annotated task: equations or prose."),
+    limit=Flag("Only the first N rows. Default: as the run was evaluated."),
+    max_tokens=Flag("Cap of the default evaluation, if the run was given one."),
+    temperature=Flag("Of the votes' samples; default 0.7."),
+)
+def sweep(
+    context: typer.Context,
+    options: StoredRunOptions,
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Run ids or folders. Default: all trained ones in the results folder.")
+    ] = None,
+    knob: Annotated[
+        list[str] | None, typer.Option("--knob", help="Values: K=1,2,4 or votes=3,5 or rim.votes=3 or votes=none.")
+    ] = None,
+) -> None:
+    """Inference curves: evaluate trained runs at other settings of their own knob.
+
+    What is done already is not done again.
+    """
+    knobs = _knobs(knob or [])
+    chosen, damaged = chosen_runs(runs, options.out)
+    from rim_bench.evaluate.sweep import sweep as evaluate_curves
+
+    with reporter_for() as reporter:
+        for folder in damaged:
+            reporter.note(f"{folder.path.name} is left out: {folder.reason}")
+        points = evaluate_curves(chosen, options, reporter, knobs=knobs, execution=execution_of(context))
+    for point in points:
+        share = sum(i.correct for i in point.run.read_items(point.key)) / point.summary.n
+        setting = "default" if point.name is None else f"{point.name}={point.value}"
+        typer.echo(f"{point.run.id}  {point.label}  {setting}  {100 * share:.2f} % of {point.summary.n}")
+
+
+def lm_eval(context: typer.Context) -> None:
+    """lm-eval's own command line, with trained runs as `--model rim-bench --model_args path=RUN` and our tasks
+    registered.
+    """
+    from rim_bench.evaluate.lm_eval_model import lm_eval_main
+
+    lm_eval_main(context.args, execution_of(context))
+
+
+def _knobs(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """NAME=V1,V2,... as values by name; `none` turns a knob not at all."""
+    out: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        try:
+            out[name] = () if values == "none" else tuple(int(v) for v in values.split(","))
+        except ValueError:
+            raise UsageError(f"--knob {text!r} is not NAME=V1,V2,... with whole numbers, as in K=1,2,4") from None
+    return out

@@ -1,0 +1,230 @@
+"""The commands that show what is stored: tables, pictures, leaderboards, layouts, and whole studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rim_bench.cli.common import (
+    Results,
+    RunNames,
+    Split,
+    check_format,
+    check_split,
+    chosen_runs,
+    execution_of,
+    print_as,
+    reporter_for,
+    with_options,
+    write_tables,
+)
+from rim_bench.cli.run import EXECUTION, print_dry_run, report_failures, runner_of
+from rim_bench.data.options import DataOptions
+from rim_bench.runs.options import ExecutionOptions, StudyOptions
+from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.flags import Flag, read_settings
+
+VOCABULARY = 4096  # of the tokenizer that `show` builds
+PUBLISHED = Flag("Folder of the published files.", envvar="RIM_BENCH_DATA")
+
+
+def table(
+    runs: RunNames = None,
+    out: Results = Path("results"),
+    split: Split = "test",
+    format_: Annotated[str, typer.Option("--format", "-f", help="terminal, markdown, csv or latex.")] = "terminal",
+    write: Annotated[
+        bool, typer.Option("--write", help="Also write table.md and table.csv into the results folder.")
+    ] = False,
+    references: Annotated[
+        bool, typer.Option("--references", help="Also published values of the same tasks, in a grid of their own.")
+    ] = False,
+) -> None:
+    """The comparison table of stored runs; a pure function of what lies in their folders."""
+    formats = ("terminal", "markdown", "csv", "latex")
+    check_format(format_, formats)
+    check_split(split)
+    chosen, damaged = chosen_runs(runs, out)
+    from rim_bench.report.comparison import comparison
+    from rim_bench.report.references import shipped
+
+    if references and format_ == "csv":
+        raise UsageError(
+            "--references has no place in --format csv, which holds measured numbers only: use markdown, latex or "
+            "terminal"
+        )
+    made = comparison(chosen, split=split, damaged=damaged, published=shipped() if references else None)
+    print_as(format_, made)
+    if write:
+        write_tables(chosen, damaged, out, print_it=False, split=split)
+
+
+def plot(
+    runs: RunNames = None,
+    out: Results = Path("results"),
+    kind: Annotated[str, typer.Option("--kind", "-k", help="accuracy, training, selection or tuning.")] = "accuracy",
+    to: Annotated[Path | None, typer.Option("--to", help="File, .svg or .png. Default: OUT/<kind>.svg")] = None,
+    split: Split = "test",
+) -> None:
+    """A picture of stored runs: accuracy per level with intervals, the training loss, or what validation chose:
+    checkpoints, rates.
+    """
+    kinds = ("accuracy", "training", "selection", "tuning")
+    if kind not in kinds:
+        raise unknown("kind of plot", kind, kinds)
+    check_split(split)
+    chosen, _ = chosen_runs(runs, out)
+    from rim_bench.report.plots.accuracy import accuracy_plot
+    from rim_bench.report.plots.selection import selection_plot, tuning_plot
+    from rim_bench.report.plots.training import training_plot
+
+    path = to or out / f"{kind}.svg"
+    if kind == "accuracy":
+        accuracy_plot(chosen, path, split=split)
+    else:
+        {"training": training_plot, "selection": selection_plot, "tuning": tuning_plot}[kind](chosen, path)
+    typer.echo(str(path))
+
+
+def leaderboard(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The results folder.")] = Path("results"),
+    split: Annotated[str | None, typer.Option("--split", help="Only evaluations on test or on validation.")] = None,
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="terminal, markdown, csv, latex or json.")
+    ] = "terminal",
+    write: Annotated[
+        bool, typer.Option("--write", help="Also write leaderboard.md, .csv, .tex, .json into the folder.")
+    ] = False,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Also draw curves-flops, -passes, -latency (.svg, .png) there.")
+    ] = False,
+) -> None:
+    """Rankings at equal training budgets and comparisons at equal inference cost, per task, from stored runs alone."""
+    formats = ("terminal", "markdown", "csv", "latex", "json")
+    check_format(format_, formats)
+    if split is not None:
+        check_split(split)
+    chosen, damaged = chosen_runs(runs, out)
+    from rim_bench.report.leaderboard import leaderboard as rank
+
+    board = rank(chosen, split=split, damaged=damaged)
+    print_as(format_, board.table, csv=board.to_csv, json=board.to_json)
+    made = board.write(out) if write else []
+    if plots:
+        from rim_bench.report.plots.curves import curve_plots
+
+        drawn, missing = curve_plots(board.contests, out)
+        made += drawn
+        for line in missing:
+            typer.echo(line, err=True)
+    for path in made:
+        typer.echo(str(path), err=True)
+
+
+@with_options(f"file data device strategy processes {EXECUTION}", data=PUBLISHED)
+def study(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A study file (TOML); its folder receives runs, tables and pictures.")],
+    where: StudyOptions,
+    way: ExecutionOptions,
+) -> None:
+    """All runs of a study at all its budgets, their inference curves, and the tables.
+
+    What is done already is not done again.
+    """
+    from rim_bench.runs.study_file import plans_of, read_study, run_study, wanted_sets, write_results
+
+    execution = execution_of(context)
+    request = read_study(file, where)
+    plans = plans_of(request, elsewhere=way.elsewhere)
+    if way.dry_run:
+        return print_dry_run(plans, way)
+    with reporter_for() as reporter, runner_of(way, plans, reporter, wanted_sets(request)) as runner:
+        runs = run_study(request, plans, reporter, runner, execution)
+    if code := report_failures(runner):
+        typer.echo("tables and pictures are made when every cell has its result", err=True)
+        raise typer.Exit(code)
+    from rich.console import Console
+
+    from rim_bench.report.leaderboard import leaderboard
+
+    written = write_results(runs, request.out)
+    console = Console()
+    console.print(leaderboard(runs, split="test").table.to_rich(console.width))
+    typer.echo("written: " + ", ".join(map(str, written)))
+
+
+@with_options("method task data files steps row effort set_")
+def show(
+    method: Annotated[str, typer.Argument(help="A method's name or .py file.")],
+    options: DataOptions,
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="A task's name or YAML file, see `rim-bench list tasks`.")
+    ] = "chain",
+    row: Annotated[int, typer.Option("--row", help="Which training row.")] = 0,
+    effort: Annotated[int | None, typer.Option("--effort", help="The method's knob at inference.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A method's field: rim.K=4.")] = None,
+) -> None:
+    """Print a method's layouts on a real example: segments, positions, passes, loss weights, what sees what."""
+    typer.echo(explain(method, task, options, read_settings(set_ or []), row, effort))
+
+
+def explain(
+    name: str,
+    task_name: str,
+    options: DataOptions,
+    settings: Mapping[str, Mapping[str, Any]],
+    row: int,
+    effort: int | None,
+) -> str:
+    """The layouts of every stage and of the prompt, as text. Tokens are those of the task's from-scratch tokenizer.
+
+    Raises:
+        UsageError: no such row, or an effort for a method without a knob.
+    """
+    import random
+
+    from rim_bench.data.datasets import training_data
+    from rim_bench.data.task import load_task
+    from rim_bench.engine.tokenizer import Codec, train_tokenizer
+    from rim_bench.methods.registry import load_method
+
+    task = load_task(task_name)
+    base = load_method(name)
+    recipe = task.recipe.get("methods", {}).get(base.name, {})
+    method = load_method(name, {**recipe, **settings.get(base.name, {})})
+    if effort is not None and method.effort_field is None:
+        raise UsageError(f"{method.name} has no compute knob, so effort {effort} cannot be set")
+    train, _ = training_data(
+        task, data=options.data, steps=options.steps, files=options.files, allow_changed=True
+    )  # nothing is measured
+    if not 0 <= row < len(train.examples):
+        raise UsageError(f"row {row} is not among the {len(train.examples)} training rows")
+    example = method.transform(train.examples, 0)[row]
+    texts = ["\n".join([e.question, *e.steps, f"#### {e.answer}"]) for e in train.examples]
+    codec = Codec(train_tokenizer(texts, VOCABULARY, task.token_pattern))
+    encoded = codec.encode_example(example)
+
+    def piece(token: int) -> str:
+        return "⟨end⟩" if token == codec.end else codec.decode((token,))
+
+    fields = ", ".join(f"{k} = {v}" for k, v in method.settings().items()) or "no hyper-parameters"
+    parts = [f"{method.name}: {method.summary}\n{fields}\n\nexample {example.id} ({len(example.steps)} steps)"]
+    stages = method.stages()
+    total = sum(s.share for s in stages)
+    for stage in stages:
+        layout = method.lay_train(encoded, stage, 0.0, random.Random(0))
+        parts.append(
+            f"training, stage {stage.name!r} ({100 * stage.share / total:.0f} % of the budget, learning rate x "
+            f"{stage.lr_scale:g}{', optimizer reset' if stage.reset else ''}), at its start; passes: {layout.passes}\n"
+            f"{layout.show(piece)}"
+        )
+    prompt = method.lay_prompt(encoded.question, effort)
+    parts.append(f"prompt; passes before the first generated token: {prompt.passes}\n{prompt.show(piece)}")
+    return "\n\n".join(parts)

@@ -1,0 +1,103 @@
+"""How the command line gives an option: the metadata of a dataclass's field.
+
+limit: Annotated[int | None, Flag("Only the first N rows of each split.")] = None
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rim_bench.util.errors import UsageError
+
+
+class Flag:
+    """What the command line shows of a field and how it reads it.
+
+    Args:
+        help: the text that `--help` prints.
+        names: as in "--methods", "-m"; without any: the field's name.
+        read: makes the field's value of the text, or with `many` of the list of texts; None: the text is typed.
+        many: whether it may be given several times.
+        default: what stands for a flag that is not given, where that is not the field's default.
+    """
+
+    def __init__(
+        self,
+        help: str,
+        *names: str,
+        read: Callable[[Any], Any] | None = None,
+        many: bool = False,
+        default: Any = None,
+        envvar: str | None = None,
+    ) -> None:
+        self.help, self.names, self.read, self.many = help, names, read, many
+        self.default, self.envvar = default, envvar
+
+
+@dataclass(frozen=True)
+class FlagField:
+    """A field that has a flag."""
+
+    name: str
+    kind: Any  # its type
+    flag: Flag
+    default: Any  # MISSING where it has none
+
+
+def flag_fields(cls: type) -> dict[str, FlagField]:
+    """The fields of a dataclass that have a flag, by name."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    out: dict[str, FlagField] = {}
+    for field in dataclasses.fields(cls):
+        kind, *notes = typing.get_args(hints[field.name]) if hasattr(hints[field.name], "__metadata__") else (None,)
+        for flag in (note for note in notes if isinstance(note, Flag)):
+            out[field.name] = FlagField(field.name, kind, flag, field.default)
+    return out
+
+
+def read_pair(text: str, flag: str, form: str) -> tuple[str, str]:
+    """The two sides of KEY=VALUE.
+
+    Raises:
+        UsageError: one of them is missing; `form` is what was expected.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise UsageError(f"{flag} {text!r} is not {form}")
+    return key, value
+
+
+def read_value(text: str) -> Any:
+    """A number or a truth value where the text is one, else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def read_settings(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """METHOD.FIELD=VALUE, several of them, by method."""
+    out: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, value = read_pair(text, "--set", "METHOD.FIELD=VALUE, as in rim.K=4")
+        method, dot, key = name.partition(".")
+        if not dot:
+            raise UsageError(f"--set {text!r} is not METHOD.FIELD=VALUE, as in rim.K=4")
+        out.setdefault(method, {})[key] = value
+    return out
+
+
+def read_files(texts: list[str]) -> Mapping[str, str]:
+    """SPLIT=PATH, several of them, by split."""
+    return dict(read_pair(text, "--file", "SPLIT=PATH, as in train=rows.jsonl") for text in texts)

@@ -1,0 +1,76 @@
+"""The flags of every command: a new one is a decision, made here."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from rim_bench.cli import main
+from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions
+from rim_bench.runs.options import ExecutionOptions, Options
+
+DATA = "--data --file --steps --limit"
+TRAINING = f"--methods -m --task -t --model {DATA} --out -o --start --seeds --seed --examples --budget --cot-examples"
+TRAINING += " --batch-size --lr --set --backbone --tuning --device --quick --allow-changed-data --checkpoint"
+TRAINING += " --checkpoint-points --tune --trials --tune-share --strategy --processes"
+SETS = "--suite --eval-tasks --include-path --strict-sets"
+GRID = "--executor --workers --executor-set --dry-run --flops-per-second --format -f"
+FLAGS = {
+    "run": f"{TRAINING} --max-tokens --eval-batch-size --controls {SETS} {GRID}",
+    "train": TRAINING,
+    "eval": f"--task -t {DATA} --out -o --split --effort --max-tokens --votes --temperature --sample-seed"
+    f" --split-passes --repeat --eval-batch-size --device --quick --allow-changed-data {SETS}",
+    "table": "--out -o --split --format -f --write --references",
+    "plot": "--out -o --kind -k --to --split",
+    "show": "--task -t --data --file --steps --row --effort --set",
+    "lm-eval": "",
+    "cost": "--method --methods -m --model --question-tokens --chain-tokens --answer-tokens --chain-steps --set"
+    " --kv-dtype --lora-rank --format -f --json --verify",
+    "sweep": f"--out -o --task -t {DATA} --split --knob --max-tokens --temperature --sample-seed --eval-batch-size"
+    " --device",
+    "leaderboard": "--out -o --split --format -f --write --plots",
+    "study": f"--data --device --strategy --processes {GRID}",
+    "baseline": "--output -o --out --split --task -t --key",
+    "check": "--against --margin --out -o --min-n --level --key --repeat --json --junit --summary",
+    "margin": "--out -o --rate --split --task -t --json --output",
+    "power": "--n --discordance --difference --power --alpha --margin --json",
+    "compare": "--baseline --margin --out -o --split --task -t --format -f",
+    "list": "--long -l",
+    "leakage": "--task -t --suite --eval-tasks --data --steps --limit --split --ngram --allow-changed-data --worst"
+    " --text --format -f --to",
+    "bench": "--methods -m --task -t --model --sizes --against --data --limit --batch-size --tokens --set --backbone"
+    " --device --threads --rounds --vary --values --only --json --record --out -o",
+}
+
+
+def test_every_command_has_these_flags() -> None:
+    from typer.main import get_command
+
+    commands = get_command(main.app).commands  # type: ignore[attr-defined]
+    assert list(commands) == list(FLAGS)
+    for name, command in commands.items():
+        flags = [flag for p in command.params if p.param_type_name == "option" for flag in p.opts]
+        assert sorted(flags) == sorted(FLAGS[name].split()), name
+        assert not any(p.secondary_opts for p in command.params)
+
+
+@pytest.mark.parametrize(
+    ("command", "kinds"),
+    [
+        ("run", {Options, EvaluationSets, ExecutionOptions}),
+        ("train", {Options}),
+        ("eval", {StoredRunOptions, EvaluationSets}),
+        ("sweep", {StoredRunOptions}),
+    ],
+)
+def test_commands_take_the_options_as_dataclasses(command: str, kinds: set[type]) -> None:
+    hints = inspect.get_annotations(inspect.unwrap(main.COMMANDS[command]), eval_str=True)
+    assert len(hints) - 1 <= 8 and kinds <= set(hints.values())
+
+
+def test_the_version_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["rim-bench", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == 0 and capsys.readouterr().out == "rim-bench 0.1.0\n"
