@@ -118,6 +118,9 @@ RECORDS = {
     "TrainingRecord": "`train.json`",
     "EvaluationRecord": "`eval/<key>/summary.json`",
     "ItemRecord": "a line of `eval/<key>/items.jsonl.gz`",
+    "CandidateItem": "a line of `candidates/eval/<key>/items.jsonl.gz`",
+    "LmEvalRecord": "`lm_eval/eval/<key>/summary.json`",
+    "LmEvalItem": "a line of `lm_eval/eval/<key>/items.jsonl.gz`",
 }
 """Class in `rim_bench.storage.records` -> the file that it is."""
 
@@ -168,10 +171,12 @@ def _fields(cls: type) -> list[str]:
     """What the class is, and a table of its fields."""
     rows = []
     for field in dataclasses.fields(cls):
+        if field.metadata.get("hidden"):
+            continue
         if not (doc := str(field.metadata.get("doc", ""))):
             raise ValueError(f"{cls.__name__}.{field.name} has no line of documentation")
         kind = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
-        rows.append(f"| `{field.name}` | `{_cell(kind)}` | {_cell(doc)} |")
+        rows.append(f"| `{field.metadata.get('key', field.name)}` | `{_cell(kind)}` | {_cell(doc)} |")
     return [f"{_first_line(cls.__doc__)}\n", "| field | type | |", "|---|---|---|", *rows, ""]
 
 

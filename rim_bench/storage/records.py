@@ -12,7 +12,7 @@ import hashlib
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any, NamedTuple, Self
@@ -53,7 +53,7 @@ class _Key(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonRecord(Mapping[str, Any]):
+class JsonRecord:
     """A JSON object whose known keys are fields."""
 
     extra: dict[str, Any] = said("keys that this version does not know, kept as they are", dict, hidden=True)
@@ -66,7 +66,7 @@ class JsonRecord(Mapping[str, Any]):
         Raises:
             KeyError: a key that is needed is missing.
         """
-        plan = _read_plan(cls, tuple(value))
+        plan = _read_plan(cls, tuple(value))  # type: ignore[arg-type]  # it takes a record class for unhashable
         made = cls.__new__(cls)  # not __init__, which takes five times as long: defaults stand in the class
         values = vars(made)
         values.update({name: new() for name, new in plan.factories}, stored=plan.present)
@@ -84,7 +84,7 @@ class JsonRecord(Mapping[str, Any]):
     def to_json(self) -> dict[str, Any]:
         """The object as it stands in the file."""
         out = {}
-        for k in _keys(type(self)).values():
+        for k in _keys(type(self)).values():  # type: ignore[arg-type]  # the same
             value = getattr(self, k.name)
             if self._writes(k) or value != k.default:
                 out[k.key] = _plain(value)
@@ -101,18 +101,6 @@ class JsonRecord(Mapping[str, Any]):
     def _writes(self, key: _Key) -> bool:
         """Whether a key is written also where its value is the default."""
         return not key.omit if self.stored is None else key.key in self.stored
-
-    def __getitem__(self, key: str) -> Any:
-        return self.to_json()[key]
-
-    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return self.to_json() | dict(other)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.to_json())
-
-    def __len__(self) -> int:
-        return len(self.to_json())
 
 
 def _plain(value: Any) -> Any:
@@ -156,7 +144,7 @@ class _ReadPlan(NamedTuple):
 
 @cache
 def _read_plan(cls: type[JsonRecord], keys: tuple[str, ...]) -> _ReadPlan:
-    known = _keys(cls)
+    known = _keys(cls)  # type: ignore[arg-type]
     if missing := [k.key for k in known.values() if k.default is MISSING and k.key not in keys]:
         raise KeyError(missing[0])
     present = [known[k] for k in keys if k in known]

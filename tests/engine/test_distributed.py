@@ -381,7 +381,7 @@ def choose(run: Run, data: Path, execution: ExecutionContext) -> list[dict[str, 
         unregistered("prosqa_choice"), data, split="validation", max_tokens=3, batch_size=2, allow_changed=True
     )
     return [
-        {k: v for k, v in item.items() if k not in TIMES}
+        {k: v for k, v in item.to_json().items() if k not in TIMES}
         for item in marked(load_trained(run, execution=execution), request, request.dataset())
     ]
 

@@ -196,8 +196,8 @@ def test_the_validation_split_is_chosen_without_lm_eval(
     monkeypatch.setattr(latency, "TIMED", 2)
     request = EvaluationRequest(TASK, folder, allow_changed=True, split="validation", max_tokens=12)
     items, summary = evaluate(trained["rim"], request)
-    assert summary["n"] == 6 and all(len(i["logprobs"]) == 2 for i in items)
-    assert summary["latency"]["full_ms"]["median"] > 0
+    assert summary.n == 6 and all(len(i.logprobs or ()) == 2 for i in items)
+    assert (summary.time("latency", "full_ms", "median") or 0) > 0
 
 
 def test_cot_is_asked_behind_its_steps_and_nobody_else_writes_any(

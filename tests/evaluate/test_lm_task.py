@@ -340,9 +340,9 @@ def test_an_overlong_question_of_a_set_is_one_of_its_items(trained: dict[str, Tr
     for split in ("test", "validation"):
         files = {"test": str(path)} if split == "test" else {"train": str(path), "validation": str(path)}
         found, summary = evaluate(trained["rim"], EvaluationRequest(task, files=files, split=split, max_tokens=6))
-        assert summary["n"] == len(rows) and summary["latency"]["n"] == len(rows) - 1
-        assert [i["overlong"] for i in found] == [False, True] + [False] * 8
-        assert not found[1]["correct"] and found[1]["empty"] and found[1].keys() >= RECORD
+        assert summary.n == len(rows) and summary.latency is not None and summary.latency.n == len(rows) - 1
+        assert [i.overlong for i in found] == [False, True] + [False] * 8
+        assert not found[1].correct and found[1].empty and found[1].to_json().keys() >= RECORD
 
 
 # Records

@@ -215,13 +215,13 @@ def test_little_unseen_text_is_counted(runs: list[Run], options: Options) -> Non
     known = shown_in_training(subject.trained.backbone, runs[0].spec, None)
     assert len(plain) == ROWS and known is not None and known == shown(subject.trained.backbone, examples)
     odd = [("odd", "Zoé?")] * len(plain)
-    assert check_text(subject.trained.backbone, known, [*plain, *odd], "chain", "x") == {
+    assert check_text(subject.trained.backbone, known, [*plain, *odd], "chain", "x").to_json() == {
         "questions": ROWS,
         "n": 2 * ROWS,
     }
     with pytest.raises(CannotBeAsked, match=r"25 of 49 questions"):
         check_text(subject.trained.backbone, known, [*plain, *odd, odd[0]], "chain", "x")
-    assert check_text(subject.trained.backbone, None, odd, "chain", "x") == {"questions": None, "n": ROWS}
+    assert check_text(subject.trained.backbone, None, odd, "chain", "x").to_json() == {"questions": None, "n": ROWS}
     changed = {**runs[0].spec, "task": runs[0].spec["task"] | {"train_sha256": "0" * 64}}
     assert training_examples(changed, None) is None
 

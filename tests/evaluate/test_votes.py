@@ -32,7 +32,7 @@ from rim_bench.evaluate.self_consistency import TEMPERATURE, majority, sampling_
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Method
 from rim_bench.models.rim import Rim
-from rim_bench.storage.records import RunSpec
+from rim_bench.storage.records import KnobRecord, RunSpec
 from rim_bench.util.errors import UsageError
 
 THREE = Sampling(3, 0.8, seed=5)
@@ -332,8 +332,10 @@ def test_votes_through_lm_eval_are_votes_of_the_answerer() -> None:
 def test_an_evaluation_with_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     one, task = untrained(Rim(K=2)), load_task("chain")
     request = EvaluationRequest(task, limit=6, max_tokens=4, votes=3, batch_size=2)
-    items, summary = evaluate(one, request)
-    again, _ = evaluate(one, EvaluationRequest(task, limit=6, max_tokens=4, votes=3, batch_size=64))
+    answered, record = evaluate(one, request)
+    answered_again, _ = evaluate(one, EvaluationRequest(task, limit=6, max_tokens=4, votes=3, batch_size=64))
+    summary = record.to_json()
+    items, again = ([i.to_json() for i in found] for found in (answered, answered_again))
     for item in (*items, *again):
         for name in ("latency_s", "batch_s", "batch_size", "flops_executed"):
             del item[name]
@@ -349,6 +351,6 @@ def test_an_evaluation_with_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary["latency"]["rounds"] == summary["throughput"]["rounds"] == 3
     assert summary["throughput"]["examples_per_s"] > 0 and summary["peak_memory_bytes"] > 1e7
     _, plain = evaluate(one, EvaluationRequest(task, limit=6, max_tokens=4, effort=2))
-    assert plain["knob"] is None and "votes" not in plain["settings"]  # 2 is its own number of blocks
+    assert plain.knob is None and plain.generation.votes is None  # 2 is its own number of blocks
     _, both = evaluate(one, EvaluationRequest(task, limit=6, max_tokens=4, effort=1, votes=2))
-    assert both["knob"] == {"name": "K+votes", "value": [1, 2]}
+    assert both.knob == KnobRecord(name="K+votes", value=[1, 2])

@@ -32,6 +32,7 @@ from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.training import run_plan
 from rim_bench.runs.tuning import Choice, Trial
+from rim_bench.storage.records import CandidateItem, ItemRecord, RuleRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import POINTS, CheckpointRule, LearningRateGrid, best, parse_tune
 from rim_bench.util.errors import UsageError
@@ -41,9 +42,20 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def selection(run: Run) -> dict[str, Any]:
     """What train.json says of the choice, without the clock."""
-    told = (run.training() or {})["selection"]
+    told = stored(run)["selection"]
     seen = [{k: v for k, v in r.items() if k != "seconds"} for r in told["seen"]]
     return {**{k: v for k, v in told.items() if k != "seconds"}, "seen": seen}
+
+
+def stored(run: Run) -> dict[str, Any]:
+    """What train.json says."""
+    training = run.training()
+    return {} if training is None else training.to_json()
+
+
+def answer_records(share: float) -> list[ItemRecord]:
+    """Twenty questions, of which that share is right."""
+    return [ItemRecord(id=f"q{k}", correct=k < share * 20, flops_prefill=2, flops_decode=1) for k in range(20)]
 
 
 @dataclass
@@ -55,12 +67,12 @@ class Rigged:
     shares: Sequence[float]
     hashes: list[str] = field(default_factory=list)
 
-    def __call__(self, trained: Any, request: Any, dataset: Any, on_items: Any = None) -> list[dict[str, Any]]:
+    def __call__(self, trained: Any, request: Any, dataset: Any, on_items: Any = None) -> list[ItemRecord]:
         torch.rand(3)
         assert not trained.backbone.model.training and request.split == "validation"
         share = self.shares[len(self.hashes)]
         self.hashes.append(trained.backbone.weights_sha256())
-        return [{"correct": k < share * 20, "flops_prefill": 2, "flops_decode": 1} for k in range(20)]
+        return answer_records(share)
 
 
 # The rules
@@ -143,15 +155,15 @@ def test_the_smallest_of_equally_good_rates_wins_and_an_edge_is_said() -> None:
 # The 16-split protocol on fabricated answers
 
 
-def fabricated(n: int, shares: Sequence[float], seed: int = 1) -> list[dict[str, Any]]:
+def fabricated(n: int, shares: Sequence[float], seed: int = 1) -> list[CandidateItem]:
     rng = random.Random(seed)
-    return [{"id": f"q{k}", "correct": "".join("01"[rng.random() < s] for s in shares)} for k in range(n)]
+    return [CandidateItem(id=f"q{k}", correct="".join("01"[rng.random() < s] for s in shares)) for k in range(n)]
 
 
 def test_no_question_is_selected_on_and_scored_in_one_split() -> None:
     items = fabricated(1319, (0.2, 0.4, 0.35))
     result = run_splits(items)
-    ids = {i["id"] for i in items}
+    ids = {i.id for i in items}
     assert len(result.splits) == 16 and held_out(1319) == 264
     for split in result.splits:
         assert (len(split.held), len(split.scored)) == (264, 1055)
@@ -167,7 +179,7 @@ def test_no_question_is_selected_on_and_scored_in_one_split() -> None:
 
 def test_the_protocol_is_what_a_plain_count_says() -> None:
     items = fabricated(300, (0.3, 0.6, 0.55, 0.6))
-    marks = {i["id"]: i["correct"] for i in items}
+    marks = {i.id: i.correct for i in items}
     result = run_splits(items)
     scores = []
     for split in result.splits:
@@ -190,8 +202,8 @@ def test_scoring_apart_from_selection_does_not_reward_luck() -> None:
     gains = []
     for seed in range(12):
         items = fabricated(200, (0.5,) * 40, seed)
-        naive = max(sum(i["correct"][c] == "1" for i in items) / 200 for c in range(40))
-        overall = sum(i["correct"].count("1") for i in items) / 8000
+        naive = max(sum(i.correct[c] == "1" for i in items) / 200 for c in range(40))
+        overall = sum(i.correct.count("1") for i in items) / 8000
         assert naive > overall + 0.04
         gains.append(run_splits(items).accuracy - overall)
     assert abs(sum(gains) / 12) < 0.015
@@ -213,7 +225,7 @@ def test_scoring_apart_from_selection_does_not_reward_luck() -> None:
 )
 def test_answers_that_do_not_fit_are_refused(items: list[dict[str, Any]], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        run_splits(items)
+        run_splits([CandidateItem.from_json(i) for i in items])
 
 
 def test_trials_and_runs_that_select_on_test_items_are_no_rows(tmp_path: Path) -> None:
@@ -276,19 +288,19 @@ def test_looking_changes_nothing(plain: Run, tmp_path: Path, monkeypatch: pytest
 def test_a_real_look_says_what_the_final_validation_says(plain: Run, tmp_path: Path) -> None:
     (run,), _ = train(options(tmp_path, "rim", checkpoint_points=2))
     assert model(run) == model(plain) and steps(run) == steps(plain)
-    assert (run.training() or {})["validation"] == (plain.training() or {})["validation"]
-    assert selection(run)["flops"] > 0 and (run.training() or {})["flops"] == (plain.training() or {})["flops"]
+    assert stored(run)["validation"] == stored(plain)["validation"]
+    assert selection(run)["flops"] > 0 and stored(run)["flops"] == stored(plain)["flops"]
 
 
 def test_the_best_candidate_becomes_the_model(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rigged = Rigged([0.5, 0.9, 0.9, 0.2])
     monkeypatch.setattr(candidates_module, "marked", rigged)
     (run,), heard = train(options(tmp_path, "rim", checkpoint="best", checkpoint_points=4))
-    assert run.id != plain.id and run.spec["selection"] == {"rule": "best", "points": 4, "ties": "the latest"}
+    assert run.id != plain.id and run.spec.selection == RuleRecord(rule="best", points=4, ties="the latest")
     assert steps(run) == steps(plain)  # the training is the same, only what is kept of it is not
     assert load_trained(run).backbone.weights_sha256() == rigged.hashes[2] != rigged.hashes[3]
     assert selection(run)["chosen"] == {"step": 9, "stage": "refinement", "accuracy": 0.9, "n": 20}
-    assert (run.training() or {})["validation"] == {"n": 20, "accuracy": 0.9}
+    assert stored(run)["validation"] == {"n": 20, "accuracy": 0.9}
     assert not (run.path / "candidates").exists()
     assert any(
         "the checkpoint of step 9 of 12 (stage 'refinement'), 90.0 % on validation (n = 20), the best" in n
@@ -299,7 +311,7 @@ def test_the_best_candidate_becomes_the_model(plain: Run, tmp_path: Path, monkey
 def test_a_shared_start_keeps_its_last_checkpoint(tmp_path: Path) -> None:
     given = options(tmp_path, "direct", start="cot", cot_examples=8, checkpoint="best", examples=8)
     cells = {c.role: c for c in plan_study(given)}
-    assert cells["start"].selection.rule == "last" and "selection" not in cells["start"].spec
+    assert cells["start"].selection.rule == "last" and cells["start"].spec.selection is None
     assert cells["start"].spec == next(c for c in plan_study(replace(given, checkpoint="last")) if c.is_start).spec
     assert cells["arm"].selection.rule == "best"
 
@@ -337,8 +349,8 @@ def by_step(monkeypatch: pytest.MonkeyPatch) -> None:
         state["step"] = step
         evaluate(self, step, stage, **others)
 
-    def answer(trained: Any, request: Any, dataset: Any) -> list[dict[str, Any]]:
-        return [{"correct": k < SHARES[state["step"]] * 20, "flops_prefill": 2, "flops_decode": 1} for k in range(20)]
+    def answer(trained: Any, request: Any, dataset: Any) -> list[ItemRecord]:
+        return answer_records(SHARES[state["step"]])
 
     monkeypatch.setattr(CheckpointSelector, "evaluate", noted)
     monkeypatch.setattr(candidates_module, "marked", answer)
@@ -351,7 +363,7 @@ def behind(name: str, step: int, *, before: bool = False) -> Callable[[pytest.Mo
         work = getattr(CheckpointSelector, name)
 
         def fatal(self: CheckpointSelector, *given: Any, **others: Any) -> None:
-            due = (given[0] if given else self.seen[-1]["step"]) == step
+            due = (given[0] if given else self.seen[-1].step) == step
             if due and before:
                 die()
             work(self, *given, **others)
@@ -412,8 +424,8 @@ def test_what_was_seen_is_forgotten_where_nobody_looks_any_more(plain: Run, tmp_
     killed_at(options(tmp_path, "rim", checkpoint_points=4), behind("prune", 7))
     (run,), heard = train(options(tmp_path, "rim"))
     assert heard.steps[0] == ("rim", 8) and model(run) == model(plain) and not (run.path / "candidates").exists()
-    told = run.training() or {}
-    assert told["validation"] == (plain.training() or {})["validation"] and "selection" not in told
+    told = stored(run)
+    assert told["validation"] == stored(plain)["validation"] and "selection" not in told
 
 
 def test_looking_changes_nothing_under_lora(plain: Run, tmp_path: Path) -> None:
@@ -421,7 +433,7 @@ def test_looking_changes_nothing_under_lora(plain: Run, tmp_path: Path) -> None:
     given = options(tmp_path / "a", "rim", model=str(plain.model_path()), backbone={}, tuning="lora", examples=16)
     (one,), _ = train(given)
     (other,), _ = train(replace(given, out=tmp_path / "b", checkpoint="best", checkpoint_points=2))
-    assert one.spec["backbone"]["tuning"] == "lora" and steps(one) == steps(other)
+    assert one.spec.backbone.tuning == "lora" and steps(one) == steps(other)
     told = selection(other)
     assert (told["chosen"]["step"] == 4) == (model(one) == model(other)) and [
         r["step"] for r in told["seen"] if r["candidate"]
