@@ -66,8 +66,7 @@ class Curriculum(Method):
 
 @dataclass(frozen=True)
 class Coconut(Curriculum):
-    """x `<bot>` z_1..z_n `<eot>`, the remaining steps, y. Each z_i is fed the last hidden state (after the final norm)
-    before it.
+    """x `<bot>` z_1..z_n `<eot>`, the remaining steps, y; each z_i is fed the last hidden state before it (final norm).
 
     Curriculum: stage 0 is cot; stage k replaces the first k steps by k*c thoughts, whatever the example's own number of
     steps; the last stage keeps the thoughts and drops all remaining steps. Gradients flow through all n+1 passes.

@@ -1,6 +1,4 @@
-"""coconut-no-curriculum: coconut's last stage from the first step on (Hao et al., arXiv 2412.06769, "w/o
-curriculum").
-"""
+"""coconut-no-curriculum: coconut's last stage from the start (Hao et al., arXiv 2412.06769, "w/o curriculum")."""
 
 from __future__ import annotations
 

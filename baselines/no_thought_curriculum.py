@@ -1,6 +1,4 @@
-"""no-thought-curriculum: coconut's stages with nothing in place of the steps they remove (Hao et al., arXiv 2412.06769,
-"w/o thought").
-"""
+"""no-thought-curriculum: coconut's stages, nothing in place of steps (Hao et al., arXiv 2412.06769, "w/o thought")."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ from rim_bench.methods.layout import Layout
 
 @dataclass(frozen=True)
 class NoThoughtCurriculum(Curriculum):
-    """Stage k drops the first k steps, the last stage all of them: it ends as direct. No thoughts and no markers, as in
-    the authors' code.
+    """Stage k drops the first k steps, the last one all: it ends as direct, without thoughts or markers.
 
     It tells what the gradual removal of steps gives without any position to think in.
     """

@@ -1,6 +1,4 @@
-"""pause-curriculum: coconut's curriculum without the recycled hidden state (Martin 2026, "The Curriculum Is the
-Mechanism").
-"""
+"""pause-curriculum: coconut's without the recycled state (Martin 2026, "The Curriculum Is the Mechanism")."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ from rim_bench.models.rim import Rim
 
 @dataclass(frozen=True)
 class RimNoRefinement(Rim):
-    """Grounding only: a T-step example has T blocks in training, and its answer is read behind block T and nowhere
-    else.
+    """Grounding only: T steps train T blocks, and the answer is read behind block T alone.
 
     T is not known at inference (reading behind block T would tell the model how long the solution is), so the prompt
     has a fixed number of blocks, K. A question of exactly K steps is read where it was trained (`ground = skip`);

@@ -22,9 +22,7 @@ class RimShuffledSteps(Rim):
     summary: ClassVar[str] = "control of rim: grounded on the steps of other examples of the same length"
 
     def transform(self, examples: Sequence[Example], seed: int) -> Sequence[Example]:
-        """Steps moved along one cycle per number of steps: nobody keeps its own, unless it is the only one of its
-        length.
-        """
+        """Steps moved along one cycle per number of steps; only an example alone in its length keeps its own."""
         groups: dict[int, list[int]] = {}
         for i, example in enumerate(examples):
             groups.setdefault(len(example.steps), []).append(i)

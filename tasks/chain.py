@@ -85,9 +85,7 @@ def _ways(depth: int) -> tuple[int, ...]:
 
 @cache
 def _last_moves(depth: int, value: int) -> tuple[tuple[tuple[int, str], ...], tuple[int, ...]]:
-    """The (value before, operation) pairs that end a chain of this depth at `value`, and how many chains lead to each
-    or one before it.
-    """
+    """(value before, operation) pairs that end a chain of this depth at `value`, and how many chains lead to each."""
     pairs = tuple((v, op) for v in range(10) for op in OPERATIONS if apply(op, v) == value)
     return pairs, tuple(itertools.accumulate(_ways(depth - 1)[v] for v, _ in pairs))
 

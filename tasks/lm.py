@@ -142,21 +142,17 @@ def _gold(task: Task, example: Example) -> int:
 
 
 def choose(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
-    """One document's metrics in the choice form: whether the right choice is the likeliest, also for its length, and by
-    how many nats.
-    """
+    """One document's metrics in the choice form: is the right one likeliest, also for its length, by how many nats."""
     logprobs = [logprob for logprob, _ in results]
-    found = answers.margin(logprobs, int(doc["gold"]))
-    if found is None or not math.isfinite(found):  # a question that the model has no positions for
+    nats = answers.margin(logprobs, int(doc["gold"]))
+    if nats is None or not math.isfinite(nats):  # a question that the model has no positions for
         return {"accuracy": 0.0, "accuracy_norm": 0.0, "margin": 0.0}
     norm = answers.likelier_a_character(logprobs, doc["choices"]) == int(doc["gold"])
-    return {"accuracy": float(found > 0), "accuracy_norm": float(norm), "margin": found}
+    return {"accuracy": float(nats > 0), "accuracy_norm": float(norm), "margin": nats}
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """One document's metrics, each 0 or 1: ours (accuracy on the strict answer, flexible) and lm-eval's own pair beside
-    them.
-    """
+    """One document's metrics, each 0 or 1: ours (accuracy, flexible), and lm-eval's own pair beside them."""
     output = results[0]
     ours = answers.score(output, doc["answer"], doc["tolerance"], doc["kind"])
     return {

@@ -1,5 +1,4 @@
-"""Parallel steps: m items are looked up in one table under one key, and what is found is joined; no look-up needs
-another.
+"""Parallel steps: m items are looked up in one table under one key; no look-up needs another.
 
     fbk.,:?D         the key is D; the answer is table[f][D] xor table[b][D] xor table[k][D] (fillers mean nothing)
 
@@ -42,9 +41,7 @@ FIRST: Final = "first "
 
 @cache
 def table(size: int) -> dict[tuple[str, str], int]:
-    """(item, key) -> 0 or 1, for `size` items and keys: one of the tables in which every item and every key has as many
-    of each, drawn
-    once for all. `size` is even."""
+    """(item, key) -> 0 or 1, drawn once: every item and every key has as many of each; `size` is even."""
     rng = random.Random("lookups 1" if size == 12 else f"lookups 1 {size}")
     grid = [[(row + column) % 2 for column in range(size)] for row in range(size)]
     for _ in range(20_000):  # exchanges that keep the sums of rows and columns: a Markov chain over such tables
@@ -98,5 +95,5 @@ FAMILY: Final = Family("lookups", 12, (1, 2, 3, 4, 5, 6), "xor")
 
 
 def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Example]:
-    """`n` examples of the look-ups joined by XOR; see `Family.generate`."""
+    """`n` examples of levels "m=1", "first m=1", "lookup m=1", ...; arguments and errors as `litmus.stream`."""
     return FAMILY.generate(n, levels, seed, split)

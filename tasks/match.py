@@ -1,5 +1,4 @@
-"""Parallel steps: is there a triple of these digits whose sum is t, modulo 17? (3-sum; one step a triple, no step needs
-another.)
+"""Parallel steps: do three of these digits sum to t modulo 17? (3-sum; one step a triple, none needs another.)
 
     3c804.?f         digits 3, c, 8, 0, 4 (a is ten, g is sixteen), and t = f: 3 + c + 0 does it, so the answer is 1
     (fillers mean nothing)
@@ -37,9 +36,7 @@ LEVELS: Final = tuple(f"m={m}" for m in range(3, MAX_DIGITS + 1))
 
 
 def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Example]:
-    """`n` examples of levels "m=3", ..., "pairs m=3", ..., "lookup m=3", ...; arguments and errors as
-    `streams.stream`.
-    """
+    """`n` examples of levels "m=3", "pairs m=3", "lookup m=3", ...; arguments and errors as `streams.stream`."""
     allowed = tuple(kind + level for kind in ("", PAIRS, CONTROL) for level in LEVELS)
     return stream("match", n, levels, seed, split, allowed=allowed, answers="01", draw=_draw)
 

@@ -1,5 +1,4 @@
-r"""Multiplication of n by m digits in the published text format of iCoT (Deng et al., arXiv 2405.14838), as files and
-generated.
+"""Multiplication of n by m digits, as published by iCoT (Deng et al., arXiv 2405.14838) and generated.
 
     5 6 3 2 * 7 4 3 4||5 5 5 6 1 + 0 0 6 4 9 0 ( 5 5 1 1 1 1 ) + 0 0 5 9 0 7 0 ( 5 5 6 0 2 8 0 ) + 0 0 0 0 6 4 9 0 ####
     5 5 6 0 8 2 0 1

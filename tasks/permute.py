@@ -37,9 +37,7 @@ LEVELS: Final = tuple(f"T={depth}" for depth in range(1, MAX_DEPTH + 1))
 
 @cache
 def permutations() -> dict[str, tuple[int, ...]]:
-    """Letter -> the points that 0 to 4 move to: two Latin squares of five different permutations each, drawn once for
-    all.
-    """
+    """Letter -> where the points 0 to 4 move: two Latin squares of five different permutations each, drawn once."""
     rng = random.Random("permute 1")
     rows: list[tuple[int, ...]] = []
     while len(rows) < len(MOVES):

@@ -1,5 +1,4 @@
-r"""ProntoQA (Saparov and He, arXiv 2210.01240): is a statement about somebody true or false? The published JSON form,
-and generated proofs.
+"""ProntoQA (Saparov and He, arXiv 2210.01240), true or false of somebody: published JSON, and generated proofs.
 
     Yumpuses are not sweet. Each zumpus is a wumpus. Rex is a zumpus. ... True or false: Rex is not sweet.
 

@@ -1,5 +1,4 @@
-r"""ProsQA (Hao et al., arXiv 2412.06769): which of two classes does somebody belong to? Graphs like the published ones,
-and their rows.
+"""ProsQA (Hao et al., arXiv 2412.06769), which of two classes somebody is in: published rows, and graphs like them.
 
     Every shumpus is a rempus. Tom is a terpus. Every terpus is a brimpus. ... Is Tom a lempus or scrompus?
 
@@ -284,8 +283,7 @@ def _example(name: str, row: Mapping[str, Any], level: str) -> Example:
 
 
 def complete(example: Example) -> Example:
-    """A published row's example with what its text says besides: the two sentences to choose from, and its number of
-    hops as the level.
+    """A published row's example with what its text says: the two sentences to choose from, its hops as the level.
 
     Raises:
         ValueError: a question without two options, or an answer that is none of them.

@@ -1,5 +1,4 @@
-"""Parallel steps, joined without a riddle: look-ups as in `rim_bench.tasks.lookups`, whose majority is the answer; m =
-1, 3, 5, 7, 9.
+"""Parallel steps joined by a majority: look-ups as in `rim_bench.tasks.lookups`; m = 1, 3, 5, 7, 9.
 
 An XOR of m entries is hard to learn in itself: no part of it says anything about the whole. A majority follows from its
 parts one by one, so what is left to learn is the look-ups. Standard library only.

@@ -7,9 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from rim_bench.compute.flops import Shape
-from rim_bench.methods.controls import ANY as ANY
-from rim_bench.methods.controls import CONTROLS as CONTROLS
-from rim_bench.methods.controls import Control as Control
 from rim_bench.methods.controls import check_trains
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import load_method
@@ -21,8 +18,7 @@ def adapter_parameters(shape: Shape, rank: int) -> int:
 
 
 def matched_rank(shape: Shape, rank: int, compared_rows: int, own_rows: int) -> int:
-    """The smallest rank at which a method trains at least as many parameters as the one it is compared with, which has
-    `rank`.
+    """The smallest rank with at least as many trained parameters as the compared method has at `rank`.
 
     Args:
         compared_rows, own_rows: new embedding rows of the two methods; under LoRA they train beside the matrices.
@@ -42,8 +38,7 @@ def matched_shape(shape: Shape, method: Method) -> Shape:
 
 
 def matched_backbone(spec: Mapping[str, Any], shape: Shape, method: Method) -> dict[str, Any]:
-    """A backbone's record at which a method runs where all others run at `spec`; the same record if it has no rank to
-    match.
+    """A backbone's record as a method needs it where all others run at `spec`; the same one without a rank to match.
 
     LoRA's alpha is scaled along, so that alpha / rank, the strength of the adapter, stays what it is for all arms.
 

@@ -50,10 +50,10 @@ def resolve_backbone(name: str, settings: Mapping[str, Any] | None = None) -> di
     Raises:
         UsageError: a name that is none of these, or settings that do not fit, all of them together.
     """
-    given = {k: v for k, v in (settings or {}).items() if v is not None}
+    chosen = {k: v for k, v in (settings or {}).items() if v is not None}
     known = entries()
     if name in known and "hub" not in known[name]:
-        return _scratch(name, known[name], given)
+        return _scratch(name, known[name], chosen)
     if name in known:
         spec: dict[str, Any] = {"name": name, "kind": "hub", "hub": known[name]["hub"], "revision": None}
     elif (folder := Path(name).expanduser()).is_dir() or name.startswith((".", "/", "~")):
@@ -67,12 +67,11 @@ def resolve_backbone(name: str, settings: Mapping[str, Any] | None = None) -> di
         spec = {"name": name.split("/")[1], "kind": "hub", "hub": name, "revision": None}
     else:
         raise UsageError(f"{unknown('backbone', name, known)}; a model folder or a hub id org/name is allowed too")
-    return _pretrained(spec, given)
+    return _pretrained(spec, chosen)
 
 
 def configuration(name: str) -> dict[str, Any]:
-    """The Hugging Face configuration of a backbone, as far as its cost depends on it; without weights and without the
-    hub.
+    """The Hugging Face configuration of a backbone as far as its cost depends on it; no weights, no hub.
 
     `name` is an entry of `models/backbones.toml` (its hub id will do), a folder with a `config.json`, or such a file.
 
@@ -106,9 +105,7 @@ def configuration(name: str) -> dict[str, Any]:
 
 
 def _scratch_configuration(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the model that a from-scratch specification stands for (`weights.scratch_model` builds
-    it).
-    """
+    """The configuration of the model that a from-scratch specification stands for (`scratch_model` builds it)."""
     shape = {"model_type": spec["family"], "vocab_size": spec["vocabulary"], "tie_word_embeddings": spec["tied"]}
     if spec["family"] == "gpt2":
         sizes = {
@@ -135,55 +132,55 @@ def weight_hashes(folder: Path) -> dict[str, str]:
     """Weight file -> sha256 of a folder that `save_pretrained` wrote."""
     if not folder.is_dir():
         raise UsageError(f"backbone folder {str(folder)!r} does not exist")
-    found = sorted(folder.glob("*.safetensors"))
-    if not found or not (folder / "config.json").is_file():
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths or not (folder / "config.json").is_file():
         raise UsageError(
             f"folder {str(folder)!r} holds no model: config.json and *.safetensors are needed, as save_pretrained "
             "writes them"
         )
     out = {}
-    for path in found:
+    for path in paths:
         with path.open("rb") as file:
             out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return out
 
 
-def _pretrained(spec: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _pretrained(spec: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     allowed = ["tuning", *LORA, *(["revision"] if spec["kind"] == "hub" else [])]
-    if bad := [key for key in given if key not in allowed]:
+    if bad := [key for key in settings if key not in allowed]:
         raise UsageError(
             f"{', '.join(sorted(bad))} cannot be set on the pretrained backbone {spec['name']!r}: allowed are "
             f"{', '.join(allowed)}"
         )
-    tuning = given.get("tuning", "lora")
+    tuning = settings.get("tuning", "lora")
     if tuning not in ("lora", "full"):
         raise unknown("tuning", str(tuning), ("lora", "full"))
     spec["tuning"] = tuning
-    if "revision" in given:
-        spec["revision"] = str(given["revision"])
+    if "revision" in settings:
+        spec["revision"] = str(settings["revision"])
     for key, default in LORA.items():
         if tuning == "lora":
-            spec[key] = _positive(key, given.get(key, default))
-        elif key in given:
+            spec[key] = _positive(key, settings.get(key, default))
+        elif key in settings:
             raise UsageError(
-                f"{key} = {given[key]} has no meaning with tuning = full: leave it out, or set tuning = lora"
+                f"{key} = {settings[key]} has no meaning with tuning = full: leave it out, or set tuning = lora"
             )
     return spec
 
 
-def _scratch(name: str, entry: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    if given.get("tuning", "full") != "full" or any(key in given for key in LORA):
+def _scratch(name: str, entry: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    if settings.get("tuning", "full") != "full" or any(key in settings for key in LORA):
         raise UsageError(
             f"backbone {name!r} starts from random weights, so all of it trains: LoRA needs a pretrained backbone"
         )
     shape = {**SHAPE, **{k: v for k, v in entry.items() if k != "summary"}}
     allowed = sorted({*shape, "intermediate"})
     problems = [
-        str(unknown(f"setting of backbone {name!r}", k, allowed)) for k in given if k not in (*allowed, "tuning")
+        str(unknown(f"setting of backbone {name!r}", k, allowed)) for k in settings if k not in (*allowed, "tuning")
     ]
     if problems:
         raise UsageError("; ".join(problems))
-    shape |= {k: v for k, v in given.items() if k != "tuning"}
+    shape |= {k: v for k, v in settings.items() if k != "tuning"}
     shape.setdefault("intermediate", 4 * _positive("width", shape["width"]))
     if shape["family"] not in FAMILIES:
         raise unknown("family", str(shape["family"]), FAMILIES)

@@ -1,8 +1,7 @@
 """What a method costs on a model, without training anything: a price list from layouts and a model's shape. No torch.
 
 Nothing here knows a method by name. What a method computes before it answers is its prompt's layout; what it generates
-is read off
-its last training stage: the labelled tokens behind the prompt on the path that trains the answer.
+is read off its last training stage: the labelled tokens behind the prompt on the path that trains the answer.
 
 Not in the prices: the rows of a method's markers in the output table (a run's model has them where its tokenizer fills
 the table: three rows of 128,256 for rim on Llama).
@@ -41,8 +40,7 @@ END = 0.999  # progress at which a stage is as good as done
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """An example as token counts: question with its newline, all steps together, answer from `#### ` on with the end
-    token.
+    """An example as token counts: question with newline, all steps, answer from `#### ` to the end token.
 
     Raises:
         UsageError: counts that no example has.
@@ -64,9 +62,7 @@ class Lengths:
             raise UsageError(f"--chain-steps {self.steps} is too small: give a whole number of at least 1")
 
     def example(self) -> Encoded:
-        """An example of these lengths. No two of its tokens are equal, so that each can be told wherever a method puts
-        it.
-        """
+        """An example of these lengths; no token occurs twice, so that each is recognised wherever a method puts it."""
         steps = min(self.steps, self.chain)
         ends = [self.question + self.chain * k // steps for k in range(steps + 1)] if steps else [self.question]
         parts = tuple(tuple(range(a, b)) for a, b in itertools.pairwise(ends))
@@ -89,9 +85,7 @@ class Price:
     kv_bytes: int  # keys and values at the end
     depth: int  # positions that the model must have: those of the path that is fed
     flops_train: int  # forward and backward of a training example, mean over the curriculum
-    modules: tuple[
-        str, ...
-    ]  # modules of its own that its layouts name and it does not make, so that no FLOPs count them
+    modules: tuple[str, ...]  # of its own that its layouts name and it does not make, so that no FLOPs count them
 
     @property
     def flops(self) -> int:
@@ -222,9 +216,7 @@ def stages_of(method: Method) -> list[Stage]:
 # A list of them
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """Prices of several methods on one model and one example; `reference` is what ratios are ratios to, listed or
-    not.
-    """
+    """Prices of several methods on one model and one example; `reference` is what ratios are ratios to."""
 
     model: str
     shape: Shape
@@ -300,15 +292,13 @@ class PriceList:
         lora = f", unmerged LoRA of rank {s.rank}" if s.rank else ""
         notes = [
             f"Shape: {s.layers} layers of {s.width}, {s.heads} heads of {s.head_dim} ({s.kv_heads} for keys and "
-            "values), feed-forward "
-            f"{s.ffn}, vocabulary {s.vocabulary:,}{lora}. KV cache: {self.kv_dtype}, at the end of the answer.",
+            f"values), feed-forward {s.ffn}, vocabulary {s.vocabulary:,}{lora}. KV cache: {self.kv_dtype}, at the end "
+            "of the answer.",
             "FLOPs: matrix products over visible keys, 1 multiply-accumulate = 2; the head where logits are needed. "
-            "Passes: dependent "
-            "forward passes until the answer's first and last token (stored evaluations count to the first one behind "
-            "####).",
+            "Passes: dependent forward passes until the answer's first and last token (stored evaluations count to the "
+            "first one behind ####).",
             f"Training: forward and backward, {'LoRA' if s.rank else 'all weights'}, mean over a method's whole "
-            "curriculum, on a chain of "
-            f"{min(self.lengths.steps, self.lengths.chain)} steps.",
+            f"curriculum, on a chain of {min(self.lengths.steps, self.lengths.chain)} steps.",
         ]
         notes += [
             f"{p.method}: its own modules ({', '.join(p.modules)}) are not counted." for p in self.prices if p.modules
@@ -365,10 +355,10 @@ def chosen_methods(names: Sequence[str], settings: Mapping[str, Mapping[str, Any
         changed = settings.get(base.name, {})
         method = load_method(name, changed)
         out.append((method, " ".join([method.name, *(f"{k}={getattr(method, k)}" for k in sorted(changed))])))
-    given = [method.name for method, _ in out]
-    if twice := sorted({n for n in given if given.count(n) > 1}):
+    chosen = [method.name for method, _ in out]
+    if twice := sorted({n for n in chosen if chosen.count(n) > 1}):
         raise UsageError(f"method {', '.join(twice)} was given twice")
     for name in settings:
-        if name not in given:
-            raise UsageError(f"--set {name}.…: method {name!r} is not among the methods given ({', '.join(given)})")
+        if name not in chosen:
+            raise UsageError(f"--set {name}.…: method {name!r} is not among the methods given ({', '.join(chosen)})")
     return out

@@ -6,8 +6,8 @@ not counted.
 
 Attention has two prices. The headline counts the keys that a column sees (`prefill_flops`, `decode_flops`,
 `training_flops`): it belongs to the layout, whatever runs it. The executed price (`executed_...`) counts what
-`rim_bench.engine.packing` runs and what a
-FLOP counter therefore sees: a column is multiplied with every key of its packed row, masked or not, padding included.
+`rim_bench.engine.packing` runs and what a FLOP counter therefore sees: a column is multiplied with every key of its
+packed row, masked or not, padding included.
 A method's own modules before its latent slots (bridges) are in both; auxiliary losses are in neither.
 """
 
@@ -40,9 +40,8 @@ class Shape:
     # Llama's and Qwen's feed-forward has three matrices, GPT-2's two (and one matrix for queries, keys and values)
     gated: bool
     rank: int = 0  # of unmerged LoRA matrices on every linear layer but the head; 0 = none, or merged
-    bridges: tuple[
-        tuple[str, int], ...
-    ] = ()  # a method's modules before latent slots: name, multiply-accumulates for one slot
+    # a method's modules before latent slots: name, multiply-accumulates for one slot
+    bridges: tuple[tuple[str, int], ...] = ()
 
     @property
     def linear(self) -> int:
@@ -74,8 +73,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], rank: int = 0) -> Shape:
-        """From a transformers configuration as a dict, that of the model with its markers' rows; `rank` as in the
-        field.
+        """From a transformers configuration with its markers' rows; `rank` as in the field.
 
         Raises:
             UsageError: an architecture whose shape is not known, a key that it needs and has not, or a window on
@@ -122,11 +120,6 @@ def _whole(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _optional(config: Mapping[str, Any], key: str, default: int) -> int:
-    """The same where the architecture says what a missing or empty key stands for."""
-    return default if config.get(key) is None else _whole(config, key)
-
-
 def _split(width: int, heads: int) -> int:
     if width % heads:
         raise UsageError(
@@ -137,17 +130,9 @@ def _split(width: int, heads: int) -> int:
 
 def _gpt2(config: Mapping[str, Any]) -> Shape:
     width, heads = _whole(config, "n_embd"), _whole(config, "n_head")
-    ffn = _optional(config, "n_inner", 4 * width)
-    return Shape(
-        _whole(config, "n_layer"),
-        width,
-        heads,
-        heads,
-        _split(width, heads),
-        ffn,
-        _whole(config, "vocab_size"),
-        gated=False,
-    )
+    ffn = 4 * width if config.get("n_inner") is None else _whole(config, "n_inner")
+    layers, vocabulary = _whole(config, "n_layer"), _whole(config, "vocab_size")
+    return Shape(layers, width, heads, heads, _split(width, heads), ffn, vocabulary, gated=False)
 
 
 def _gated(config: Mapping[str, Any]) -> Shape:
@@ -158,16 +143,8 @@ def _gated(config: Mapping[str, Any]) -> Shape:
         raise UsageError(f"num_attention_heads = {heads} cannot be shared among num_key_value_heads = {kv_heads}")
     head_dim = _split(width, heads) if config.get("head_dim") is None else _whole(config, "head_dim")
     ffn = _whole(config, "intermediate_size")
-    return Shape(
-        _whole(config, "num_hidden_layers"),
-        width,
-        heads,
-        kv_heads,
-        head_dim,
-        ffn,
-        _whole(config, "vocab_size"),
-        gated=True,
-    )
+    layers, vocabulary = _whole(config, "num_hidden_layers"), _whole(config, "vocab_size")
+    return Shape(layers, width, heads, kv_heads, head_dim, ffn, vocabulary, gated=True)
 
 
 def _llama(config: Mapping[str, Any]) -> Shape:
@@ -184,9 +161,8 @@ def _qwen3(config: Mapping[str, Any]) -> Shape:
 
 
 def _mistral(config: Mapping[str, Any]) -> Shape:
-    _no_window(
-        config, config["sliding_window"] is not None
-    )  # null switches it off; where it is missing transformers takes 4096
+    # null switches it off; where it is missing transformers takes 4096
+    _no_window(config, config["sliding_window"] is not None)
     return _gated(config)
 
 
@@ -256,9 +232,7 @@ def decode_flops(shape: Shape, layout: Layout, generated: int) -> int:
 
 
 def kv_bytes(shape: Shape, layout: Layout, generated: int, bytes_per_number: int) -> int:
-    """Bytes of the keys and values of all layers: those of the layout's columns, and of the `generated` tokens but the
-    last, never fed.
-    """
+    """Bytes of the keys and values of all layers at the end of an answer, whose last token is never fed."""
     columns = layout.size + max(0, generated - 1)
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * columns * bytes_per_number
 
@@ -291,9 +265,7 @@ def executed_forward(shape: Shape, layouts: Sequence[Layout]) -> int:
 
 
 def executed_prefill(shape: Shape, layouts: Sequence[Layout]) -> int:
-    """FLOPs that prompts execute, side by side, up to the first generated tokens; rows with fewer branches are padded
-    to the most.
-    """
+    """FLOPs of prompts side by side up to the first tokens; rows with fewer branches are padded to the most."""
     return executed_forward(shape, layouts) + len(layouts) * max(len(row.resume) for row in layouts) * head_flops(shape)
 
 
@@ -315,9 +287,7 @@ def executed_training(shape: Shape, layouts: Sequence[Layout]) -> int:
 
 
 def bridge_macs(name: str, bridge: nn.Module) -> int:
-    """Multiply-accumulates of a bridge for one slot: its linear layers, each run once; norms and activations are not
-    counted.
-    """
+    """Multiply-accumulates of a bridge for one slot: its linear layers, each run once."""
     from torch import nn
 
     for module in bridge.modules():

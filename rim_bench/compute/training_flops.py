@@ -1,5 +1,4 @@
-"""What training on a layout costs, forward and backward, by what trains. No torch; the counting convention is that of
-`flops`.
+"""What training on a layout costs, forward and backward, by what trains; counted as in `flops`. No torch.
 
 Backward is never a blanket multiple of forward. A matrix product out = x W has two gradients: that of x, which is
 multiplied where anything before it trains, and that of W, where W trains. Attention has two products and so four
@@ -26,7 +25,7 @@ class Trains:
     inputs: bool  # rows of the input table: gradients then reach the input of the first layer
     fused: bool = False  # the attention kernel multiplies queries and keys again in backward (flash, memory-efficient)
     checkpointing: bool = (
-        False  # every layer runs again in backward, up to the product whose result nobody needs, its last
+        False  # every layer runs again in backward, up to its last product, whose result is not needed
     )
     adapters: bool = True  # the LoRA matrices of `Shape.rank`
 
@@ -104,9 +103,7 @@ def training_cost(shape: Shape, trains: Trains, layout: Layout) -> int:
 
 
 def executed_cost(shape: Shape, trains: Trains, layouts: Sequence[Layout]) -> int:
-    """Forward and backward FLOPs that a batch executes: what a FLOP counter sees, padding and recomputation
-    included.
-    """
+    """Forward and backward FLOPs that a batch executes, padding and recomputation included: what a counter sees."""
     products = executed(layouts)
     bridges = 3 * sum(bridge_flops(shape, row) for row in layouts)  # they train, and so does what lies before them
     return forward(shape, products) + backward(shape, trains, products) + bridges

@@ -22,9 +22,7 @@ EVALUATOR_VERSION: Final = "1"
 """Stored with every result; two results compare only under the same version. Raise it with any change of a score."""
 Kind = Literal["number", "text", "auto"]
 MARK: Final = "####"
-_MAX_DIGITS: Final = (
-    400  # of a mantissa: beyond every data set, and small enough that no text can make the arithmetic slow
-)
+_MAX_DIGITS: Final = 400  # of a mantissa: beyond every data set, and no text can make the arithmetic slow
 _MAX_EXPONENT: Final = 400
 _DASHES: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-"))
 _CURRENCY: Final = r"(?:\\?[$£€¥₹])"
@@ -65,9 +63,7 @@ class Extracted:
 class Score:
     """How one output fares against one reference. `unparseable` and `empty` exclude each other."""
 
-    answer: (
-        str | None
-    )  # the strict answer in canonical form ("1234", "-0.5", "1/3"; text: normalised), None where there is none
+    answer: str | None  # the strict answer in canonical form ("1234", "-0.5", "1/3"; text: normalised), if there is one
     correct: bool  # the strict answer equals the reference: the number that tables rank by
     strict: bool  # the same as `correct`, under the name of its column beside `flexible`
     flexible: bool  # the last number equals the reference (text: the last line that is not blank)
@@ -80,14 +76,10 @@ def extract(text: str) -> Extracted:
     strict = None
     if MARK in text:
         strict = text.rpartition(MARK)[2].lstrip(" \t").split("\n", 1)[0].strip() or None
-    return Extracted(strict, _last_number(text))
-
-
-def _last_number(text: str) -> str | None:
     last = None
     for match in _RUN.finditer(text.translate(_DASHES)):
         last = match.group()
-    return None if last is None else last.rstrip(".,")
+    return Extracted(strict, None if last is None else last.rstrip(".,"))
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -140,9 +132,7 @@ def canonical(value: Fraction) -> str:
 
 
 def normalise_text(text: str) -> str:
-    """An answer that is not a number, for comparison: case folded, white space as single spaces, no closing full
-    stop.
-    """
+    """A text answer for comparison: case folded, white space as single spaces, no closing full stop."""
     return _SPACES.sub(" ", text).strip().casefold().rstrip(".").rstrip()
 
 
@@ -163,18 +153,18 @@ def score(output: str, reference: str, tolerance: float = 0, kind: Kind = "numbe
     A number that cannot be parsed is wrong whatever the reference is; a reference that cannot be parsed is never
     matched.
     """
-    found = extract(output)
+    candidates = extract(output)
     empty = not output.strip()
     if kind_of(reference, kind) == "text":
-        answer = normalise_text(found.strict) if found.strict else None
+        answer = normalise_text(candidates.strict) if candidates.strict else None
         wanted = normalise_text(reference)
         lines = [line for line in output.split("\n") if line.strip()]
         last = normalise_text(lines[-1].rpartition(MARK)[2]) if lines else ""
         correct = bool(answer) and answer == wanted
         return Score(answer or None, correct, correct, bool(last) and last == wanted, not answer and not empty, empty)
-    value, wanted_value = _parse(found.strict), parse_number(reference)
+    value, wanted_value = _parse(candidates.strict), parse_number(reference)
     correct = _equal(value, wanted_value, tolerance)
-    flexible = _equal(_parse(found.flexible), wanted_value, tolerance)
+    flexible = _equal(_parse(candidates.flexible), wanted_value, tolerance)
     return Score(
         None if value is None else canonical(value), correct, correct, flexible, value is None and not empty, empty
     )
@@ -222,7 +212,5 @@ def lm_eval_flexible(output: str, reference: str) -> bool:
 
 
 def _lm_eval_normalise(text: str) -> str:
-    """Its regexes_to_ignore `,`, `\\$`, `(?s).*#### ` and `\\.$`, in that order, without their quadratic time; then
-    ignore_case.
-    """
+    """What regexes_to_ignore (`,`, `\\$`, `(?s).*#### `, `\\.$`, in order) and ignore_case leave, in linear time."""
     return text.strip().replace(",", "").replace("$", "").rpartition("#### ")[2].removesuffix(".").lower()

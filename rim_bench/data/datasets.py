@@ -65,7 +65,7 @@ def training_data(
             "are the published files"
         )
         return replace(train, notes=(note, *train.notes)), held
-    if reader.evaluation_only and "train" not in reader.given:
+    if reader.evaluation_only and "train" not in reader.files:
         raise NoSplit(
             f"task {task.name} is for evaluation only, it has no training rows: train on another task, such as gsm8k, "
             f"and evaluate that run with `rim-bench eval RUN --task {task.name}`"

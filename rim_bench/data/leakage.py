@@ -1,5 +1,4 @@
-"""What evaluation sets share with a training set: equal questions, questions equal but for their numbers, runs of equal
-words.
+"""What evaluation sets share with a training set: equal questions, equal but for numbers, runs of equal words.
 
 Time and memory are linear: what is looked for comes from the evaluation sets, and the training rows stream past it
 once. Only questions are compared; answers and steps are not. Imports no torch.
@@ -75,17 +74,15 @@ class _Item:
 
 
 def words(text: str, pattern: str | None = None) -> list[str]:
-    """Lower-case words and numbers (thousands commas out); with `pattern`, the pieces that it matches, blanks left
-    out.
-    """
+    """Lower-case words and numbers (thousands commas out); with `pattern`, the pieces it matches, without blanks."""
     if pattern is not None:
         return [piece for m in re.finditer(pattern, text) if (piece := m[0].strip())]
     return [w.replace(",", "") for w in WORDS.findall(text.lower())]
 
 
-def grams(given: Sequence[str], n: int) -> Iterator[_Gram]:
+def grams(pieces: Sequence[str], n: int) -> Iterator[_Gram]:
     """Runs of n words."""
-    return (tuple(given[i : i + n]) for i in range(len(given) - n + 1))
+    return (tuple(pieces[i : i + n]) for i in range(len(pieces) - n + 1))
 
 
 def usual_ngram(lengths: Sequence[int]) -> int:
@@ -122,15 +119,15 @@ def leakage(
         sizes.append(size := ngram or usual_ngram([len(w) for w in split]))
         pairs = zip(split, dataset.examples, strict=True)
         prepared.append([_Item(_plain(e.question), _masked(w), tuple(grams(w, size))) for w, e in pairs])
-    found = _search(train, prepared, sorted(set(sizes)), pattern)
+    shown = _search(train, prepared, sorted(set(sizes)), pattern)
     return [
-        _leak(task, dataset, train, items, size, found, worst)
+        _leak(task, dataset, train, items, size, shown, worst)
         for (task, dataset), items, size in zip(sets, prepared, sizes, strict=True)
     ]
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Shown:
     """What of the evaluation sets stands in the training set, and the first row it stands in."""
 
     exact: Mapping[str, int]
@@ -138,41 +135,41 @@ class _Found:
     grams: Mapping[_Gram, int]
 
 
-def _search(train: Split, prepared: Sequence[Sequence[_Item]], sizes: Sequence[int], pattern: str | None) -> _Found:
+def _search(train: Split, prepared: Sequence[Sequence[_Item]], sizes: Sequence[int], pattern: str | None) -> _Shown:
     """One pass over the training rows."""
     every = [item for items in prepared for item in items]
     exact, masked, runs = {i.exact for i in every}, {i.masked for i in every}, {g for i in every for g in i.grams}
-    found = _Found({}, {}, {})
+    shown = _Shown({}, {}, {})
     for row, example in enumerate(train.examples):
-        given = words(example.question, pattern)
+        pieces = words(example.question, pattern)
         looked: list[tuple[Any, Any, Any]] = [
-            (found.exact, exact, (_plain(example.question),)),
-            (found.masked, masked, (_masked(given),)),
+            (shown.exact, exact, (_plain(example.question),)),
+            (shown.masked, masked, (_masked(pieces),)),
         ]
-        looked += [(found.grams, runs, grams(given, size)) for size in sizes]
+        looked += [(shown.grams, runs, grams(pieces, size)) for size in sizes]
         for into, wanted, keys in looked:
             for key in keys:
                 if key in wanted:
                     into.setdefault(key, row)
-    return found
+    return shown
 
 
 def _leak(
-    task: Task, dataset: Split, train: Split, items: Sequence[_Item], size: int, found: _Found, worst: int
+    task: Task, dataset: Split, train: Split, items: Sequence[_Item], size: int, shown: _Shown, worst: int
 ) -> Leak:
-    exact, masked = [i.exact in found.exact for i in items], [i.masked in found.masked for i in items]
-    rows = [[row for g in i.grams if (row := found.grams.get(g)) is not None] for i in items]
+    exact, masked = [i.exact in shown.exact for i in items], [i.masked in shown.masked for i in items]
+    rows = [[row for g in i.grams if (row := shown.grams.get(g)) is not None] for i in items]
     shares = [len(r) / len(i.grams) if i.grams else 0.0 for r, i in zip(rows, items, strict=True)]
     hits = []
     order = sorted(range(len(items)), key=lambda k: (-exact[k], -masked[k], -shares[k], k))
     for k in [k for k in order if exact[k] or masked[k] or shares[k]][:worst]:
         kind = "exact" if exact[k] else "masked" if masked[k] else "n-gram"
         if exact[k]:
-            row = found.exact[items[k].exact]
+            row = shown.exact[items[k].exact]
         else:
-            row = found.masked[items[k].masked] if masked[k] else Counter(rows[k]).most_common(1)[0][0]
-        shown, asked = train.examples[row], dataset.examples[k]
-        hits.append(Hit(asked.id, shown.id, kind, shares[k], asked.question, shown.question))
+            row = shown.masked[items[k].masked] if masked[k] else Counter(rows[k]).most_common(1)[0][0]
+        trained, asked = train.examples[row], dataset.examples[k]
+        hits.append(Hit(asked.id, trained.id, kind, shares[k], asked.question, trained.question))
     return Leak(
         task.name,
         task.title,
@@ -194,8 +191,8 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _masked(given: Sequence[str]) -> str:
-    return " ".join(_DIGITS.sub("#", word) for word in given)
+def _masked(pieces: Sequence[str]) -> str:
+    return " ".join(_DIGITS.sub("#", word) for word in pieces)
 
 
 # The report
@@ -219,9 +216,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Report:
-    """The leakage of a training set into several evaluation sets; `missing` are sets that could not be read, with the
-    reason.
-    """
+    """What a training set shares with evaluation sets; `missing` are sets that could not be read, with the reason."""
 
     task: Task
     train: Split
@@ -263,13 +258,13 @@ class Report:
         )
         grids = [Panel("Questions that stand in the training set, and their share of the set", names, tuple(rows))]
         if worst := [(k, h) for k in self.leaks for h in k.hits]:
-            columns = ("evaluation question", "training question", "match", "n-grams shared")
+            columns: tuple[str, ...] = ("evaluation question", "training question", "match", "n-grams shared")
             lines = [
                 (h.id, h.train_id, h.kind, f"{format_percent(h.share)} %", h.question, h.train_question)
                 for _, h in worst
             ]
-            told = (*columns, "asked", "trained on") if text else columns
-            grids.append(Panel("The worst of each set", told, tuple(line[: len(told)] for line in lines)))
+            columns = (*columns, "asked", "trained on") if text else columns
+            grids.append(Panel("The worst of each set", columns, tuple(line[: len(columns)] for line in lines)))
         head = (
             f"trained on {self.task.title}: {len(self.train.examples):,} rows, data {self.train.sha256[:8]}, "
             f"{self.train.source}"
@@ -298,9 +293,9 @@ class Report:
     def to_json(self, text: bool = False) -> str:
         """Everything as one object; questions only with `text`."""
         sets = [asdict(k) for k in self.leaks]
-        for one in sets:
-            one["hits"] = [
-                {k: v for k, v in h.items() if text or k not in ("question", "train_question")} for h in one["hits"]
+        for leak in sets:
+            leak["hits"] = [
+                {k: v for k, v in h.items() if text or k not in ("question", "train_question")} for h in leak["hits"]
             ]
         train = {
             "task": self.task.name,

@@ -90,7 +90,7 @@ class TaskReader:
     def __init__(self, task: Task, where: Where) -> None:
         self.task, self.where, self.block = task, where, task.metadata
         self.generated = self.block["source"] == "generator"
-        self.given = {k: Path(v).expanduser() for k, v in (where.files or {}).items() if v is not None}
+        self.files = {k: Path(v).expanduser() for k, v in (where.files or {}).items() if v is not None}
         self.folder: Path | None = None
         hub = self.block.get("hub")
         self.hub = Hub(hub["path"], hub.get("config"), {s: hub[s] for s in SPLITS if s in hub}) if hub else None
@@ -100,7 +100,7 @@ class TaskReader:
             if split not in SPLITS:
                 raise unknown("split", split, SPLITS)
         named = where.data if where.data is not None else os.environ.get(DATA_VARIABLE) or None
-        self.folder = None if named is None or self.given else Path(named).expanduser()
+        self.folder = None if named is None or self.files else Path(named).expanduser()
         if self.folder is not None and not self.folder.is_dir():
             problem = "is not a folder" if self.folder.exists() else "does not exist"
             raise UsageError(
@@ -140,8 +140,8 @@ class TaskReader:
 
     def _candidates(self, split: str) -> list[Path]:
         """The files that could hold a split, in the order of preference."""
-        if self.given:
-            return [self.given[split]] if split in self.given else []
+        if self.files:
+            return [self.files[split]] if split in self.files else []
         folders = [] if self.folder is None else [self.folder / self.block.get("folder", ""), self.folder]
         if self.where.data is None:
             folders.append(self.task.path.parent)
@@ -260,7 +260,7 @@ class TaskReader:
                 raise UsageError(f"data file {str(path)!r} is empty")
             return rows, str(path)
         name, tried, hub = self.task.name, self._candidates(split), self.hub
-        elsewhere = self.folder is not None or bool(self.given)
+        elsewhere = self.folder is not None or bool(self.files)
         if not elsewhere and hub is not None and (split != "validation" or split in hub.splits):
             way_out = f"give the folder of the published files with --data DIR ({self._example_file()} in it)"
             return read_hub(hub, split, way_out), f"hub {hub.path}" + (f" ({hub.config})" if hub.config else "")

@@ -1,7 +1,4 @@
-"""Rows of a data set, from a published file or the hub, as examples. Every refusal names the file and line and what was
-expected.
-
-Imports neither torch, transformers nor datasets (the latter inside the hub branch only).
+"""Rows of a published file or the hub as examples; every refusal names the file, the line and what was expected.
 
 The text format of Implicit CoT's data (Deng et al., github.com/da03/Internalize_CoT_Step_by_Step): one problem a line,
 
@@ -58,9 +55,7 @@ class Fields:
     id: str | None = None
     cluster: str | None = None  # what items of one template or seed question share
     null_answer: str | None = None  # the text that stands for an answer that is null; None: null is refused
-    sentences: bool = (
-        False  # question parts are sentences: one that has no closing mark gets a full stop (SVAMP's published file)
-    )
+    sentences: bool = False  # question parts are sentences: one without a closing mark gets a full stop (SVAMP's file)
     unit: bool = False  # a unit in parentheses follows the answer: "9 (apples)" is 9
 
     @property
@@ -109,7 +104,10 @@ def read_file(path: Path) -> list[Row]:
     """
     raw = read_raw(path)
     if raw.lstrip()[:1] == b"[":
-        return _read_array(path, raw)
+        items = _parse(raw, str(path), "an array of JSON objects")
+        if not items:
+            raise UsageError(f"data file {str(path)!r} is empty: expected an array of JSON objects")
+        return [Row(f"{path}, item {i}", _object(item, f"{path}, item {i}")) for i, item in enumerate(items, 1)]
     rows = []
     for number, line in enumerate(raw.split(b"\n"), 1):
         if line.strip():
@@ -145,13 +143,6 @@ def read_text(path: Path) -> str:
         return read_raw(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
-
-
-def _read_array(path: Path, raw: bytes) -> list[Row]:
-    items = _parse(raw, str(path), "an array of JSON objects")
-    if not items:
-        raise UsageError(f"data file {str(path)!r} is empty: expected an array of JSON objects")
-    return [Row(f"{path}, item {i}", _object(item, f"{path}, item {i}")) for i, item in enumerate(items, 1)]
 
 
 def _parse(raw: bytes, place: str, expected: str) -> Any:
@@ -202,9 +193,7 @@ def read_hub(hub: Hub, split: str, way_out: str) -> list[Row]:
 
 
 def unreachable() -> str | None:
-    """Why the hub (or the proxy in front of it) does not take a TCP connection within `PROBE_SECONDS`; None if it
-    does.
-    """
+    """Why the hub (or its proxy) takes no TCP connection within `PROBE_SECONDS`; None if it does."""
     if any(
         os.environ.get(v, "").upper() in {"1", "ON", "YES", "TRUE"} for v in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
     ):
@@ -266,7 +255,9 @@ def to_example(row: Row, fields: Fields, source: str, steps: Steps, name: str, k
     Raises:
         UsageError: a missing or malformed field, with the row's place.
     """
-    parts = [_text(row, key) for key in fields.question]
+    parts = [_text(row, key).strip() for key in fields.question]
+    if fields.sentences:
+        parts[:-1] = [part if part.endswith((".", "?", "!")) else f"{part}." for part in parts[:-1]]
     if source == "annotated":
         solution = _text(row, fields.answer)
         if "####" not in solution:
@@ -285,23 +276,12 @@ def to_example(row: Row, fields: Fields, source: str, steps: Steps, name: str, k
         raise UsageError(f"{row.place}: the answer {answer!r} must be one line of text")
     return Example(
         id=_text(row, fields.id) if fields.id else name,
-        question=_joined([part.strip() for part in parts], fields.sentences),
-        steps=tuple(step for step in map(_one_line, chain) if step),
+        question=" ".join(parts),
+        steps=tuple(line for step in chain if (line := _LINES.sub(" ", step.strip()))),  # a step is one line
         answer=_THOUSANDS.sub("", answer) if kind_of(answer, kind) == "number" else answer,
         level=_text(row, fields.level) if fields.level else "",
         cluster=_text(row, fields.cluster) if fields.cluster else "",
     )
-
-
-def _joined(parts: list[str], sentences: bool) -> str:
-    """The parts of a question, with a space between them."""
-    closed = [part if not sentences or part.endswith((".", "?", "!")) else f"{part}." for part in parts[:-1]]
-    return " ".join([*closed, parts[-1]])
-
-
-def _one_line(step: str) -> str:
-    """A step is one line of the training text: line breaks inside it become spaces."""
-    return _LINES.sub(" ", step.strip())
 
 
 def _text(row: Row, key: str) -> str:
@@ -333,7 +313,6 @@ def _steps(row: Row, key: str | None) -> list[str]:
 
 
 _STEPS: Final = re.compile(r"\s*(?:<<[^<>\n]*>>\s*)*")
-_STEP: Final = re.compile(r"<<[^<>\n]*>>")
 _EXPECTED: Final = "expected 'question||<<a+b=c>> <<...>> #### answer' on one line"
 
 
@@ -369,7 +348,7 @@ def _row(line: bytes, place: str) -> Row:
     elif not answer.strip():
         problem = "the answer is blank"
     elif not _STEPS.fullmatch(chain):
-        problem = f"found {_STEP.sub('', chain).strip()[:40]!r} between the steps"
+        problem = f"found {_ANNOTATION.sub('', chain).strip()[:40]!r} between the steps"
     else:
-        return Row(place, {"question": question.strip(), "steps": _STEP.findall(chain), "answer": answer.strip()})
+        return Row(place, {"question": question.strip(), "steps": _ANNOTATION.findall(chain), "answer": answer.strip()})
     raise UsageError(f"{place}: {problem}, {_EXPECTED}")

@@ -27,8 +27,7 @@ class Suite:
     without: tuple[str, ...] = ()
 
     def members(self, names: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Its tasks among `names` (the shipped ones), each once: in the order of the entry, those of one pattern by
-        name.
+        """Its tasks among `names` (the shipped ones), each once, in the entry's order; those of one pattern by name.
 
         Raises:
             UsageError: an entry that fits no task.
@@ -71,14 +70,14 @@ def asked(suite: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
         UsageError: no such suite, or one with an entry that fits no task.
     """
     out: dict[str, None] = {}
-    for one in _split(suite):
-        out.update(dict.fromkeys(load_suite(one).members()))
-    out.update(dict.fromkeys(_split(names)))
+    for name in _parts(suite):
+        out.update(dict.fromkeys(load_suite(name).members()))
+    out.update(dict.fromkeys(_parts(names)))
     return tuple(out)
 
 
-def _split(given: Iterable[str]) -> list[str]:
-    return [part.strip() for text in given for part in text.split(",") if part.strip()]
+def _parts(lists: Iterable[str]) -> list[str]:
+    return [part.strip() for text in lists for part in text.split(",") if part.strip()]
 
 
 def readable(
@@ -91,7 +90,7 @@ def readable(
     allow_changed: bool = False,
 ) -> tuple[list[tuple[Task, Split]], dict[str, str]]:
     """The sets whose rows can be read, and name -> reason of those whose rows cannot."""
-    found, missing = [], {}
+    read, missing = [], {}
     for task in tasks:
         own: Steps = steps if task.metadata["source"] == "annotated" else "equations"
         chosen: Any = split
@@ -99,7 +98,7 @@ def readable(
             questions = evaluation_data(
                 task, data=data, steps=own, limit=limit, split=chosen, allow_changed=allow_changed
             )
-            found.append((task, questions))
+            read.append((task, questions))
         except UsageError as error:
             missing[task.name] = str(error)
-    return found, missing
+    return read, missing

@@ -1,6 +1,4 @@
-"""Reading and checking a task's YAML. Imports no torch, transformers, lm_eval or datasets; `!function` tags stay
-text.
-"""
+"""A task's YAML, read and checked; `!function` tags stay text, and nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -63,8 +61,7 @@ class Task:
         return float(self.metadata.get("tolerance", 0))
 
     def tolerance_at(self, reference: str) -> float:
-        """The largest difference from this reference: the tolerance, or where the YAML has a relative one too, the
-        smaller of the two.
+        """The largest difference from this reference: the tolerance, or the relative one where that is smaller.
 
         So distinct whole numbers never count as equal, however large, and 0 is not equal to 0.0000004.
         """
@@ -258,27 +255,27 @@ def check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
         raise UsageError(f"task file {path}, metadata.rim_bench: {'; '.join(problems)}")
 
 
-def _generated_problems(given: dict[Any, Any]) -> list[str]:
+def _generated_problems(generated: dict[Any, Any]) -> list[str]:
     problems = []
-    for split, one in given.items():
+    for split, entry in generated.items():
         if split not in SPLITS:
             problems.append(str(unknown("key of generated", str(split), SPLITS)))
         elif (
-            not isinstance(one, dict)
-            or set(one) != {"n", "sha256"}
-            or not isinstance(one["n"], int)
-            or isinstance(one["n"], bool)
+            not isinstance(entry, dict)
+            or set(entry) != {"n", "sha256"}
+            or not isinstance(entry["n"], int)
+            or isinstance(entry["n"], bool)
         ):
             problems.append(f"generated.{split} needs n (a number of examples) and sha256, and nothing else")
-        elif not re.fullmatch("[0-9a-f]{64}", str(one["sha256"])):
+        elif not re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])):
             problems.append(f"generated.{split}.sha256 must be a sha256 of 64 digits")
     return problems
 
 
 def forms(block: dict[str, Any]) -> list[Any]:
     """The forms that a set's rows may have, in the order in which they are tried."""
-    given = block.get("fields", {})
-    return given if isinstance(given, list) else [given]
+    fields = block.get("fields", {})
+    return fields if isinstance(fields, list) else [fields]
 
 
 def _form_problems(form: Any) -> list[str]:

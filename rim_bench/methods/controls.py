@@ -1,12 +1,8 @@
-"""Which controls there are: for each the method it belongs to, and the claim about that method that it tests. Knows no
-method's code.
+"""Which controls there are, which claim about a method each one tests, and when it means nothing. No torch.
 
 A control is a method that runs like any other, or one more evaluation of a run. It tests one claim about the method it
 belongs to: where the method does not beat its control, the claim is not supported, whatever the method beats elsewhere.
-
-Which controls a comparison needs, the settings at which they are controls, and what makes them refuse. No torch.
-
-What there is and what each one tests: `rim_bench.methods.controls`.
+No method's code is known here.
 """
 
 from __future__ import annotations
@@ -59,11 +55,6 @@ def same(*fields: str) -> Matched:
     return lambda settings: {name: settings[name] for name in fields}
 
 
-def _positions(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """pause-distinct: as many positions as rim's blocks take."""
-    return {"N": settings["K"] * (settings["M"] + 2)}
-
-
 _RIM = (
     "M",
     "ground",
@@ -75,6 +66,7 @@ _RIM = (
     "max_steps",
     "refine_dropout",
 )
+_RIM_STAGES = ("epochs_ground", "epochs_refine", "refine_lr_scale")
 _STAGES = ("latent_stages", "epochs_cot", "epochs_latent", "epochs_last", "reset_optimizer")
 ANY = (
     Control(
@@ -123,7 +115,7 @@ CONTROLS: tuple[Control, ...] = (
         "rim",
         "blocks do more than as many positions with free embeddings (prefix tuning)",
         OURS,
-        matched=_positions,
+        matched=lambda settings: {"N": settings["K"] * (settings["M"] + 2)},  # as many positions as rim's blocks take
     ),
     Control(
         "rim-no-grounding",
@@ -140,14 +132,14 @@ CONTROLS: tuple[Control, ...] = (
         "rim",
         "what the steps say matters, not that the readouts have something to predict",
         OURS,
-        matched=same("K", *_RIM, "epochs_ground", "epochs_refine", "refine_lr_scale"),
+        matched=same("K", *_RIM, *_RIM_STAGES),
     ),
     Control(
         "rim-isolated-blocks",
         "rim",
         "blocks build on the blocks before them",
         OURS,
-        matched=same("K", *(f for f in _RIM if f != "blocks"), "epochs_ground", "epochs_refine", "refine_lr_scale"),
+        matched=same("K", *(f for f in _RIM if f != "blocks"), *_RIM_STAGES),
     ),
     Control(
         "rim-as-prompt",
@@ -155,7 +147,7 @@ CONTROLS: tuple[Control, ...] = (
         "the backbone learns to use the blocks: they are more than a learned prompt",
         OURS,
         needs="trained weights",
-        matched=same("K", *_RIM, "epochs_ground", "epochs_refine", "refine_lr_scale"),
+        matched=same("K", *_RIM, *_RIM_STAGES),
     ),
     Control(
         "direct-adapter-matched",
@@ -186,14 +178,12 @@ CONTROLS: tuple[Control, ...] = (
 def warm_controls(warm: str, arms: str) -> tuple[Control, Control]:
     """direct and pause from the weights (`warm`: "cot") that the arms' own first stage makes inside their budget."""
     claim = f"its gain is not that of the {warm} weights that its own first stage makes"
-    one, two = (Control(name, arms, claim, SAME_START, f"{name} (from {warm})", warm) for name in ("direct", "pause"))
-    return one, two
+    direct, pause = (Control(n, arms, claim, SAME_START, f"{n} (from {warm})", warm) for n in ("direct", "pause"))
+    return direct, pause
 
 
 OWN_STARTS = {"epochs_cot": "cot"}
-"""Setting of a method -> the weights that its own first stage makes while the setting is above 0 and the run starts
-elsewhere.
-"""
+"""Setting of a method above 0 -> the weights that its own first stage makes, unless the run starts from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +199,8 @@ def _wanted(methods: Sequence[Method], start: str) -> list[Control]:
     out = [c for c in CONTROLS if c.of in names]
     for control in ANY:
         held = [m.name for m in methods if m.name not in (control.method, "direct")]
-        out += [replace(control, of=", ".join(held))] if held else []
+        if held:
+            out.append(replace(control, of=", ".join(held)))
     # an arm that begins with a stage of another method had a warm start inside its own budget: direct and pause get
     # one, too
     for warm in sorted(
@@ -237,12 +228,11 @@ def controls_for(
     """The controls that the compared methods need, each once per claim, and those that cannot be run here.
 
     Controls that are among the compared methods are listed too: the table says which claim each one tests. Names of
-    methods that need a
-    run, in order: `{c.method: None for c in controls if not c.evaluation and c.start is None}`.
+    methods that need a run, in order: `{c.method: None for c in controls if not c.evaluation and c.start is None}`.
 
     Args:
         start: the comparison's start, "recipe" or "cot".
-        backbone: its record, see `catalog.resolve_backbone`.
+        backbone: its record, see `backbones.resolve_backbone`.
     """
     possible: list[Control] = []
     left: list[LeftOut] = []
@@ -262,20 +252,16 @@ def matched_settings(control: Control, method: Method) -> dict[str, Any]:
 
 # The controls that change what trains
 def check_trains(method: Method, backbone: Mapping[str, Any], start: str) -> None:
-    """Raises UsageError for a method that would keep random weights frozen, or raise the rank of an adapter that is not
-    its own.
-    """
+    """Raises UsageError for a method that would freeze random weights or raise the rank of another run's adapter."""
     if method.trains == "markers" and backbone["kind"] == "scratch" and start == "recipe":
         raise UsageError(
             f"{method.name} trains its new embeddings only, and backbone {backbone['name']!r} has random weights: give "
-            "a pretrained one, "
-            "or a shared start (--start cot)"
+            "a pretrained one, or a shared start (--start cot)"
         )
     if method.adapter_of is not None and backbone["tuning"] != "lora":
         raise UsageError(
             f"{method.name} raises the rank of an adapter, and backbone {backbone['name']!r} trains without one: use "
-            "pretrained weights "
-            "with --tuning lora"
+            "pretrained weights with --tuning lora"
         )
     if method.adapter_of is not None and start != "recipe":
         raise UsageError(

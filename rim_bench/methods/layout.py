@@ -179,7 +179,7 @@ class Layout:
 
     @cached_property
     def entry_pass(self) -> tuple[int, ...]:
-        """Latent slots (and serial tokens) on the path above each segment."""
+        """Segment -> the pass that computes what is before it: latent slots (and serial tokens) on the path above."""
         out: list[int] = []
         for parent in self.parents:
             out.append(0 if parent < 0 else out[parent] + self.segments[parent].passes)
@@ -187,9 +187,7 @@ class Layout:
 
     @cached_property
     def pass_of(self) -> tuple[int, ...]:
-        """Column -> the forward pass that computes it: latent slots (and serial tokens) on its path, itself
-        included.
-        """
+        """Column -> the forward pass that computes it: latent slots (and serial tokens) on its path up to itself."""
         out: list[int] = []
         for s, entry in zip(self.segments, self.entry_pass, strict=True):
             out += range(entry + 1, entry + 1 + s.passes) if s.passes else [entry] * s.size
@@ -235,9 +233,7 @@ class Layout:
 
     @cached_property
     def labels(self) -> tuple[Label, ...]:
-        """Every supervised token. A label is predicted from the column before it on its path; a root's first token from
-        nothing.
-        """
+        """Every supervised token, predicted from the column before it on its path; a root's first token has none."""
         out: list[Label] = []
         for i, s in enumerate(self.segments):
             if not s.weight:

@@ -34,9 +34,7 @@ class Example:
     steps: tuple[str, ...]
     answer: str
     level: str = ""  # difficulty or subset inside its set; "" where a set has none
-    cluster: str = (
-        ""  # template or seed question that items of a set share: their errors are not independent; "" = its own
-    )
+    cluster: str = ""  # template or seed question that items share, whose errors are not independent; "" = its own
     choices: tuple[str, ...] = ()  # the answers to choose from, where a set offers some
 
 
@@ -100,13 +98,9 @@ class Method:
 
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
-    effort_field: ClassVar[str | None] = (
-        None  # the field that `effort` overrides at inference: blocks, thoughts, pauses
-    )
+    effort_field: ClassVar[str | None] = None  # the field that `effort` overrides: blocks, thoughts, pauses
     writes_steps: ClassVar[bool] = False  # whether it generates its steps as text before the answer
-    trains: ClassVar[Literal["all", "markers"]] = (
-        "all"  # "markers": only the new rows; the rest stays as the run starts
-    )
+    trains: ClassVar[Literal["all", "markers"]] = "all"  # "markers": only the new rows; the rest stays as it starts
     adapter_of: ClassVar[str | None] = None  # the method whose number of trained parameters its LoRA rank is raised to
 
     def transform(self, examples: Sequence[Example], seed: int) -> Sequence[Example]:
@@ -146,9 +140,7 @@ class Method:
         return None
 
     def bridges(self, width: int) -> nn.ModuleDict | None:
-        """Modules from a hidden state [.., width] to the next latent slot's input, by `Segment.bridge`; trained and
-        shipped.
-        """
+        """Trained modules from a hidden state [.., width] to the next latent slot's input, by `Segment.bridge`."""
         return None
 
     def auxiliary(self, width: int) -> Auxiliary | None:
@@ -168,14 +160,14 @@ class Method:
         hints = typing.get_type_hints(type(self))
         fields = {f.name for f in dataclasses.fields(self)}
         problems, values = [], {}
-        for key, given in settings.items():
+        for key, value in settings.items():
             if key not in fields:
                 problems.append(str(unknown(f"option of {self.name}", key, fields)))
                 continue
             try:
-                values[key] = _convert(given, hints[key])
+                values[key] = _convert(value, hints[key])
             except ValueError as error:
-                problems.append(f"{self.name}.{key} = {given!r} is not {error}")
+                problems.append(f"{self.name}.{key} = {value!r} is not {error}")
         if problems:
             raise UsageError("; ".join(problems))
         try:

@@ -23,13 +23,13 @@ ENTRY_POINTS = "rim_bench.methods"
 @cache
 def shipped_methods() -> Mapping[str, type[Method]]:
     """Name -> class of the methods that lie in `models/` and `baselines/`."""
-    found: dict[str, type[Method]] = {}
+    methods: dict[str, type[Method]] = {}
     for package in ("rim_bench.models", "rim_bench.baselines"):
         for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
             module = importlib.import_module(f"{package}.{info.name}")
             for cls in _methods_of(module):
-                found[cls.name] = cls
-    return found
+                methods[cls.name] = cls
+    return methods
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -38,7 +38,7 @@ def all_methods() -> dict[str, type[Method]]:
     An entry point names a class or a module. One that does not load is logged and passed over; none replaces a shipped
     method.
     """
-    found = dict(shipped_methods())
+    methods = dict(shipped_methods())
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
             loaded = point.load()
@@ -48,10 +48,10 @@ def all_methods() -> dict[str, type[Method]]:
         classes = _methods_of(loaded) if isinstance(loaded, types.ModuleType) else [loaded]
         for cls in classes:
             if isinstance(cls, type) and issubclass(cls, Method) and cls.name:
-                found.setdefault(cls.name, cls)
+                methods.setdefault(cls.name, cls)
             else:
                 logger.warning("entry point %s is not used: it is no Method subclass with a name", point.value)
-    return found
+    return methods
 
 
 def _methods_of(module: types.ModuleType) -> list[type[Method]]:
@@ -121,10 +121,8 @@ def _method_in_file(path: Path) -> type[Method]:
             "methods`"
         )
     resolved = path.resolve()
-    digest = hashlib.sha256(f"{resolved}\n".encode() + resolved.read_bytes()).hexdigest()[
-        :12
-    ]  # a changed file is another module
-    module_name = f"rim_bench_user_{resolved.stem}_{digest}"
+    digest = hashlib.sha256(f"{resolved}\n".encode() + resolved.read_bytes()).hexdigest()
+    module_name = f"rim_bench_user_{resolved.stem}_{digest[:12]}"  # a changed file is another module
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, resolved)
         assert spec is not None and spec.loader is not None

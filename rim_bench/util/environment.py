@@ -68,9 +68,7 @@ def cpu_model() -> str:
 
 
 def _git() -> Record | None:
-    """Commit of the working tree this file is tracked in and whether it has changes; None for an installed copy or
-    without git.
-    """
+    """Commit of the working tree that this file is tracked in, and whether it has changes; None elsewhere."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:

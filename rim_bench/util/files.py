@@ -92,8 +92,7 @@ def fsync(path: Path) -> None:
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`: a reader, or a restart after a crash, finds the old bytes or the new ones, nothing
-    between.
+    """Replaces `path` by `data`; a reader, or a restart after a crash, sees the old bytes or the new ones.
 
     Raises:
         UsageError: disk full or not writable; `path` is then as it was.
@@ -179,9 +178,7 @@ def damage_of(folder: Path, *, contents: bool = True) -> str | None:
 
 @contextmanager
 def complete_folder(target: Path) -> Iterator[Path]:
-    """Yields an empty `<target>.tmp` to fill; on success it gets its manifest and becomes `target`, on any error it is
-    removed.
-    """
+    """Yields an empty `<target>.tmp` to fill; it becomes `target` with its manifest, or is removed on an error."""
     temporary, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old.tmp")
     with writing(target):
         for leftover in (temporary, old):
