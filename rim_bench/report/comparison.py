@@ -5,16 +5,15 @@ What may not be compared is never in the same section.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from rim_bench.evidence import degenerate, split_protocol, training_budgets
+from rim_bench.evidence import degenerate, split_protocol
 from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.pairs import pairs as pairs_of
-from rim_bench.evidence.rows import Accuracy, Group, LeftOut, Reason, Row, Subset, collect, headings, stamp
-from rim_bench.evidence.stats.intervals import mean
-from rim_bench.evidence.training_budgets import tuning_flops
+from rim_bench.evidence.rows import Accuracy, Evaluation, Group, LeftOut, Reason, Row, Subset, collect, headings, stamp
+from rim_bench.evidence.training_budgets import Budget, tuning_flops, tuning_trials
 from rim_bench.report import references, sections
 from rim_bench.report.notes import comparison_notes, trained_elsewhere
 from rim_bench.report.references import References
@@ -24,11 +23,6 @@ from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
 from rim_bench.util.table import QUICK, Section, Table
 
-_TRAINING_FIELDS = {
-    "train_examples": "examples", "inherited_examples": "inherited_examples", "train_examples_per_s": "examples_per_s",
-    "train_seconds": "seconds", "train_flops": "flops", "inherited_flops": "inherited_flops",
-    "train_flops_executed": "flops_executed", "train_flops_padding": "flops_padding",
-}  # fmt: skip
 _COST_FIELDS = (
     "generated_tokens", "latent_positions", "passes", "passes_to_answer", "flops_prefill", "flops_decode", "kv_bytes",
 )  # fmt: skip
@@ -44,6 +38,27 @@ CSV_COLUMNS = (
     "budget_used", "budget_last_step", "tuning_trials", "train_examples_per_s", "train_seconds", "limit",
     *_CLUSTER_COLUMNS, "flags",
 )  # fmt: skip
+_RUN_NUMBERS: dict[str, Callable[[Evaluation], Any]] = {  # of an evaluation and its run as a whole
+    "throughput_batch": lambda e: getattr(e.summary.throughput, "batch", None),
+    "throughput_examples_per_s": lambda e: getattr(e.summary.throughput, "examples_per_s", None),
+    "peak_memory_bytes": lambda e: e.summary.peak_memory_bytes,
+    "eval_examples_per_s": lambda e: e.summary.examples_per_s,
+    "train_examples": lambda e: e.examples,
+    "inherited_examples": lambda e: e.inherited_examples,
+    "train_flops": lambda e: e.training.flops,
+    "inherited_flops": lambda e: e.training.inherited_flops,
+    "train_flops_executed": lambda e: e.training.flops_executed,
+    "train_flops_padding": lambda e: e.training.flops_padding,
+    "train_examples_per_s": lambda e: e.training.examples_per_s,
+    "train_seconds": lambda e: e.training.seconds,
+    "budget_used": lambda e: Budget.of(e).used,
+    "budget_last_step": lambda e: Budget.of(e).step,
+} | {
+    f"{prefix}{kind}{suffix}": sections.timing(source, kind, statistic)
+    for prefix, source in (("", "latency"), ("throughput_", "throughput"))
+    for kind in ("ttft_ms", "full_ms")
+    for suffix, statistic in (("", "median"), ("_p95", "p95"))
+}
 OPTIONAL_COLUMNS = (  # only where some record has one: a table of runs that chose nothing looks as it always did
     "checkpoint", "chosen_step", "tuning_flops", "tuning_rate", *sections.SPLIT_COLUMNS, *LM_EVAL_COLUMNS,
 )  # fmt: skip
@@ -85,7 +100,7 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
 def _row_record(group: Group, row: Row) -> Record:
     """What holds for a row on all sets: what it is, and means over its seeds of what the runs cost."""
     first, facts = row.first, group.facts
-    budgets = training_budgets.budgets(row)
+    budget = Budget.of(first)
     out: Record = {
         "stamp": stamp([row]), "task": facts.task, "task_version": facts.task_version,
         "evaluator_version": facts.evaluator_version, "data_sha256": facts.data, "split": facts.split,
@@ -94,21 +109,10 @@ def _row_record(group: Group, row: Row) -> Record:
         "start": first.spec.start, "effort": first.summary.effort,
         "seeds": " ".join(str(p.seed) for p in row.parts), "run_ids": row.runs_text,
         "parent_ids": " ".join(str(p.spec.parent) for p in row.parts if p.spec.parent),
-        "limit": first.summary.limit, "tuning_trials": training_budgets.tuning_trials(row),
-        "budget_kind": budgets[0].kind, "budget_asked": budgets[0].asked,
+        "limit": first.summary.limit, "tuning_trials": tuning_trials(row),
+        "budget_kind": budget.kind, "budget_asked": budget.asked,
     }  # fmt: skip
-    for name, field in (("budget_used", "used"), ("budget_last_step", "step")):
-        out[name] = _known_mean(getattr(b, field) for b in budgets)
-    for prefix, source in (("", "latency"), ("throughput_", "throughput")):
-        for kind, (suffix, statistic) in itertools.product(("ttft_ms", "full_ms"), (("", "median"), ("_p95", "p95"))):
-            out[f"{prefix}{kind}{suffix}"] = row.part_mean(sections.timing(source, kind, statistic))
-    for field in ("batch", "examples_per_s"):
-        values = [getattr(p.summary.throughput, field, None) for p in row.parts]
-        out[f"throughput_{field}"] = _known_mean(values)
-    for name, field in (("peak_memory_bytes", "peak_memory_bytes"), ("eval_examples_per_s", "examples_per_s")):
-        out[name] = _known_mean([getattr(p.summary, field) for p in row.parts])
-    for name, field in _TRAINING_FIELDS.items():
-        out[name] = _known_mean([getattr(p if hasattr(p, field) else p.training, field) for p in row.parts])
+    out |= {name: row.part_mean(pick) for name, pick in _RUN_NUMBERS.items()}
     if (rule := first.spec.rule) is not None:
         steps = [str(p.training.chosen.step) for p in row.parts]
         out |= {"checkpoint": rule, "chosen_step": " ".join(steps)}
@@ -116,12 +120,6 @@ def _row_record(group: Group, row: Row) -> Record:
         rates = dict.fromkeys(f"{t.chosen:g}" for p in row.parts if (t := p.training.tuning))
         out |= {"tuning_flops": flops, "tuning_rate": " ".join(rates)}
     return out
-
-
-def _known_mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the numbers that are known; None where none is."""
-    known = [float(v) for v in values if v is not None]
-    return mean(known) if known else None
 
 
 def _cluster_record(group: Group, row: Row, scope: Subset) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rim_bench.data.datasets import GUESS
@@ -106,11 +106,12 @@ def transfer_notes(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         title = asked[0].summary.task_title
         yield f"Trained on {name}, evaluated on {title}: another task's questions."
     for e in evaluations:
-        unseen = e.summary.unseen_text
-        if isinstance(unseen, Mapping) and unseen.get("questions") is None:
+        if (unseen := e.summary.unseen_text) is None:
+            continue
+        if unseen.questions is None:
             yield f"{e.run}: its tokenizer's training text was not there, so that unseen text could not be looked for."
-        elif isinstance(unseen, Mapping) and unseen["questions"]:
-            share = f"{unseen['questions']:,} of {unseen['n']:,} questions"
+        elif unseen.questions:
+            share = f"{unseen.questions:,} of {unseen.n:,} questions"
             yield f"{e.run}: {share} hold text its tokenizer never saw in training."
 
 
