@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rim_bench.cli.common import with_options
+from rim_bench.runs.options import read_numbers
 from rim_bench.util.errors import UsageError, unknown
-from rim_bench.util.flags import read_names, read_settings
+from rim_bench.util.flags import Flag, read_names, read_settings
 
 if TYPE_CHECKING:
     from rim_bench.runs.options import Options
@@ -38,70 +41,55 @@ USERS = {
     "tokens": ("eval",),
 }
 """Flag -> the measurements that it belongs to."""
+READ_BACKBONE = read_numbers("--backbone", "KEY=VALUE, as in width=64")
 FOLDER = Path("results") / "bench"
 MODEL = "bench-gpt2"
-What = Annotated[str | None, typer.Argument(help=f"{', '.join((*KINDS, SHOWN))}. Default: train and eval.")]
-Methods = Annotated[
-    str | None, typer.Option("--methods", "-m", help=f"Names or .py files, separated by commas. Default: {METHODS}.")
-]
-TaskName = Annotated[
-    str | None,
-    typer.Option("--task", "-t", help="A task; default chain (embedded), for targets gsm8k where --data is given."),
-]
-Model = Annotated[str | None, typer.Option("--model", help="Backbone. Default: the task's; of targets bench-gpt2.")]
-Sizes = Annotated[
-    str | None, typer.Option("--sizes", help="LAYERSxWIDTHxHEADS, several by commas: one measurement each.")
-]
-Against = Annotated[
-    str | None, typer.Option("--against", help="train: plain, hf; eval: hf, uncached; memory: plain; or none.")
-]
-Data = Annotated[Path | None, typer.Option("--data", envvar="RIM_BENCH_DATA", help="Folder of the published files.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N training rows.")]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Examples an optimizer step, and questions answered together.")
-]
-Tokens = Annotated[
-    int | None, typer.Option("--tokens", help="Generated for each question; default 64, on the embedded task 16.")
-]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A method's field: rim.K=4.")]
-BackboneSet = Annotated[list[str] | None, typer.Option("--backbone", help="A number of the backbone: width=64.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU if there is one.")]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", help="Of torch. Default: as the environment has it; 1 for targets and scaling."),
-]
-Rounds = Annotated[int, typer.Option("--rounds", help="Interleaved rounds; medians and ranges are over them.")]
-Vary = Annotated[str | None, typer.Option("--vary", help="Of scaling: question-length, K, thoughts, batch or width.")]
-Values = Annotated[str | None, typer.Option("--values", help="Of what is varied, as in 1,2,4,8.")]
-Only = Annotated[str | None, typer.Option("--only", help="Of targets: rows of the table, as in 1,4,6.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the measurement here.")]
-Record = Annotated[bool, typer.Option("--record", help="Also store it in the history, and draw its pictures there.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the history.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is measured, on what, and where it goes."""
+
+    methods: Annotated[
+        str | None, Flag(f"Names or .py files, separated by commas. Default: {METHODS}.", "--methods", "-m")
+    ] = None
+    task: Annotated[
+        str | None, Flag("A task; default chain (embedded), for targets gsm8k where --data is given.", "--task", "-t")
+    ] = None
+    model: Annotated[str | None, Flag("Backbone. Default: the task's; of targets bench-gpt2.")] = None
+    sizes: Annotated[str | None, Flag("LAYERSxWIDTHxHEADS, several by commas: one measurement each.")] = None
+    against: Annotated[str | None, Flag("train: plain, hf; eval: hf, uncached; memory: plain; or none.")] = None
+    data: Annotated[Path | None, Flag("Folder of the published files.", envvar="RIM_BENCH_DATA")] = None
+    limit: Annotated[int | None, Flag("Only the first N training rows.")] = None
+    batch_size: Annotated[int | None, Flag("Examples an optimizer step, and questions answered together.")] = None
+    tokens: Annotated[int | None, Flag("Generated for each question; default 64, on the embedded task 16.")] = None
+    settings: Annotated[dict[str, Any], Flag("A method's field: rim.K=4.", "--set", read=read_settings, many=True)] = (
+        field(default_factory=dict)
+    )
+    backbone: Annotated[dict[str, Any], Flag("A number of the backbone: width=64.", read=READ_BACKBONE, many=True)] = (
+        field(default_factory=dict)
+    )
+    device: Annotated[str | None, Flag("cpu, cuda, cuda:1. Default: a GPU if there is one.")] = None
+    threads: Annotated[int | None, Flag("Of torch. Default: as the environment has it; 1 for targets and scaling.")] = (
+        None
+    )
+    rounds: Annotated[int, Flag("Interleaved rounds; medians and ranges are over them.")] = 5
+    vary: Annotated[str | None, Flag("Of scaling: question-length, K, thoughts, batch or width.")] = None
+    values: Annotated[str | None, Flag("Of what is varied, as in 1,2,4,8.")] = None
+    only: Annotated[str | None, Flag("Of targets: rows of the table, as in 1,4,6.")] = None
+    json: Annotated[Path | None, Flag("Also write the measurement here.")] = None
+    record: Annotated[bool, Flag("Also store it in the history, and draw its pictures there.")] = False
+    out: Annotated[Path, Flag("Folder of the history.", "--out", "-o")] = FOLDER
+
+
+@with_options(
+    "what methods task model sizes against data limit batch_size tokens settings backbone device threads rounds vary",
+    "values only json record out",
+)
 def bench(
     context: typer.Context,
-    what: What = None,
-    methods: Methods = None,
-    task: TaskName = None,
-    model: Model = None,
-    sizes: Sizes = None,
-    against: Against = None,
-    data: Data = None,
-    limit: Limit = None,
-    batch_size: BatchSize = None,
-    tokens: Tokens = None,
-    set_: Set = None,
-    backbone: BackboneSet = None,
-    device: Device = None,
-    threads: Threads = None,
-    rounds: Rounds = 5,
-    vary: Vary = None,
-    values: Values = None,
-    only: Only = None,
-    json_: Json = None,
-    record: Record = False,
-    out: Out = FOLDER,
+    options: BenchOptions,
+    what: Annotated[str | None, typer.Argument(help=f"{', '.join((*KINDS, SHOWN))}. Default: train and eval.")] = None,
 ) -> None:
     """Speed, memory and overhead beside plain loops: medians and ranges of interleaved pairs, and the machine's matrix
     peak.
@@ -113,17 +101,16 @@ def bench(
         _check_shown(context)
         from rim_bench.bench.history import page, stored
 
-        if not (found := stored(out, lambda text: typer.echo(text, err=True))):
+        if not (found := stored(options.out, lambda text: typer.echo(text, err=True))):
             raise UsageError(
-                f"no measurement is stored in {str(out)!r}: `rim-bench bench --record` stores one, --out names another "
-                "folder"
+                f"no measurement is stored in {str(options.out)!r}: `rim-bench bench --record` stores one, --out names "
+                "another folder"
             )
         typer.echo(page(found), nl=False)
         return
-    given = locals()
-    _check_flags(kinds, given)
-    _check_places(given)
-    _measure(kinds, _options(kinds, given), given)
+    _check_flags(kinds, options)
+    _check_places(options)
+    _measure(kinds, _study_options(kinds, options), options)
 
 
 def _check_shown(context: typer.Context) -> None:
@@ -136,31 +123,31 @@ def _check_shown(context: typer.Context) -> None:
             raise UsageError(f"{flag} has no meaning for {SHOWN}, which measures nothing: of all flags it takes --out")
 
 
-def _check_flags(kinds: tuple[str, ...], given: dict[str, Any]) -> None:
+def _check_flags(kinds: tuple[str, ...], options: BenchOptions) -> None:
     """Refuses flags that the measurement would pass over."""
     for name, users in USERS.items():
-        if given[name] is not None and not set(kinds) <= set(users):
-            flag = f"--{name.rstrip('_').replace('_', '-')} {given[name]}"
+        if (value := getattr(options, name)) is not None and not set(kinds) <= set(users):
+            flag = f"--{name} {value}"
             raise UsageError(
                 f"{flag} has no meaning for {' and '.join(kinds)}: it belongs to `rim-bench bench {' | '.join(users)}`"
             )
-    if "scaling" in kinds and given["vary"] is None:
+    if "scaling" in kinds and options.vary is None:
         raise UsageError("`rim-bench bench scaling` needs --vary: question-length, K, thoughts, batch or width")
-    if given["json_"] is not None and len(kinds) * len((given["sizes"] or "x").split(",")) > 1:
+    if options.json is not None and len(kinds) * len((options.sizes or "x").split(",")) > 1:
         raise UsageError(
             "--json takes one measurement: name one (train, eval, ...) and at most one of --sizes, or store them with "
             "--record"
         )
 
 
-def _check_places(given: dict[str, Any]) -> None:
+def _check_places(options: BenchOptions) -> None:
     """Refuses what could not be written once something is measured."""
     from rim_bench.bench.history import PAGE
 
-    if given["json_"] is not None:
-        _check_place("--json", given["json_"], given["json_"])
-    if given["record"]:
-        _check_place("--out", given["out"], given["out"] / PAGE)
+    if options.json is not None:
+        _check_place("--json", options.json, options.json)
+    if options.record:
+        _check_place("--out", options.out, options.out / PAGE)
 
 
 def _check_place(flag: str, given: Path, path: Path) -> None:
@@ -175,27 +162,27 @@ def _check_place(flag: str, given: Path, path: Path) -> None:
         raise UsageError(f"{flag} {str(given)!r} cannot be written: {error.strerror}") from None
 
 
-def _options(kinds: tuple[str, ...], values: dict[str, Any]) -> Options:
+def _study_options(kinds: tuple[str, ...], asked: BenchOptions) -> Options:
     """What the study behind a measurement is asked."""
-    from rim_bench.runs.options import Options, read_numbers
+    from rim_bench.runs.options import Options
 
-    methods, task = values["methods"], values["task"]
+    methods, task = asked.methods, asked.task
     if kinds in (("targets",), ("scaling",)):
         if methods is not None:
             raise UsageError(
                 f"--methods has no meaning for {kinds[0]}: the rows or the knob say which methods are measured"
             )
         methods = "coconut,cot,direct,rim"
-        task = task or ("chain" if values["data"] is None else "gsm8k")
+        task = task or ("chain" if asked.data is None else "gsm8k")
     task = task or "chain"
     return Options(
         methods=read_names(methods or METHODS),
         task=task,
-        model=values["model"] or _model(kinds, task),
-        settings=read_settings(values["set_"] or []),
-        backbone=read_numbers("--backbone", "KEY=VALUE, as in width=64")(values["backbone"] or []),
+        model=asked.model or _model(kinds, task),
+        settings=asked.settings,
+        backbone=asked.backbone,
         allow_changed_data=os.environ.get("RIM_BENCH_ALLOW_CHANGED", "") in ("1", "true"),  # it has no flag of its own
-        **{name: values[name] for name in ("data", "limit", "batch_size", "device", "out")},
+        **{name: getattr(asked, name) for name in ("data", "limit", "batch_size", "device", "out")},
     )
 
 
@@ -210,7 +197,7 @@ def _model(kinds: tuple[str, ...], task: str) -> str | None:
     return MODEL if kinds == ("targets",) or "hub" in entries().get(usual, {"hub": usual}) else None
 
 
-def _measure(kinds: tuple[str, ...], options: Options, values: dict[str, Any]) -> None:
+def _measure(kinds: tuple[str, ...], study: Options, options: BenchOptions) -> None:
     """Measures, prints and stores."""
     from rich.console import Console
 
@@ -221,18 +208,18 @@ def _measure(kinds: tuple[str, ...], options: Options, values: dict[str, Any]) -
     from rim_bench.util.files import write_json_atomic
 
     console, progress = Console(), Console(stderr=True)
-    use_threads(1 if values["threads"] is None and kinds[0] in ("targets", "scaling") else values["threads"])
-    sizes = parse_sizes(values["sizes"])
-    beside = {kind: parse_against(values["against"], AGAINST.get(kind, ()), DEFAULT.get(kind, ())) for kind in kinds}
+    use_threads(1 if options.threads is None and kinds[0] in ("targets", "scaling") else options.threads)
+    sizes = parse_sizes(options.sizes)
+    beside = {kind: parse_against(options.against, AGAINST.get(kind, ()), DEFAULT.get(kind, ())) for kind in kinds}
     for kind, against in beside.items():
         for size in sizes:
-            asked = {name: values[name] for name in ("rounds", "tokens", "vary", "values", "only")}
-            request = Request(kind, options, against=against, size=size, **asked)
-            told = measure(request, lambda text: progress.print(text, style="dim", highlight=False))
-            console.print(table(told).to_rich())
-            if values["json_"] is not None:
-                write_json_atomic(values["json_"], told)
-                if told["scaling"] is not None:
-                    scaling_pictures(told, values["json_"].with_suffix(""))
-            if values["record"]:
-                console.print(f"stored: {add(told, values['out'])}", highlight=False, soft_wrap=True)
+            asked = {name: getattr(options, name) for name in ("rounds", "tokens", "vary", "values", "only")}
+            request = Request(kind, study, against=against, size=size, **asked)
+            measured = measure(request, lambda text: progress.print(text, style="dim", highlight=False))
+            console.print(table(measured).to_rich())
+            if options.json is not None:
+                write_json_atomic(options.json, measured)
+                if measured["scaling"] is not None:
+                    scaling_pictures(measured, options.json.with_suffix(""))
+            if options.record:
+                console.print(f"stored: {add(measured, options.out)}", highlight=False, soft_wrap=True)

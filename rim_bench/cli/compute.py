@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rim_bench.cli.common import EMBEDDED_METHODS, check_format, print_as
-from rim_bench.util.errors import UsageError
+from rim_bench.util.flags import read_settings
 
 
 def cost(
@@ -46,7 +46,7 @@ def cost(
     from rim_bench.compute.cost import Lengths, price_list
 
     names = [m.strip() for m in methods.split(",") if m.strip()]
-    settings = _settings(set_ or [])
+    settings = read_settings(set_ or [])
     lengths = Lengths(question_tokens, chain_tokens, answer_tokens, chain_steps)
     prices = price_list(names, model, lengths, settings, kv_dtype=kv_dtype, rank=lora_rank)
     data, table, differing = prices.data(), prices.table(), 0
@@ -93,15 +93,3 @@ def power(
     if json_ is not None:
         write_json_atomic(json_, plan.data())
     Console().print(power_table(plan).to_rich())
-
-
-def _settings(texts: list[str]) -> dict[str, dict[str, str]]:
-    """METHOD.FIELD=VALUE, several of them, by method."""
-    out: dict[str, dict[str, str]] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        method, dot, key = name.partition(".")
-        if not (equals and value and dot and method and key):
-            raise UsageError(f"--set {text!r} is not METHOD.FIELD=VALUE, as in rim.K=4")
-        out.setdefault(method, {})[key] = value
-    return out

@@ -92,7 +92,7 @@ def read_settings(texts: list[str]) -> dict[str, dict[str, Any]]:
     for text in texts:
         name, value = read_pair(text, "--set", "METHOD.FIELD=VALUE, as in rim.K=4")
         method, dot, key = name.partition(".")
-        if not dot:
+        if not (method and dot and key):
             raise UsageError(f"--set {text!r} is not METHOD.FIELD=VALUE, as in rim.K=4")
         out.setdefault(method, {})[key] = value
     return out
