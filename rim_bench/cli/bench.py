@@ -187,9 +187,7 @@ def _study_options(kinds: tuple[str, ...], asked: BenchOptions) -> Options:
 
 
 def _model(kinds: tuple[str, ...], task: str) -> str | None:
-    """The backbone where none is given: that of the table for targets, and where a task would take one from the hub;
-    else the task's.
-    """
+    """The backbone where none is given: the table's for targets and instead of one from the hub, else the task's."""
     from rim_bench.compute.backbones import entries
     from rim_bench.data.task import load_task
 

@@ -54,9 +54,7 @@ for name, function in COMMANDS.items():
 
 
 class _Log(logging.StreamHandler):
-    """Writes to what `sys.stderr` is at that moment: the progress display replaces it, so that lines go above the
-    bars.
-    """
+    """Writes to what `sys.stderr` is at that moment: a progress display replaces it, to keep lines above its bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

@@ -113,9 +113,7 @@ def run_requests(
     way: ExecutionOptions,
     execution: ExecutionContext,
 ) -> tuple[list[Run], Runner | None]:
-    """Everything that `rim-bench run` does for its tasks but the table; returns the finished runs, and the runner if
-    there was one.
-    """
+    """The finished runs of `rim-bench run`, and the runner if there was one. Everything is done here but the table."""
     from rim_bench.engine.devices import pick_device
     from rim_bench.evaluate.stored_runs import evaluate_sets, plan_sets
     from rim_bench.runs.grid import run_plans

@@ -47,9 +47,7 @@ class LoadedRun:
         return load_trained(self.run, device=self.device, execution=self.execution)
 
     def told(self, name: str, questions: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """What a summary says of an evaluation on another task than the run's
-        (`rim_bench.evaluate.vocabulary_check.about`).
-        """
+        """What a summary says of an evaluation on another task than the run's (`vocabulary_check.about`)."""
         return about(self.trained.backbone, self.run.spec, name, questions, self.data)
 
 

@@ -59,13 +59,13 @@ def sweep(
     knobs: Knobs | None = None,
     execution: ExecutionContext = ALONE,
 ) -> list[SweepPoint]:
-    """Evaluate every setting of every run that is not stored yet; returns all points, each run's default evaluation
-    first.
+    """All points of the runs' curves, each run's default evaluation first; what is stored is not evaluated again.
 
     Args:
         runs: shared starts among them are left out.
         options: of its fields those that `rim-bench sweep` has; `temperature` and `sample_seed` are those of votes.
         knobs: values instead of the default ones.
+
     Raises:
         UsageError: a knob that no run has, values that make no sense, or no trained run.
     """
@@ -93,9 +93,7 @@ def sweep(
 
 
 def effort_values(default: int) -> tuple[int, ...]:
-    """0, 1, half, one and a half and two times a method's own effort, rounded up; the default itself is evaluated
-    anyway.
-    """
+    """0, 1, half, one and a half and two times a method's own effort, rounded up, without the effort itself."""
     values = {0, 1, (default + 1) // 2, (3 * default + 1) // 2, 2 * default}
     return tuple(sorted(values - {default}))
 
@@ -249,9 +247,7 @@ class _Arm:
         return [len(encode(e).answer) for e in self.request.dataset().examples]
 
     def _refusal(self, name: str, value: int, items: Sequence[ItemRecord]) -> str | None:
-        """Why a value cannot be evaluated: the method does not take it, or questions that fitted before would no
-        longer.
-        """
+        """Why a value cannot be evaluated: the method does not take it, or questions that fitted would no longer."""
         if name != self.method.effort_field:
             return None
         try:

@@ -1,9 +1,8 @@
-"""Candidates of a run: its weights at points of training, what they score on validation, and which of them becomes the
-run's model.
+"""Candidates of a run: weights at points of training, their validation scores, and which become the run's model.
 
 Each candidate lies complete or not at all in the run's folder, beside the scores, so that a process that was killed
-comes to the same choice. Looking changes nothing: random states, modes and the account of training time and memory are
-as they were.
+comes to the same choice. Evaluating one changes nothing: random states, modes and the account of training time and
+memory are as they were.
 """
 
 from __future__ import annotations
@@ -110,9 +109,7 @@ class CheckpointSelector:
         reset_peak(device)
 
     def prune(self, step: int) -> None:
-        """Training never goes back behind `step`: of the candidates up to it only the one that leads is still
-        needed.
-        """
+        """Removes candidates up to `step` that no longer lead; training never goes back before it."""
         early = [r for r in self._candidates if r.step <= step]
         if self.selection.rule != BEST or not early:
             return
@@ -125,9 +122,7 @@ class CheckpointSelector:
 
     @property
     def chosen(self) -> LookRecord | None:
-        """The look that the rule chooses; None where the rule waits for the test questions, or nothing was looked
-        at.
-        """
+        """The evaluation that the rule chooses; None without any, and where the rule waits for the test questions."""
         found = self._candidates
         if not found or self.selection.rule == SPLITS:
             return None
@@ -168,9 +163,7 @@ class CheckpointSelector:
         link_files(source, folder)
 
     def clean(self) -> None:
-        """Frees the disk of what a trained run no longer needs; candidates that the test questions choose between are
-        kept.
-        """
+        """Removes candidates of a trained run, but for those that the test questions choose between."""
         clean(self.run, self.selection)
 
     @property
@@ -216,9 +209,7 @@ def clean(run: Run, selection: CheckpointRule) -> None:
 
 
 def link_files(source: Path, folder: Path) -> None:
-    """The files of a complete folder in another, but for its manifest: linked where the file system can, since files
-    are never rewritten
-    in place, else copied."""
+    """Puts the files of a complete folder, but for its manifest, into another: linked where possible, else copied."""
     for path in sorted(p for p in source.rglob("*") if p.is_file() and p.relative_to(source).as_posix() != MANIFEST):
         target = folder / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)

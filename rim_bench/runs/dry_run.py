@@ -1,9 +1,7 @@
-"""What a grid would do and cost, before it does anything: its cells, how far each one is, and FLOPs from the
-accountant.
+"""What a grid would do and cost: its runs, how far each one is, and FLOPs from the accountant.
 
-Training FLOPs are those that a run will report: the order of examples and their layouts are known before anything is
-trained. FLOPs of an evaluation are an estimate, as how much a model writes is not. Nothing is fetched from a hub of
-models, trained, or written.
+Training FLOPs are exact, as the order of examples and their layouts are known before training; those of an evaluation
+are an estimate, as how much a model writes is not. Nothing is fetched from a hub, trained, or written.
 """
 
 from __future__ import annotations

@@ -30,9 +30,7 @@ Work = Callable[[Job], JobResult]
 
 
 class Executor(Protocol):
-    """Runs jobs, several at a time. A job that is started comes back from `wait` exactly once, whatever becomes of its
-    process.
-    """
+    """Runs jobs, several at a time. Each that is started comes back from `wait` exactly once."""
 
     elsewhere: bool  # jobs may run on other machines
     together: int  # jobs that may compute on one machine at a time; UNKNOWN where that is not known
@@ -61,9 +59,7 @@ class _Context(SpawnContext):
 
 
 def _begin(gpu: str | None) -> None:
-    """A worker's first act: it sees its own GPU only, leaves Ctrl-C to the process that started it, and ends when that
-    one does.
-    """
+    """Makes a worker see its own GPU alone, ignore Ctrl-C, and end when the process that started it does."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -121,12 +117,10 @@ class _Slot:
 
 
 class Local:
-    """Worker processes of this machine, one thread pool and one GPU each. A worker takes the next cell when its last
-    one is done.
+    """Worker processes of this machine, each with one thread pool and one GPU, that take one job after the other.
 
     Args:
-        gpus: as CUDA_VISIBLE_DEVICES names them; worker i gets number i modulo their number. None: workers see what
-            this process sees.
+        gpus: as CUDA_VISIBLE_DEVICES names them, handed out in turn; none: workers see what this process sees.
     """
 
     elsewhere = False
@@ -170,8 +164,10 @@ class Local:
 
 # A cluster's queue
 class Submitit:
-    """One job of a queue per cell (Slurm, or submitit's `cluster=local`). Its files lie in `folder`, which all machines
-    must see.
+    """One job of a cluster's queue per run (Slurm, or submitit's `cluster=local`).
+
+    Args:
+        folder: of submitit's files; all machines must see it.
 
     Raises:
         UsageError: submitit is not installed, or settings that it does not have.
@@ -234,8 +230,7 @@ class Submitit:
 
 # ray
 class Ray:
-    """One ray task per cell, each in a fresh process: on a cluster (`address=auto`, RAY_ADDRESS), or on one that this
-    machine gets for it.
+    """One ray task per run, in a fresh process of a cluster (`address=auto`, RAY_ADDRESS) or of this machine.
 
     Raises:
         UsageError: ray is not installed, cannot be reached, or settings that it does not have.

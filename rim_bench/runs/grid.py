@@ -1,5 +1,7 @@
-"""The runs of one or several plans on an executor: starts before what begins from them, each run once more if its
-process dies, none because another did. Whatever ends this, the same command goes on with what is not done.
+"""The runs of one or several plans on an executor.
+
+Starts come before what begins from them. A run whose process dies is done once more, and stops no other. Whatever ends
+this, the same command goes on with what is not done.
 """
 
 from __future__ import annotations

@@ -245,9 +245,7 @@ def _training_plan(study: StudySetting, method: str, seed: int, *, is_start: boo
 
 
 def _tuning_trials(study: StudySetting, method: Method, plan: TrainingPlan, role: Role) -> int | None:
-    """Learning rates that were tried for a method: by this request, or as the recipe says; None where it does not speak
-    of it, or was not followed.
-    """
+    """How many learning rates were tried for a method, by this request or the recipe; None: not known."""
     options, recipe = study.options, study.task.recipe
     if options.grid is not None and role != "start":
         return len(options.grid.rates) if role == "arm" else None

@@ -94,9 +94,7 @@ class StudySetting:
         return size
 
     def controls(self) -> tuple[tuple[Control, ...], tuple[LeftOut, ...]]:
-        """The controls of the compared methods, and those that cannot be run here, each with the claim that it
-        tests.
-        """
+        """The controls of the compared methods, and those that cannot be run here, with the claims that they test."""
         return controls_for([self.method(name) for name in self.options.methods], self.start, self.backbone)
 
     def with_controls(self) -> Options:

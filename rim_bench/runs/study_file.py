@@ -118,8 +118,7 @@ def run_study(
     runner: Runner | None = None,
     execution: ExecutionContext = ALONE,
 ) -> list[Run]:
-    """The runs of a study by budget and seed, each trained, evaluated on all its sets, and with its inference curves;
-    what is done is not done again.
+    """The runs of a study, by budget and seed: trained, evaluated on all its sets, and swept.
 
     Args:
         plans: what `plans_of` makes of it.

@@ -1,5 +1,4 @@
-"""Learning rates: the same trials for every method, each a stored run of its own, chosen between on validation and
-charged.
+"""Learning rates: the same trials for every method, each a stored run, chosen between on validation and charged.
 
 A trial is trained as the arm would be, at its rate, with the smallest seed of the request; it is never evaluated on the
 test split. The arm of that seed is the winning trial itself where nothing but the rate was tried; other seeds train
@@ -68,9 +67,7 @@ class Choice:
         return self.winner.lr in (self.grid.rates[0], self.grid.rates[-1])
 
     def record(self, adopted: str | None) -> Record:
-        """For train.json. `flops` are those of all trials, the winner's included, `adopted` the trial whose weights the
-        run has.
-        """
+        """For train.json. `flops` are those of all trials, `adopted` is the one whose weights the run has."""
         return {
             **self.grid.record(self.seed),
             "chosen": self.winner.lr,

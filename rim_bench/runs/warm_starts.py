@@ -26,12 +26,10 @@ from rim_bench.util.progress import Reporter
 
 
 def warm_options(plan: Plan, runs: Sequence[Run], controls: Sequence[Control]) -> list[Options]:
-    """One request for each warm start among the controls: its methods, its start's examples, and the rest of the
-    budget.
+    """One request for each warm start among the controls: its methods, its start's examples, the rest of the budget.
 
     Args:
-        runs: the trained arms of `plan`; their logs say how many steps the stage took, whatever the budget was counted
-            in.
+        runs: the trained arms of `plan`, whose logs say how many steps the stage took.
     """
     study, last = plan[0].study, arms(plan)[-1].plan
     out = []
