@@ -1,10 +1,11 @@
-"""The accuracy gate against sound weights and a broken engine: every sabotage must turn it red. Not part of the suite:
-a few minutes.
+"""The accuracy gate against sound weights and a broken engine: every sabotage must turn it red.
+
+Not part of the suite: a few minutes.
 
     pytest tests/sabotages.py
 
 Training can learn around such faults, so they are applied at evaluation. The equivalence tests have the same sabotages
-as their negative controls (tests/test_equivalence.py).
+as their negative controls (tests/engine/test_equivalence.py).
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""The statistics of the tables by simulation: coverage of every interval, size of every test. Not part of the suite: a
-few minutes.
+"""The statistics of the tables by simulation: coverage of every interval, size of every test.
+
+Not part of the suite: a few minutes.
 
     pytest tests/simulations.py -s
 
 prints each rate with its Monte-Carlo error. Bounds are three such errors beside the nominal rate, wider only where a
-method is known to be approximate or cautious, and then it is said. Small versions stand in test_stats,
-test_evidence_stats and test_clusters.
+method is known to be approximate or cautious, and then it is said. Small versions stand in
+tests/evidence: test_intervals, test_tests, test_clustered.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Questions(NamedTuple):
     ids_sha256: str = ""  # of levels and ids in order; empty until the items are read
 
 
-class Setting(NamedTuple):
+class SystemSetting(NamedTuple):
     """What was asked of which kind of system. Training seed, weights, batch and device are no part of it."""
 
     label: str
@@ -75,7 +75,7 @@ class BaselineEntry:
     """One evaluation: right (True) and wrong for every item, by level in natural order, and where it comes from."""
 
     questions: Questions
-    setting: Setting
+    setting: SystemSetting
     origin: Record  # what is known of seed, run, key, weights_sha256, recipe_sha256, dtype, device, batch_size ...
     answers: Mapping[str, tuple[bool, ...]]
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the items, "" = its own; not in the file
@@ -90,7 +90,7 @@ class BaselineEntry:
             raise ValueError(
                 f"{len(bits)} items with {bits.count('1')} right, where {questions.n} with {right} right are announced"
             )
-        setting = Setting(**{k: table.pop(k) for k in Setting._fields})
+        setting = SystemSetting(**{k: table.pop(k) for k in SystemSetting._fields})
         answers, start = {}, 0
         for level, n in sizes:
             answers[level], start = tuple(b == "1" for b in bits[start : start + n]), start + n
@@ -125,7 +125,7 @@ def questions_of(summary: EvaluationRecord) -> Questions:
     return Questions(task, version, evaluator, split, data, summary.n if isinstance(summary.n, int) else 0)
 
 
-def setting_of(spec: RunSpec, summary: EvaluationRecord) -> Setting:
+def setting_of(spec: RunSpec, summary: EvaluationRecord) -> SystemSetting:
     """What was evaluated. Raises UsageError for a specification without a method."""
     if not spec.method.name:
         raise UsageError("its specification names no method")
@@ -136,7 +136,7 @@ def setting_of(spec: RunSpec, summary: EvaluationRecord) -> Setting:
     votes = f"{how.votes} at temperature {how.temperature}, seed {how.sample_seed}" if how.votes else ""
     tokens = "" if how.max_tokens is None else str(how.max_tokens)
     others = ", ".join(f"{k}={v}" for k, v in sorted(how.extra.items()) if v)
-    return Setting(spec.method.title, spec.start or "", turned, tokens, votes, others)
+    return SystemSetting(spec.method.title, spec.start or "", turned, tokens, votes, others)
 
 
 def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
@@ -236,7 +236,7 @@ def write_baseline(path: Path, entries: Sequence[BaselineEntry]) -> None:
     """
     if not entries:
         raise UsageError("a baseline needs at least one run")
-    seen: set[tuple[Setting, Any]] = set()
+    seen: set[tuple[SystemSetting, Any]] = set()
     for entry in entries:
         if (other := difference(entry.questions, entries[0].questions)) is not None:
             raise UsageError(

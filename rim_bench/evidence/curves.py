@@ -100,7 +100,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class InferenceCurve:
     """Points of one row under one knob, by FLOPs; a row without a sweep has its default alone, and `knob` is None."""
 
     row: Row
@@ -119,7 +119,7 @@ class Curve:
         return (f"by {self.knob}" if self.knob else "") + (f" ({self.note})" if self.note else "")
 
 
-def curves_of(group: Group, evaluations: Iterable[Evaluation]) -> tuple[list[Curve], list[LeftOut]]:
+def curves_of(group: Group, evaluations: Iterable[Evaluation]) -> tuple[list[InferenceCurve], list[LeftOut]]:
     """The curves of a group's rows, and each setting that no curve could take.
 
     `evaluations` are those with `summary.curve` of any runs (`rows.read(runs, curve=True)`); those of other groups
@@ -130,7 +130,7 @@ def curves_of(group: Group, evaluations: Iterable[Evaluation]) -> tuple[list[Cur
     for e in evaluations:
         if e.facts == group.facts:
             by_run.setdefault(e.run, []).append(e)
-    curves: list[Curve] = []
+    curves: list[InferenceCurve] = []
     left_out: list[LeftOut] = []
     rows = [r for r in group.rows if r.first.default]
     taken: set[tuple[str, str]] = set()
@@ -158,7 +158,7 @@ def _base(e: Evaluation, knob: str) -> str:
 
 def _curves(
     row: Row, by_run: Mapping[str, Sequence[Evaluation]], taken: set[tuple[str, str]]
-) -> tuple[list[Curve], list[LeftOut]]:
+) -> tuple[list[InferenceCurve], list[LeftOut]]:
     """The curves of one row; adds what it took to `taken`."""
     knobs: dict[tuple[str, str], dict[float, dict[str, Evaluation]]] = {}  # knob and note -> value -> run -> evaluation
     left_out: list[LeftOut] = []
@@ -177,7 +177,7 @@ def _curves(
                 detail = f"{_setting(e)} was evaluated twice for seed {part.seed}; {e.key} is left out"
                 left_out.append(LeftOut(row.label, Reason.TWICE, detail))
     if not knobs:
-        return [Curve(row, None, "", (Point(row, None, None, True),))], left_out
+        return [InferenceCurve(row, None, "", (Point(row, None, None, True),))], left_out
     curves, ids = [], list(row.first.items)
     names = [name for name, _ in knobs]
     defaults = row.first.spec.method.settings
@@ -193,7 +193,7 @@ def _curves(
                 continue
             points.append(Point(replace(row, parts=tuple(runs[p.run] for p in row.parts)), name, value, False, note))
         points.sort(key=lambda p: (p.cost("flops", ids) or 0.0, p.value or 0.0, not p.default))
-        curves.append(Curve(row, name, note, tuple(points)))
+        curves.append(InferenceCurve(row, name, note, tuple(points)))
     return curves, left_out
 
 
@@ -201,7 +201,7 @@ def _curves(
 class MatchedAccuracy:
     """A curve's answers at one cost: at a point, or between two of them with the weights that the cost gives them."""
 
-    curve: Curve
+    curve: InferenceCurve
     cost: float  # its own: at a point as good as equal to what was asked for (`same`), in between equal to it
     parts: tuple[tuple[Point, float], ...]
     solved: NDArray[np.float64]  # [seeds, items]: the chance that a question is answered right
@@ -251,14 +251,14 @@ class Need(NamedTuple):
 class CostCurve:
     """A curve over one cost on one set of questions: points by cost, of equally dear ones one."""
 
-    curve: Curve
+    curve: InferenceCurve
     kind: str
     ids: tuple[str, ...]
     points: tuple[Point, ...]
     costs: tuple[float, ...]  # rising, no two of them the same
 
     @staticmethod
-    def of(curve: Curve, kind: str, ids: Sequence[str]) -> CostCurve | None:
+    def of(curve: InferenceCurve, kind: str, ids: Sequence[str]) -> CostCurve | None:
         """None where no point has this cost.
 
         Of points whose costs count as equal the default stands for all, else the largest value of the knob: which of
@@ -341,7 +341,7 @@ class CostCurve:
         return total / math.log(high / low)
 
 
-def tracks(curves: Iterable[Curve], kind: str, ids: Sequence[str]) -> list[CostCurve]:
+def tracks(curves: Iterable[InferenceCurve], kind: str, ids: Sequence[str]) -> list[CostCurve]:
     """Every curve that has this cost."""
     return [t for c in curves if (t := CostCurve.of(c, kind, ids)) is not None]
 
@@ -361,7 +361,7 @@ def joined(cost_curves: Iterable[CostCurve]) -> list[CostCurve]:
         if len(mine) > 1 and all(b.costs[0] >= a.costs[-1] for a, b in itertools.pairwise(mine)):
             points = {c: p for t in mine for c, p in zip(t.costs, t.points, strict=True)}
             names = ", then ".join(dict.fromkeys(str(t.curve.knob) for t in mine))
-            curve = Curve(mine[0].curve.row, names, "", tuple(points.values()))
+            curve = InferenceCurve(mine[0].curve.row, names, "", tuple(points.values()))
             mine = [CostCurve(curve, mine[0].kind, mine[0].ids, curve.points, tuple(points))]
         out += mine
     return out

@@ -29,7 +29,7 @@ from typing import Any, Literal
 from rim_bench.evidence.baseline import (
     BaselineEntry,
     Questions,
-    Setting,
+    SystemSetting,
     difference,
     measured,
     questions_of,
@@ -113,7 +113,7 @@ class Check:
     name: str  # the run as given
     verdict: GateVerdict
     reason: str  # one sentence
-    setting: Setting | None = None
+    setting: SystemSetting | None = None
     questions: Questions | None = None
     decision: Decision | None = None
     run: Record = field(default_factory=dict)  # where both come from

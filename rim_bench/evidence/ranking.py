@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from rim_bench.evidence import training_budgets
-from rim_bench.evidence.curves import COSTS, CostCurve, Curve, curves_of, tracks
+from rim_bench.evidence.curves import COSTS, CostCurve, InferenceCurve, curves_of, tracks
 from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.rows import (
     ComparisonKey,
@@ -48,7 +48,7 @@ class RankingGroup:
     asked: float | None
     missed: bool  # the budget was not met within one step: then the row stands alone
     others: bool  # other budgets of the same group stand in other sections
-    curves: tuple[Curve, ...]
+    curves: tuple[InferenceCurve, ...]
     shared: str = ""  # the words that all rows would have in brackets: "from cot"; empty where they differ
 
     @property
@@ -250,7 +250,7 @@ def _variant(e: Evaluation) -> tuple[str, ...]:
     return tuple(pick(e.facts) for pick in _MUST_AGREE.values())
 
 
-def _divide(group: Group, heading: str, curves: Sequence[Curve]) -> list[RankingGroup]:
+def _divide(group: Group, heading: str, curves: Sequence[InferenceCurve]) -> list[RankingGroup]:
     """A group's rows by training budget, and each budget by division.
 
     A budget's rows are in the closed division where training data, FLOPs and tuning trials allow it. Where not all of

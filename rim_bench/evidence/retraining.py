@@ -20,7 +20,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from rim_bench.evidence.baseline import BaselineEntry, Questions, Setting, choose, difference, measured
+from rim_bench.evidence.baseline import BaselineEntry, Questions, SystemSetting, choose, difference, measured
 from rim_bench.evidence.gate import ALPHA, lost_and_won
 from rim_bench.evidence.stats import intervals, tests
 from rim_bench.storage.run_folder import Run
@@ -48,7 +48,7 @@ class RetrainingPair:
 class Retrainings:
     """Trainings of one recipe with other seeds, evaluated on the same items. Accuracies are counts of `n`."""
 
-    setting: Setting
+    setting: SystemSetting
     questions: Questions
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
@@ -56,7 +56,7 @@ class Retrainings:
     pairs: tuple[RetrainingPair, ...]  # ordered, every two of them
 
     @staticmethod
-    def of(setting: Setting, entries: Sequence[BaselineEntry], enough: int) -> Retrainings:
+    def of(setting: SystemSetting, entries: Sequence[BaselineEntry], enough: int) -> Retrainings:
         """Every ordered pair of the retrainings of one recipe. Raises UsageError: see `retrainings`."""
         entries = sorted(entries, key=lambda e: int(e.origin["seed"]))
         seeds = [int(e.origin["seed"]) for e in entries]
@@ -170,7 +170,7 @@ def of_data(data: Mapping[str, Any]) -> Retrainings:
         half = [RetrainingPair(*map(int, row)) for row in data["lost"]]
         pairs = [*half, *(RetrainingPair(p.second, p.first, p.won, p.lost) for p in half)]
         read_back = Retrainings(
-            Setting(**data["setting"]),
+            SystemSetting(**data["setting"]),
             Questions(**data["questions"]),
             tuple(int(r["seed"]) for r in runs),
             tuple(str(r["run"]) for r in runs),
@@ -192,7 +192,7 @@ def retrainings(
     Raises:
         UsageError: too few of a recipe, a seed twice, other items, or evaluations that cannot be read.
     """
-    recipes: dict[tuple[Setting, Any], list[BaselineEntry]] = {}
+    recipes: dict[tuple[SystemSetting, Any], list[BaselineEntry]] = {}
     for run in runs:
         key, summary = choose(run, split, task)
         if summary.quick or run.spec.quick:

@@ -108,17 +108,10 @@ class Evaluation:
     @cached_property
     def facts(self) -> ComparisonKey:
         """What it must share with what it is compared with."""
-        s = self.summary
+        names = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
+        stated = [str(getattr(self.summary, name)) for name in names]
         ids = hashlib.sha256(canonical(sorted(self.items)).encode()).hexdigest()[:12]
-        return ComparisonKey(
-            str(s.task_title),
-            str(s.task_version),
-            str(s.evaluator_version),
-            str(s.data_sha256),
-            str(s.split),
-            canonical(self.spec.backbone),
-            f"{len(self.items):,} with ids {ids}",
-        )
+        return ComparisonKey._make([*stated, canonical(self.spec.backbone), f"{len(self.items):,} with ids {ids}"])
 
     @property
     def cut(self) -> int | None:
@@ -156,11 +149,6 @@ class Accuracy:
     interval: Interval
 
 
-def _said(item: ItemRecord, field: str) -> Any:
-    """A field of an item; None where its file does not have it."""
-    return getattr(item, field) if item.says(field) else None
-
-
 @dataclass(frozen=True)
 class Row:
     """One method with its settings, start and effort; `parts` are its training seeds, on the same items."""
@@ -175,7 +163,7 @@ class Row:
     def of(parts: tuple[Evaluation, ...], budget: str) -> Row:
         """The row of these seeds, with the words that its label needs; `budget` are those on its budget."""
         e = parts[0]
-        name, start, effort, knob = _base_label(e), e.spec.start, e.summary.effort, e.summary.knob
+        name, start, effort, knob = e.spec.method.title, e.spec.start, e.summary.effort, e.summary.knob
         in_name = "(from" in name  # a stored name may say it
         words = [] if start in (None, "recipe") or in_name else [f"from {start}"]
         words += [budget] if budget else []
@@ -239,7 +227,8 @@ class Row:
 
     def item_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
         """Mean of an item field over items and seeds; None where no item has it."""
-        values = [float(v) for p in self.parts for i in (ids or p.items) if (v := _said(p.items[i], field)) is not None]
+        items = [item for p in self.parts for i in (ids or p.items) if (item := p.items[i]).says(field)]
+        values = [float(v) for item in items if (v := getattr(item, field)) is not None]
         return intervals.mean(values) if values else None
 
     def cost_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
@@ -447,16 +436,12 @@ def grouped(evaluations: Iterable[Evaluation]) -> list[Group]:
     return out
 
 
-def _base_label(e: Evaluation) -> str:
-    return e.spec.method.title
-
-
 def _budget_words(evaluations: Sequence[Evaluation]) -> list[str]:
     """A few words on each one's budget where not all have the same kind, or twins differ in how much; else nothing."""
     budgets = [e.spec.total_budget for e in evaluations]
     kinds = {kind for kind, _ in budgets}
     flops = {amount for kind, amount in budgets if kind == "train-flops"}
-    names = [(_base_label(e), e.spec.start, canonical([e.summary.effort, e.summary.knob])) for e in evaluations]
+    names = [(e.spec.method.title, e.spec.start, canonical([e.summary.effort, e.summary.knob])) for e in evaluations]
     out = []
     for name, (kind, amount) in zip(names, budgets, strict=True):
         twins = {a for other, (k, a) in zip(names, budgets, strict=True) if other == name and k == kind}

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from fabricated import evaluate, train
 
-from rim_bench.evidence.curves import CostCurve, Curve, cheapest, curves_of, front, joined, same, shared_span, tracks
+from rim_bench.evidence.curves import (
+    CostCurve,
+    InferenceCurve,
+    cheapest,
+    curves_of,
+    front,
+    joined,
+    same,
+    shared_span,
+    tracks,
+)
 from rim_bench.evidence.equal_cost import Field, default_costs, differences
 from rim_bench.evidence.pairs import pairs
 from rim_bench.evidence.rows import collect, read
@@ -22,7 +32,7 @@ def first(n: int, solved: int) -> list[bool]:
     return [k < solved for k in range(n)]
 
 
-def curves(*runs: Run) -> tuple[list[Curve], list[str]]:
+def curves(*runs: Run) -> tuple[list[InferenceCurve], list[str]]:
     groups, _ = collect(runs)
     found, _ = read(runs, curve=True)
     return curves_of(groups[0], found)
