@@ -18,7 +18,7 @@ from rim_bench.util.flags import Flag, read_names
 
 if TYPE_CHECKING:
     from rim_bench.engine.execution import ExecutionContext
-    from rim_bench.methods.controls import Control, LeftOut
+    from rim_bench.methods.controls import Control, UnrunControl
     from rim_bench.runs.grid import Failure, Runner
     from rim_bench.runs.planned_run import Plan
     from rim_bench.storage.run_folder import Run
@@ -122,7 +122,7 @@ def run_requests(
     from rim_bench.runs.warm_starts import evaluate_controls, warm_options
 
     elsewhere = way.elsewhere
-    needed: list[tuple[tuple[Control, ...], tuple[LeftOut, ...]]] = [((), ())] * len(requests)
+    needed: list[tuple[tuple[Control, ...], tuple[UnrunControl, ...]]] = [((), ())] * len(requests)
     planned = list(requests)
     if controls:
         settings = [study_setting(request, elsewhere=elsewhere) for request in requests]

@@ -187,7 +187,7 @@ OWN_STARTS = {"epochs_cot": "cot"}
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class UnrunControl:
     """A control that cannot be run in this comparison, and why: a table must say so."""
 
     control: Control
@@ -224,7 +224,7 @@ def _refusal(control: Control, start: str, backbone: Mapping[str, Any]) -> str |
 
 def controls_for(
     methods: Sequence[Method], start: str, backbone: Mapping[str, Any]
-) -> tuple[tuple[Control, ...], tuple[LeftOut, ...]]:
+) -> tuple[tuple[Control, ...], tuple[UnrunControl, ...]]:
     """The controls that the compared methods need, each once per claim, and those that cannot be run here.
 
     Controls that are among the compared methods are listed too: the table says which claim each one tests. Names of
@@ -235,13 +235,13 @@ def controls_for(
         backbone: its record, see `backbones.resolve_backbone`.
     """
     possible: list[Control] = []
-    left: list[LeftOut] = []
+    left: list[UnrunControl] = []
     for control in _wanted(methods, start):
         reason = _refusal(control, start, backbone)
         if reason is None:
             possible.append(control)
         else:
-            left.append(LeftOut(control, reason))
+            left.append(UnrunControl(control, reason))
     return tuple(possible), tuple(left)
 
 

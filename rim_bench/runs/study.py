@@ -12,7 +12,7 @@ from rim_bench.data.datasets import training_data
 from rim_bench.data.reader import Split
 from rim_bench.data.task import Task, load_task
 from rim_bench.engine.distributed.environment import check_batch
-from rim_bench.methods.controls import Control, LeftOut, controls_for, matched_settings
+from rim_bench.methods.controls import Control, UnrunControl, controls_for, matched_settings
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import load_method
 from rim_bench.runs.options import Options
@@ -93,7 +93,7 @@ class StudySetting:
         check_batch(size)
         return size
 
-    def controls(self) -> tuple[tuple[Control, ...], tuple[LeftOut, ...]]:
+    def controls(self) -> tuple[tuple[Control, ...], tuple[UnrunControl, ...]]:
         """The controls of the compared methods, and those that cannot be run here, with the claims that they test."""
         return controls_for([self.method(name) for name in self.options.methods], self.start, self.backbone)
 
