@@ -77,39 +77,19 @@ class DryRun:
     def table(self, rate: float | None) -> Table:
         """As text."""
         timed = ("hours left",) if rate is not None else ()
-        columns = (
-            "cell",
-            "state",
-            "training FLOPs",
-            "left",
-            "evaluation ≈",
-            *timed,
-            "run",
-            "starts from",
-            "role",
-            "budget",
-        )
+        left = "training FLOPs", "left", "evaluation ≈"
+        columns = ("cell", "state", *left, *timed, "run", "starts from", "role", "budget")
         rows = [self._row(p, rate) for p in self.planned]
         data = self.data(rate)
         totals = data["totals"]
-        most = [
-            f"in all: {totals['cells']}",
-            "",
-            *(format_flops(totals[k]) for k in ("train_flops", "train_left", "evaluation_flops")),
-        ]
+        flops = (format_flops(totals[k]) for k in ("train_flops", "train_left", "evaluation_flops"))
+        most = [f"in all: {totals['cells']}", "", *flops]
         most += [_hours(totals["hours_left"])] if rate is not None else []
         rows.append((*most, *[""] * (len(columns) - len(most))))
         grid = Panel("Starts and trials, then what begins from them", columns, tuple(rows))
-        section = Section("Cells", (grid,), self._notes(rate))
-        records = tuple(data["cells"])
-        return Table(
-            "Dry run: nothing was trained or stored",
-            self.quick,
-            (section,),
-            records,
-            tuple(records[0]),
-            file="--format markdown",
-        )
+        sections = (Section("Cells", (grid,), self._notes(rate)),)
+        records, title = tuple(data["cells"]), "Dry run: nothing was trained or stored"
+        return Table(title, self.quick, sections, records, tuple(records[0]), file="--format markdown")
 
     @staticmethod
     def _row(p: DryRunRow, rate: float | None) -> tuple[str, ...]:
@@ -121,11 +101,10 @@ class DryRun:
     def _notes(rate: float | None) -> tuple[str, ...]:
         notes = [
             "Training FLOPs: forward and backward over visible keys, no padding, exact for budgets in examples; what "
-            "is inherited stands "
-            "at the cell it comes from, and is taken off a budget in FLOPs.",
+            "is inherited stands at the cell it comes from, and is taken off a budget in FLOPs.",
             "Evaluation: an estimate, as if answers were as long as the training rows' (one answer a test question, "
-            "and a look at "
-            "validation for every checkpoint that is weighed); further sets, controls and curves are not in it.",
+            "and a look at validation for every checkpoint that is weighed); further sets, controls and curves are "
+            "not in it.",
         ]
         if rate is not None:
             notes.append(
