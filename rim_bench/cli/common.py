@@ -162,7 +162,7 @@ def execution_of(context: typer.Context) -> ExecutionContext:
 
 @contextmanager
 def reporter_for() -> Iterator[Any]:
-    from rim_bench.cli.console import RichReporter
+    from rim_bench.util.console import RichReporter
 
     with RichReporter() as reporter:
         yield reporter

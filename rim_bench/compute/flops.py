@@ -231,6 +231,11 @@ def decode_flops(shape: Shape, layout: Layout, generated: int) -> int:
     return steps * linear + 2 * shape.layers * 2 * shape.heads * shape.head_dim * attended
 
 
+def layout_flops(layout: Layout, shape: Shape, generated: int = 1) -> int:
+    """Inference FLOPs of one prompt, and of so many tokens generated behind it (the first one costs nothing more)."""
+    return prefill_flops(shape, layout) + (decode_flops(shape, layout, generated) if generated > 1 else 0)
+
+
 def kv_bytes(shape: Shape, layout: Layout, generated: int, bytes_per_number: int) -> int:
     """Bytes of the keys and values of all layers at the end of an answer, whose last token is never fed."""
     columns = layout.size + max(0, generated - 1)

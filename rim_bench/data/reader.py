@@ -15,17 +15,7 @@ from typing import Any, Final, Literal
 from rim_bench.data.answers import parse_number
 from rim_bench.data.options import Steps
 from rim_bench.data.question_ids import Placed, numbered, question_hash, read_selection, registered_hash
-from rim_bench.data.rows import (
-    Hub,
-    Row,
-    fields_of,
-    fitting,
-    read_file,
-    read_hub,
-    read_step_text,
-    read_text,
-    to_example,
-)
+from rim_bench.data.rows import Hub, Row, fields_of, fitting, read_file, read_hub, read_step_text, read_text, to_example
 from rim_bench.data.task import SPLITS, Task, forms, generator_of, module_of
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError, unknown
