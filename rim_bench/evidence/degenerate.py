@@ -37,7 +37,7 @@ never reach an answer that can be read, which is the stop token or the answer ma
 KINDS = ("empty", "unparseable", "capped")
 
 
-class Flag(NamedTuple):
+class OutputFlag(NamedTuple):
     """One finding about a row on a set of questions."""
 
     row: Row
@@ -51,7 +51,7 @@ class Flag(NamedTuple):
         return self.finding + (f" ({self.bound})" if self.bound else "")
 
 
-def flags(group: Group, pairs: Sequence[Pair]) -> list[Flag]:
+def flags(group: Group, pairs: Sequence[Pair]) -> list[OutputFlag]:
     """All flags of the rows on the headline set and on OOD, in the order of the rows. `pairs`: those of the group."""
     out = []
     for row in group.rows:
@@ -60,7 +60,7 @@ def flags(group: Group, pairs: Sequence[Pair]) -> list[Flag]:
                 rates = _rates(row, scope, kind)
                 if hits := sum(r > FAILING for r in rates):
                     finding = f"{format_percent(max(rates))} % {kind} outputs{_seeds(row, hits)}"
-                    out.append(Flag(row, scope, finding, f"above {100 * FAILING:g} %"))
+                    out.append(OutputFlag(row, scope, finding, f"above {100 * FAILING:g} %"))
             out += _one_answer(group, row, scope)
         if row.method == "cot":
             out += _collapsed_chains(group, row, pairs)
@@ -97,7 +97,7 @@ def _seeds(row: Row, hits: int) -> str:
     return f", in {hits} of {len(row.parts)} seeds" if len(row.parts) > 1 else ""
 
 
-def _one_answer(group: Group, row: Row, scope: Subset) -> Iterator[Flag]:
+def _one_answer(group: Group, row: Row, scope: Subset) -> Iterator[OutputFlag]:
     """One and the same answer to nearly all questions."""
     bar = max(ONE_ANSWER, (1 + group.floor(scope)[1]) / 2)
     over: list[tuple[float, str]] = []  # by seed
@@ -112,10 +112,10 @@ def _one_answer(group: Group, row: Row, scope: Subset) -> Iterator[Flag]:
     if over:
         share, answer = max(over)
         finding = f"one answer, {answer!r}, to {format_percent(share)} % of the questions{_seeds(row, len(over))}"
-        yield Flag(row, scope, finding, f"at or above {format_percent(bar)} %")
+        yield OutputFlag(row, scope, finding, f"at or above {format_percent(bar)} %")
 
 
-def _collapsed_chains(group: Group, row: Row, pairs: Sequence[Pair]) -> Iterator[Flag]:
+def _collapsed_chains(group: Group, row: Row, pairs: Sequence[Pair]) -> Iterator[OutputFlag]:
     """A chain of thought that is worse than no chain, or that does not reach an answer."""
     head = group.scopes[0]
     if head.ood or not row.first.default:
@@ -130,16 +130,16 @@ def _collapsed_chains(group: Group, row: Row, pairs: Sequence[Pair]) -> Iterator
             gap = pair.difference if pair.first is direct else -pair.difference
             if gap >= COT_GAP and pair.p < 0.05:
                 points = f"{format_percent(gap)} points under {direct.label} in distribution"
-                yield Flag(row, head, f"{likely}: {points}")
+                yield OutputFlag(row, head, f"{likely}: {points}")
                 return
     for kind in ("unparseable", "capped"):
         rates = _rates(row, head, kind)
         if hits := sum(r >= COT_FAILING for r in rates):
             chains = f"{format_percent(max(rates))} % {kind} chains{_seeds(row, hits)}"
-            yield Flag(row, head, f"{likely}: {chains}, while {directs[0].label} is above the floor")
+            yield OutputFlag(row, head, f"{likely}: {chains}, while {directs[0].label} is above the floor")
             return
 
 
-def degenerate_text(flagged: Sequence[Flag], row: Row, scope: Subset) -> str:
+def degenerate_text(flagged: Sequence[OutputFlag], row: Row, scope: Subset) -> str:
     """The flags of a row on a set of questions, for a CSV cell; empty without any."""
     return "; ".join(f.text for f in flagged if f.row is row and f.scope == scope)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rim_bench.evidence import degenerate, training_budgets
 from rim_bench.evidence.claims import findings
-from rim_bench.evidence.degenerate import Flag
+from rim_bench.evidence.degenerate import OutputFlag
 from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Row, Subset
 from rim_bench.evidence.split_protocol import Scored
@@ -84,7 +84,7 @@ def other_scores(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
     return [Panel(caption, names, tuple(lines), False)]
 
 
-def degenerate_panels(flags: Sequence[Flag]) -> list[Panel]:
+def degenerate_panels(flags: Sequence[OutputFlag]) -> list[Panel]:
     """The flags, if there are any; for the terminal by set of questions, without the bounds."""
     if not flags:
         return []

@@ -12,7 +12,7 @@ from fabricated import evaluate, train
 
 from rim_bench.evidence import degenerate, gate
 from rim_bench.evidence.claims import ClaimOutcome, ClaimVerdict, findings
-from rim_bench.evidence.degenerate import Flag
+from rim_bench.evidence.degenerate import OutputFlag
 from rim_bench.evidence.gate import Check, exit_code
 from rim_bench.evidence.pairs import ALONE, Differs, Verdict, pairs
 from rim_bench.evidence.ranking import contests, ranking
@@ -51,7 +51,7 @@ def change_words(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def change() -> None:
         for kind in (Verdict, ClaimVerdict, LeftOut, Omission):
             monkeypatch.setattr(kind, "text", lambda *_: WORDS)
-        monkeypatch.setattr(Flag, "text", property(lambda _: WORDS))
+        monkeypatch.setattr(OutputFlag, "text", property(lambda _: WORDS))
         for member in (*ClaimOutcome, *Differs, *Apart):
             monkeypatch.setattr(member, "_value_", WORDS)
 
