@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from fabricated import coin, evaluate, train
 
-from rim_bench.cli import evidence, main
+from rim_bench.cli import main
 from rim_bench.evidence.two_systems import versus
 from rim_bench.report import two_systems
 from rim_bench.storage.run_folder import Run, Store
@@ -31,7 +31,6 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def rim_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: Store) -> Command:
     """`rim-bench` with arguments, as a shell would call it: exit code, standard output, standard error."""
-    monkeypatch.setattr(main, "app", evidence.app)
     monkeypatch.setenv("COLUMNS", "160")
 
     def call(*arguments: str, out: bool = True) -> tuple[int, str, str]:
