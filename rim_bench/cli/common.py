@@ -8,7 +8,7 @@ import os
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, is_dataclass
+from dataclasses import MISSING, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +44,8 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
         own = inspect.signature(function).parameters
         kinds = {name: hints[name] for name in own if is_dataclass(hints[name])}
         fields = {name: flag_fields(kind) for name, kind in kinds.items()}
-        flags = {n: _with(f, changed.get(n)) for of_kind in fields.values() for n, f in of_kind.items()}
+        flags = {name: field for of_kind in fields.values() for name, field in of_kind.items()}
+        flags |= {name: replace(flags[name], flag=flag) for name, flag in changed.items()}
         order = [*(n for n in own if n == "context"), *" ".join(names).split()]
 
         @functools.wraps(function)
@@ -66,10 +67,6 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
         return command
 
     return made
-
-
-def _with(field: FlagField, flag: Flag | None) -> FlagField:
-    return field if flag is None else FlagField(field.name, field.kind, flag, field.default)
 
 
 def _value(field: FlagField, given: Any) -> Any:

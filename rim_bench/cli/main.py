@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 
@@ -98,15 +98,11 @@ def _main() -> None:
         message = error.format_message() if isinstance(error, _ParserError) else sentence(error)  # type: ignore[attr-defined]
         if message is None:
             raise
-        _fail(message)
+        typer.echo("error: " + " ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
+        code = 2
     if code == INTERRUPTED:
         typer.echo("\ninterrupted: the same command again goes on where this one stopped", err=True)
     raise SystemExit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo("error: " + " ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":

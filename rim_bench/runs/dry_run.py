@@ -79,7 +79,11 @@ class DryRun:
         timed = ("hours left",) if rate is not None else ()
         left = "training FLOPs", "left", "evaluation ≈"
         columns = ("cell", "state", *left, *timed, "run", "starts from", "role", "budget")
-        rows = [self._row(p, rate) for p in self.planned]
+        rows: list[tuple[str, ...]] = []
+        for p in self.planned:
+            spent = [format_flops(v) for v in (p.train_flops, p.train_left, p.evaluation_flops)]
+            hours = [_hours(p.hours(rate))] if rate is not None else []
+            rows.append((p.cell, p.state, *spent, *hours, p.run or LATER, p.parent or "-", p.role, p.budget))
         data = self.data(rate)
         totals = data["totals"]
         flops = (format_flops(totals[k]) for k in ("train_flops", "train_left", "evaluation_flops"))
@@ -90,12 +94,6 @@ class DryRun:
         sections = (Section("Cells", (grid,), self._notes(rate)),)
         records, title = tuple(data["cells"]), "Dry run: nothing was trained or stored"
         return Table(title, self.quick, sections, records, tuple(records[0]), file="--format markdown")
-
-    @staticmethod
-    def _row(p: DryRunRow, rate: float | None) -> tuple[str, ...]:
-        timed = [_hours(p.hours(rate))] if rate is not None else []
-        flops = [format_flops(v) for v in (p.train_flops, p.train_left, p.evaluation_flops)]
-        return (p.cell, p.state, *flops, *timed, p.run or LATER, p.parent or "-", p.role, p.budget)
 
     @staticmethod
     def _notes(rate: float | None) -> tuple[str, ...]:
