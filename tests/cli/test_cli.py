@@ -324,21 +324,21 @@ def test_tables_and_plots_of_stored_runs(call: Call, own: Path) -> None:
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    step = Trainer._step
+    step = Trainer.step
 
-    def poisoned(self: Trainer, span: object, at: int, step_: int, chosen: object) -> object:
-        if at == 6:
+    def poisoned(self: Trainer, chosen: list[int]) -> dict[str, object]:
+        if self.done == 6:
             for _, parameter in self.parameters:
                 parameter.data.fill_(float("nan"))
-        return step(self, span, at, step_, chosen)  # type: ignore[arg-type]
+        return step(self, chosen)
 
-    monkeypatch.setattr(Trainer, "_step", poisoned)
+    monkeypatch.setattr(Trainer, "step", poisoned)
     said = refused("train", *DIRECT)
     assert "not finite at step 7" in said and "step 6" in said and "lower learning rate" in said
     run = only(tmp_path / "results")
     assert (run / "checkpoints" / "step-00000006").is_dir() and not (run / "model").exists()
     assert len((run / "train.jsonl").read_text().splitlines()) == 6
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
 
 
 def test_a_full_disk_stops_and_the_same_command_goes_on(
