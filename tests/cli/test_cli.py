@@ -20,10 +20,10 @@ import torch
 from filelock import FileLock
 
 from rim_bench.cli import common, main
-from rim_bench.util.console import RichReporter
 from rim_bench.data import rows
 from rim_bench.engine.trainer import Trainer
 from rim_bench.storage.run_folder import Run
+from rim_bench.util.console import RichReporter
 from rim_bench.util.progress import TrainingStep
 
 Call = Callable[..., tuple[int, str, str]]
