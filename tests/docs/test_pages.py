@@ -131,6 +131,26 @@ def test_the_task_of_the_page_is_trained_and_evaluated(
     assert "sums" in capsys.readouterr().out and (tmp_path / "results" / "table.md").is_file()
 
 
+@pytest.mark.parametrize(
+    "room", sorted(p.name for p in (ROOT / "rim_bench").iterdir() if (p / "__init__.py").is_file())
+)
+def test_every_module_of_a_room_is_named(room: str) -> None:
+    if (ROOT / "rim_bench" / room).is_symlink():
+        return
+    inside = {p.stem for p in (ROOT / "rim_bench" / room).iterdir() if p.suffix == ".py" or p.is_dir()}
+    modules = {name for name in inside if not name.startswith("__")}
+    pages = (
+        ("README.md", rf"^{room}/ {{2,}}((?:.|\n {{6,}})*)$"),
+        ("docs/architecture.md", rf"^\| `{room}/` \| (.*) \|$"),
+    )
+    for page, pattern in pages:
+        lines = re.findall(pattern, (ROOT / page).read_text("utf-8"), re.MULTILINE)
+        assert lines, f"{page} has no line of {room}/"
+        words = set(re.findall(r"[a-z_]+", re.sub(r"\([^)]*\)", " ", lines[-1])))
+        assert modules <= words, f"{page} does not name {sorted(modules - words)} of {room}/"
+        assert words <= modules, f"{page} names {sorted(words - modules)}, which {room}/ does not have"
+
+
 def entry_point() -> str:
     """The module of the command."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
