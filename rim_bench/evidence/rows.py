@@ -169,8 +169,8 @@ class Row:
         words += [budget] if budget else []
         words += ["best checkpoint"] if e.spec.rule == "best" else []
         setting = "" if effort is None else f", effort {effort}"
-        if effort is None and isinstance(knob, Mapping):
-            setting = f", {knob.get('name')} {knob.get('value')}"
+        if effort is None and knob is not None:
+            setting = f", {knob.name} {knob.value}"
         return Row(name, parts, ", ".join(words), setting)
 
     @property

@@ -191,8 +191,9 @@ def test_split_passes_are_held_against_their_own_run(store: Store, apart: int, v
     knob = {"name": "passes", "value": "split"}
     summary = {"key": "toy-test-split", "change": lambda k: {"output": "#### 7"} if k < apart else {}}
     evaluate(run, right(0.5), **summary)
-    stored = run.evaluation("toy-test-split") or {}
-    run.write_evaluation("toy-test-split", run.read_items("toy-test-split"), stored | {"knob": knob})
+    stored = run.evaluation("toy-test-split")
+    assert stored is not None
+    run.write_evaluation("toy-test-split", run.read_items("toy-test-split"), stored.to_json() | {"knob": knob})
     told = says([run, arm(store, "coconut", 0.5)])
     (line,) = [x for x in told.values() if "passes split" in x["control"]]
     assert line["of"] == "coconut" and line["the claim is"].startswith(verdict) and line["method − control"] == "-"
