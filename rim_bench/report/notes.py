@@ -45,7 +45,7 @@ def settings_note(evaluations: Iterable[Evaluation], heading: str, order: Callab
     """How questions were answered: every setting with its values, in the order of the key `order`."""
     settings: dict[str, set[str]] = {}
     for e in evaluations:
-        for key, value in leaves(e.summary.settings or {}).items():
+        for key, value in leaves(e.summary.generation.to_json()).items():
             settings.setdefault(key, set()).add(str(value))
     if settings:
         texts = (f"{key} {', '.join(sorted(values, key=order))}" for key, values in sorted(settings.items()))
