@@ -10,12 +10,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from rim_bench.bench.record import FIELDS, SCHEMA, undocumented
 from rim_bench.bench.report import TITLES, table
 from rim_bench.report.plots.scaling import scaling_pictures
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, fsync, read_json, write_bytes_atomic, write_json_atomic, writing
+from rim_bench.util.text import code_markdown, escape_markdown, escape_terminal
 
 FOLDER = Path("results") / "bench"
 PAGE = "README.md"
@@ -24,7 +26,7 @@ Warn = Callable[[str], None]
 
 
 def _print_error(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(escape_terminal(text), file=sys.stderr)
 
 
 def file_name(record: Record) -> str:
@@ -138,12 +140,14 @@ def _section(name: str, record: Record) -> list[str]:
     machine, git, scaling = record["machine"], record["machine"]["git"], record["scaling"]
     commit = f"commit {git['commit'][:12]}{' (changed)' if git['dirty'] else ''}" if git else "an installed copy"
     packages = ", ".join(f"{p} {machine['packages'][p]}" for p in ("torch", "transformers") if p in machine["packages"])
+    shown, address = escape_markdown(name), quote(name.removesuffix(".json"))
+    picture = [] if scaling is None else [f"![{escape_markdown(scaling['vary'])}]({address}.svg)", ""]
     command = " ".join(["rim-bench", *machine["argv"][1:]])  # however it was started: `python -m rim_bench` is the same
     return [
-        f"## {str(machine['date'])[:16].replace('T', ' ')} UTC, {record['measurement']}",
+        f"## {escape_markdown(str(machine['date'])[:16].replace('T', ' '))} UTC, {record['measurement']}",
         "",
-        f"[{name}]({name}): `{command}`, {commit}, {packages}.",
+        f"[{shown}]({address}.json): {code_markdown(command)}, {escape_markdown(f'{commit}, {packages}')}.",
         "",
-        *([] if scaling is None else [f"![{scaling['vary']}]({name.removesuffix('.json')}.svg)", ""]),
+        *picture,
         table(record).to_markdown(),
     ]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rim_bench.cli.common import with_options
+from rim_bench.cli.common import echo, with_options
 from rim_bench.runs.options import read_numbers
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.flags import Flag, read_names, read_settings
+from rim_bench.util.text import escape_terminal
 
 if TYPE_CHECKING:
     from rim_bench.runs.options import Options
@@ -101,12 +102,12 @@ def bench(
         _check_shown(context)
         from rim_bench.bench.history import page, stored
 
-        if not (found := stored(options.out, lambda text: typer.echo(text, err=True))):
+        if not (found := stored(options.out, lambda text: echo(text, err=True))):
             raise UsageError(
                 f"no measurement is stored in {str(options.out)!r}: `rim-bench bench --record` stores one, --out names "
                 "another folder"
             )
-        typer.echo(page(found), nl=False)
+        echo(page(found), nl=False)
         return
     _check_flags(kinds, options)
     _check_places(options)
@@ -198,6 +199,7 @@ def _model(kinds: tuple[str, ...], task: str) -> str | None:
 def _measure(kinds: tuple[str, ...], study: Options, options: BenchOptions) -> None:
     """Measures, prints and stores."""
     from rich.console import Console
+    from rich.text import Text
 
     from rim_bench.bench.history import add
     from rim_bench.bench.measure import Request, measure, parse_against, parse_sizes, use_threads
@@ -213,11 +215,11 @@ def _measure(kinds: tuple[str, ...], study: Options, options: BenchOptions) -> N
         for size in sizes:
             asked = {name: getattr(options, name) for name in ("rounds", "tokens", "vary", "values", "only")}
             request = Request(kind, study, against=against, size=size, **asked)
-            measured = measure(request, lambda text: progress.print(text, style="dim", highlight=False))
+            measured = measure(request, lambda text: progress.print(Text(escape_terminal(text), style="dim")))
             console.print(table(measured).to_rich())
             if options.json is not None:
                 write_json_atomic(options.json, measured)
                 if measured["scaling"] is not None:
                     scaling_pictures(measured, options.json.with_suffix(""))
             if options.record:
-                console.print(f"stored: {add(measured, options.out)}", highlight=False, soft_wrap=True)
+                console.print(Text(escape_terminal(f"stored: {add(measured, options.out)}")), soft_wrap=True)

@@ -17,6 +17,7 @@ import typer
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.flags import Flag, FlagField, flag_fields
+from rim_bench.util.text import escape_terminal
 
 if TYPE_CHECKING:
     from rim_bench.storage.run_folder import Damaged, Run
@@ -110,7 +111,12 @@ def print_as(name: str, table: Any, **others: Callable[[], str]) -> None:
         console = Console()
         return console.print(table.to_rich(console.width))
     written = {"markdown": table.to_markdown, "csv": table.to_csv, "latex": table.to_latex, **others}[name]()
-    typer.echo(written, nl=not written.endswith("\n"))
+    echo(written, nl=not written.endswith("\n"))
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Prints a text that may hold names from outside: what a terminal would obey is spelled out."""
+    typer.echo(escape_terminal(text), err=err, nl=nl)
 
 
 def check_split(split: str) -> None:

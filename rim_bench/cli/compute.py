@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rim_bench.cli.common import EMBEDDED_METHODS, check_format, print_as
+from rim_bench.cli.common import EMBEDDED_METHODS, check_format, echo, print_as
 from rim_bench.util.flags import read_settings
 
 
@@ -60,7 +60,7 @@ def cost(
 
         write_json_atomic(json_, data)
     if format_ == "json":
-        typer.echo(json.dumps(data, indent=2))
+        echo(json.dumps(data, indent=2))
     else:
         print_as(format_, table)
     if differing:

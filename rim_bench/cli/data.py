@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rim_bench.cli.common import check_split, print_as, with_options
+from rim_bench.cli.common import check_split, echo, print_as, with_options
 from rim_bench.data.options import DataOptions
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.flags import Flag
@@ -30,11 +30,11 @@ def list_(
     if what == "tasks":
         from rim_bench.data.listing import task_lines
 
-        return typer.echo("\n".join(task_lines(name, long=long or name is not None)))
+        return echo("\n".join(task_lines(name, long=long or name is not None)))
     if what == "suites":
         from rim_bench.data.listing import suite_lines
 
-        return typer.echo("\n".join(suite_lines(name, long=long or name is not None)))
+        return echo("\n".join(suite_lines(name, long=long or name is not None)))
     if what == "methods":
         from rim_bench.methods.registry import all_methods
 
@@ -48,7 +48,7 @@ def list_(
 
         lines = backbone_names()
     width = max(map(len, lines))
-    typer.echo("\n".join(f"{key.ljust(width)}  {line}" for key, line in lines.items()))
+    echo("\n".join(f"{key.ljust(width)}  {line}" for key, line in lines.items()))
 
 
 @with_options(
@@ -104,7 +104,7 @@ def leakage(
         allow_changed=options.allow_changed_data,
     )
     for name, reason in made.missing.items():
-        typer.echo(f"{name} is not compared: {reason}", err=True)
+        echo(f"{name} is not compared: {reason}", err=True)
     table = made.table(text)
     if to is None:
         return print_as(format_, table, json=lambda: made.to_json(text))
@@ -113,4 +113,4 @@ def leakage(
     from rim_bench.util.files import write_bytes_atomic
 
     write_bytes_atomic(to, written.encode())
-    typer.echo(str(to))
+    echo(str(to))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rim_bench.cli.common import chosen_runs, execution_of, reporter_for, with_options
+from rim_bench.cli.common import chosen_runs, echo, execution_of, reporter_for, with_options
 from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions
 from rim_bench.util.errors import UsageError
 from rim_bench.util.flags import Flag
@@ -72,7 +72,7 @@ def sweep(
     for point in points:
         share = sum(i.correct for i in point.run.read_items(point.key)) / point.summary.n
         setting = "default" if point.name is None else f"{point.name}={point.value}"
-        typer.echo(f"{point.run.id}  {point.label}  {setting}  {100 * share:.2f} % of {point.summary.n}")
+        echo(f"{point.run.id}  {point.label}  {setting}  {100 * share:.2f} % of {point.summary.n}")
 
 
 def lm_eval(context: typer.Context) -> None:

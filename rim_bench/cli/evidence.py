@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from rim_bench.cli.common import Results, check_format, check_split
+from rim_bench.cli.common import Results, check_format, check_split, echo
 from rim_bench.util.errors import UsageError
+from rim_bench.util.text import escape_json
 
 
 def baseline(
@@ -36,8 +37,8 @@ def baseline(
     write_baseline(to, entries)
     for entry in entries:
         n = entry.questions.n
-        typer.echo(f"{entry.setting}  {100 * entry.correct / n:.2f} % of {n:,}  {entry.origin['run']}")
-    typer.echo(f"written: {to}")
+        echo(f"{entry.setting}  {100 * entry.correct / n:.2f} % of {n:,}  {entry.origin['run']}")
+    echo(f"written: {to}")
 
 
 def check(
@@ -81,7 +82,7 @@ def check(
     console.print(table.to_rich(console.width))
     for verdict in checks:
         if verdict.decision is None:
-            typer.echo(f"error: {verdict.reason}", err=True)
+            echo(f"error: {verdict.reason}", err=True)
     if code := exit_code(checks):
         raise typer.Exit(code)
 
@@ -146,9 +147,9 @@ def compare(
     check_split(split)
     compared = versus(Store(out), first, second, baseline, margin=margin, split=split, task=task)
     if format_ == "json":
-        typer.echo(json.dumps(report.to_data(compared), indent=2, ensure_ascii=False))
+        echo(escape_json(json.dumps(report.to_data(compared), indent=2, ensure_ascii=False)))
     elif format_ == "markdown":
-        typer.echo(report.table(compared).to_markdown(), nl=False)
+        echo(report.table(compared).to_markdown(), nl=False)
     else:
         from rich.console import Console
 

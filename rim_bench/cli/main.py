@@ -15,9 +15,10 @@ import typer
 
 import rim_bench
 from rim_bench.cli import bench, compute, data, evaluate, evidence, results, run
-from rim_bench.cli.common import FAULT, INTERRUPTED
+from rim_bench.cli.common import FAULT, INTERRUPTED, echo
 from rim_bench.cli.launch import execution_of_command
 from rim_bench.util.errors import sentence
+from rim_bench.util.text import escape_terminal
 
 app = typer.Typer(
     help="rim-bench: what latent reasoning in language models is worth, measured.",
@@ -60,6 +61,9 @@ class _Log(logging.StreamHandler):
         self.stream = sys.stderr
         super().emit(record)
 
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_terminal(super().format(record))
+
 
 # What the parser raises: Typer has taken Click in, so the class has no stable address.
 _ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -87,7 +91,7 @@ def _main() -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     if sys.argv[1:] == ["--version"]:
-        typer.echo(f"rim-bench {rim_bench.__version__}")
+        echo(f"rim-bench {rim_bench.__version__}")
         raise SystemExit(0)
     try:
         with execution_of_command(sys.argv[1:]) as execution:
@@ -98,10 +102,10 @@ def _main() -> None:
         message = error.format_message() if isinstance(error, _ParserError) else sentence(error)  # type: ignore[attr-defined]
         if message is None:
             raise
-        typer.echo("error: " + " ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
+        echo("error: " + " ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
         code = 2
     if code == INTERRUPTED:
-        typer.echo("\ninterrupted: the same command again goes on where this one stopped", err=True)
+        echo("\ninterrupted: the same command again goes on where this one stopped", err=True)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

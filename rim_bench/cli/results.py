@@ -15,6 +15,7 @@ from rim_bench.cli.common import (
     check_format,
     check_split,
     chosen_runs,
+    echo,
     execution_of,
     print_as,
     reporter_for,
@@ -86,7 +87,7 @@ def plot(
         accuracy_plot(chosen, path, split=split)
     else:
         {"training": training_plot, "selection": selection_plot, "tuning": tuning_plot}[kind](chosen, path)
-    typer.echo(str(path))
+    echo(str(path))
 
 
 def leaderboard(
@@ -122,9 +123,9 @@ def leaderboard(
         drawn, missing = curve_plots(board.contests, out)
         made += drawn
         for line in missing:
-            typer.echo(line, err=True)
+            echo(line, err=True)
     for path in made:
-        typer.echo(str(path), err=True)
+        echo(str(path), err=True)
 
 
 @with_options(f"file data device strategy processes {EXECUTION}", data=PUBLISHED)
@@ -148,7 +149,7 @@ def study(
     with reporter_for() as reporter, runner_of(way, plans, reporter, wanted_sets(request)) as runner:
         runs = run_study(request, plans, reporter, runner, execution)
     if code := report_failures(runner):
-        typer.echo("tables and pictures are made when every cell has its result", err=True)
+        echo("tables and pictures are made when every cell has its result", err=True)
         raise typer.Exit(code)
     from rich.console import Console
 
@@ -157,7 +158,7 @@ def study(
     written = write_results(runs, request.out)
     console = Console()
     console.print(leaderboard(runs, split="test").table.to_rich(console.width))
-    typer.echo("written: " + ", ".join(map(str, written)))
+    echo("written: " + ", ".join(map(str, written)))
 
 
 @with_options("method task data files steps row effort set_")
@@ -172,7 +173,7 @@ def show(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A method's field: rim.K=4.")] = None,
 ) -> None:
     """Print a method's layouts on a real example: segments, positions, passes, loss weights, what sees what."""
-    typer.echo(explain(method, task, options, read_settings(set_ or []), row, effort))
+    echo(explain(method, task, options, read_settings(set_ or []), row, effort))
 
 
 def explain(

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rim_bench.cli.common import EMBEDDED_METHODS, execution_of, print_as, reporter_for, with_options, write_tables
+from rim_bench.cli.common import (
+    EMBEDDED_METHODS,
+    echo,
+    execution_of,
+    print_as,
+    reporter_for,
+    with_options,
+    write_tables,
+)
 from rim_bench.evaluate.options import EvaluationSets
 from rim_bench.runs.options import ExecutionOptions, Options
 from rim_bench.util.errors import UsageError
 from rim_bench.util.flags import Flag, read_names
+from rim_bench.util.text import escape_terminal
 
 if TYPE_CHECKING:
     from rim_bench.engine.execution import ExecutionContext
@@ -52,7 +61,7 @@ def run(
     if runs:
         write_tables(runs, [], options.out, print_it=True)
         out = options.out
-        typer.echo(f"runs: {out / 'runs'}/   tables: {out / 'table.md'}, {out / 'table.csv'}")
+        echo(f"runs: {out / 'runs'}/   tables: {out / 'table.md'}, {out / 'table.csv'}")
     raise typer.Exit(report_failures(runner))
 
 
@@ -73,7 +82,7 @@ def train(context: typer.Context, options: Options) -> None:
         training = done.training()
         assert training is not None and training.validation is not None
         validation = training.validation
-        typer.echo(f"{done.path}  validation {100 * validation.accuracy:.1f} % (n = {validation.n})")
+        echo(f"{done.path}  validation {100 * validation.accuracy:.1f} % (n = {validation.n})")
 
 
 def tasks_of(text: str, own_files: bool) -> list[str]:
@@ -161,7 +170,7 @@ def report_failures(runner: Runner | None) -> int:
     failures: list[Failure] = list(runner.failures.values())
     console = Console(stderr=True)
     for failure in (f for f in failures if f.trace):
-        console.print(Text(f"{failure.label} ({failure.run}), the last attempt:\n{failure.trace}"))
+        console.print(Text(escape_terminal(f"{failure.label} ({failure.run}), the last attempt:\n{failure.trace}")))
     title = "Cells without a result; the same command again goes on with them"
     rows = [(f.label, f.run, f.state, str(f.attempts or "-"), f.reason) for f in failures]
     columns, look = ("cell", "run", "state", "attempts", "reason"), dataclasses.replace(SMALL, overflow="fold")
@@ -177,5 +186,5 @@ def print_dry_run(plans: Sequence[Plan], way: ExecutionOptions) -> None:
 
     priced, rate = dry_run(plans), way.flops_per_second
     if way.format == "json":
-        return typer.echo(json.dumps(priced.data(rate), indent=2))
+        return echo(json.dumps(priced.data(rate), indent=2))
     print_as(way.format or "terminal", priced.table(rate))

@@ -21,7 +21,7 @@ from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task
 from rim_bench.util.errors import UsageError
 from rim_bench.util.table import Panel, Section, Table
-from rim_bench.util.text import format_percent
+from rim_bench.util.text import escape_json, format_percent
 
 SHORTEST, LONGEST = 8, 13
 """Bounds of the words in a run, from Brown et al. 2020 (arXiv 2005.14165, appendix C): the 5th percentile of a set's
@@ -304,7 +304,7 @@ class Report:
             "source": self.train.source,
         }
         whole = {"schema": 1, "train": train, "sets": sets, "not_compared": dict(self.missing), "notes": list(NOTES)}
-        return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        return escape_json(json.dumps(whole, indent=2, ensure_ascii=False)) + "\n"
 
 
 NOTES = (

@@ -14,7 +14,7 @@ import yaml
 from rim_bench.data.answers import Kind, parse_number
 from rim_bench.data.options import Steps
 from rim_bench.data.rows import FIELDS
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_name, unknown
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def load_task(name: str) -> Task:
         path = tasks_folder() / f"{name}.yaml"
     else:
         raise unknown("task", name, names)
+    check_name("task", path.stem)
     config = load_yaml(path)
     metadata = config.get("metadata")
     block = metadata.get("rim_bench") if isinstance(metadata, dict) else None

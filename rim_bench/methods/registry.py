@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rim_bench.methods.method import Method, logger
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_name, unknown
 
 ENTRY_POINTS = "rim_bench.methods"
 
@@ -47,10 +47,15 @@ def all_methods() -> dict[str, type[Method]]:
             continue
         classes = _methods_of(loaded) if isinstance(loaded, types.ModuleType) else [loaded]
         for cls in classes:
-            if isinstance(cls, type) and issubclass(cls, Method) and cls.name:
-                methods.setdefault(cls.name, cls)
-            else:
+            if not (isinstance(cls, type) and issubclass(cls, Method) and cls.name):
                 logger.warning("entry point %s is not used: it is no Method subclass with a name", point.value)
+                continue
+            try:
+                check_name("method", cls.name)
+            except UsageError as error:
+                logger.warning("entry point %s is not used: %s", point.value, error)
+                continue
+            methods.setdefault(cls.name, cls)
     return methods
 
 
@@ -64,10 +69,12 @@ def load_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """A method by name or by the path of a Python file that defines exactly one.
 
     Raises:
-        UsageError: no such name or file, a file that fails to import, or settings that do not fit.
+        UsageError: no such name or file, a file that fails to import, a name that no folder can have, or settings
+            that do not fit.
     """
     if name.endswith(".py"):
         cls = _method_in_file(Path(name))
+        check_name("method", cls.name)
     else:
         known = all_methods()
         if name not in known:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from rim_bench.evidence.gate import CODES, Check, Gate, GateVerdict, exit_code
 from rim_bench.evidence.retraining import RATE, STEP, Retrainings
 from rim_bench.evidence.stats import intervals
-from rim_bench.util.table import HTML_ESCAPES, Look, Table
+from rim_bench.util.table import Look, Table
 from rim_bench.util.text import format_p
 
 MARGIN_COLUMNS = (
@@ -21,7 +21,7 @@ MARGIN_COLUMNS = (
 COLUMNS = ("system", "verdict", "difference", "95 % bound", "p", "lost/won", "n", "baseline", "run", "margin at 80 %")
 _COLORS = {"holds": "green", "regressed": "bold red", "underpowered": "yellow"}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_LOOK = Look(level=2, escapes=HTML_ESCAPES, escape_notes=True, bullet="", overflow="fold", keep=4)
+_LOOK = Look(level=2, strict="all", bullet="", overflow="fold", keep=4)
 
 
 def margins_table(systems: Sequence[Retrainings], rate: float = RATE) -> Table:

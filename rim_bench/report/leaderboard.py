@@ -26,6 +26,7 @@ from rim_bench.storage.run_folder import Damaged, Run
 from rim_bench.util.files import Record, finite, write_bytes_atomic
 from rim_bench.util.table import QUICK, Panel, Section, Table
 from rim_bench.util.text import (
+    escape_json,
     format_accuracy,
     format_amount,
     format_flops,
@@ -87,7 +88,8 @@ class Board:
 
 def _json(value: Any, indent: int | None = None) -> str:
     marks = (",", ": " if indent else ":")
-    return json.dumps(finite(value), indent=indent, separators=marks, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), indent=indent, separators=marks, ensure_ascii=False, allow_nan=False)
+    return escape_json(text)
 
 
 def leaderboard(runs: Iterable[Run], *, split: str | None = None, damaged: Iterable[Damaged] = ()) -> Board:

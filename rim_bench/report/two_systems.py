@@ -13,7 +13,7 @@ from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import QUICK, Look, Panel, Section, Table
 from rim_bench.util.text import format_interval, format_number, format_p, format_percent
 
-_LOOK = Look(level=2, rule=" --- ", escapes={"<": "&lt;"}, overflow="ellipsis", keep=None)
+_LOOK = Look(level=2, rule=" --- ", strict="cells", overflow="ellipsis", keep=None)
 
 
 def table(compared: SystemComparison) -> Table:

@@ -377,7 +377,8 @@ def spec_id(spec: RunSpec | Mapping[str, Any]) -> str:
     except (KeyError, TypeError) as error:
         raise ValueError(f"a spec needs method.name and task.name: {error!r}") from None
     digest = hashlib.sha256(canonical(value).encode()).hexdigest()
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', names)}-{digest[:12]}"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", names).lstrip(".")  # a folder that begins with a dot is no run
+    return f"{plain}-{digest[:12]}"
 
 
 # train.json

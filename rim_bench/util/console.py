@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rim_bench.util.progress import TrainingStep
+from rim_bench.util.text import escape_terminal
 
 QUIET = 20.0  # seconds between two lines where the output is not a terminal
 
@@ -20,10 +21,10 @@ class RichReporter:
         self.console = Console(stderr=True)
         self.live = self.console.is_terminal
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,
@@ -42,7 +43,7 @@ class RichReporter:
         self.bar.stop()
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(escape_terminal(text), highlight=False, markup=False, soft_wrap=True)
 
     def training(self, run: str, progress: TrainingStep) -> None:
         detail = f"{progress.stage}  loss {progress.loss:.4f}  {progress.examples_per_s:,.0f} examples/s"
@@ -61,6 +62,7 @@ class RichReporter:
         self.last = 0.0
 
     def _show(self, what: str, done: int, total: int, detail: str, left: float | None) -> None:
+        what, detail = escape_terminal(what), escape_terminal(detail)
         if self.live:
             if self.task is None or self.task[0] != what:
                 if self.task is not None:

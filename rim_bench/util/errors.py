@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
 
@@ -21,6 +22,14 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return UsageError(f"unknown {kind} {given!r}: allowed are {', '.join(names) or 'none'}{hint}")
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raises UsageError for a name that is to become part of a folder's and is no plain one."""
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9._-]*", name):
+        raise UsageError(
+            f"{kind} {name!r} is not a name: give letters, digits, '_', '-' and '.', and a letter at the beginning"
+        )
 
 
 def sentence(error: BaseException) -> str | None:

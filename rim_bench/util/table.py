@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rim_bench.util.files import Record
+from rim_bench.util.text import escape_csv, escape_html, escape_latex, escape_line, escape_markdown, escape_terminal
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import OverflowMethod, RenderableType
 
 QUICK = "quick: not a result"
-ESCAPES = {"|": "\\|", "\n": " "}  # what Markdown would read as the end of a cell or a line
-HTML_ESCAPES = ESCAPES | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "\\`", "*": "\\*"}
-_LATEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$"}
-)
-
-
-def latex_escape(text: str) -> str:
-    """`text` with every character that LaTeX reads as a command spelled out."""
-    return text.translate(_LATEX)
 
 
 @dataclass(frozen=True)
@@ -64,8 +52,7 @@ class Look:
 
     level: int = 1  # of the Markdown heading
     rule: str = "---"  # between the Markdown header and the rows
-    escapes: Mapping[str, str] | None = None  # of a cell, character -> its spelling in Markdown; None: `ESCAPES`
-    escape_notes: bool = False  # the same for notes and the foot
+    strict: Literal["", "cells", "all"] = ""  # what `escape_markdown` takes strictly: cells, or notes and foot too
     bullet: str = "- "  # before a note in the terminal
     overflow: OverflowMethod | None = None  # how the terminal breaks a word that is too long; None: cells stay whole
     keep: int | None = 2  # columns that stay where the terminal is too narrow for all; None: all do
@@ -136,7 +123,9 @@ class Table:
 
     def to_csv(self) -> str:
         """Tidy CSV: one line for each record."""
-        return str(self.frame().to_csv(index=False, lineterminator="\n"))
+        records = tuple({name: escape_csv(value) for name, value in record.items()} for record in self.records)
+        header = [escape_csv(name) for name in self.columns]
+        return str(replace(self, records=records).frame().to_csv(index=False, header=header, lineterminator="\n"))
 
     def to_json(self) -> str:
         """The document, or the records with the title and the notes."""
@@ -146,64 +135,71 @@ class Table:
 
     def to_markdown(self) -> str:
         """GitHub Markdown."""
-        look, spelled = self.look, str.maketrans(dict(self.look.escapes or ESCAPES))
+        look = self.look
 
         def row(cells: Sequence[str], bold: int | None = None) -> str:
-            texts = [cell.translate(spelled) for cell in cells]
+            texts = [escape_markdown(cell, look.strict != "") for cell in cells]
             return "| " + " | ".join(f"**{text}**" if k == bold else text for k, text in enumerate(texts)) + " |"
 
         def line(text: str) -> str:
-            return text.translate(spelled) if look.escape_notes else text
+            return escape_markdown(text, look.strict == "all")
 
-        out = [f"{'#' * look.level} {self.heading}", ""] if self.title else []
+        out = [f"{'#' * look.level} {escape_markdown(self.heading)}", ""] if self.title else []
         out += [f"> {QUICK}", ""] if self.quick else []
-        out += [self.lead, ""] if self.lead else []
+        out += [escape_markdown(self.lead), ""] if self.lead else []
         for section in self.sections:
-            out += [f"## {section.title}", ""] if section.title else []
+            out += [f"## {escape_markdown(section.title)}", ""] if section.title else []
             mark = "" if section.title else "#" * (look.level + 1) + " "
             for panel in (p for p in section.panels if not p.short):
                 rules = (look.rule if side == "l" else look.rule.replace("---", "---:") for side in panel.sides)
-                out += [mark + panel.caption, ""] if panel.caption else []
+                out += [mark + escape_markdown(panel.caption), ""] if panel.caption else []
                 out += [row(panel.columns), f"|{'|'.join(rules)}|"]
                 out += [*(row(cells, 1 if panel.styles else None) for cells in panel.rows), ""]
             if section.notes or not self.foot:
                 out += [*(f"- {line(note)}" for note in section.notes), ""]
         if self.left_out:
-            out += ["Left out:", "", *(f"- {text}" for text in self.left_out), ""]
+            out += ["Left out:", "", *(f"- {escape_markdown(text)}" for text in self.left_out), ""]
         return "\n".join([*out, *map(line, self.foot), ""] if self.foot else out)
 
     def to_latex(self) -> str:
         """One booktabs table for each panel (needs \\usepackage{booktabs})."""
         import pandas as pd
 
-        out = [f"% {self.heading}"]
+        def cells(row: Sequence[str]) -> list[str]:
+            first, *others = map(escape_latex, row)
+            if first.startswith(("[", "*")):  # an argument of the \\\\ or \\midrule before it
+                first = "{}" + first
+            return [first, *others]
+
+        out = [f"% {escape_line(self.heading)}"]
         for section in self.sections:
             for panel in (p for p in section.panels if not p.short):
                 caption = (". ".join(filter(None, (section.title, panel.caption))) or self.title) + "."
                 caption += f" {QUICK}." if self.quick else ""
-                frame = pd.DataFrame(
-                    [list(map(latex_escape, row)) for row in panel.rows], columns=list(map(latex_escape, panel.columns))
-                )
+                frame = pd.DataFrame(list(map(cells, panel.rows)), columns=cells(panel.columns))
                 text = frame.style.hide(axis="index").to_latex(
-                    column_format=panel.sides, position_float="centering", hrules=True, caption=latex_escape(caption)
+                    column_format=panel.sides, position_float="centering", hrules=True, caption=escape_latex(caption)
                 )
                 out.append(text)
-            out += [*(f"% {note}" for note in section.notes), ""]
-        return "\n".join([*out, *(f"% {text}\n" for text in self.foot)])
+            out += [*(f"% {escape_line(note)}" for note in section.notes), ""]
+        return "\n".join([*out, *(f"% {escape_line(text)}\n" for text in self.foot)])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the panels of the terminal in full width, and the notes."""
         import pandas as pd
 
-        out = [f"<h3>{html.escape(self.heading)}</h3>"]
+        out = [f"<h3>{escape_html(self.heading)}</h3>"]
         for section in self.sections:
-            out += [f"<h4>{html.escape(section.title)}</h4>"] if section.title else []
+            out += [f"<h4>{escape_html(section.title)}</h4>"] if section.title else []
             for panel in (p for p in section.panels if not p.short):
-                out += [f"<p><b>{html.escape(panel.caption)}</b></p>"] if panel.caption else []
-                out.append(pd.DataFrame(list(panel.rows), columns=list(panel.columns)).to_html(index=False, border=0))
-            out += ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in section.notes), "</ul>"]
-        out += [f"<p>left out: {html.escape(text)}</p>" for text in self.left_out]
-        return "\n".join([*out, *(f"<p>{html.escape(text)}</p>" for text in self.foot)])
+                out += [f"<p><b>{escape_html(panel.caption)}</b></p>"] if panel.caption else []
+                rows = [list(map(escape_html, row)) for row in panel.rows]
+                frame = pd.DataFrame(rows, columns=list(map(escape_html, panel.columns)))
+                with pd.option_context("display.max_colwidth", None):  # else long cells are cut
+                    out.append(frame.to_html(index=False, border=0, escape=False))
+            out += ["<ul>", *(f"<li>{escape_html(note)}</li>" for note in section.notes), "</ul>"]
+        out += [f"<p>left out: {escape_html(text)}</p>" for text in self.left_out]
+        return "\n".join([*out, *(f"<p>{escape_html(text)}</p>" for text in self.foot)])
 
     def __str__(self) -> str:
         """The Markdown text: what `print` shows."""
@@ -215,34 +211,35 @@ class Table:
         from rich.text import Text
 
         titled = any(section.title for section in self.sections)
-        parts: list[RenderableType] = [Text(self.heading, style="bold")] if titled else []
-        lead = [] if self.lead_style is None else [Text(self.lead, style=self.lead_style)]
+        parts: list[RenderableType] = [Text(escape_line(self.heading), style="bold")] if titled else []
+        lead = [] if self.lead_style is None else [Text(escape_terminal(self.lead), style=self.lead_style)]
         for section in (s for s in self.sections if not s.brief):
-            parts += [Text(f"\n{section.title}")] if section.title else []
+            parts += [Text(f"\n{escape_line(section.title)}")] if section.title else []
             parts += [self._rich_panel(p, width) for p in section.panels if p.short is not False]
-            parts += [*lead, *(Text(f"{self.look.bullet}{note}") for note in section.notes)]
+            parts += [*lead, *(Text(f"{self.look.bullet}{escape_line(note)}") for note in section.notes)]
             lead = []
-        if brief := [Text(f"- {s.title}") for s in self.sections if s.brief]:
+        if brief := [Text(f"- {escape_line(s.title)}") for s in self.sections if s.brief]:
             parts += [Text(f"\nin full in {self.file}:"), *brief]
-        parts += [Text(f"left out: {text}") for text in self.left_out]
-        return Group(*parts, *(Text(text.rstrip(), style="dim") for text in self.foot))
+        parts += [Text(f"left out: {escape_line(text)}") for text in self.left_out]
+        return Group(*parts, *(Text(escape_terminal(text.rstrip()), style="dim") for text in self.foot))
 
     def _rich_panel(self, panel: Panel, width: int | None) -> RenderableType:
         """The panel with the columns that fit, and how many were left out."""
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        look, names = self.look, list(panel.columns)
+        look, names = self.look, list(map(escape_terminal, panel.columns))
+        rows = [list(map(escape_terminal, row)) for row in panel.rows]
         if look.overflow is None:  # only the header may break, at spaces
-            needed = [max(map(len, (*n.split(), *(row[k] for row in panel.rows)))) for k, n in enumerate(names)]
+            needed = [max(map(len, (*n.split(), *(row[k] for row in rows)))) for k, n in enumerate(names)]
             names = [textwrap.fill(n, w, break_long_words=False) for n, w in zip(names, needed, strict=True)]
         else:
-            needed = [max(map(len, column)) for column in zip(names, *panel.rows, strict=True)]
+            needed = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
         shown = len(names)
         if look.keep is not None and width is not None:
             ends = itertools.accumulate(needed, lambda end, w: end + 3 + w, initial=1)
             shown = max(look.keep, sum(end <= width for end in ends) - 1)
-        caption = panel.caption or self.heading
+        caption = escape_line(panel.caption or self.heading)
         if shown < len(names) and look.overflow is None:
             caption += f" (+{len(names) - shown} in {self.file})"
         justify: Literal["center", "left"] = "center" if look.centered else "left"
@@ -257,7 +254,7 @@ class Table:
                 no_wrap=look.overflow is None,
                 overflow=look.overflow or "ellipsis",
             )
-        for k, row in enumerate(panel.rows):
+        for k, row in enumerate(rows):
             cells = list(map(Text, row[:shown]))
             if panel.styles:
                 cells[1].stylize(panel.styles[k])

@@ -1,18 +1,101 @@
-"""Numbers as the text of a table's cells. Knows nothing of runs.
-
-Records as words: backbones, hashes, nested settings. Knows nothing of runs.
-"""
+"""Numbers and records as words, and text from outside spelled for each output format. Knows nothing of runs."""
 
 from __future__ import annotations
 
+import html
 import math
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rim_bench.evidence.rows import Accuracy
-import re
-from collections.abc import Mapping
-from typing import Any
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINE_END = re.compile("\r\n|\n|\r|\u2028|\u2029")
+_HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+_CODE = re.compile(r"((?<!`)`[^`<>&|\\]+`(?!`))")
+_MARKDOWN_ALWAYS = r"[\\|`]|~(?=~)|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])"
+_MARKDOWN = re.compile(rf"<(?=[A-Za-z/!?])|&(?=#?\w+;)|\*(?!\s)|(?<!\s)\*|{_MARKDOWN_ALWAYS}")
+_MARKDOWN_STRICT = re.compile(f"[<>&*]|{_MARKDOWN_ALWAYS}")
+_MARKDOWN_BLOCK = re.compile(r"\s*(?:\d{1,9}(?=[.)]\s)|(?=#{1,6}\s|>|[-+*]\s+\S|\[[^\]]*\]:|([-=])\s*(?:\1\s*){2,}$))")
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$"}
+)
+
+
+def escape_terminal(text: str) -> str:
+    """`text` with every character that a terminal obeys and nobody sees spelled out: "\\x1b", "\\u202e".
+
+    These are the control characters but newline and tab, the marks that turn the direction of writing, the separators
+    of lines and paragraphs, and surrogates, which no file can hold.
+    """
+    return _UNSEEN.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
+
+
+def escape_line(text: str) -> str:
+    """The same on one line: a title, a note, a comment in LaTeX."""
+    return escape_terminal(_LINE_END.sub(" ", text))
+
+
+def escape_markdown(text: str, strict: bool = False) -> str:
+    """One line of GitHub Markdown that shows `text`: no tag, link, emphasis, table cell or block of its own begins.
+
+    Our sentences have code in backticks, which stays where it holds nothing that could be a tag.
+
+    Args:
+        strict: every `<`, `>`, `&`, backtick and asterisk is escaped, and not only where it would mean something.
+    """
+    pattern = _MARKDOWN_STRICT if strict else _MARKDOWN
+    pieces = [escape_line(text)] if strict else _CODE.split(escape_line(text))
+    for k in range(0, len(pieces), 2):  # between the pieces of code
+        pieces[k] = pattern.sub(lambda m: _HTML.get(m[0], f"\\{m[0]}"), pieces[k])
+    line = "".join(pieces)
+    block = _MARKDOWN_BLOCK.match(line)
+    return line if block is None else f"{line[: block.end()]}\\{line[block.end() :]}"
+
+
+def code_markdown(text: str) -> str:
+    """`text` as code in a line of Markdown."""
+    line = escape_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence}{line}{fence}" if len(fence) == 1 else f"{fence} {line} {fence}"
+
+
+def escape_latex(text: str) -> str:
+    """`text` on one line, with every character that LaTeX reads as a command spelled out."""
+    return escape_line(text).translate(_LATEX)
+
+
+def escape_csv(value: Any) -> Any:
+    """A cell that no spreadsheet runs: an apostrophe before text that it would take for a formula. Numbers stay."""
+    if not isinstance(value, str):
+        return value
+    text = escape_terminal(value)
+    if text[:1] not in ("\t", "\n") and text.lstrip()[:1] not in tuple("=+-@＝＋－＠"):
+        return text
+    try:
+        float(text.replace(",", "").removesuffix("%"))
+    except ValueError:
+        return text if text == "-" else f"'{text}"
+    return text
+
+
+def escape_html(text: str) -> str:
+    """`text` for an element or an attribute of HTML."""
+    return html.escape(escape_terminal(text))
+
+
+def escape_json(text: str) -> str:
+    """A JSON document that was written without `ensure_ascii`, safe to print: nothing unseen is left in its strings."""
+    return _UNSEEN.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+
+
+def escape_plot(text: str) -> str:
+    """`text` for a picture: matplotlib reads what stands between two dollar signs as a formula."""
+    return re.sub(r"(?<!\\)\$", r"\\$", escape_terminal(text))
 
 
 def format_number(value: float | None, digits: int = 1, scale: float = 1.0) -> str:

@@ -20,6 +20,7 @@ from rim_bench.report.plots.style import (
 )
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
+from rim_bench.util.text import escape_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +117,7 @@ def _level_panel(ax: Axes, group: Group) -> None:
         floor = 100 * group.floor(scope)[1]
         label = "best constant answer" if k == 0 else None
         ax.plot([k - 0.45, k + 0.45], [floor, floor], label=label, **FLOOR)
-    ax.set_xticks(range(len(levels)), [s.name for s in levels])
+    ax.set_xticks(range(len(levels)), [escape_plot(s.name) for s in levels])
     ax.set_xlim(-0.5, len(levels) - 0.5)
     ax.set_ylim(0, 103)
     ax.set_ylabel("accuracy, % (Wilson 95 %)")
@@ -143,7 +144,7 @@ def _dot_panel(ax: Axes, group: Group) -> None:
     ax.axvline(floor, **FLOOR)
     under: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "color": "#606060"}
     ax.annotate("best constant answer", (floor, 0), xytext=(3, 3), fontsize=7.5, **under)
-    ax.set_yticks(range(len(group.rows)), [_name(r, group) for r in group.rows])
+    ax.set_yticks(range(len(group.rows)), [escape_plot(_name(r, group)) for r in group.rows])
     ax.set_ylim(len(group.rows) - 0.3, -0.6)
     ax.set_xlim(0, min(100.0, max(1.15 * highest, 1.3 * floor, 1.0)))
     circles = "; open circles: seeds" if any(len(r.parts) > 1 for r in group.rows) else ""

@@ -14,6 +14,7 @@ from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import write_bytes_atomic
 from rim_bench.util.table import QUICK
+from rim_bench.util.text import escape_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,12 +36,17 @@ SUFFIXES = ("png", "svg", "pdf")
 
 def save(figure: Figure, path: Path) -> None:
     """Writes the picture in the format of the suffix, without date or program version."""
+    from matplotlib.text import Text
+
     kind = path.suffix.lower().removeprefix(".")
     drop = {
         "svg": {"Date": None, "Creator": None},
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     }
+    for text in figure.findobj(Text):
+        if (safe := escape_plot(text.get_text())) != text.get_text():  # the ticks' own formulas come when it is drawn
+            text.set_text(safe)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata=drop[kind])
     convert = {"png": _few_colors, "svg": _numbered}.get(kind, bytes)
