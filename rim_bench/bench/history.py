@@ -140,7 +140,8 @@ def _section(name: str, record: Record) -> list[str]:
     machine, git, scaling = record["machine"], record["machine"]["git"], record["scaling"]
     commit = f"commit {git['commit'][:12]}{' (changed)' if git['dirty'] else ''}" if git else "an installed copy"
     packages = ", ".join(f"{p} {machine['packages'][p]}" for p in ("torch", "transformers") if p in machine["packages"])
-    shown, address = escape_markdown(name), quote(name.removesuffix(".json"))
+    shown = escape_markdown(name).replace("[", "\\[").replace("]", "\\]")  # a lone bracket would end the link
+    address = quote(name.removesuffix(".json"))
     picture = [] if scaling is None else [f"![{escape_markdown(scaling['vary'])}]({address}.svg)", ""]
     command = " ".join(["rim-bench", *machine["argv"][1:]])  # however it was started: `python -m rim_bench` is the same
     return [

@@ -79,7 +79,7 @@ def main() -> None:
     try:
         _main()
     except Exception:
-        traceback.print_exc()
+        echo(traceback.format_exc(), err=True, nl=False)
         raise SystemExit(FAULT) from None
 
 

@@ -25,7 +25,7 @@ from rim_bench.storage.records import EvaluationRecord, RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical, read_json, write_bytes_atomic
-from rim_bench.util.text import natural_key
+from rim_bench.util.text import escape_json, escape_line, natural_key
 
 HEADER = "# Measured accuracies, item by item, for `rim-bench check`; written by `rim-bench baseline`, not by hand."
 FORMAT = 1
@@ -252,7 +252,7 @@ def write_baseline(path: Path, entries: Sequence[BaselineEntry]) -> None:
         score = {"correct": correct, "accuracy": f"{100 * correct / n:.2f} % of {n}"}
         lines += ["", "[[entry]]", *_pairs({**entry.setting._asdict(), **entry.origin, **score}), "items = ["]
         for level, answers in entry.answers.items():
-            lines.append(f"  # {level or 'all'}: {sum(answers)} of {len(answers)}".replace("\n", " "))
+            lines.append(f"  # {escape_line(level or 'all')}: {sum(answers)} of {len(answers)}")
             bits = "".join("01"[a] for a in answers)
             lines += [f'  "{bits[start : start + LINE]}",' for start in range(0, len(bits), LINE)]
         lines.append("]")
@@ -265,8 +265,8 @@ def _pairs(values: Mapping[str, Any]) -> list[str]:
 
 
 def _text(value: str) -> str:
-    """A TOML string: JSON's, which leaves one character as it is that TOML does not allow."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A TOML string: JSON's, with the characters spelled out that TOML does not allow, or a terminal would obey."""
+    return escape_json(json.dumps(value, ensure_ascii=False))
 
 
 def _digest(body: str) -> str:

@@ -12,9 +12,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
+from markdown_it import MarkdownIt
 
 from rim_bench.bench import history
 from rim_bench.bench.arms import Bench
@@ -110,6 +112,18 @@ def test_the_page_is_rebuilt_from_the_files_byte_for_byte(tmp_path: Path) -> Non
     assert page == history.page(history.stored(tmp_path)) and page.index("eval") < page.index("20260131T120000Z")
     assert "| cot | 11 (10-12) | plain cot loop | 5 (4-5) | 2.20 (2.00-3.00) | 20.0 % |" in page
     assert page.count("BUSY MACHINE") == 1 and json.loads(first.read_text()) == made()
+
+
+def test_the_page_shows_hostile_text_and_runs_none() -> None:
+    text = "<script>x</script> `` [a](javascript:b) \x1b]0;t\x07\n# c"
+    found = made(machine={"argv": ["rim-bench", "bench", text], "packages": {"torch": text}})
+    page = history.page([(f"{text}.json", found)])
+    tokens = MarkdownIt().enable("table").parse(page)
+    inline = [child for token in tokens for child in token.children or ()]
+    assert not {t.type for t in (*tokens, *inline)} & {"html_block", "html_inline", "em_open", "image"}
+    assert [t.attrs["href"] for t in inline if t.type == "link_open"] == [f"{quote(text)}.json"]
+    assert any("bench <script>x</script> ``" in t.content for t in inline if t.type == "code_inline")
+    assert "\x1b" not in page and page.count("\n# ") == 0
 
 
 def test_a_stored_measurement_is_never_replaced(tmp_path: Path) -> None:

@@ -526,6 +526,14 @@ def test_methods_of_installed_packages_are_found(tmp_path: Path, monkeypatch: py
     assert load_method("mine", {"K": "3"}).lay_prompt((1,)).resume == ("block 3",)
 
 
+def test_an_installed_method_whose_name_no_folder_can_have_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(tmp_path, "rim_fake_escape", "x = rim_fake_escape", OWN.replace('"mine"', '"../escape"'))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "../escape" not in all_methods() and "'../escape' is not a name" in caplog.text
+
+
 def test_an_installed_package_cannot_replace_a_shipped_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "rim_fake_rim", "rim = rim_fake_rim:Mine", OWN.replace('"mine"', '"rim"'))
     monkeypatch.syspath_prepend(str(tmp_path))
