@@ -15,7 +15,7 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud8
 _LINE_END = re.compile("\r\n|\n|\r|\u2028|\u2029")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _CODE = re.compile(r"((?<!`)`[^`<>&|\\]+`(?!`))")
-_MARKDOWN_ALWAYS = r"[\\|`]|~(?=~)|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])"
+_MARKDOWN_ALWAYS = r"[\\|`]|~(?=~)|(?<=\])\(|(?<!\w)_+(?=[^\W_])|(?<=[^\W_])_+(?!\w)"
 _MARKDOWN = re.compile(rf"<(?=[A-Za-z/!?])|&(?=#?\w+;)|\*(?!\s)|(?<!\s)\*|{_MARKDOWN_ALWAYS}")
 _MARKDOWN_STRICT = re.compile(f"[<>&*]|{_MARKDOWN_ALWAYS}")
 _MARKDOWN_BLOCK = re.compile(r"\s*(?:\d{1,9}(?=[.)]\s)|(?=#{1,6}\s|>|[-+*]\s+\S|\[[^\]]*\]:|([-=])\s*(?:\1\s*){2,}$))")
@@ -51,7 +51,7 @@ def escape_markdown(text: str, strict: bool = False) -> str:
     pattern = _MARKDOWN_STRICT if strict else _MARKDOWN
     pieces = [escape_line(text)] if strict else _CODE.split(escape_line(text))
     for k in range(0, len(pieces), 2):  # between the pieces of code
-        pieces[k] = pattern.sub(lambda m: _HTML.get(m[0], f"\\{m[0]}"), pieces[k])
+        pieces[k] = pattern.sub(lambda m: _HTML.get(m[0], "".join(f"\\{c}" for c in m[0])), pieces[k])
     line = "".join(pieces)
     block = _MARKDOWN_BLOCK.match(line)
     return line if block is None else f"{line[: block.end()]}\\{line[block.end() :]}"
