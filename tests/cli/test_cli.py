@@ -366,7 +366,7 @@ def test_an_interruption_is_said_in_a_line(call: Call, monkeypatch: pytest.Monke
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_step", interrupt)
+    monkeypatch.setattr(Trainer, "step", interrupt)
     code, _, err = call("train", *DIRECT)
     assert code == 130 and "goes on where this one stopped" in err and "Traceback" not in err
 
