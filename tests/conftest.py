@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,21 +18,6 @@ import torch
 from rim_bench.cli import main
 from rim_bench.data.task import Task, load_task
 from rim_bench.methods.method import Encoded
-from rim_bench.storage.records import JsonRecord
-
-
-def _by_key(record: JsonRecord, key: str) -> Any:
-    """Tests read records as their files have them."""
-    return record.to_json()[key]
-
-
-JsonRecord.__getitem__ = _by_key  # type: ignore[attr-defined]
-JsonRecord.__contains__ = lambda record, key: key in record.to_json()  # type: ignore[attr-defined]
-JsonRecord.__iter__ = lambda record: iter(record.to_json())  # type: ignore[attr-defined]
-JsonRecord.__or__ = lambda record, other: record.to_json() | dict(other)  # type: ignore[attr-defined]
-JsonRecord.keys = lambda record: record.to_json().keys()  # type: ignore[attr-defined]
-JsonRecord.items = lambda record: record.to_json().items()  # type: ignore[attr-defined]
-JsonRecord.get = lambda record, key, otherwise=None: record.to_json().get(key, otherwise)  # type: ignore[attr-defined]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -23,6 +23,7 @@ from conftest import unregistered
 from crews import CASES, PLAN, fit, together
 from lm_eval.api.instance import Instance
 from small_runs import Heard, options
+from stored import training_of
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -52,7 +53,7 @@ from rim_bench.runs.options import StudyOptions
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.study_file import read_study
 from rim_bench.runs.training import run_plan
-from rim_bench.storage.records import RunSpec
+from rim_bench.storage.records import ProcessesRecord, RunSpec
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.tasks import prosqa
 from rim_bench.util.errors import UsageError
@@ -429,7 +430,7 @@ def told(run: Run) -> dict[str, Any]:
         "flops_padding",
         "processes",
     }
-    found = {k: v for k, v in (run.training() or {}).items() if k not in left}
+    found = {k: v for k, v in training_of(run).to_json().items() if k not in left}
     found["final_loss"] = pytest.approx(found["final_loss"], rel=1e-5)
     looked = [{k: v for k, v in r.items() if k != "seconds"} for r in found["selection"]["seen"]]
     return {**found, "selection": {**found["selection"], "seen": looked, "seconds": 0}}
@@ -442,16 +443,19 @@ def test_a_study_stores_what_one_process_does(studies: dict[str, Path], strategy
     assert Store(studies[strategy]).runs()[1] == []
     for a, b in zip(one, two, strict=True):
         assert told(b) == told(a)
-        assert b.training()["processes"] == {"world_size": 2, "backend": "gloo", "strategy": strategy}  # type: ignore[index]
-        assert "processes" not in (a.training() or {}) and not (b.path / "checkpoints").exists()
+        assert training_of(b).processes == ProcessesRecord(world_size=2, backend="gloo", strategy=strategy)
+        assert not training_of(a).says("processes") and not (b.path / "checkpoints").exists()
         assert json.loads((b.path / "environment.json").read_text())["processes"]["world_size"] == 2
         assert a.evaluations().keys() == b.evaluations().keys() and len(a.evaluations()) == 1
         for key in a.evaluations():
-            items = [[{k: v for k, v in i.items() if k not in TIMES} for i in run.read_items(key)] for run in (a, b)]
+            items = [
+                [{k: v for k, v in i.to_json().items() if k not in TIMES} for i in run.read_items(key)]
+                for run in (a, b)
+            ]
             assert items[0] == items[1] and len(items[0]) == 16
             assert len({i["batch_size"] for i in items[0]}) == 2  # two batches of 7 and one of 2
-            assert b.evaluations()[key]["processes"] == 2 and "processes" not in a.evaluations()[key]
-            assert b.evaluations()[key]["latency"]["n"] == 16
+            assert b.evaluations()[key].processes == 2 and not a.evaluations()[key].says("processes")
+            assert b.evaluations()[key].latency.n == 16
     scored = [json.loads((studies[name] / "scored.json").read_text()) for name in ("one", strategy)]
     assert scored[1] == [pytest.approx(s, rel=1e-4) for s in scored[0]] and len(scored[0][0]) == 11
     chosen = [json.loads((studies[name] / "chosen.json").read_text()) for name in ("one", strategy)]
@@ -623,7 +627,7 @@ def test_torchrun_starts_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("runs: results/runs/") == 1 and (tmp_path / "results" / "table.md").is_file()
     (run,) = Store(tmp_path / "results").runs()[0]
-    assert (run.training() or {})["processes"]["world_size"] == 2 and len(run.metrics()) == 2
+    assert training_of(run).processes.world_size == 2 and len(run.metrics()) == 2
     assert "Traceback" not in done.stderr
 
 

@@ -32,7 +32,7 @@ from rim_bench.report.comparison import comparison
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.training import run_plan
-from rim_bench.storage.records import RunSpec
+from rim_bench.storage.records import FloorRecord, RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.tasks import prosqa
 from rim_bench.tasks.lm import choose
@@ -72,7 +72,7 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "TIMED", 2)
-        return {run.spec["method"]["name"]: run for run in run_plan(plan_study(options), Silent())}
+        return {run.spec.method.name: run for run in run_plan(plan_study(options), Silent())}
 
 
 @pytest.fixture(scope="module")
@@ -178,16 +178,16 @@ def test_lm_eval_and_the_records_say_the_same(name: str, runs: dict[str, Run], f
     run = runs[name]
     key = next(iter(run.evaluations()))
     items, summary = run.read_items(key), run.evaluation(key)
-    assert summary is not None and summary["n"] == len(items) == 6
-    assert summary["floor"] == {"answer": "a guess among the choices", "accuracy": 0.5}
+    assert summary is not None and summary.n == len(items) == 6
+    assert summary.floor == FloorRecord(answer="a guess among the choices", accuracy=0.5)
     by_id = {e.id: e for e in evaluation_data(TASK, data=folder).examples}
     for item in items:
-        right = by_id[item["id"]].choices.index(item["reference"])
-        assert item["margin"] == pytest.approx(item["logprobs"][right] - item["logprobs"][1 - right])
-        assert item["correct"] == (item["margin"] > 0) and item["chance"] == 0.5
-        mine, other = (item["logprobs"][k] / len(by_id[item["id"]].choices[k]) for k in (right, 1 - right))
-        assert item["correct_norm"] == (mine > other)
-        assert item["output"].removeprefix("#### ") in by_id[item["id"]].choices and not item["unparseable"]
+        right = by_id[item.id].choices.index(item.reference)
+        assert item.margin == pytest.approx(item.logprobs[right] - item.logprobs[1 - right])
+        assert item.correct == (item.margin > 0) and item.chance == 0.5
+        mine, other = (item.logprobs[k] / len(by_id[item.id].choices[k]) for k in (right, 1 - right))
+        assert item.correct_norm == (mine > other)
+        assert item.output.removeprefix("#### ") in by_id[item.id].choices and not item.unparseable
 
 
 def test_the_validation_split_is_chosen_without_lm_eval(

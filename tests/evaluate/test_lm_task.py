@@ -31,6 +31,7 @@ from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.study import study_setting
 from rim_bench.runs.training import evaluation_request, run_plan
+from rim_bench.storage.records import BlockRecord, ItemRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 
@@ -105,7 +106,7 @@ def runs(options: Options) -> dict[str, Run]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {run.spec["method"]["name"]: run for run in run_plan(plan_study(options), Silent())}
+        return {run.spec.method.name: run for run in run_plan(plan_study(options), Silent())}
     finally:
         torch.set_num_threads(threads)
 
@@ -116,7 +117,7 @@ def trained(runs: dict[str, Run]) -> dict[str, TrainedModel]:
 
 
 @pytest.fixture(scope="session")
-def items(runs: dict[str, Run]) -> dict[str, list[dict[str, Any]]]:
+def items(runs: dict[str, Run]) -> dict[str, list[ItemRecord]]:
     return {name: run.read_items(next(iter(run.evaluations()))) for name, run in runs.items()}
 
 
@@ -170,9 +171,9 @@ def questions(n: int = ROWS) -> list[str]:
 
 
 def test_instance_and_registered_name_give_the_stored_answers(
-    runs: dict[str, Run], trained: dict[str, TrainedModel], items: Any
+    runs: dict[str, Run], trained: dict[str, TrainedModel], items: dict[str, list[ItemRecord]]
 ) -> None:
-    stored = [item["output"] for item in items["rim"]]
+    stored = [item.output for item in items["rim"]]
     assert len(set(stored)) > 1  # a model that says one thing would test nothing
     assert responses(simple(RimLM(trained=trained["rim"]))) == stored
     register()
@@ -185,22 +186,22 @@ def test_instance_and_registered_name_give_the_stored_answers(
     assert responses(by_name) == responses(by_id) == stored
     config = by_name["config"]
     assert config["rim_bench_method"]["name"] == "rim" and config["rim_bench_prompt_note"] is None
-    accuracy = sum(item["correct"] for item in items["rim"]) / ROWS
+    accuracy = sum(item.correct for item in items["rim"]) / ROWS
     assert by_name["results"]["rimbench_chain"]["accuracy,none"] == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_answers_are_those_of_decoding_one_question_alone(
-    trained: dict[str, TrainedModel], items: Any, name: str
+    trained: dict[str, TrainedModel], items: dict[str, list[ItemRecord]], name: str
 ) -> None:
     one = trained[name]
     for question, item in zip(questions(), items[name], strict=True):
         layout = one.method.lay_prompt(one.backbone.encode_question(question))
         (done,) = decode(one.workspace, [layout], max_tokens=40)
         completion = done[layout.resume[0]]
-        assert item["output"] == cut(one.backbone.decode(completion.tokens), ["\n\n"])
+        assert item.output == cut(one.backbone.decode(completion.tokens), ["\n\n"])
         if completion.ended and "\n\n" not in one.backbone.decode(completion.tokens):
-            assert item["generated_tokens"] == completion.generated and item["passes"] == completion.passes
+            assert item.generated_tokens == completion.generated and item.passes == completion.passes
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -349,22 +350,22 @@ def test_an_overlong_question_of_a_set_is_one_of_its_items(trained: dict[str, Tr
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_record_is_complete(items: Any, name: str) -> None:
+def test_every_record_is_complete(items: dict[str, list[ItemRecord]], name: str) -> None:
     for item in items[name]:
-        assert item.keys() == RECORD | ({"blocks"} if name == "rim" else set())
+        assert item.to_json().keys() == RECORD | ({"blocks"} if name == "rim" else set())
         assert all(item[k] is not None for k in RECORD - {"answer", "passes_to_answer"})
-        assert item["prompt_tokens"] > 0 and item["latency_s"] > 0 and item["batch_size"] <= 64
+        assert item.prompt_tokens > 0 and item.latency_s > 0 and item.batch_size <= 64
 
 
-def test_the_last_block_gives_the_scored_answer(items: Any) -> None:
+def test_the_last_block_gives_the_scored_answer(items: dict[str, list[ItemRecord]]) -> None:
     for item in items["rim"]:
-        assert len(item["blocks"]) == 4
-        assert item["blocks"][-1] == {"answer": item["answer"], "correct": item["correct"]}
+        assert len(item.blocks) == 4
+        assert item.blocks[-1] == BlockRecord(answer=item.answer, correct=item.correct)
 
 
 @pytest.mark.parametrize(("name", "thoughts", "latent"), [("direct", 0, 0), ("coconut", 3, 5), ("rim", 0, 16)])
 def test_passes_and_flops_against_hand_counts(
-    trained: dict[str, TrainedModel], items: Any, name: str, thoughts: int, latent: int
+    trained: dict[str, TrainedModel], items: dict[str, list[ItemRecord]], name: str, thoughts: int, latent: int
 ) -> None:
     backbone = trained[name].backbone
     config = backbone.model.config
@@ -376,20 +377,20 @@ def test_passes_and_flops_against_hand_counts(
         return matrices + layers * 2 * width * keys
 
     for item in items[name]:
-        length, made = item["prompt_tokens"] + latent, item["generated_tokens"]
-        assert item["latent_positions"] == latent
+        length, made = item.prompt_tokens + latent, item.generated_tokens
+        assert item.latent_positions == latent
         assert (
-            item["passes"] == thoughts + made
+            item.passes == thoughts + made
         )  # the pass over the prompt knows the first token; each other token takes one
-        assert item["flops_prefill"] == 2 * (sum(column(k) for k in range(1, length + 1)) + head)
-        assert item["flops_decode"] == 2 * sum(column(length + k) + head for k in range(1, made))
-        tokens = backbone.encode(item["output"])
+        assert item.flops_prefill == 2 * (sum(column(k) for k in range(1, length + 1)) + head)
+        assert item.flops_decode == 2 * sum(column(length + k) + head for k in range(1, made))
+        tokens = backbone.encode(item.output)
         first = answer_token(backbone.decode, tokens)
-        if item["output"] == f"#### {item['reference']}":
-            assert first is not None and item["passes_to_answer"] == thoughts + first + 1
-        if "####" not in item["output"]:
-            assert item["passes_to_answer"] is None
-    assert any(item["passes_to_answer"] is not None for item in items[name])
+        if item.output == f"#### {item.reference}":
+            assert first is not None and item.passes_to_answer == thoughts + first + 1
+        if "####" not in item.output:
+            assert item.passes_to_answer is None
+    assert any(item.passes_to_answer is not None for item in items[name])
 
 
 def test_where_the_answer_begins() -> None:
@@ -546,7 +547,7 @@ def test_rolling_likelihood_equals_brute_force(trained: dict[str, TrainedModel])
 
 def test_command_line_writes_results_and_samples(
     runs: dict[str, Run],
-    items: Any,
+    items: dict[str, list[ItemRecord]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -585,7 +586,7 @@ def test_command_line_writes_results_and_samples(
     assert config["rim_bench_method"]["name"] == "rim" and config["rim_bench_prompt_note"] is None
     (samples,) = Path("out").glob("*/samples_rimbench_chain_*.jsonl")
     rows = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda row: row["doc_id"])
-    assert [row["resps"][0][0] for row in rows] == [item["output"] for item in items["rim"][:3]]
+    assert [row["resps"][0][0] for row in rows] == [item.output for item in items["rim"][:3]]
 
 
 def test_command_line_keeps_the_users_own_tasks(

@@ -24,6 +24,7 @@ from rim_bench.evidence.rows import read
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.training import run_plan
+from rim_bench.storage.records import UnseenTextRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 
@@ -113,14 +114,14 @@ def test_every_run_is_evaluated_on_every_set_but_its_own(runs: list[Run], option
     lines = evaluate_sets(runs, sets, options, heard)
     assert [line.split(": ")[0] for line in lines] == [r.id for r in runs for _ in range(2)]
     for run in runs:
-        found = {s["task"]: s for s in run.evaluations().values()}
+        found = {s.task: s for s in run.evaluations().values()}
         assert set(found) == {"chain", "chain_gate", "deep"} and len(run.evaluations()) == 3
-        assert "trained_on" not in found["chain"]
+        assert not found["chain"].says("trained_on")
         assert (
-            found["deep"]["trained_on"]["name"] == "chain"
-            and found["deep"]["trained_on"]["train_sha256"] == run.spec["task"]["train_sha256"]
+            found["deep"].trained_on.name == "chain"
+            and found["deep"].trained_on.train_sha256 == run.spec.task.train_sha256
         )
-        assert found["deep"]["unseen_text"] == {"questions": 0, "n": ROWS} and found["deep"]["limit"] == ROWS
+        assert found["deep"].unseen_text == UnseenTextRecord(questions=0, n=ROWS) and found["deep"].limit == ROWS
         assert list(run.not_evaluated()) == ["gsm8k"]
     files = {p: p.stat().st_mtime_ns for r in runs for p in r.path.rglob("summary.json")}
     again = Heard()
@@ -134,9 +135,9 @@ def test_a_repeat_is_asked_of_the_sets_too_and_is_no_row(runs: list[Run], option
     assert (
         evaluate_sets(runs[:1], sets, replace(options, repeat=True), Heard()) == lines
     )  # the same answers in another order
-    stored = [s for s in runs[0].evaluations().values() if s["task"] == "twice"]
-    assert [bool(s.get("repeat")) for s in stored].count(True) == 1 and len(stored) == 2
-    assert sum(e.summary["task"] == "twice" for e in read(runs[:1])[0]) == 1
+    stored = [s for s in runs[0].evaluations().values() if s.task == "twice"]
+    assert [s.repeat for s in stored].count(True) == 1 and len(stored) == 2
+    assert sum(e.summary.task == "twice" for e in read(runs[:1])[0]) == 1
 
 
 def test_what_was_interrupted_goes_on(runs: list[Run], options: Options, tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_little_unseen_text_is_counted(runs: list[Run], options: Options) -> Non
     with pytest.raises(CannotBeAsked, match=r"25 of 49 questions"):
         check_text(subject.trained.backbone, known, [*plain, *odd, odd[0]], "chain", "x")
     assert check_text(subject.trained.backbone, None, odd, "chain", "x").to_json() == {"questions": None, "n": ROWS}
-    changed = {**runs[0].spec, "task": runs[0].spec["task"] | {"train_sha256": "0" * 64}}
+    changed = replace(runs[0].spec, task=replace(runs[0].spec.task, train_sha256="0" * 64))
     assert training_examples(changed, None) is None
 
 
@@ -292,28 +293,18 @@ def test_lm_evals_tasks_are_stored_with_their_metrics_and_hashes(
     assert [set(r.evaluations()) for r in runs] == before  # they are no rows of the comparison
     for run in runs:
         stored = run.lm_eval_evaluations.all()
-        assert {s["task"] for s in stored.values()} == {"own_choice", "own_text", "own_likelihood"}
+        assert {s.task for s in stored.values()} == {"own_choice", "own_text", "own_likelihood"}
         for key, summary in stored.items():
             items = run.lm_eval_evaluations.items(key)
+            assert summary.documents == len(items) == 6 and summary.task_version == "3" and summary.num_fewshot == 0
             assert (
-                summary["documents"] == len(items) == 6
-                and summary["task_version"] == "3"
-                and summary["num_fewshot"] == 0
+                len({i.doc_hash for i in items}) == 6 and summary.weights_sha256 and summary.trained_on.name == "chain"
             )
-            assert (
-                len({i["doc_hash"] for i in items}) == 6
-                and summary["weights_sha256"]
-                and summary["trained_on"]["name"] == "chain"
-            )
-            (metric,) = summary["metrics"]
-            assert summary["metrics"][metric] == pytest.approx(
-                sum(i["metrics"][metric.split(",")[0]] for i in items) / 6
-            )
-            assert metric in summary["stderr"] and summary["higher_is_better"][metric.split(",")[0]] is True
-            assert ("generated" in items[0]) == (summary["task"] == "own_text")
-    hashes = [
-        {i["doc_hash"] for i in r.lm_eval_evaluations.items(next(iter(r.lm_eval_evaluations.all())))} for r in runs
-    ]
+            (metric,) = summary.metrics
+            assert summary.metrics[metric] == pytest.approx(sum(i.metrics[metric.split(",")[0]] for i in items) / 6)
+            assert metric in summary.stderr and summary.higher_is_better[metric.split(",")[0]] is True
+            assert items[0].says("generated") == (summary.task == "own_text")
+    hashes = [{i.doc_hash for i in r.lm_eval_evaluations.items(next(iter(r.lm_eval_evaluations.all())))} for r in runs]
     assert hashes[0] == hashes[1]
     again = Heard()
     assert evaluate_sets(runs, sets, options, again) == lines and not again.evaluated
@@ -326,8 +317,8 @@ def test_choices_are_those_of_our_own_scores(runs: list[Run], options: Options, 
     request = LmEvalRequest(one, ROWS, quick=True)
     summary, items = request.stored(runs[0]), runs[0].lm_eval_evaluations.items(request.key())
     assert summary is not None
-    right = [max(range(10), key=lambda k, i=i: i["outputs"][k][0]) == int(i["target"]) for i in items]  # type: ignore[misc]
-    assert summary["metrics"]["acc,none"] == pytest.approx(sum(right) / 6)
+    right = [max(range(10), key=lambda k, i=i: i.outputs[k][0]) == int(i.target) for i in items]  # type: ignore[misc]
+    assert summary.metrics["acc,none"] == pytest.approx(sum(right) / 6)
 
 
 def test_a_key_knows_documents_limit_effort_and_prompt(options: Options, theirs: Path) -> None:
@@ -356,7 +347,7 @@ def test_weights_that_were_replaced_are_evaluated_again(runs: list[Run], options
     results, key = runs[0].lm_eval_evaluations, request.key()
     stored = request.stored(runs[0])
     assert stored is not None
-    results.write(key, results.items(key), {k: v for k, v in stored.items() if k != "items"} | {"weights_sha256": "0"})
+    results.write(key, results.items(key), stored.without("items") | {"weights_sha256": "0"})
     assert request.stored(runs[0]) is None
 
 
@@ -366,9 +357,9 @@ def test_few_shot_examples_are_the_same_for_every_run_and_noted(
     evaluate_sets(runs, plan(options, theirs, "own_shots"), options, Heard())
     prompts = []
     for run in runs:
-        ((key, summary),) = [(k, s) for k, s in run.lm_eval_evaluations.all().items() if s["task"] == "own_shots"]
-        prompts.append([i["prompt_hash"] for i in run.lm_eval_evaluations.items(key)])
-        assert summary["num_fewshot"] == 1 and any("prompt differs from training" in n for n in summary["notes"])
+        ((key, summary),) = [(k, s) for k, s in run.lm_eval_evaluations.all().items() if s.task == "own_shots"]
+        prompts.append([i.prompt_hash for i in run.lm_eval_evaluations.items(key)])
+        assert summary.num_fewshot == 1 and any("prompt differs from training" in n for n in summary.notes)
     assert prompts[0] == prompts[1]
 
 
@@ -400,7 +391,7 @@ def test_the_state_of_the_process_is_left_alone(runs: list[Run], options: Option
     state, variable = random.getstate(), os.environ.get("DISABLE_MULTIPROC")
     evaluate_sets(runs[1:], plan(options, theirs, "own_shots", "own_choice"), replace(options, effort=1), Heard())
     assert random.getstate() == state and os.environ.get("DISABLE_MULTIPROC") == variable
-    assert {s["effort"] for s in runs[1].lm_eval_evaluations.all().values()} >= {1}
+    assert {s.effort for s in runs[1].lm_eval_evaluations.all().values()} >= {1}
 
 
 # The command line

@@ -79,7 +79,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, _light: None) -> Path:
         quick=True,
     )
     for run in run_plan(plan_study(options), Heard(), evaluation=False):
-        if run.spec["method"]["name"] != "rim":
+        if run.spec.method.name != "rim":
             evaluate_stored(run, replace(options, task=""), Heard())
     return out
 
@@ -93,13 +93,13 @@ def out(trained: Path, tmp_path: Path) -> Path:
 def runs(out: Path) -> list[Run]:
     good, damaged = Store(out).runs()
     assert not damaged
-    return sorted(good, key=lambda r: METHODS.index(r.spec["method"]["name"]))
+    return sorted(good, key=lambda r: METHODS.index(r.spec.method.name))
 
 
 def turned(out: Path, heard: Heard | None = None, names: tuple[str, ...] = METHODS, **others: Any) -> list[SweepPoint]:
     drawn = {name: others.pop(name) for name in ("temperature", "sample_seed") if name in others}
     given = StoredRunOptions(out=out, device="cpu", **drawn)
-    return sweep.sweep([r for r in runs(out) if r.spec["method"]["name"] in names], given, heard or Heard(), **others)
+    return sweep.sweep([r for r in runs(out) if r.spec.method.name in names], given, heard or Heard(), **others)
 
 
 def settings(points: list[SweepPoint], label: str) -> list[tuple[str | None, int | None]]:
@@ -129,10 +129,8 @@ def test_every_run_turns_its_own_knob_and_nothing_is_done_twice(out: Path, monke
         assert before[run.id] <= {mine[0].key}  # the evaluation of `rim-bench run` is the first point of every curve
         for p in mine:
             expected = None if p.name is None else {"name": p.name, "value": p.value}
-            assert (p.summary["knob"], p.summary["curve"]) == (expected, p.name is not None) and stored[
-                p.key
-            ] == p.summary
-            assert p.summary["n"] == ROWS and p.summary["quick"]
+            assert (p.summary.knob, p.summary.curve) == (expected, p.name is not None) and stored[p.key] == p.summary
+            assert p.summary.n == ROWS and p.summary.quick
     assert heard.done == [
         "rim",
         *(f"{p.label} {p.name}={p.value}" for p in points if p.name),
@@ -172,11 +170,11 @@ def test_a_point_is_what_an_ordinary_evaluation_gives(out: Path) -> None:
         request = EvaluationRequest(load_task("chain"), limit=ROWS, quick=True, **{"max_tokens": 40, **given})  # type: ignore[arg-type]
         items, summary = evaluation.evaluate(load_trained(p.run), request)
         found = p.run.read_items(p.key)
-        for whole, item in zip(items, found, strict=True):
+        for whole, item in zip((i.to_json() for i in items), (i.to_json() for i in found), strict=True):
             assert item.keys() == whole.keys() - sweep_left_out() - {"blocks"}
             assert {k: v for k, v in item.items() if k not in TIMES} == {k: whole[k] for k in item if k not in TIMES}
-        assert summary["settings"] == {**p.summary["settings"]}
-        assert p.summary.keys() - {"items"} == summary.keys() - {"items"}
+        assert summary.settings == p.summary.settings
+        assert p.summary.without("items").keys() == summary.without("items").keys()
 
 
 def sweep_left_out() -> set[str]:
@@ -186,7 +184,7 @@ def sweep_left_out() -> set[str]:
 
 def test_points_take_little_room(out: Path) -> None:
     points = turned(out, names=("rim",), knobs={"K": [8]})
-    whole, point = (p.summary["items"]["size"] for p in points)
+    whole, point = (p.summary.stored_items.size for p in points)
     assert point < whole / 2
 
 
@@ -203,8 +201,8 @@ def test_a_killed_sweep_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(evaluation, "evaluate", dies)
     with pytest.raises(KeyboardInterrupt):
         turned(out, names=("rim",))
-    (run,) = [r for r in runs(out) if r.spec["method"]["name"] == "rim"]
-    assert [s["knob"] for s in run.evaluations().values() if s["curve"]] and len(run.evaluations()) == 3
+    (run,) = [r for r in runs(out) if r.spec.method.name == "rim"]
+    assert [s.knob for s in run.evaluations().values() if s.curve] and len(run.evaluations()) == 3
     monkeypatch.setattr(evaluation, "evaluate", real)
     heard = Heard()
     assert len(turned(out, heard, names=("rim",))) == 6 and heard.done == ["rim K=2", "rim K=6", "rim K=8"]
@@ -215,20 +213,20 @@ def test_seeds_of_a_method_get_the_same_caps(out: Path, trained: Path) -> None:
     """A cap follows from the answers of all seeds, and a seed that comes later gets the caps of the earlier ones
     too.
     """
-    (cot,) = [r for r in runs(out) if r.spec["method"]["name"] == "cot"]
+    (cot,) = [r for r in runs(out) if r.spec.method.name == "cot"]
     short = Run(
         out / "other" / cot.id
     )  # stands for another seed: the same model with longer answers in its default evaluation
     shutil.copytree(cot.path, short.path)
     ((key, summary),) = short.evaluations().items()
-    items = [{**i, "generated_tokens": i["generated_tokens"] + 9} for i in short.read_items(key)]
-    short.write_evaluation(key, items, {k: v for k, v in summary.items() if k != "items"})
+    items = [replace(i, generated_tokens=i.generated_tokens + 9) for i in short.read_items(key)]
+    short.write_evaluation(key, items, summary.without("items"))
     given, none = StoredRunOptions(out=out, device="cpu"), {"votes": ()}
     alone = [p.value for p in sweep.sweep([cot], given, Heard(), knobs=none)[1:]]
-    assert alone == list(cap_values([i["generated_tokens"] for i in cot.read_items(key)]))
+    assert alone == list(cap_values([i.generated_tokens for i in cot.read_items(key)]))
     points = sweep.sweep([cot, short], given, Heard(), knobs=none)
     one, other = ([p.value for p in points if p.run is run and p.name] for run in (cot, short))
-    pooled = cap_values([i["generated_tokens"] for r in (cot, short) for i in r.read_items(key)])
+    pooled = cap_values([i.generated_tokens for r in (cot, short) for i in r.read_items(key)])
     assert one == other == sorted({*alone, *pooled}) and set(pooled) != set(alone)
 
 
@@ -242,7 +240,7 @@ def test_values_can_be_given(out: Path) -> None:
     assert settings(points, "direct") == [(None, None)]
     assert settings(points, "cot") == [(None, None), ("max_tokens", 5)]  # 40 is its default
     assert settings(points, "rim") == [(None, None), ("K", 3), ("K", 6), ("votes", 2)]
-    assert points[-1].summary["settings"].items() >= {"votes": 2, "temperature": 0.3, "sample_seed": 4}.items()
+    assert points[-1].summary.settings.to_json().items() >= {"votes": 2, "temperature": 0.3, "sample_seed": 4}.items()
 
 
 def test_values_that_do_not_fit_are_left_out_with_a_note(out: Path) -> None:
@@ -284,7 +282,7 @@ def test_untrained_runs_and_starts_are_left_out(out: Path) -> None:
     given = StoredRunOptions(out=out, device="cpu")
     points = sweep.sweep([direct, cot], given, heard, knobs={"votes": [2]})
     assert {p.label for p in points} == {"direct"} and f"{cot.id}: not trained, left out" in heard.notes
-    rim.__dict__["spec"] = rim.spec | {"role": "start"}
+    rim.__dict__["spec"] = replace(rim.spec, role="start")
     with pytest.raises(UsageError, match="none of these runs is trained"):
         sweep.sweep([cot, rim], given, heard)
 
@@ -314,10 +312,10 @@ def test_the_commands(out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     drawn = ("--votes", 3, "--temperature", 0.6, "--sample-seed", 2)
     code, _, shown = call(monkeypatch, capsys, "eval", rim.id, "-o", out, "--limit", 4, "--device", "cpu", *drawn)
     assert code == 0, shown
-    (summary,) = [s for s in rim.evaluations().values() if s["limit"] == 4]
+    (summary,) = [s for s in rim.evaluations().values() if s.limit == 4]
     assert (
-        summary["settings"].items() >= {"votes": 3, "temperature": 0.6, "sample_seed": 2}.items()
-        and not summary["curve"]
+        summary.settings.to_json().items() >= {"votes": 3, "temperature": 0.6, "sample_seed": 2}.items()
+        and not summary.curve
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fabricated import coin, evaluate, train
 from scipy.stats import binomtest
+from stored import evaluation_of
 
 from rim_bench.evidence.pairs import pairs
 from rim_bench.evidence.rows import collect
@@ -202,7 +203,7 @@ def test_items_without_a_shared_source_are_as_they_were(tmp_path: Path) -> None:
 def test_floor_goes_by_source(tmp_path: Path) -> None:
     """30 % right, all in 6 of 20 templates: Wilson's interval is clear of a floor of 20 %, the clustered one is not."""
     runs = arms(Store(tmp_path))
-    summary = runs[0].evaluation("toy-test") or {}
+    summary = evaluation_of(runs[0], "toy-test").to_json()
     runs[0].write_evaluation(
         "toy-test", runs[0].read_items("toy-test"), summary | {"floor": {"answer": "0", "accuracy": 0.2}}
     )

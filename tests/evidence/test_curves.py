@@ -66,8 +66,8 @@ def test_points_are_no_rows_of_the_comparison(rim: Run) -> None:
     (group,), _ = collect([rim])
     assert len(group.rows) == 1 and group.rows[0].accuracy(group.scopes[0].ids).value == 0.6
     found, _ = read([rim], curve=True)
-    assert {e.summary["knob"]["value"] for e in found} == {1, 2, 8}
-    stored = {k for k, v in found[0].items["toy/test/0"].items() if v not in (None, "", False)}
+    assert {e.summary.knob.value for e in found} == {1, 2, 8}
+    stored = {k for k, v in found[0].items["toy/test/0"].to_json().items() if v not in (None, "", False)}
     assert {"passes", "flops_prefill", "flops_decode"} <= stored
     assert stored <= {"id", "correct", "overlong", "passes", "flops_prefill", "flops_decode"}
 

@@ -437,7 +437,7 @@ def test_noise_floor(store: Store, tmp_path: Path) -> None:
     assert (noise.changed, noise.n) == (1, 600) and "batch size 7" in noise.how
     assert "1 of 600 answers change" in "\n".join(report.sentences(made))
     # a repeat inside the run itself needs no naming, and is never what is checked or compared
-    weights = run.evaluations()[KEY]["weights_sha256"]
+    weights = run.evaluations()[KEY].weights_sha256
     again = {"settings": {"batch_size": 9, "order": "shuffled"}, "weights_sha256": weights}
     evaluate(run, [not g for g in flipped], ood=200, key="toy-test-repeat", repeat=True, **again)
     (made,) = check_all([run.id], store, path, Gate(2.0))

@@ -37,8 +37,7 @@ def test_the_margin_keeps_the_rate_by_the_gates_own_rule(tmp_path: Path) -> None
     (made,) = retraining.retrainings(runs)
     margin = made.margin()
     answers = [
-        [i["correct"] for i in sorted(run.read_items("toy-test"), key=lambda i: int(i["id"].split("/")[-1]))]
-        for run in runs
+        [i.correct for i in sorted(run.read_items("toy-test"), key=lambda i: int(i.id.split("/")[-1]))] for run in runs
     ]
 
     def red(points: float) -> float:

@@ -149,7 +149,7 @@ def test_changed_words_change_no_headline(store: Store, change_words: Callable[[
 
     def systems(at: Store, direct: Sequence[float]) -> tuple[str, str, str]:
         runs = arms(at, {"rim": (0.6, 0.65, 0.7), "direct": direct})
-        rim = [r for r in runs if r.spec["method"]["name"] == "rim"]
+        rim = [r for r in runs if r.spec.method.name == "rim"]
         for run, share in zip(rim, (0.58, 0.63, 0.68), strict=True):
             evaluate(run, [k < share * N for k in range(N)], knob="K", value=1, key="removed")
         own = [r.id for r in rim]

@@ -76,7 +76,7 @@ def contents(run: Run) -> tuple[Any, ...]:
     """All of a run that the clock does not change."""
     timed = ("latency", "ttft", "batch_s", "seconds")
     items = [
-        [{k: v for k, v in i.items() if not any(t in k for t in timed)} for i in run.read_items(key)]
+        [{k: v for k, v in i.to_json().items() if not any(t in k for t in timed)} for i in run.read_items(key)]
         for key in run.evaluations()
     ]
     return run.id, model(run), steps(run), list(run.evaluations()), items

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fabricated import evaluate, train
+from stored import evaluation_of
 
 from rim_bench.methods.controls import CONTROLS, OWN_STARTS
 from rim_bench.methods.registry import all_methods
@@ -191,9 +192,8 @@ def test_split_passes_are_held_against_their_own_run(store: Store, apart: int, v
     knob = {"name": "passes", "value": "split"}
     summary = {"key": "toy-test-split", "change": lambda k: {"output": "#### 7"} if k < apart else {}}
     evaluate(run, right(0.5), **summary)
-    stored = run.evaluation("toy-test-split")
-    assert stored is not None
-    run.write_evaluation("toy-test-split", run.read_items("toy-test-split"), stored.to_json() | {"knob": knob})
+    stored = evaluation_of(run, "toy-test-split").to_json()
+    run.write_evaluation("toy-test-split", run.read_items("toy-test-split"), stored | {"knob": knob})
     told = says([run, arm(store, "coconut", 0.5)])
     (line,) = [x for x in told.values() if "passes split" in x["control"]]
     assert line["of"] == "coconut" and line["the claim is"].startswith(verdict) and line["method − control"] == "-"
@@ -284,7 +284,7 @@ def test_split_passes_of_a_run_that_answers_nothing_show_nothing(store: Store) -
     run = arm(store, "pause-curriculum", 0.0)
     for key in ("toy-test", "toy-test-split"):
         evaluate(run, right(0.0), key=key, change=lambda k: {"output": "", "answer": "", "empty": True})
-    stored = run.evaluation("toy-test-split") or {}
+    stored = evaluation_of(run, "toy-test-split").to_json()
     run.write_evaluation(
         "toy-test-split", run.read_items("toy-test-split"), stored | {"knob": {"name": "passes", "value": "split"}}
     )

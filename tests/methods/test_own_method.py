@@ -16,6 +16,7 @@ from rim_bench.cli import main
 from rim_bench.methods.registry import method_of
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
+from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 
@@ -53,17 +54,17 @@ def test_it_is_trained_evaluated_and_compared(
     finally:
         torch.set_num_threads(threads)
     assert stopped.value.code == 0
-    runs = {run.spec["method"]["name"]: run for run in Store(Path("results")).runs()[0]}
+    runs = {run.spec.method.name: run for run in Store(Path("results")).runs()[0]}
     (own,) = runs.keys() - {"direct"}
     for text in (capsys.readouterr().out, Path("results/table.md").read_text(), Path("results/table.csv").read_text()):
         assert "direct" in text and own in text
-    given = runs[own].spec["method"]
-    assert given["file_sha256"] == hashlib.sha256(mine.read_bytes()).hexdigest()
+    given = runs[own].spec.method
+    assert given.file_sha256 == hashlib.sha256(mine.read_bytes()).hexdigest()
     evaluates_only_what_was_trained(runs[own], mine)
 
 
 def evaluates_only_what_was_trained(run: Run, mine: Path) -> None:
-    assert method_of(run.spec.method).name == run.spec["method"]["name"]
+    assert method_of(run.spec.method).name == run.spec.method.name
     mine.write_text(mine.read_text() + "\n# another file now\n")
     with pytest.raises(UsageError, match=r"mine\.py.*changed"):
         method_of(run.spec.method)
@@ -72,7 +73,7 @@ def evaluates_only_what_was_trained(run: Run, mine: Path) -> None:
 def test_a_changed_file_is_another_run(mine: Path) -> None:
     options = Options(methods=("./mine.py",), task="chain", limit=24, start="recipe", device="cpu")
 
-    def spec() -> dict[str, object]:
+    def spec() -> RunSpec:
         (cell,) = plan_study(options)
         return cell.spec
 

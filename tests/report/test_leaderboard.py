@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fabricated import FIELD, coin, evaluate, study, train
+from stored import evaluation_of
 from typer.testing import CliRunner
 
 from rim_bench.cli.main import app
@@ -189,7 +190,7 @@ def test_a_pair_that_is_clear_only_by_itself_ranks_nobody(store: Store) -> None:
     (pair,) = [p for p in found if {p.first.method, p.second.method} == {"direct", "rim"}]
     assert pair.higher is not None and pair.higher.method == "rim" and pair.verdict.only_alone and pair.winner is None
     assert {p.text for p in ranking(contest, contest.scopes[0], found)} == {"1-5"}
-    (alone,), _ = contests([r for r in runs if r.spec["method"]["name"] in ("direct", "rim")])
+    (alone,), _ = contests([r for r in runs if r.spec.method.name in ("direct", "rim")])
     assert [p.text for p in ranking(alone, alone.scopes[0], pairs(alone.group))] == ["1", "2"]
     (section,) = leaderboard(runs).table.sections
     assert any('"this pair alone" ranks nobody' in note for note in section.notes)
@@ -329,8 +330,8 @@ def test_points_needs_and_areas(store: Store) -> None:
 
 def test_oracle_numbers_do_not_appear(store: Store) -> None:
     run = made(store, "rim", 200)
-    items = [i | {"blocks": [{"answer": "1", "correct": True}]} for i in run.read_items("toy-test")]
-    run.write_evaluation("toy-test", items, run.evaluation("toy-test") or {})
+    items = [i.to_json() | {"blocks": [{"answer": "1", "correct": True}]} for i in run.read_items("toy-test")]
+    run.write_evaluation("toy-test", items, evaluation_of(run, "toy-test"))
     board = leaderboard([run])
     text = board.table.to_markdown() + board.to_csv() + board.to_json()
     assert "40.0 [" in text and not any(word in text for word in ("oracle", "any block", "100.0 ["))
@@ -457,7 +458,7 @@ def test_latencies_of_different_machines_are_not_compared(store: Store, tmp_path
     one = {"device": "cpu", "host_cpu": "A", "threads": 1, "dtype": "float32"}
     for run, told in ((runs[0], one), (runs[1], one | {"host_cpu": "B", "threads": 2})):
         for key, summary in run.evaluations().items():
-            run.write_evaluation(key, run.read_items(key), summary | {"runtime": told})
+            run.write_evaluation(key, run.read_items(key), summary.to_json() | {"runtime": told})
     board = leaderboard(runs)
     text = (
         "Latencies are not comparable: they were taken on different machines or settings (host CPU A, B; threads 1, 2)."
@@ -548,8 +549,7 @@ def test_same_runs_same_bytes_in_every_format(tmp_path: Path) -> None:
     }
     best = next(r for r in rows if r["record"] == "rank" and r["method"] == "cot")
     assert (
-        best["run_ids"].split() == [r.id for r in runs if r.spec["method"]["name"] == "cot"][:2]
-        and best["rank_low"] == "1"
+        best["run_ids"].split() == [r.id for r in runs if r.spec.method.name == "cot"][:2] and best["rank_low"] == "1"
     )
     assert best["seeds"] == "0 1" and rows[-1]["rank_low"] == ""
     latex = one.table.to_latex()
@@ -560,7 +560,7 @@ def test_it_stays_small(tmp_path: Path) -> None:
     """30 runs with about 6 settings each, on two sets of questions."""
     runs = study(Store(tmp_path), n=60, ood=30)
     for run in runs:
-        name, more = run.spec["method"]["name"], 6 - len(run.evaluations())
+        name, more = run.spec.method.name, 6 - len(run.evaluations())
         for k in range(more):
             knob = {
                 "flops": 3e7 * (1 + k),

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from stored import training_of
 
 from rim_bench.evidence import retraining
 from rim_bench.report import gate
@@ -23,7 +24,7 @@ studies = pytest.mark.parametrize("study", STUDIES, ids=lambda p: p.relative_to(
 def arms(study: Path) -> tuple[Run, ...]:
     runs, damaged = Store(study).runs()
     assert not damaged
-    return tuple(r for r in runs if r.spec["role"] != "start")
+    return tuple(r for r in runs if r.spec.role != "start")
 
 
 def test_there_is_a_study() -> None:
@@ -37,14 +38,14 @@ def test_its_runs_are_those_of_its_file(study: Path) -> None:
     assert len(runs) == sum(len(r.methods) * len(r.seeds) for r in made.requests)
     for request, swept in zip(made.requests, made.swept, strict=True):
         budget = {"train_flops": request.train_flops} if request.train_flops else {"examples": request.examples}
-        mine = [r for r in runs if budget.items() <= r.spec["budget"].items()]
-        assert {(r.spec["method"]["name"], r.spec["seed"]) for r in mine} == {
+        mine = [r for r in runs if budget.items() <= r.spec.budget.to_json().items()]
+        assert {(r.spec.method.name, r.spec.seed) for r in mine} == {
             (m, s) for m in request.methods for s in request.seeds
         }
         assert all((len(r.evaluations()) > 1) == swept for r in mine)
     for run in runs:  # every budget was met, within a step of it
-        budget = (run.training() or {})["budget"]
-        assert 0 <= budget["used"] - budget["asked"] < budget["last_step"]
+        budget = training_of(run).budget
+        assert 0 <= budget.used - budget.asked < budget.last_step
 
 
 @studies

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fabricated import evaluate, train
 from rich.console import Console
+from stored import evaluation_of, training_of
 
 from rim_bench.evidence.rows import collect
 from rim_bench.evidence.stats import tests
@@ -23,6 +24,10 @@ from rim_bench.util.errors import UsageError
 from rim_bench.util.table import Table
 
 PASSES = {"direct": 2, "pause": 2, "cot": 9, "coconut": 5, "rim": 2}
+
+
+def _weights(folder: Path) -> None:
+    (folder / "weights").write_bytes(b"w")
 
 
 def item(
@@ -102,7 +107,7 @@ def add(
             }
         )
     training = {"steps": 40, "examples": 38400, "inherited_examples": 25600, "seconds": 90.0, "examples_per_s": 426.7}
-    run.finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, training)
+    run.finish(_weights, training)
     items = []
     for k, good in enumerate(correct):
         level = levels[k % len(levels)] if levels else ""
@@ -174,10 +179,9 @@ def test_numbers_of_one_row(store: Store) -> None:
 def test_a_question_without_blocks_counts_as_wrong(store: Store) -> None:
     run = add(store, "rim", [True] * 10)
     items = [
-        i if k else {n: v for n, v in i.items() if n != "blocks"} | {"correct": False}
-        for k, i in enumerate(run.read_items("toy-test"))
+        i.to_json() if k else i.without("blocks") | {"correct": False} for k, i in enumerate(run.read_items("toy-test"))
     ]
-    run.write_evaluation("toy-test", items, run.evaluation("toy-test") or {})
+    run.write_evaluation("toy-test", items, evaluation_of(run, "toy-test"))
     (row,) = grid(comparison.comparison([run]), "Upper bound")
     assert (row["block 1"], row["block 2"], row["any block % (oracle)"][:4]) == ("20.0", "90.0", "90.0")
 
@@ -360,7 +364,7 @@ def test_the_batch_tells_no_rows_apart(store: Store) -> None:
     ]
     (row,) = grid(comparison.comparison(runs), "Accuracy")
     assert row["seeds"] == "2"
-    again = runs[0].evaluation("toy-test") or {}
+    again = evaluation_of(runs[0], "toy-test").to_json()
     runs[0].write_evaluation(
         "z", runs[0].read_items("toy-test"), again | {"settings": {"max_tokens": 16, "batch_size": 8}}
     )
@@ -401,11 +405,11 @@ def test_training_flops_are_not_known_without_the_inherited_part(store: Store) -
     runs = [train(store, name, flops=None) for name in ("direct", "cot", "rim")]
     for run, inherited in zip(runs, ({"inherited_flops": None}, {}, {}), strict=True):
         evaluate(run, coin(0.5, 40, 1))
-        run.finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, (run.training() or {}) | inherited)
+        run.finish(_weights, training_of(run).to_json() | inherited)
     orphan = train(store, "pause", flops=None, spec={"parent": None})
     evaluate(orphan, coin(0.5, 40, 1))
-    told = orphan.training() or {}
-    orphan.finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, told | {"inherited_flops": None})
+    told = training_of(orphan)
+    orphan.finish(_weights, told.to_json() | {"inherited_flops": None})
     table = comparison.comparison([*runs, orphan])
     found = {r["method"].split()[0]: r["training FLOPs"] for r in grid(table, "Cost")}
     assert found == {"direct": "-", "pause": "1 T", "cot": "1 T + 1 T inherited", "rim": "1 T + 1 T inherited"}
@@ -523,8 +527,8 @@ def test_headings_are_short_and_differ(store: Store) -> None:
 
 def test_costs_that_matter_most_come_first_and_small_ones_are_not_zero(store: Store) -> None:
     run = add(store, "direct", coin(0.5, 30, 1))
-    training = run.training() or {}
-    run.finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, training | {"seconds": 2.0})
+    training = training_of(run)
+    run.finish(_weights, training.to_json() | {"seconds": 2.0})
     (cost,) = grid(comparison.comparison([run]), "Cost")
     assert list(cost)[1:5] == ["passes", "passes to answer", "FLOPs per item", "generated tokens"]
     assert (cost["train min"], cost["latent positions"]) == ("<0.1", "0.0")
@@ -700,8 +704,8 @@ def test_training_compute_and_what_was_matched(store: Store) -> None:
 
 def test_equal_examples_are_named_with_the_flops_that_differ(store: Store) -> None:
     runs = [train(store, "direct", flops=None), train(store, "rim", flops=None)]
-    training = runs[1].training() or {}
-    runs[1].finish(lambda folder: (folder / "weights").write_bytes(b"w") and None, training | {"flops": 2.6e12})
+    training = training_of(runs[1])
+    runs[1].finish(_weights, training.to_json() | {"flops": 2.6e12})
     for run in runs:
         evaluate(run, coin(0.5, 40, 1))
     notes = comparison.comparison(runs).sections[0].notes

@@ -12,6 +12,7 @@ from typing import Any
 import fabricated
 import pytest
 import torch
+from stored import training_of
 
 from rim_bench.baselines.rim_shuffled_steps import RimShuffledSteps
 from rim_bench.cli import main
@@ -26,6 +27,7 @@ from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.study import study_setting
 from rim_bench.runs.training import check_budget, run_plan
 from rim_bench.runs.warm_starts import evaluate_controls, warm_options
+from rim_bench.storage.records import KnobRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 
@@ -63,7 +65,7 @@ def asked(tmp_path: Path, *methods: str, **others: Any) -> Options:
 
 
 def named(runs: Sequence[Run]) -> dict[str, Run]:
-    return {run.spec["method"]["name"]: run for run in runs}
+    return {run.spec.method.name: run for run in runs}
 
 
 def test_a_study_with_its_controls_has_them_at_the_compared_settings(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_study_with_its_controls_has_them_at_the_compared_settings(tmp_path: P
     assert (
         next(c for c in study if c.method.name == "no-thought-curriculum").tuning_trials is None
     )  # a rate that was not tuned
-    labels = {c.spec["method"]["name"]: c.spec["method"]["label"] for c in study}
+    labels = {c.spec.method.name: c.spec.method.label for c in study}
     assert labels["rim-no-grounding"] == "rim-no-grounding K=2" and labels["rim-no-refinement"] == "rim-no-refinement"
 
 
@@ -125,7 +127,7 @@ def test_what_the_controls_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         == [trained["rim"].backbone.encode_example(e).steps for e in moved]
         != [e.steps for e in own]
     )
-    counts = {name: (run.training() or {})["parameters_trained"] for name, run in runs.items()}
+    counts = {name: training_of(run).parameters_trained for name, run in runs.items()}
     assert counts["rim-as-prompt"] == 3 * 32 < counts["rim"]
     kept = trained["rim-as-prompt"].backbone  # the shared start's weights, but for the three rows
     start = trained["cot"].backbone
@@ -151,11 +153,11 @@ def test_split_passes_change_times_and_nothing_else(tmp_path: Path) -> None:
     options = asked(tmp_path, "pause-curriculum", start="recipe", examples=192)
     (run,) = run_plan(plan_study(options), Silent())
     split = evaluate_stored(run, dataclasses.replace(options, split_passes=True), Silent())
-    by_knob = {str(s["knob"]): key for key, s in run.evaluations().items()}
-    assert len(by_knob) == 2 and split["knob"] == {"name": "passes", "value": "split"}
-    plain, later = run.read_items(by_knob["None"]), run.read_items(by_knob[str(split["knob"])])
-    assert [i["output"] for i in plain] == [i["output"] for i in later]
-    assert {b["passes"] - a["passes"] for a, b in zip(plain, later, strict=True)} == {3}
+    by_knob = {str(s.knob): key for key, s in run.evaluations().items()}
+    assert len(by_knob) == 2 and split.knob == KnobRecord(name="passes", value="split")
+    plain, later = run.read_items(by_knob["None"]), run.read_items(by_knob[str(split.knob)])
+    assert [i.output for i in plain] == [i.output for i in later]
+    assert {b.passes - a.passes for a, b in zip(plain, later, strict=True)} == {3}
     assert (
         evaluate_stored(run, dataclasses.replace(options, split_passes=True), Silent()) == split
         and len(run.evaluations()) == 2
@@ -168,13 +170,9 @@ def test_a_repeat_answers_the_same_in_another_order_and_is_no_row(tmp_path: Path
     (key,) = run.evaluations()
     for size in (5, 24):
         summary = evaluate_stored(run, dataclasses.replace(options, eval_batch_size=size, repeat=True), Silent())
-        assert (
-            summary["repeat"]
-            and summary["settings"]["order"] == "shuffled"
-            and summary["settings"]["batch_size"] == size
-        )
+        assert summary.repeat and summary.settings.order == "shuffled" and summary.settings.batch_size == size
     first, *others = (
-        {i["id"]: (i["output"], i["flops_prefill"], [b["answer"] for b in i["blocks"]]) for i in run.read_items(k)}
+        {i.id: (i.output, i.flops_prefill, [b.answer for b in i.blocks]) for i in run.read_items(k)}
         for k in run.evaluations()
     )
     assert len(others) == 2 and all(first == other for other in others)
@@ -198,12 +196,9 @@ def test_direct_and_pause_start_from_what_coconuts_own_first_stage_makes(
     made = run_plan(warm, Silent(), evaluation=False)
     assert start.plan.steps == first
     for run in made:  # charged with the start, and at the whole budget of the arm
-        told, arm = run.training() or {}, coconut.training() or {}
-        assert told["budget"]["asked"] == arm["budget"]["asked"] and told["inherited_examples"] == 32 * first
-        assert (
-            abs(told["budget"]["used"] - arm["budget"]["used"])
-            < told["budget"]["last_step"] + arm["budget"]["last_step"]
-        )
+        told, arm = training_of(run), training_of(coconut)
+        assert told.budget.asked == arm.budget.asked and told.inherited_examples == 32 * first
+        assert abs(told.budget.used - arm.budget.used) < told.budget.last_step + arm.budget.last_step
     assert not warm_options(study, runs, [c for c in study[0].study.controls()[0] if c.start is None])
 
 
@@ -235,9 +230,9 @@ def test_every_row_is_asked_the_further_sets(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("sys.argv", ["rim-bench", *given.split(), *more])
     with pytest.raises(SystemExit) as stopped:
         main.main()
-    arms = [r for r in Store(tmp_path).runs()[0] if r.spec["role"] == "arm"]
-    assert stopped.value.code == 0 and len(arms) == 5 and {r.spec["start"] for r in arms} == {"recipe", "cot"}
-    assert all({s["task_title"] for s in run.evaluations().values()} == {"chain", "other"} for run in arms)
+    arms = [r for r in Store(tmp_path).runs()[0] if r.spec.role == "arm"]
+    assert stopped.value.code == 0 and len(arms) == 5 and {r.spec.start for r in arms} == {"recipe", "cot"}
+    assert all({s.task_title for s in run.evaluations().values()} == {"chain", "other"} for run in arms)
     table = (tmp_path / "table.md").read_text()
     assert (
         "direct (from cot)" in table

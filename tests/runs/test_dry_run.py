@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from small_runs import Heard, options
+from stored import training_of
 from test_study_file import study
 
 from rim_bench.engine.trainer import Trainer
@@ -33,7 +34,7 @@ def planned(*given: Options) -> DryRun:
 
 def stored(out: Path) -> dict[str, int]:
     """Training FLOPs of every run without what it inherited, by id."""
-    return {run.id: (run.training() or {})["flops"] for run in Store(out).runs()[0]}
+    return {run.id: training_of(run).flops for run in Store(out).runs()[0]}
 
 
 def test_what_is_planned_is_what_training_then_costs(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_damaged_run_is_refused_by_the_dry_run_and_by_the_run(call: Call, tmp_
         tmp_path,
     ]
     assert call(*given)[0] == 0
-    (run,) = (r for r in Store(tmp_path).runs()[0] if r.spec["method"]["name"] == "direct")
+    (run,) = (r for r in Store(tmp_path).runs()[0] if r.spec.method.name == "direct")
     for name, damages in (("spec.json", (0.3, 0)), ("train.json", (0.3,))):
         file = run.path / name
         whole = file.read_bytes()
@@ -236,4 +237,4 @@ def test_a_study_is_planned_and_run_on_an_engine(call: Call, tmp_path: Path, mon
     code, out, _ = call("study", file, "--executor", "local", "--device", "cpu")
     assert code == 0 and (tmp_path / "table.md").is_file() and len(Store(tmp_path).runs()[0]) == 2
     for run in Store(tmp_path).runs()[0]:
-        assert {s["task"] for s in run.evaluations().values()} == {"chain", "chain_gate"}
+        assert {s.task for s in run.evaluations().values()} == {"chain", "chain_gate"}

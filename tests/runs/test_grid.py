@@ -15,6 +15,7 @@ import pytest
 from light_work import MORTAL
 from queues import Queue
 from small_runs import SMALL, Heard, contents, model, options
+from stored import training_of
 
 from rim_bench.cli.run import report_failures
 from rim_bench.evaluate.options import EvaluationSets
@@ -27,7 +28,6 @@ from rim_bench.runs.options import ExecutionOptions, Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.study import study_setting
 from rim_bench.runs.training import run_plan
-from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import LearningRateGrid
 from rim_bench.util.errors import UsageError
@@ -99,9 +99,8 @@ def test_a_grid_makes_the_runs_of_one_process_and_starts_come_first(tmp_path: Pa
     first = {text.split(":")[0] for text in heard.notes}
     assert {"queued", "running", "done"} <= first and sum(n.startswith("done: ") for n in heard.notes) == 4
     (summary,) = runs[0].evaluations().values()
-    assert (
-        summary["runtime"]["cells_at_a_time"] == 2
-        and "cells_at_a_time" not in next(iter(whole[0].evaluations().values()))["runtime"]
+    assert summary.runtime.cells_at_a_time == 2 and not next(iter(whole[0].evaluations().values())).runtime.says(
+        "cells_at_a_time"
     )
     beside = [
         [n for n in notes(some) if "beside other cells of a grid, up to 2 at a time" in n] for some in (runs, whole)
@@ -120,8 +119,8 @@ def test_where_a_queue_places_cells_their_times_compare_with_none(
         engine = open_engine("submitit", 2, settings, folder=tmp_path / "submitit", gpu=False, gpus=())
         with Runner(engine, Heard()) as runner:
             (runs,) = runner.run([plan_study(options(tmp_path / name, "direct", "pause", examples=16, limit=20))])
-        runtimes = [s["runtime"] for run in runs for s in run.evaluations().values()]
-        assert {r["cells_at_a_time"] for r in runtimes if "cells_at_a_time" in r} == told and len(runtimes) == 2
+        runtimes = [s.runtime for run in runs for s in run.evaluations().values()]
+        assert {r.cells_at_a_time for r in runtimes if r.says("cells_at_a_time")} == told and len(runtimes) == 2
         assert any("that other cells of a grid may have shared" in n for n in notes(runs)) == bool(told)
         (contest,) = contests(runs, "test")[0]
         assert ("latency" in contest.kinds) == (not told) and "flops" in contest.kinds
@@ -134,7 +133,7 @@ def test_a_cell_that_dies_is_done_once_more_and_then_reported(tmp_path: Path) ->
     (runs,), engine, runner, heard = grid(
         given, evaluation=False, dies={"direct": 1, "pause": 2, "shared cot start, seed 1": 2}
     )
-    assert [r.spec["method"]["name"] for r in runs] == ["direct", "cot"]
+    assert [r.spec.method.name for r in runs] == ["direct", "cot"]
     below = {f"{name}, seed 1": ("not started", 0) for name in ("direct", "pause", "cot")}
     assert (
         failed(runner) == {"pause": ("failed", 2), "shared cot start, seed 1": ("failed", 2)} | below
@@ -152,7 +151,7 @@ def test_a_cell_that_a_queue_does_not_take_stops_no_other(tmp_path: Path, monkey
     engine = open_engine("submitit", 2, {"slurm_partition": "gpuu"}, folder=tmp_path / "submitit", gpu=False, gpus=())
     with Runner(engine, heard, evaluation=False) as runner:
         (runs,) = runner.run([plan_study(options(tmp_path, "pause", "direct", "cot", examples=16))])
-    assert [r.spec["method"]["name"] for r in runs] == ["direct", "cot"] and runner.code == 70
+    assert [r.spec.method.name for r in runs] == ["direct", "cot"] and runner.code == 70
     assert failed(runner) == {"pause": ("failed", 2)} and {queue.asked.count(name) for name in ("pause", "direct")} == {
         2
     }
@@ -168,7 +167,7 @@ def test_bad_input_in_a_cell_is_told_once_and_stops_no_other(tmp_path: Path) -> 
     (runs,), engine, runner, _ = grid(given, evaluation=False)
     (failure,) = runner.failures.values()
     assert (
-        [r.spec["method"]["name"] for r in runs] == ["direct"]
+        [r.spec.method.name for r in runs] == ["direct"]
         and failed(runner) == {"cot": ("refused", 1)}
         and runner.code == 2
     )
@@ -194,13 +193,13 @@ def test_trials_are_cells_too_and_the_choice_is_that_of_one_process(tmp_path: Pa
     (runs,), engine, _, heard = grid(dataclasses.replace(given, out=tmp_path / "many"), evaluation=False)
     assert [(r.id, model(r)) for r in runs] == [(r.id, model(r)) for r in whole] and len(engine.began) == 5
     assert [n for n in heard.notes if n.startswith("direct: learning rate") and "1e+30: diverged" in n]
-    untimed = [[{**t, "seconds": 0} for t in (r.training() or {})["tuning"]["trials"]] for r in (*runs, *whole)]
+    untimed = [[dataclasses.replace(t, seconds=0) for t in training_of(r).tuning.trials] for r in (*runs, *whole)]
     assert untimed[:2] == untimed[2:]
     lost = dataclasses.replace(
         given, methods=("direct", "pause"), out=tmp_path / "lost", tune=LearningRateGrid((1e-3, 1e-2))
     )
     (runs,), engine, runner, _ = grid(lost, evaluation=False, dies={"direct, trial lr 0.01": 2})
-    assert [r.spec["method"]["name"] for r in runs] == ["pause", "pause"] and "direct" not in engine.began
+    assert [r.spec.method.name for r in runs] == ["pause", "pause"] and "direct" not in engine.began
     assert failed(runner) == {
         "direct, trial lr 0.01": ("failed", 2),
         "direct": ("not started", 0),
@@ -230,7 +229,7 @@ def test_budgets_and_tasks_share_a_grid_and_a_start(tmp_path: Path) -> None:
         "direct, permute, examples=16",
     ]
     assert [len(r) for r in runs] == [1, 1, 1]
-    assert [{s["task"] for s in r[0].evaluations().values()} for r in runs] == [{"chain", "chain_gate"}] * 2 + [
+    assert [{s.task for s in r[0].evaluations().values()} for r in runs] == [{"chain", "chain_gate"}] * 2 + [
         {"permute"}
     ]
     assert any("chain-gate cannot be asked of a run trained from scratch on permute" in n for n in heard.notes)
@@ -238,7 +237,7 @@ def test_budgets_and_tasks_share_a_grid_and_a_start(tmp_path: Path) -> None:
 
 def test_a_process_that_makes_other_runs_of_a_request_says_so(tmp_path: Path) -> None:
     (planned,) = plan_study(options(tmp_path, "direct"))
-    spec = RunSpec.from_json({**planned.spec, "task": {**planned.spec["task"], "train_sha256": "0" * 64}})
+    spec = dataclasses.replace(planned.spec, task=dataclasses.replace(planned.spec.task, train_sha256="0" * 64))
     told = execute(Job(dataclasses.replace(planned, spec=spec), "direct", Path.cwd()))
     assert (
         told.state == "refused" and "needs the same version of rim-bench" in told.reason and not any(tmp_path.iterdir())

@@ -21,6 +21,7 @@ from rim_bench.runs import training as run_module
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.training import run_plan
+from rim_bench.storage.records import BudgetRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import TrainingStep
@@ -92,7 +93,7 @@ def all_runs(root: Path) -> dict[str, Run]:
 
 
 def start_of(runs: list[Run]) -> Run:
-    (parent,) = {run.spec["parent"] for run in runs}
+    (parent,) = {run.spec.parent for run in runs}
     return Run(runs[0].path.parent / parent)
 
 
@@ -122,16 +123,16 @@ def study(task: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
 def test_one_start_is_trained_and_charged_to_every_arm(study: tuple[Path, list[Run], Heard]) -> None:
     out, runs, heard = study
     parent = start_of(runs)
-    assert len(all_runs(out)) == 4 and [r.spec["method"]["name"] for r in runs] == ["direct", "coconut", "rim"]
+    assert len(all_runs(out)) == 4 and [r.spec.method.name for r in runs] == ["direct", "coconut", "rim"]
     assert [s for name, s in heard.steps if name == "shared cot start"] == list(range(1, 9))  # once
-    assert parent.spec["role"] == "start" and parent.spec["parent"] is None and parent.trained
-    assert parent.spec["budget"] == {"examples": 32, "inherited_examples": 0}
+    assert parent.spec.role == "start" and parent.spec.parent is None and parent.trained
+    assert parent.spec.budget == BudgetRecord(examples=32, inherited_examples=0)
     for run in runs:
-        assert (run.spec["role"], run.spec["start"]) == ("arm", "cot")
-        assert run.spec["budget"] == {"examples": 4 * STEPS, "inherited_examples": 32}
+        assert (run.spec.role, run.spec.start) == ("arm", "cot")
+        assert run.spec.budget == BudgetRecord(examples=4 * STEPS, inherited_examples=32)
         training = run.training()
-        assert training is not None and (training["examples"], training["inherited_examples"]) == (4 * STEPS, 32)
-        assert training["validation"]["n"] == 12 and not (run.path / "checkpoints").exists()
+        assert training is not None and (training.examples, training.inherited_examples) == (4 * STEPS, 32)
+        assert training.validation.n == 12 and not (run.path / "checkpoints").exists()
     assert {r["stage"] for r in runs[1].metrics()} == {"latent 1", "latent 2", "answer only"}  # the start gives stage 0
     assert any(
         note.startswith("shared cot start: ") and note.endswith("on validation (n = 12)") for note in heard.notes
@@ -145,12 +146,12 @@ def test_arms_go_on_from_the_weights_of_the_start(study: tuple[Path, list[Run], 
     out, runs, _ = study
     parent, before = start_of(runs), set(all_runs(out))
     (still,), heard = train(options(task, out, methods=("rim",), lr=1e-12))
-    assert still.spec["parent"] == parent.id and [n for n, _ in heard.steps] == ["rim"] * STEPS
+    assert still.spec.parent == parent.id and [n for n, _ in heard.steps] == ["rim"] * STEPS
     assert set(all_runs(out)) - before == {still.id}
     assert distance(tables(still), tables(parent)) < 1e-7
     assert distance(tables(runs[2]), tables(parent)) > 1e-3
     (fresh,), _ = train(options(task, out, methods=("rim",), lr=1e-12, start="recipe"))
-    assert fresh.spec["parent"] is None and fresh.spec["budget"]["inherited_examples"] == 0
+    assert fresh.spec.parent is None and fresh.spec.budget.inherited_examples == 0
     assert distance(tables(fresh), tables(parent)) > 1e-3
 
 
@@ -186,7 +187,7 @@ def test_a_start_under_the_threshold_stops_the_study(task: str, tmp_path: Path) 
         assert "\n" not in str(caught.value)
         assert len(heard.steps) == (8 if attempt == 0 else 0)
         (start,) = all_runs(tmp_path / "out").values()
-        assert start.spec["role"] == "start" and start.trained and start.training() is not None
+        assert start.spec.role == "start" and start.trained and start.training() is not None
         ids.append(start.id)
     assert ids[0] == ids[1]
     runs, _ = train(replace(given, quick=True))  # a plumbing check goes on

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stored import training_of
 
 from rim_bench.runs.options import StudyOptions
 from rim_bench.runs.study_file import read_study
@@ -117,10 +118,10 @@ def test_the_command_makes_everything_and_then_nothing(
         assert code == 0, err
         runs, damaged = Store(tmp_path).runs()
         assert not damaged and len(runs) == 5  # two methods, two budgets, one start for all
-        runs = [run for run in runs if run.spec["role"] == "arm"]
-        budgets = [run.training()["budget"] for run in runs]  # type: ignore[index]
-        assert sorted(b["kind"] for b in budgets) == ["examples"] * 2 + ["train-flops"] * 2
-        assert all(0 <= b["used"] - b["asked"] < b["last_step"] for b in budgets if b["kind"] == "train-flops")
+        runs = [run for run in runs if run.spec.role == "arm"]
+        budgets = [training_of(run).budget for run in runs]
+        assert sorted(b.kind for b in budgets) == ["examples"] * 2 + ["train-flops"] * 2
+        assert all(0 <= b.used - b.asked < b.last_step for b in budgets if b.kind == "train-flops")
         names = {"table.md", "table.csv", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.json"}
         pictures = {f"{name}.svg" for name in ("accuracy", "curves-flops", "curves-passes", "curves-latency")} | {
             "accuracy.png"
@@ -131,8 +132,8 @@ def test_the_command_makes_everything_and_then_nothing(
         assert "quick: not a result" in board and "closed" in board.lower() and "open" in board.lower()
         made = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
         for run, budget in zip(runs, budgets, strict=True):
-            assert {s["task"] for s in run.evaluations().values()} == {"chain", "chain_gate"}
-            assert (len(run.evaluations()) > 2) == (budget["kind"] == "train-flops")  # the sweep's points
+            assert {s.task for s in run.evaluations().values()} == {"chain", "chain_gate"}
+            assert (len(run.evaluations()) > 2) == (budget.kind == "train-flops")  # the sweep's points
         code, out, _ = call("study", path)
         assert code == 0 and {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == made
         code, out, _ = call("leaderboard", "--out", tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from small_runs import Heard, model, options, steps, train
+from stored import training_of
 
 from rim_bench.data.task import load_task
 from rim_bench.evidence.split_protocol import run_splits, scored_runs
@@ -21,7 +22,7 @@ from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study, trials
 from rim_bench.runs.study_file import read_study
 from rim_bench.runs.training import run_plan
-from rim_bench.storage.records import spec_id
+from rim_bench.storage.records import GridRecord, spec_id
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import LearningRateGrid
 from rim_bench.util.errors import UsageError
@@ -37,10 +38,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def by_role(out: Path) -> dict[str, list[Run]]:
     """All runs of a results folder, by what they are for; trials by rate."""
     found: dict[str, list[Run]] = {}
-    for run in sorted(
-        Store(out).runs()[0], key=lambda r: (r.spec["method"]["name"], r.spec["optimizer"]["lr"], r.spec["seed"])
-    ):
-        found.setdefault(run.spec["role"], []).append(run)
+    for run in sorted(Store(out).runs()[0], key=lambda r: (r.spec.method.name, r.spec.optimizer.lr, r.spec.seed)):
+        found.setdefault(run.spec.role, []).append(run)
     return found
 
 
@@ -49,7 +48,7 @@ def rigged(monkeypatch: pytest.MonkeyPatch, shares: dict[float, float]) -> None:
     from rim_bench.runs import training as run_module
 
     monkeypatch.setattr(
-        run_module, "validation_accuracy", lambda trained, request: (shares[trained.spec["optimizer"]["lr"]], 20)
+        run_module, "validation_accuracy", lambda trained, request: (shares[trained.spec.optimizer.lr], 20)
     )
 
 
@@ -63,30 +62,25 @@ def test_every_method_gets_the_same_trials_and_the_winner_is_the_run(
     given = options(tmp_path, "direct", "rim", tune=GRID, seeds=(0, 1))
     runs, heard = train(given)
     roles = by_role(tmp_path)
-    assert [(r.spec["method"]["name"], r.spec["optimizer"]["lr"]) for r in roles["trial"]] == [
+    assert [(r.spec.method.name, r.spec.optimizer.lr) for r in roles["trial"]] == [
         (name, rate) for name in ("direct", "rim") for rate in GRID.rates
     ]  # fmt: skip
     assert {r.id for r in roles["arm"]} == {r.id for r in runs} and len(runs) == 4
-    assert all(
-        r.spec["seed"] == 0 and "tuned" not in r.spec and r.spec["budget"]["examples"] == 48 for r in roles["trial"]
-    )
+    assert all(r.spec.seed == 0 and not r.spec.says("tuned") and r.spec.budget.examples == 48 for r in roles["trial"])
     for run in runs:
-        training, trials = run.training() or {}, [t for t in roles["trial"] if t.spec["method"] == run.spec["method"]]
-        told = training["tuning"]
-        assert run.spec["optimizer"]["lr"] == told["chosen"] == 1e-3  # of equal ones the smallest
-        assert training["tuning_trials"] == len(told["trials"]) == 3
-        assert run.spec["tuned"] == {"field": "lr", "rates": list(GRID.rates), "share": 1.0, "seed": 0}
-        assert [(t["run"], t["lr"], t["accuracy"]) for t in told["trials"]] == [
-            (t.id, t.spec["optimizer"]["lr"], (t.training() or {})["validation"]["accuracy"]) for t in trials
+        training, trials = training_of(run), [t for t in roles["trial"] if t.spec.method == run.spec.method]
+        told = training.tuning
+        assert run.spec.optimizer.lr == told.chosen == 1e-3  # of equal ones the smallest
+        assert training.tuning_trials == len(told.trials) == 3
+        assert run.spec.tuned == GridRecord(field="lr", rates=GRID.rates, share=1.0, seed=0)
+        assert [(t.run, t.lr, t.accuracy) for t in told.trials] == [
+            (t.id, t.spec.optimizer.lr, training_of(t).validation.accuracy) for t in trials
         ]  # fmt: skip
-        assert (
-            told["flops"] == sum((t.training() or {})["flops"] for t in trials) > training["flops"] > 0
-            and not told["edge"]
-        )
-        if run.spec["seed"] == 0:  # nothing was trained twice
-            assert told["adopted"] == trials[1].id and model(run) == model(trials[1]) and steps(run) == steps(trials[1])
+        assert told.flops == sum(training_of(t).flops for t in trials) > training.flops > 0 and not told.edge
+        if run.spec.seed == 0:  # nothing was trained twice
+            assert told.adopted == trials[1].id and model(run) == model(trials[1]) and steps(run) == steps(trials[1])
         else:
-            assert told["adopted"] is None and model(run) != model(trials[1]) and len(run.metrics()) == 12
+            assert told.adopted is None and model(run) != model(trials[1]) and len(run.metrics()) == 12
     trained = {name for name, _ in heard.steps}
     assert {
         "direct, trial lr 0.01",
@@ -125,18 +119,16 @@ def test_a_killed_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
     assert heard.steps[0] == ("direct, trial lr 0.001", 9) and "direct, trial lr 0.0001" not in {
         name for name, _ in heard.steps
     }
-    first, second = ((r.training() or {})["tuning"] for r in (runs[0], whole[0]))
-    assert [(t["run"], t["accuracy"], t["flops"]) for t in first["trials"]] == [
-        (t["run"], t["accuracy"], t["flops"]) for t in second["trials"]
-    ]
+    first, second = (training_of(r).tuning for r in (runs[0], whole[0]))
+    assert [(t.run, t.accuracy, t.flops) for t in first.trials] == [(t.run, t.accuracy, t.flops) for t in second.trials]
 
 
 def test_a_rate_at_which_training_diverges_is_a_trial_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rigged(monkeypatch, {1e-3: 0.1})
     (run,), heard = train(options(tmp_path, "direct", tune=LearningRateGrid((1e-3, 1e30))))
-    told = (run.training() or {})["tuning"]
-    assert told["chosen"] == 1e-3 and told["trials"][1]["accuracy"] is None and told["trials"][1]["flops"] > 0
-    assert told["flops"] == sum(t["flops"] for t in told["trials"])
+    told = training_of(run).tuning
+    assert told.chosen == 1e-3 and told.trials[1].accuracy is None and told.trials[1].flops > 0
+    assert told.flops == sum(t.flops for t in told.trials)
     assert any("is not finite at step" in n for n in heard.notes) and any("1e+30: diverged" in n for n in heard.notes)
     with pytest.raises(UsageError, match="all learning rates tried for direct diverged"):
         train(options(tmp_path / "all", "direct", tune=LearningRateGrid((1e29, 1e30))))
@@ -147,10 +139,10 @@ def test_trials_of_a_part_of_the_budget_are_followed_by_a_run_of_all_of_it(
 ) -> None:
     rigged(monkeypatch, {1e-3: 0.1, 1e-2: 0.3})
     (run,), _ = train(options(tmp_path, "direct", tune=LearningRateGrid((1e-3, 1e-2), 0.5)))
-    told = (run.training() or {})["tuning"]
-    assert [t.spec["budget"]["examples"] for t in by_role(tmp_path)["trial"]] == [24, 24]
-    assert (run.spec["budget"]["examples"], len(run.metrics()), told["adopted"], told["share"]) == (48, 12, None, 0.5)
-    assert told["edge"] and told["chosen"] == 1e-2
+    told = training_of(run).tuning
+    assert [t.spec.budget.examples for t in by_role(tmp_path)["trial"]] == [24, 24]
+    assert (run.spec.budget.examples, len(run.metrics()), told.adopted, told.share) == (48, 12, None, 0.5)
+    assert told.edge and told.chosen == 1e-2
 
 
 def test_a_recipe_may_have_a_batch_size_for_each_kind_of_backbone(tmp_path: Path) -> None:
@@ -171,7 +163,7 @@ def test_a_recipe_may_have_a_batch_size_for_each_kind_of_backbone(tmp_path: Path
 
 
 def test_what_is_not_tuned_is_what_it_was(tmp_path: Path) -> None:
-    plain = plan_study(options(tmp_path, "direct", lr=1e-3))[0].spec
+    plain = plan_study(options(tmp_path, "direct", lr=1e-3))[0].spec.to_json()
     assert not {"tuned", "selection"} & plain.keys()
     tuned = plan_study(options(tmp_path, "direct", tune=GRID))
     assert trials(tuned)[1].spec.to_json() == plain | {"role": "trial"} and spec_id(trials(tuned)[1].spec) != spec_id(
@@ -263,14 +255,10 @@ def test_the_command_tunes_and_its_tables_say_so(call: Call, tmp_path: Path) -> 
     frame = comparison(roles["arm"]).frame()
     for run in roles["arm"]:
         (row, *_) = frame[frame.run_ids == run.id].to_dict("records")
-        told = (run.training() or {})["tuning"]
-        assert (row["tuning_trials"], row["tuning_flops"], float(row["tuning_rate"])) == (
-            2,
-            told["flops"],
-            told["chosen"],
-        )
-        assert (row["train_flops"], row["checkpoint"]) == ((run.training() or {})["flops"], "best")
-        assert row["chosen_step"] == str((run.training() or {})["selection"]["chosen"]["step"])
+        told = training_of(run).tuning
+        assert (row["tuning_trials"], row["tuning_flops"], float(row["tuning_rate"])) == (2, told.flops, told.chosen)
+        assert (row["train_flops"], row["checkpoint"]) == (training_of(run).flops, "best")
+        assert row["chosen_step"] == str(training_of(run).selection.chosen.step)
     code, board, _ = call("leaderboard", "-o", tmp_path, "-f", "markdown")
     assert code == 0 and "All rows: best checkpoint." in board and "learning-rate trials: direct 2; rim K=2 2." in board
     assert "Training FLOPs of the trials, beside the runs' own: direct" in board
@@ -318,15 +306,13 @@ def test_the_16_split_protocol_stands_apart(call: Call, tmp_path: Path) -> None:
         assert not one.run.evaluations()  # nothing that an ordinary table would take for a row
         folder = next((one.run.path / "candidates" / "eval").iterdir())
         assert (folder / "items.jsonl.gz").stat().st_size < 4_000 and len(one.items) == 60
-        assert all(len(i["correct"]) == len(i["answers"]) == 3 for i in one.items)
-        for k, candidate in enumerate(one.summary["candidates"]):
-            assert (
-                candidate["accuracy"] == sum(i["correct"][k] == "1" for i in one.items) / 60 and candidate["flops"] > 0
-            )
+        assert all(len(i.correct) == len(i.answers) == 3 for i in one.items)
+        for k, candidate in enumerate(one.summary.candidates):
+            assert candidate.accuracy == sum(i.correct[k] == "1" for i in one.items) / 60 and candidate.flops > 0
         weights = [
             read_json(p / "backbone.json")["sha256"] for p in sorted((one.run.path / "candidates").glob("step-*"))
         ]
-        assert weights == [c["weights_sha256"] for c in one.summary["candidates"]] and len(set(weights)) == 3
+        assert weights == [c.weights_sha256 for c in one.summary.candidates] and len(set(weights)) == 3
         assert (
             weights[2] == read_json(one.run.model_path() / "backbone.json")["sha256"]
         )  # the model is the last candidate
@@ -341,7 +327,7 @@ def test_the_16_split_protocol_stands_apart(call: Call, tmp_path: Path) -> None:
     assert set(frame.set) == {
         f"16-split, selects on test items, never ranked ({name})" for name in ("in distribution", "OOD")
     }
-    inside = [i for i in found[0].items if not i["ood"]]
+    inside = [i for i in found[0].items if not i.ood]
     assert frame.accuracy[0] == pytest.approx(run_splits(inside).accuracy) and frame.split_se[0] == pytest.approx(
         run_splits(inside).split_se
     )
