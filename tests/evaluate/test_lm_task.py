@@ -353,7 +353,7 @@ def test_an_overlong_question_of_a_set_is_one_of_its_items(trained: dict[str, Tr
 def test_every_record_is_complete(items: dict[str, list[ItemRecord]], name: str) -> None:
     for item in items[name]:
         assert item.to_json().keys() == RECORD | ({"blocks"} if name == "rim" else set())
-        assert all(item[k] is not None for k in RECORD - {"answer", "passes_to_answer"})
+        assert all(getattr(item, k) is not None for k in RECORD - {"answer", "passes_to_answer"})
         assert item.prompt_tokens > 0 and item.latency_s > 0 and item.batch_size <= 64
 
 
