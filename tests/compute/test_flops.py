@@ -4,16 +4,15 @@ blind spots.
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from engine import EXAMPLES, FAMILIES, KERNELS, METHODS, all_rows, loss_of, model, training_rows
+from engine import EXAMPLES, FAMILIES, METHODS, all_rows, loss_of, training_rows
+from flop_variants import backbone_of, families, methods, variants
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -23,7 +22,7 @@ from rim_bench.baselines.direct import Direct
 from rim_bench.compute import flops
 from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import Products, executed_cost, forward
-from rim_bench.engine import generate, lora
+from rim_bench.engine import generate
 from rim_bench.engine import packing as workspace_module
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.flop_counters import fvcore_counts, torch_flops
@@ -34,32 +33,6 @@ from rim_bench.methods.layout import Layout, Segment
 from rim_bench.methods.method import Method
 from rim_bench.models.rim import Rim
 from rim_bench.util.errors import UsageError
-
-RANK = 4
-PLAIN = tuple((family, kernel) for family in FAMILIES for kernel in KERNELS)
-VARIANTS = (*PLAIN, ("grouped", "sdpa"), ("grouped", "eager"), ("lora-llama", "sdpa"), ("lora-gpt2", "sdpa"))
-variants = pytest.mark.parametrize("variant", VARIANTS, ids="-".join)
-methods = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{m.settings()}")
-families = pytest.mark.parametrize("family", FAMILIES)
-
-
-@cache
-def backbone_of(variant: tuple[str, str]) -> tuple[Backbone, Shape]:
-    """A tiny backbone with every method's markers, and its shape:
-    the plain families, grouped-query attention, unmerged LoRA.
-    """
-    family, kernel = variant
-    if family in FAMILIES:
-        backbone = model(family, kernel)
-        return backbone, Shape.of(backbone.causal.config.to_dict())
-    backbone = copy.deepcopy(model("tiny-gpt2" if family == "lora-gpt2" else "tiny", kernel))
-    if family != "lora-gpt2":  # two heads share a key, and a head is wider than its share of the width
-        config = AutoConfig.for_model(**backbone.causal.config.to_dict() | {"num_key_value_heads": 2, "head_dim": 12})
-        hf = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
-        backbone = Backbone(backbone.spec, hf, backbone.codec, backbone.markers, "cpu")
-    if family.startswith("lora"):
-        backbone.model = lora.wrap(backbone.model, {"lora_rank": RANK, "lora_alpha": 8}, backbone.markers, 0).eval()
-    return backbone, Shape.of(backbone.causal.config.to_dict(), RANK if family.startswith("lora") else 0)
 
 
 def fvcore_count(backbone: Backbone, batch: list[Layout], *, attention: bool = True) -> dict[str, int]:

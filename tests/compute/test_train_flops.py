@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 from engine import EXAMPLES, FAMILIES, METHODS, counted, training_rows
-from test_flops import PLAIN, RANK, VARIANTS, backbone_of, methods, variants
+from flop_variants import PLAIN, RANK, VARIANTS, backbone_of, methods, variants
 from torch import nn
 
 from rim_bench.baselines.coconut import Coconut

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import unregistered
+from user_task import USER_TASK, user_task, write
 
 from rim_bench.data import datasets
 from rim_bench.data import rows as rows_module
@@ -41,12 +42,6 @@ def gsm8k_row(i: int) -> dict[str, str]:
         f"$<<{2 + i}*1000={2000 + 1000 * i}>>.\n#### {2000 + 1000 * i:,}"
     )
     return {"question": f"Ann has 2 eggs and finds {i}. What do they bring at $1000 an egg?", "answer": answer}
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -310,44 +305,6 @@ def test_a_cached_copy_is_used_where_the_hub_is_out_of_reach(monkeypatch: pytest
     train, validation = training_data(GSM8K, data=None)
     assert len(train.examples) + len(validation.examples) == 20
     assert datasets.config.HF_HUB_OFFLINE is before
-
-
-USER_TASK = """
-task: mine_sums
-custom_dataset: !function rim_bench.tasks.lm.load
-output_type: generate_until
-test_split: test
-doc_to_text: "{{question}}"
-doc_to_target: "{{answer}}"
-process_results: !function rim_bench.tasks.lm.score
-metric_list: [{metric: accuracy, aggregation: mean, higher_is_better: true}]
-metadata:
-  version: 3
-  rim_bench:
-    summary: sums of two parts
-    source: rows
-    files: {train: my_train.jsonl, test: [missing.jsonl, my_test.jsonl]}
-    fields: {question: [Body, Question], steps: Equation, answer: Answer, level: Type, id: ID}
-"""
-
-
-def user_task(folder: Path) -> Path:
-    rows = [
-        {
-            "ID": f"r{i}",
-            "Body": f"{i} birds.",
-            "Question": "And 1?",
-            "Equation": f"{i}+1",
-            "Answer": i + 1.0,
-            "Type": "Add",
-        }
-        for i in range(12)
-    ]
-    write(folder / "my_train.jsonl", rows[:10])
-    write(folder / "my_test.jsonl", rows[10:])
-    path = folder / "sums.yaml"
-    path.write_text(USER_TASK)
-    return path
 
 
 def test_a_users_task_is_one_yaml(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

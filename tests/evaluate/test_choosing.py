@@ -12,7 +12,8 @@ import engine
 import pytest
 import torch
 from conftest import unregistered
-from test_lm_task import Silent, _light  # noqa: F401 - the fixture is used by being there
+from light_lm_eval import light  # noqa: F401 - the fixture is used by being there
+from small_runs import Heard
 
 from rim_bench.baselines.coconut import Coconut
 from rim_bench.baselines.cot import ChainOfThought
@@ -72,7 +73,7 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "TIMED", 2)
-        return {run.spec.method.name: run for run in run_plan(plan_study(options), Silent())}
+        return {run.spec.method.name: run for run in run_plan(plan_study(options), Heard())}
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,10 @@ import lm_eval.evaluator
 import numpy as np
 import pytest
 import torch
+from light_lm_eval import light  # noqa: F401 - the fixture is used by being there
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
+from small_runs import Heard
 
 from rim_bench.data.task import load_task
 from rim_bench.engine.generate import decode
@@ -72,20 +74,6 @@ RECORD = {
 TIMES = {"latency_s", "batch_s", "batch_size", "flops_executed"}
 
 
-class Silent:
-    """A reporter that keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def training(self, run: str, progress: Any) -> None: ...
-    def evaluating(self, run: str, done: int, total: int) -> None: ...
-    def finished(self, run: str) -> None: ...
-
-
 @pytest.fixture(scope="session")
 def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
     return Options(
@@ -106,7 +94,7 @@ def runs(options: Options) -> dict[str, Run]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {run.spec.method.name: run for run in run_plan(plan_study(options), Silent())}
+        return {run.spec.method.name: run for run in run_plan(plan_study(options), Heard())}
     finally:
         torch.set_num_threads(threads)
 
@@ -119,20 +107,6 @@ def trained(runs: dict[str, Run]) -> dict[str, TrainedModel]:
 @pytest.fixture(scope="session")
 def items(runs: dict[str, Run]) -> dict[str, list[ItemRecord]]:
     return {name: run.read_items(next(iter(run.evaluations()))) for name, run in runs.items()}
-
-
-@pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without what costs seconds in lm-eval and decides nothing here:
-    14,683 built-in tasks and a description of the machine.
-    """
-    begin = TaskManager.__init__
-    monkeypatch.setattr(
-        TaskManager, "__init__", lambda self, *a, **k: begin(self, *a, **{**k, "include_defaults": False})
-    )
-    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda storage: None)
-    monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
-    monkeypatch.delenv("RIM_BENCH_DATA", raising=False)
 
 
 def manager(folder: Path | None = None) -> TaskManager:
@@ -423,7 +397,7 @@ def test_nothing_is_trained_or_evaluated_twice(
 
     monkeypatch.setattr(evaluation, "evaluate", refuse)
     monkeypatch.setattr("rim_bench.engine.trainer.Trainer", refuse)
-    reporter = Silent()
+    reporter = Heard()
     assert [r.path for r in run_plan(plan_study(options), reporter)] == [runs[m].path for m in METHODS]
     assert (
         sum("trained already" in n for n in reporter.notes)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_data import user_task
+from user_task import user_task
 
 from rim_bench.data.datasets import evaluation_data, training_data
 from rim_bench.data.reader import Split, TaskReader

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated import coin, evaluate, train
 
 from rim_bench.report.comparison import comparison
 from rim_bench.report.leaderboard import leaderboard
 from rim_bench.storage.run_folder import NOT_EVALUATED, Run, Store, omitted_lines
 from rim_bench.util.errors import UsageError
 from rim_bench.util.table import Panel
-from tests.helpers.fabricated import coin, evaluate, train
 
 METHODS = ("direct", "pause", "cot", "coconut", "rim")
 SETS = tuple(f"set{k}" for k in range(6))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine import METHODS, methods_ids
-from test_trainer import DATA, Dying, Killed, losses, new_run, trainer, weights
+from training_loop import DATA, Dying, Killed, losses, new_run, trainer, weights
 
 from rim_bench.baselines.coconut import Coconut
 from rim_bench.baselines.direct import Direct

@@ -12,6 +12,7 @@ from typing import Any
 import fabricated
 import pytest
 import torch
+from small_runs import Heard
 from stored import training_of
 
 from rim_bench.baselines.rim_shuffled_steps import RimShuffledSteps
@@ -41,13 +42,6 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "eval_batch_size": 24,
 }
-
-
-class Silent:
-    def note(self, text: str) -> None: ...
-    def training(self, run: str, progress: Any) -> None: ...
-    def evaluating(self, run: str, done: int, total: int) -> None: ...
-    def finished(self, run: str) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +112,7 @@ def test_what_the_controls_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Trainer, "__init__", heard)
     study = plan_study(asked(tmp_path, "rim", "rim-shuffled-steps", "rim-as-prompt"))
-    runs = named(run_plan(study, Silent(), evaluation=False))
+    runs = named(run_plan(study, Heard(), evaluation=False))
     own, other = trained["rim"].data, trained["rim-shuffled-steps"].data
     assert [(e.question, e.answer, len(e.steps)) for e in own] == [(e.question, e.answer, len(e.steps)) for e in other]
     moved = RimShuffledSteps().transform(study[0].study.data[0].examples, 0)
@@ -151,25 +145,25 @@ def test_a_budget_in_flops_is_that_of_the_transformed_examples(tmp_path: Path, m
 
 def test_split_passes_change_times_and_nothing_else(tmp_path: Path) -> None:
     options = asked(tmp_path, "pause-curriculum", start="recipe", examples=192)
-    (run,) = run_plan(plan_study(options), Silent())
-    split = evaluate_stored(run, dataclasses.replace(options, split_passes=True), Silent())
+    (run,) = run_plan(plan_study(options), Heard())
+    split = evaluate_stored(run, dataclasses.replace(options, split_passes=True), Heard())
     by_knob = {str(s.knob): key for key, s in run.evaluations().items()}
     assert len(by_knob) == 2 and split.knob == KnobRecord(name="passes", value="split")
     plain, later = run.read_items(by_knob["None"]), run.read_items(by_knob[str(split.knob)])
     assert [i.output for i in plain] == [i.output for i in later]
     assert {b.passes - a.passes for a, b in zip(plain, later, strict=True)} == {3}
     assert (
-        evaluate_stored(run, dataclasses.replace(options, split_passes=True), Silent()) == split
+        evaluate_stored(run, dataclasses.replace(options, split_passes=True), Heard()) == split
         and len(run.evaluations()) == 2
     )
 
 
 def test_a_repeat_answers_the_same_in_another_order_and_is_no_row(tmp_path: Path) -> None:
     options = asked(tmp_path, "rim")
-    (run,) = run_plan(plan_study(options), Silent())
+    (run,) = run_plan(plan_study(options), Heard())
     (key,) = run.evaluations()
     for size in (5, 24):
-        summary = evaluate_stored(run, dataclasses.replace(options, eval_batch_size=size, repeat=True), Silent())
+        summary = evaluate_stored(run, dataclasses.replace(options, eval_batch_size=size, repeat=True), Heard())
         assert summary.repeat and summary.settings.order == "shuffled" and summary.settings.batch_size == size
     first, *others = (
         {i.id: (i.output, i.flops_prefill, [b.answer for b in i.blocks]) for i in run.read_items(k)}
@@ -186,14 +180,14 @@ def test_direct_and_pause_start_from_what_coconuts_own_first_stage_makes(
     tmp_path: Path, budget: dict[str, int | None]
 ) -> None:
     study = plan_study(asked(tmp_path, "coconut", "rim", start="recipe", cot_examples=None, **budget))
-    runs = run_plan(study, Silent(), evaluation=False)
+    runs = run_plan(study, Heard(), evaluation=False)
     coconut = named(runs)["coconut"]
     first = sum(record["stage"] == "cot" for record in coconut.metrics())
     (request,) = warm_options(study, runs, study[0].study.controls()[0])
     assert request.methods == ("direct", "pause") and request.start == "cot" and request.cot_examples == 32 * first > 0
     warm = plan_study(request)
     start = next(c for c in warm if c.is_start)
-    made = run_plan(warm, Silent(), evaluation=False)
+    made = run_plan(warm, Heard(), evaluation=False)
     assert start.plan.steps == first
     for run in made:  # charged with the start, and at the whole budget of the arm
         told, arm = training_of(run), training_of(coconut)
@@ -207,11 +201,11 @@ def test_a_stage_that_has_not_converged_is_a_start_for_its_controls(tmp_path: Pa
     arm itself had.
     """
     study = plan_study(asked(tmp_path, "coconut", start="recipe", cot_examples=None, quick=False, examples=320))
-    runs = run_plan(study, Silent(), evaluation=False)
+    runs = run_plan(study, Heard(), evaluation=False)
     (request,) = warm_options(study, runs, study[0].study.controls()[0])
     with pytest.raises(UsageError, match="what starts from it means nothing"):
-        run_plan(plan_study(dataclasses.replace(request, any_start=False)), Silent(), evaluation=False)
-    assert sorted(named(run_plan(plan_study(request), Silent(), evaluation=False))) == ["direct", "pause"]
+        run_plan(plan_study(dataclasses.replace(request, any_start=False)), Heard(), evaluation=False)
+    assert sorted(named(run_plan(plan_study(request), Heard(), evaluation=False))) == ["direct", "pause"]
 
 
 def test_every_row_is_asked_the_further_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +240,7 @@ def test_runs_that_select_on_test_items_have_no_evaluated_controls(tmp_path: Pat
         Store(tmp_path), "rim", spec={"selection": {"rule": "16-split", "splits": 16, "share": 0.2, "seed": 0}}
     )
     heard: list[str] = []
-    reporter = Silent()
+    reporter = Heard()
     reporter.note = heard.append  # type: ignore[method-assign]
     removed = [c for c in control_rules.CONTROLS if c.label == "rim-blocks-removed"]
     evaluate_controls([run], removed, asked(tmp_path, "rim"), reporter)

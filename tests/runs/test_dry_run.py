@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from executor_here import Here
 from small_runs import Heard, options
 from stored import training_of
-from test_study_file import study
+from study_files import study
 
 from rim_bench.engine.trainer import Trainer
 from rim_bench.runs.dry_run import LATER, DryRun, dry_run
@@ -219,8 +220,6 @@ def test_nothing_is_trained_fetched_or_written(call: Call, tmp_path: Path, monke
 
 
 def test_a_study_is_planned_and_run_on_an_engine(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_grid import Here
-
     text = (
         'methods = ["direct"]\ntask = "chain"\nseeds = [0]\nbudgets = ["examples=160", "train-flops=8e8"]\nstart = '
         '"recipe"\nlimit = 20\n'

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from executor_here import Here
 from light_work import MORTAL
 from queues import Queue
 from small_runs import SMALL, Heard, contents, model, options
@@ -21,9 +22,9 @@ from rim_bench.cli.run import report_failures
 from rim_bench.evaluate.options import EvaluationSets
 from rim_bench.evidence.ranking import contests
 from rim_bench.report.comparison import comparison
-from rim_bench.runs.executors import died, open_engine
+from rim_bench.runs.executors import open_engine
 from rim_bench.runs.grid import Failure, Runner, visible_gpus
-from rim_bench.runs.job import Job, JobResult, execute
+from rim_bench.runs.job import Job, execute
 from rim_bench.runs.options import ExecutionOptions, Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.study import study_setting
@@ -36,38 +37,6 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Here:
-    """An engine that does the work in this process, a job when it is waited for; processes that die are made up."""
-
-    elsewhere = False
-    together = 2
-
-    def __init__(self, dies: dict[str, int] | None = None) -> None:
-        self.dies = dict(dies or {})  # by label: how often
-        self.began: list[str] = []
-        self.queue: list[Job] = []
-        self.closed = False
-
-    @property
-    def room(self) -> int:
-        return 2 - len(self.queue)
-
-    def start(self, job: Job) -> None:
-        assert self.room
-        self.began.append(job.label)
-        self.queue.append(job)
-
-    def wait(self) -> list[tuple[Job, JobResult]]:
-        job = self.queue.pop(0)
-        if self.dies.get(job.label, 0) > 0:
-            self.dies[job.label] -= 1
-            return [(job, died("its process was ended by SIGKILL"))]
-        return [(job, execute(job))]
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def grid(given: Options | list[Options], **more: Any) -> tuple[list[list[Run]], Here, Runner, Heard]:

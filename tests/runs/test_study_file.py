@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from stored import training_of
+from study_files import study
 
 from rim_bench.runs.options import StudyOptions
 from rim_bench.runs.study_file import read_study
@@ -38,12 +39,6 @@ limit = 40
 max_tokens = 6
 quick = true
 """
-
-
-def study(folder: Path, text: str) -> Path:
-    path = folder / "study.toml"
-    path.write_text(text, "utf-8")
-    return path
 
 
 def test_a_study_is_read_as_one_request_a_budget(tmp_path: Path) -> None:
