@@ -189,7 +189,7 @@ def test_a_study_file_tunes(tmp_path: Path) -> None:
     text += 'checkpoint = "best"\ncheckpoint_points = 4\n'
     path.write_text(text, "utf-8")
     (request,) = read_study(path).requests
-    assert request.tune == LearningRateGrid(GRID.rates, 0.5) and (request.selection.rule, request.selection.count) == (
+    assert request.grid == LearningRateGrid(GRID.rates, 0.5) and (request.selection.rule, request.selection.count) == (
         "best",
         4,
     )
