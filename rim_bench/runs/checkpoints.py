@@ -63,7 +63,8 @@ class CheckpointSelector:
         return self.selection.count
 
     @cached_property
-    def _dataset(self) -> Split:
+    def questions(self) -> Split:
+        """The validation split; read once, when the first look needs it."""
         return self.request.dataset()
 
     # while it trains
@@ -82,14 +83,16 @@ class CheckpointSelector:
             self._write()
 
     def evaluate(self, step: int, stage: str, *, candidate: bool, ends: bool) -> None:
-        """Answer the validation questions with the weights of `step`; a candidate's weights are kept. `ends`:
-        the stage ends with it.
+        """Answers the validation questions with the weights of `step`; a candidate's weights are kept.
+
+        Args:
+            ends: the stage ends with this step.
         """
         device = self.trained.backbone.device
         self.peak = max(self.peak, peak_memory(device))
         began = time.perf_counter()
-        with self._undisturbed():
-            items = marked(self.trained, self.request, self._dataset)
+        with undisturbed(self.trained):
+            items = marked(self.trained, self.request, self.questions)
             if candidate and self.selection.rule != LAST:
                 with complete_folder(self._weights(step)) as folder:
                     self.trained.save(folder)
@@ -123,10 +126,10 @@ class CheckpointSelector:
     @property
     def chosen(self) -> LookRecord | None:
         """The evaluation that the rule chooses; None without any, and where the rule waits for the test questions."""
-        found = self._candidates
-        if not found or self.selection.rule == SPLITS:
+        candidates = self._candidates
+        if not candidates or self.selection.rule == SPLITS:
             return None
-        return found[-1] if self.selection.rule == LAST else found[best([r.accuracy for r in found])]
+        return candidates[-1] if self.selection.rule == LAST else candidates[best([r.accuracy for r in candidates])]
 
     def record(self) -> SelectionRecord | None:
         """For train.json: every look, what all of them cost, and the choice. None where there was none."""
@@ -163,7 +166,7 @@ class CheckpointSelector:
         link_files(source, folder)
 
     def clean(self) -> None:
-        """Removes candidates of a trained run, but for those that the test questions choose between."""
+        """Removes candidates of the trained run, as `clean` does."""
         clean(self.run, self.selection)
 
     @property
@@ -180,21 +183,20 @@ class CheckpointSelector:
     def _write(self) -> None:
         write_json_atomic(self._scores, {"schema": 1, "seen": [r.to_json() for r in self.seen]})
 
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """Evaluation mode within, and everything as before behind it:
-        modes, and torch's random states of the CPU and every GPU.
-        """
-        modules = (self.trained.backbone.model, self.trained.bridges)
-        before = [m.training for m in modules]
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            for module in modules:
-                module.eval()
-            try:
-                yield
-            finally:
-                for module, training in zip(modules, before, strict=True):
-                    module.train(training)
+
+@contextmanager
+def undisturbed(trained: TrainedModel) -> Iterator[None]:
+    """Evaluation mode within; after it modes and torch's random states, of the CPU and every GPU, are as before."""
+    modules = (trained.backbone.model, trained.bridges)
+    before = [m.training for m in modules]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        for module in modules:
+            module.eval()
+        try:
+            yield
+        finally:
+            for module, training in zip(modules, before, strict=True):
+                module.train(training)
 
 
 def weights_folder(run: Run, step: int) -> Path:
@@ -203,7 +205,7 @@ def weights_folder(run: Run, step: int) -> Path:
 
 
 def clean(run: Run, selection: CheckpointRule) -> None:
-    """`Candidates.clean` of a run that may have been trained by another process."""
+    """Removes candidates of a trained run, but for those that the test questions choose between."""
     if selection.rule != SPLITS:
         shutil.rmtree(run.path / CANDIDATES, ignore_errors=True)
 
@@ -223,9 +225,8 @@ def link_files(source: Path, folder: Path) -> None:
 def answered(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:
     """The stored summary of the candidates' answers, of the weights as they are now; None where there is none."""
     stored = run.candidate_evaluations.read(request.key())
-    if stored is None:
-        return None
-    return stored if all(_hash(run, c.step) in (None, c.weights_sha256) for c in stored.candidates) else None
+    same = stored and all(_hash(run, c.step) in (None, c.weights_sha256) for c in stored.candidates)
+    return stored if same else None
 
 
 def evaluate_candidates(
@@ -235,7 +236,7 @@ def evaluate_candidates(
     on_items: Callable[[int, int], None] | None = None,
     execution: ExecutionContext = ALONE,
 ) -> EvaluationRecord:
-    """Let every candidate of a trained run answer the questions, and store who was right: one record for each question.
+    """Every candidate's answers to the questions, stored with one record for each question: which were right.
 
     Raises:
         UsageError: too few questions for the protocol, or a candidate's weights are gone or damaged.
@@ -245,19 +246,30 @@ def evaluate_candidates(
     dataset, began = request.dataset(), time.perf_counter()
     held_out(len(dataset.examples))  # refuses before anything is answered
     selection = (run.training() or TrainingRecord()).selection or SelectionRecord()
-    found = [r for r in selection.seen if r.candidate]
-    for record in found:
+    looks = [r for r in selection.seen if r.candidate]
+    for record in looks:
         if (damage := damage_of(weights_folder(run, record.step))) is not None:
             what = f"candidate of step {record.step} of run {run.id} cannot be evaluated: {damage}"
             raise UsageError(f"{what}; train the run again in another results folder")
     columns: list[list[ItemRecord]] = []
-    total = len(found) * len(dataset.examples)
-    for k, record in enumerate(found):
+    total = len(looks) * len(dataset.examples)
+    for k, record in enumerate(looks):
         trained = load_trained(run, device=device, folder=weights_folder(run, record.step), execution=execution)
         before = k * len(dataset.examples)
         show = None if on_items is None else (lambda done, _, before=before: on_items(before + done, total))  # type: ignore[misc]
         columns.append(marked(trained, request, dataset, show))
-    items = [_compact(row) for row in zip(*columns, strict=True)]
+    items = [
+        CandidateItem(
+            id=first.id,
+            level=first.level,
+            ood=first.ood,
+            cluster=first.cluster,
+            reference=first.reference,
+            correct="".join("1" if i.correct else "0" for i in (first, *others)),  # in the order of training
+            answers=tuple(i.answer for i in (first, *others)),
+        )
+        for first, *others in zip(*columns, strict=True)
+    ]
     candidates = tuple(
         CandidateRecord(
             step=record.step,
@@ -266,7 +278,7 @@ def evaluate_candidates(
             accuracy=accuracy_of(column),
             flops=sum(i.flops for i in column),
         )
-        for record, column in zip(found, columns, strict=True)
+        for record, column in zip(looks, columns, strict=True)
     )
     summary = {
         "schema": 1,
@@ -291,20 +303,6 @@ def evaluate_candidates(
         "seconds": round(time.perf_counter() - began, 3),
     }
     return run.candidate_evaluations.write(request.key(), items, summary)
-
-
-def _compact(row: tuple[ItemRecord, ...]) -> CandidateItem:
-    """One question with all candidates' marks and extracted answers, in the order of training."""
-    first = row[0]
-    return CandidateItem(
-        id=first.id,
-        level=first.level,
-        ood=first.ood,
-        cluster=first.cluster,
-        reference=first.reference,
-        correct="".join("1" if i.correct else "0" for i in row),
-        answers=tuple(i.answer for i in row),
-    )
 
 
 def _hash(run: Run, step: int) -> str | None:

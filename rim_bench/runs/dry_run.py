@@ -87,16 +87,10 @@ class DryRun:
         data = self.data(rate)
         totals = data["totals"]
         flops = (format_flops(totals[k]) for k in ("train_flops", "train_left", "evaluation_flops"))
-        most = [f"in all: {totals['cells']}", "", *flops]
-        most += [_hours(totals["hours_left"])] if rate is not None else []
-        rows.append((*most, *[""] * (len(columns) - len(most))))
+        total_row = [f"in all: {totals['cells']}", "", *flops]
+        total_row += [_hours(totals["hours_left"])] if rate is not None else []
+        rows.append((*total_row, *[""] * (len(columns) - len(total_row))))
         grid = Panel("Starts and trials, then what begins from them", columns, tuple(rows))
-        sections = (Section("Cells", (grid,), self._notes(rate)),)
-        records, title = tuple(data["cells"]), "Dry run: nothing was trained or stored"
-        return Table(title, self.quick, sections, records, tuple(records[0]), file="--format markdown")
-
-    @staticmethod
-    def _notes(rate: float | None) -> tuple[str, ...]:
         notes = [
             "Training FLOPs: forward and backward over visible keys, no padding, exact for budgets in examples; what "
             "is inherited stands at the cell it comes from, and is taken off a budget in FLOPs.",
@@ -109,7 +103,9 @@ class DryRun:
                 f"Hours: what is left at {format_flops(rate)}FLOPs/s, one cell after the other (train.json has flops "
                 "and seconds)."
             )
-        return tuple(notes)
+        sections = (Section("Cells", (grid,), tuple(notes)),)
+        records, title = tuple(data["cells"]), "Dry run: nothing was trained or stored"
+        return Table(title, self.quick, sections, records, tuple(records[0]), file="--format markdown")
 
 
 def dry_run(plans: Sequence[Plan]) -> DryRun:
@@ -120,7 +116,12 @@ def dry_run(plans: Sequence[Plan]) -> DryRun:
             price; or a damaged run folder, which the run would refuse too.
     """
     for plan in plans:
-        _check_stored(plan[0].study.backbone)
+        spec = plan[0].study.backbone
+        if spec["kind"] == "hub" and stored_here(str(spec["hub"]), spec.get("revision")) is None:
+            raise UsageError(
+                f"a dry run fetches nothing, and {spec['hub']} is not stored on this machine: without its tokenizer a "
+                "grid has no price; fetch it with `hf download`, or see `rim-bench cost` for a price list from lengths"
+            )
         check_budget(plan)
     label = labels_among(plans)
     shared: dict[str, _Rows] = {}  # budgets of one study have their rows in common
@@ -137,16 +138,6 @@ def dry_run(plans: Sequence[Plan]) -> DryRun:
             if planned.id not in rows:
                 rows[planned.id] = accountant.row(planned, label(planned))
     return DryRun(tuple(rows.values()), any(plan[0].study.options.quick for plan in plans))
-
-
-def _check_stored(spec: Record) -> None:
-    """Refuse a hub model that would have to be fetched."""
-    if spec["kind"] == "hub" and stored_here(str(spec["hub"]), spec.get("revision")) is None:
-        raise UsageError(
-            f"a dry run fetches nothing, and {spec['hub']} is not stored on this machine: without its tokenizer a grid "
-            "has no price; "
-            "fetch it with `hf download`, or see `rim-bench cost` for a price list from lengths"
-        )
 
 
 def _hours(value: float | None) -> str:
@@ -196,8 +187,9 @@ class _Accountant:
         spent = whole if trained else 0
         if checkpoint is not None:
             spent = sum(int(m["flops"]) for m in run.metrics()[: checkpoint[0]])
-        if is_arm and self._adopts(planned):
-            state, spent = (state if trained else f"{state}, the winning trial itself"), whole
+        tried = [t.spec for t in self.trials if is_arm and t.method.name == planned.method.name]
+        if any(same_training(replace(planned.spec, optimizer=spec.optimizer), spec) for spec in tried):
+            state, spent = (state if trained else f"{state}, the winning trial itself"), whole  # whichever wins
         answers, plan = self._evaluation(planned), planned.plan
         return DryRunRow(
             cell=label,
@@ -214,11 +206,6 @@ class _Accountant:
             evaluation_flops=answers,
             evaluation_left=0 if done else answers,
         )
-
-    def _adopts(self, arm: PlannedRun) -> bool:
-        """Whether an arm is one of the trials, whichever wins."""
-        tried = [t.spec for t in self.trials if t.method.name == arm.method.name]
-        return any(same_training(replace(arm.spec, optimizer=spec.optimizer), spec) for spec in tried)
 
     def _training(self, planned: PlannedRun) -> int:
         """FLOPs of training without what is inherited: those that were counted, where it is trained."""

@@ -1,4 +1,4 @@
-"""Who runs the cells of a grid: processes of this machine (concurrent.futures), a cluster's queue (submitit), or ray.
+"""Executors of the cells of a grid: processes of this machine (concurrent.futures), a queue (submitit), or ray.
 
 None of them is ours; what is here hands out jobs and turns a process that ended without an answer into one that says
 so. No torch.
@@ -11,12 +11,13 @@ import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from rim_bench.runs.job import UNKNOWN, Job, JobResult, execute
 from rim_bench.runs.options import check_executor, load_extra, settings_text
@@ -58,19 +59,18 @@ class _Context(SpawnContext):
         return self.started
 
 
-def _begin(gpu: str | None) -> None:
+def begin_worker(gpu: str | None) -> None:
     """Makes a worker see its own GPU alone, ignore Ctrl-C, and end when the process that started it does."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if (parent := multiprocessing.parent_process()) is not None:
 
+        def end_with_parent() -> None:
+            parent.join()
+            os._exit(1)  # what is under way goes on from its last checkpoint another time
 
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)  # what is under way goes on from its last checkpoint another time
+        threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def ended(code: int | None) -> str:
@@ -81,9 +81,8 @@ def ended(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"its process was ended by {name}" + (
-        ", as a system does that is short of memory" if name == "SIGKILL" else ""
-    )
+    cause = ", as a system does that is short of memory" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{cause}"
 
 
 class _Slot:
@@ -96,7 +95,7 @@ class _Slot:
 
     def submit(self, work: Work, job: Job) -> Future[JobResult]:
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, mp_context=self.context, initializer=_begin, initargs=(self.gpu,))
+            self.pool = ProcessPoolExecutor(1, mp_context=self.context, initializer=begin_worker, initargs=(self.gpu,))
         try:
             return self.pool.submit(work, job)
         except BrokenExecutor:  # its process ended while it had nothing to do
@@ -144,15 +143,15 @@ class Local:
         for future in wait_for(self.busy, return_when=FIRST_COMPLETED).done:
             slot, job = self.busy.pop(future)
             try:
-                told = future.result()
+                result = future.result()
             except BrokenExecutor:
-                told = died(ended(slot.end()))
+                result = died(ended(slot.end()))
             except Exception as error:  # an answer that could not be sent
-                told = died(f"{type(error).__name__}: {error}")
-            if told.state == "failed":
+                result = died(f"{type(error).__name__}: {error}")
+            if result.state == "failed":
                 slot.end()  # the next attempt begins in a fresh process
             self.free.append(slot)
-            out.append((job, told))
+            out.append((job, result))
         return out
 
     def close(self) -> None:
@@ -162,8 +161,58 @@ class Local:
             slot.end()
 
 
-# A cluster's queue
-class Submitit:
+# Other machines
+class Cluster(ABC):
+    """Tasks of another program, which places them on machines; what it does not take is a run that failed.
+
+    Args:
+        most: tasks at a time; None: all that there are.
+    """
+
+    elsewhere = True
+    name: ClassVar[str]
+
+    def __init__(self, most: int | None, together: int) -> None:
+        self.most, self.together = most, together
+        self.busy: list[tuple[Any, Job]] = []
+        self.lost: list[Answer] = []  # what it did not take
+
+    @property
+    def room(self) -> int:
+        return 1 if self.most is None else self.most - len(self.busy) - len(self.lost)
+
+    def start(self, job: Job) -> None:
+        try:
+            self.busy.append((self.send(job), job))
+        except Exception as error:  # of several kinds: an unknown option, a queue that is gone, a job it cannot send
+            self.lost.append((job, died(f"{self.name} could not start it: {self.said(error)}")))
+
+    def wait(self) -> list[Answer]:
+        if self.lost:
+            out, self.lost = self.lost, []
+            return out
+        ready = self.ready([task for task, _ in self.busy])
+        pairs = [(task, job) for task, job in self.busy if task in ready]
+        self.busy = [(task, job) for task, job in self.busy if task not in ready]
+        return [(job, self.result(task)) for task, job in pairs]
+
+    @abstractmethod
+    def send(self, job: Job) -> Any: ...  # the task made of a job
+    @abstractmethod
+    def ready(self, tasks: list[Any]) -> list[Any]: ...  # those that have ended; waits for the first
+    @abstractmethod
+    def result(self, task: Any) -> JobResult: ...  # what an ended task answered, or why it did not
+
+    def said(self, error: Exception) -> str:
+        return first_lines(error)
+
+    def refused(self, settings: Mapping[str, Any], error: Exception) -> UsageError:
+        """An error of the program about its settings, as one of ours."""
+        what = settings_text(settings) or "this machine"
+        return UsageError(f"{self.name} does not take {what}: {first_lines(error)}")
+
+
+class Submitit(Cluster):
     """One job of a cluster's queue per run (Slurm, or submitit's `cluster=local`).
 
     Args:
@@ -173,119 +222,87 @@ class Submitit:
         UsageError: submitit is not installed, or settings that it does not have.
     """
 
-    elsewhere = True
+    name = "submitit"
 
     def __init__(self, folder: Path, workers: int | None, settings: Mapping[str, Any], *, gpu: bool) -> None:
-        submitit = load_extra("submitit")
-        given = {"timeout_min": MINUTES, **({"gpus_per_node": 1} if gpu else {}), "name": "rim-bench", **settings}
-        cluster = given.pop("cluster", None)
+        submitit = load_extra(self.name)
+        parameters = {"timeout_min": MINUTES, **({"gpus_per_node": 1} if gpu else {}), "name": "rim-bench", **settings}
+        cluster = parameters.pop("cluster", None)
         try:
             self.executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
-            self.executor.update_parameters(**given)
+            self.executor.update_parameters(**parameters)
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
-            raise UsageError(
-                f"submitit does not take {settings_text(settings) or 'this machine'}: {_first(error)}"
-            ) from None
+            raise self.refused(settings, error) from None
         here = self.executor.cluster in ("local", "debug")  # submitit's stand-ins for a queue: this machine
-        self.most = workers or (WORKERS if here else None)
-        alone = (
-            workers == 1 or settings.get("slurm_exclusive") is True
-        )  # "user" keeps other users away, not other cells
-        self.together = self.most if here and self.most else 1 if alone else UNKNOWN
-        self.busy: list[tuple[Any, Job]] = []
-        self.lost: list[Answer] = []  # what the queue did not take
+        most = workers or (WORKERS if here else None)
+        # an exclusive "user" keeps other users away, not other cells
+        alone = workers == 1 or settings.get("slurm_exclusive") is True
+        super().__init__(most, most if here and most else 1 if alone else UNKNOWN)
 
-    @property
-    def room(self) -> int:
-        return 1 if self.most is None else self.most - len(self.busy) - len(self.lost)
+    def send(self, job: Job) -> Any:
+        return self.executor.submit(execute, job)
 
-    def start(self, job: Job) -> None:
-        try:
-            self.busy.append((self.executor.submit(execute, job), job))
-        except (
-            Exception
-        ) as error:  # of several kinds: an option that the queue does not know, a queue that does not answer
-            self.lost.append((job, died(f"submitit could not start it: {_first(error)}")))
-
-    def wait(self) -> list[Answer]:
-        if self.lost:
-            out, self.lost = self.lost, []
-            return out
-        while not (ready := [(task, job) for task, job in self.busy if task.done()]):
+    def ready(self, tasks: list[Any]) -> list[Any]:
+        while not (done := [task for task in tasks if task.done()]):
             time.sleep(POLL)
-        self.busy = [pair for pair in self.busy if pair not in ready]
-        return [(job, self._answer(task)) for task, job in ready]
+        return done
 
-    def _answer(self, task: Any) -> JobResult:
+    def result(self, task: Any) -> JobResult:
         try:
-            told: JobResult = task.result()
-            return told
+            result: JobResult = task.result()
+            return result
         except Exception as error:  # submitit's own, of several kinds: killed, timed out, lost
-            return died(f"{_first(error, 2)}; its log: {task.paths.stderr}")
+            return died(f"{first_lines(error, 2)}; its log: {task.paths.stderr}")
 
     def close(self) -> None:
         for task, _ in self.busy:
             task.cancel(check=False)
 
 
-# ray
-class Ray:
+class Ray(Cluster):
     """One ray task per run, in a fresh process of a cluster (`address=auto`, RAY_ADDRESS) or of this machine.
 
     Raises:
         UsageError: ray is not installed, cannot be reached, or settings that it does not have.
     """
 
-    elsewhere = True
+    name = "ray"
 
     def __init__(self, workers: int | None, settings: Mapping[str, Any], *, gpu: bool) -> None:
-        self.ray = ray = load_extra("ray")
-        given = {**({"num_gpus": 1} if gpu else {}), **settings}
-        address = given.pop("address", None)
+        self.ray = ray = load_extra(self.name)
+        parameters = {**({"num_gpus": 1} if gpu else {}), **settings}
+        address = parameters.pop("address", None)
         try:
-            self.task = ray.remote(max_retries=0, max_calls=1, **given)(execute)
+            self.task = ray.remote(max_retries=0, max_calls=1, **parameters)(execute)
             self.ours = not ray.is_initialized()
             if self.ours:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ValueError, TypeError, ConnectionError, RuntimeError) as error:
-            raise UsageError(
-                f"ray does not take {settings_text(settings) or 'this machine'}: {_first(error)}"
-            ) from None
-        self.most = workers
-        several = (
-            bool(address or os.environ.get("RAY_ADDRESS")) and workers != 1
-        )  # machines, each with some of the cells
-        self.together = UNKNOWN if several else workers or os.cpu_count() or 1
-        self.busy: dict[Any, Job] = {}
-        self.lost: list[Answer] = []  # what it did not take
+            raise self.refused(settings, error) from None
+        # several machines, each with some of the cells
+        several = bool(address or os.environ.get("RAY_ADDRESS")) and workers != 1
+        super().__init__(workers, UNKNOWN if several else workers or os.cpu_count() or 1)
 
-    @property
-    def room(self) -> int:
-        return 1 if self.most is None else self.most - len(self.busy) - len(self.lost)
+    def send(self, job: Job) -> Any:
+        return self.task.remote(job)
 
-    def start(self, job: Job) -> None:
+    def ready(self, tasks: list[Any]) -> list[Any]:
+        done: list[Any] = self.ray.wait(tasks, num_returns=1)[0]
+        return done
+
+    def result(self, task: Any) -> JobResult:
         try:
-            self.busy[self.task.remote(job)] = job
-        except Exception as error:  # of several kinds: a cluster that is gone, a job that cannot be sent
-            self.lost.append((job, died(f"ray could not start it: {type(error).__name__}: {_first(error)}")))
-
-    def wait(self) -> list[Answer]:
-        if self.lost:
-            out, self.lost = self.lost, []
-            return out
-        ready, _ = self.ray.wait(list(self.busy), num_returns=1)
-        return [(self.busy.pop(reference), self._answer(reference)) for reference in ready]
-
-    def _answer(self, reference: Any) -> JobResult:
-        try:
-            told: JobResult = self.ray.get(reference)
-            return told
+            result: JobResult = self.ray.get(task)
+            return result
         except Exception as error:  # ray's own, of many kinds: a worker or a node that died, memory that ran out
-            return died(f"{type(error).__name__}: {_first(error)}")
+            return died(self.said(error))
+
+    def said(self, error: Exception) -> str:
+        return f"{type(error).__name__}: {first_lines(error)}"
 
     def close(self) -> None:
-        for reference in self.busy:
-            self.ray.cancel(reference, force=True)
+        for task, _ in self.busy:
+            self.ray.cancel(task, force=True)
         if self.ours:
             self.ray.shutdown()
 
@@ -311,7 +328,7 @@ def open_engine(
     return Local(workers or len(gpus) or WORKERS, gpus)
 
 
-def _first(error: BaseException, most: int = 1) -> str:
+def first_lines(error: BaseException, most: int = 1) -> str:
     """The first lines of what an error says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:most]) or type(error).__name__
