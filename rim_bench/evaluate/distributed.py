@@ -1,14 +1,13 @@
 """Evaluating on several processes: each takes whole batches of questions, the leader puts the results back in order.
 
 Batches are those of one process, so that every record but the times is the same, to the last digit: the same rows stand
-beside each other. There is then no more to share than there are batches; a smaller `--eval-batch-size` makes more of
-them.
+beside each other. There is no more to share than there are batches: a smaller `--eval-batch-size` makes more.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ import torch
 from rim_bench.data.answers import Kind
 from rim_bench.engine.distributed.trainer import TRAINING
 from rim_bench.engine.distributed.workers import WorkerGroup
-from rim_bench.engine.generate import Sampling, Score, score
+from rim_bench.engine.generate import Score, score
 from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.evaluate.multiple_choice import ChoicePredictor
 from rim_bench.evaluate.predict import Prediction, Predictor
@@ -26,15 +25,14 @@ from rim_bench.methods.layout import Layout
 from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import RunSpec
 
-MODEL = "model"  # what a group keeps the parts of the model as that is evaluated
+MODEL = "model"  # a group keeps the parts of the model that is evaluated under this name
 OnBatch = Callable[[int], None]
 Question = tuple[int, ...]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class GenerateBatch:
-    """A batch of questions, as `Predictor.answer` takes it."""
+    """A batch of questions, as `Predictor.answer` takes it; a worker gets it without layouts and makes them itself."""
 
     layouts: Sequence[Layout]
     questions: Sequence[Question]
@@ -46,6 +44,11 @@ class GenerateBatch:
     def work(self) -> int:
         """Columns of the prompts and of answers up to the cap: what shares are balanced by."""
         return len(self.layouts) * (max(row.size for row in self.layouts) + self.limit)
+
+    def results(self, predictor: Predictor) -> list[Prediction]:
+        """The answers."""
+        layouts = self.layouts or [predictor.prompt(q) for q in self.questions]
+        return predictor.answer(layouts, self.limit, self.until, self.questions, self.kind)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class ScoreBatch:
             row.size + sum(map(len, c)) for row, c in zip(self.layouts, self.choices, strict=True)
         )
 
+    def results(self, trained: TrainedModel) -> list[list[Score]]:
+        """The scores of each prompt's continuations."""
+        return score(trained.workspace, self.layouts, self.choices)
+
 
 Batch = TypeVar("Batch", GenerateBatch, ScoreBatch)
 
@@ -74,13 +81,10 @@ def answer_all(
     Raises:
         RuntimeError: another process failed; its traceback is in the message.
     """
-
-    def answer(batch: GenerateBatch) -> list[Prediction]:
-        return predictor.answer(batch.layouts, batch.limit, batch.until, batch.questions, batch.kind)
-
     offered = predictor.offered if isinstance(predictor, ChoicePredictor) else None
-    settings = (predictor.effort, predictor.probe, predictor.sampling, predictor.split, offered)
-    return _share_out(predictor.trained, batches, answer, _answer_batches, settings, on_batch)
+    names = ("effort", "probe", "sampling", "split")
+    settings = {name: getattr(predictor, name) for name in names} | {"offered": offered}
+    return _share_out(predictor.trained, batches, predictor, settings, on_batch)
 
 
 def score_all(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list[list[Score]]]:
@@ -89,11 +93,7 @@ def score_all(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list
     Raises:
         RuntimeError: another process failed; its traceback is in the message.
     """
-
-    def score_batch(batch: ScoreBatch) -> list[list[Score]]:
-        return score(trained.workspace, batch.layouts, batch.choices)
-
-    return _share_out(trained, batches, score_batch, _score_batches, (), None)
+    return _share_out(trained, batches, trained, None, None)
 
 
 def shared(batches: Sequence[GenerateBatch | ScoreBatch], size: int) -> list[list[int]]:
@@ -110,15 +110,14 @@ def shared(batches: Sequence[GenerateBatch | ScoreBatch], size: int) -> list[lis
 def _share_out(
     trained: TrainedModel,
     batches: Sequence[Batch],
-    work: Callable[[Batch], list[Result]],
-    work_elsewhere: Callable[..., list[list[Result]]],
-    settings: tuple[Any, ...],
+    subject: Any,
+    settings: dict[str, Any] | None,
     on_batch: OnBatch | None,
-) -> list[list[Result]]:
-    """The results of every batch, by `work` here and by `work_elsewhere(trained, batches, *settings)` in a worker."""
+) -> list[list[Any]]:
+    """The results of every batch for `subject`; a worker makes its own subject of the model and `settings`."""
 
-    def own(batch: Batch) -> list[Result]:
-        results = work(batch)
+    def own(batch: Batch) -> list[Any]:
+        results = batch.results(subject)
         if on_batch is not None:
             on_batch(len(results))
         return results
@@ -127,10 +126,15 @@ def _share_out(
     if group is None or len(batches) < 2:
         return [own(batch) for batch in batches]
     shares = shared(batches, group.size)
-    spec = _send_model(group, trained)
-    group.send(_do_share, [(spec, work_elsewhere, [_packed(batches[i]) for i in s], settings) for s in shares[1:]])
+    training = group.kept.get(TRAINING)
+    spec = None if training is None or training.backbone is not trained.backbone else trained.spec
+    if spec is None and (MODEL not in group.kept or group.kept[MODEL][0] is not trained.backbone):
+        group.run(WorkerGroup.forget, MODEL)  # not two of them at once
+        group.run(WorkerGroup.keep, MODEL, (trained.backbone, trained.bridges, trained.spec))
+    sent = [replace(b, layouts=()) if isinstance(b, GenerateBatch) else b for b in batches]
+    group.send(_do_share, [(spec, [sent[i] for i in share], settings) for share in shares[1:]])
     failed: Exception | None = None
-    mine: list[list[Result]] = []
+    mine: list[list[Any]] = []
     try:
         mine = [own(batches[i]) for i in shares[0]]
     except Exception as error:  # what the workers have done is waiting to be taken
@@ -141,7 +145,7 @@ def _share_out(
     every = group.gather(mine)
     if failed is not None:
         raise failed
-    out: dict[int, list[Result]] = {}
+    out: dict[int, list[Any]] = {}
     for rank, (share, results) in enumerate(zip(shares, every, strict=True)):
         if isinstance(results, str):
             raise RuntimeError(f"process {rank} of {group.size} failed:\n{results}")
@@ -151,40 +155,22 @@ def _share_out(
     return [out[i] for i in range(len(batches))]
 
 
-def _send_model(group: WorkerGroup, trained: TrainedModel) -> RunSpec | None:
-    """Make sure that every process has the model.
-
-    Returns its specification where it is the one being trained, which they have anyway.
-    """
-    training = group.kept.get(TRAINING)
-    if training is not None and training.backbone is trained.backbone:
-        return trained.spec
-    if MODEL not in group.kept or group.kept[MODEL][0] is not trained.backbone:
-        group.run(WorkerGroup.forget, MODEL)  # not two of them at once
-        group.run(_keep_model, trained.backbone, trained.bridges, trained.spec)
-    return None
-
-
-def _packed(batch: Batch) -> Batch:
-    """What a worker needs of a batch: prompts follow from their questions."""
-    return replace(batch, layouts=()) if isinstance(batch, GenerateBatch) else batch
-
-
 # What a worker runs
-def _keep_model(group: WorkerGroup, *parts: Any) -> None:
-    group.kept[MODEL] = parts
 
 
 def _do_share(
     group: WorkerGroup,
     spec: RunSpec | None,
-    work: Callable[..., list[Any]],
     batches: Sequence[GenerateBatch | ScoreBatch],
-    settings: tuple[Any, ...],
+    settings: dict[str, Any] | None,
 ) -> None:
-    """Batches to the model being trained, whose `spec` is given, or to the one that was sent.
+    """Gathers the results of batches; a failure is gathered as its traceback, which the leader raises.
 
-    In evaluation mode and without a trace in the random state. What goes wrong is the leader's to tell.
+    The model is in evaluation mode, and the random state stays as it is.
+
+    Args:
+        spec: that of the model being trained, which then answers; None: the model that was sent does.
+        settings: of the predictor that answers; None: the batches are scored.
     """
     if spec is None:
         backbone, bridges, spec = group.kept[MODEL]
@@ -198,29 +184,12 @@ def _do_share(
             stack.callback(module.train, module.training)
             module.eval()
         try:
-            results = work(trained, batches, *settings)
+            subject: Any = trained
+            if settings is not None:
+                offered = settings.pop("offered")
+                subject = Predictor(trained, **settings)
+                subject = subject if offered is None else ChoicePredictor(subject, offered)
+            results = [batch.results(subject) for batch in batches]
         except Exception:
             results = traceback.format_exc()
     group.gather(results)
-
-
-def _answer_batches(
-    trained: TrainedModel,
-    batches: Sequence[GenerateBatch],
-    effort: int | None,
-    probe: bool,
-    sampling: Sampling | None,
-    split: bool,
-    offered: Mapping[Question, Sequence[str]] | None,
-) -> list[list[Prediction]]:
-    predictor = Predictor(trained, effort, probe=probe, sampling=sampling, split=split)
-    if offered is not None:
-        predictor = ChoicePredictor(predictor, offered)
-    return [
-        predictor.answer([predictor.prompt(q) for q in b.questions], b.limit, b.until, b.questions, b.kind)
-        for b in batches
-    ]
-
-
-def _score_batches(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list[list[Score]]]:
-    return [score(trained.workspace, b.layouts, b.choices) for b in batches]

@@ -1,6 +1,4 @@
-"""Evaluation of a trained run: the questions through lm-eval, one record per item, times of single questions and of
-batches.
-"""
+"""Evaluation of a trained run through lm-eval: one record per item, times of single questions and of batches."""
 
 from __future__ import annotations
 
@@ -41,18 +39,9 @@ from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical, read_json
 
-_LEFT_OUT = {
-    "prompt_hash",
-    "reference",
-    "output",
-    "task",
-    "strict",
-    "lm_eval_strict",
-    "lm_eval_flexible",
-    "latency_s",
-    "batch_s",
-    "batch_size",
-}  # of a curve point's items: what its run's default evaluation says, and times inside a batch
+# of a curve point's items: what its run's default evaluation says, and times inside a batch
+_LEFT_OUT = {"prompt_hash", "reference", "output", "task", "strict", "lm_eval_strict", "lm_eval_flexible"}
+_LEFT_OUT |= {"latency_s", "batch_s", "batch_size"}
 CHOICE_RULE = "sum of token log-probabilities"
 REPEAT_ORDER = "rim-bench repeat 1"  # what the order of a repeat is drawn from
 UNTIL = ("\n\n",)  # as in the tasks' YAMLs: what is trained has single newlines
@@ -78,9 +67,7 @@ class EvaluationRequest:
     curve: bool = False  # a point of an inference curve, not a row of the comparison table
     capped: bool = False  # max_tokens is what was turned, not the setting of all
     split_passes: bool = False  # filler positions in passes of their own: a latency control
-    repeat: bool = (
-        False  # once more in another order, which is no row of any table: what changes though nothing changed
-    )
+    repeat: bool = False  # again in another order, a row of no table: what changes though nothing changed
     device: str = "cpu"  # its type: numbers come in another dtype on cuda
     allow_changed: bool = False  # rows whose hash is not the registered one
 
@@ -94,26 +81,13 @@ class EvaluationRequest:
 
     def key(self) -> str:
         """Name of the evaluation inside its run: equal requests on equal data and evaluator have equal keys."""
-        fields = [
-            self.task.name,
-            self.task.version,
-            self.split,
-            self.limit,
-            self.effort,
-            self.max_tokens,
-            self.steps,
-            self.quick,
-        ]
-        fields += [answers.EVALUATOR_VERSION, self.dataset().sha256]
+        fields = [self.task.name, self.task.version, self.split, self.limit, self.effort, self.max_tokens, self.steps]
+        fields += [self.quick, answers.EVALUATOR_VERSION, self.dataset().sha256]
         if (sampling := self.sampling) is not None:
             fields.append(votes_record(sampling))
-        given = {
-            "curve": self.curve,
-            "capped": self.capped,
-            "split passes": self.split_passes,
-            self.device: self.device != "cpu",
-        }
-        fields += [name for name, holds in given.items() if holds]
+        marks = {"curve": self.curve, "capped": self.capped, "split passes": self.split_passes}
+        fields += [name for name, holds in marks.items() if holds]
+        fields += [] if self.device == "cpu" else [self.device]
         if self.repeat:
             fields.append(f"repeat in batches of {self.batch_size}")
         digest = sha256(canonical(fields).encode()).hexdigest()[:10]
@@ -149,19 +123,19 @@ def evaluate_run(
     trained: TrainedModel,
     request: EvaluationRequest,
     on_items: Callable[[int, int], None] | None = None,
-    told: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> EvaluationRecord:
     """The summary of an evaluation, which is made and stored where it is not stored yet.
 
     Args:
-        on_items: told how many questions are done, and of how many.
-        told: what the summary says in addition, by field (`rim_bench.evaluate.vocabulary_check.about`).
+        on_items: called with the number of questions done, and of all.
+        more: further fields of the summary (`rim_bench.evaluate.vocabulary_check.about`).
     """
     if (stored := evaluated(run, request)) is not None:
         return stored
     items, summary = evaluate(trained, request, on_items)
     rows = [item.without(*_LEFT_OUT) for item in items] if request.curve else items
-    return run.write_evaluation(request.key(), rows, replace(summary, **(told or {})))
+    return run.write_evaluation(request.key(), rows, replace(summary, **(more or {})))
 
 
 def evaluated(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:
@@ -176,32 +150,43 @@ def evaluated(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:
 def evaluate(
     trained: TrainedModel, request: EvaluationRequest, on_items: Callable[[int, int], None] | None = None
 ) -> tuple[list[ItemRecord], EvaluationRecord]:
-    """Item records (SCIENCE rule: everything a paired comparison needs) and the summary of one evaluation.
+    """Item records, with everything a paired comparison needs, and the summary of one evaluation.
 
-    The test split goes through lm-eval; validation, which lm-eval is not told of, and the many points of a curve, which
-    its own work would make several times slower, through the same adapter and scorer.
+    The test split goes through lm-eval; validation, which lm-eval does not know of, and the many points of a curve,
+    which its own work would make several times slower, through the same adapter and scorer.
     """
     dataset = request.dataset()
-    lm = _model(trained, request, probe=not request.curve, on_batch=_counter(dataset, on_items))
-    _offer(lm, dataset, request.task)
+    lm = _model(trained, request, dataset, on_items, probe=not request.curve)
     began = time.perf_counter()
     if by_lm_eval := request.split == "test" and not (request.curve or request.repeat):
         metadata = request.task.lm_eval_metadata(
             request.data, request.steps, request.limit, request.files, request.allow_changed
         )
         results = through_lm_eval(lm, request.task, max_tokens=request.max_tokens, metadata=metadata)
-        answered = _by_example(lm, request.task, dataset, results)
+        answered = _from_samples(lm, request.task, dataset, results)
     else:
         answered = _directly(lm, dataset, request)
     seconds = time.perf_counter() - began
     items = [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
-    if by_lm_eval:
-        _agree(items, results, request.task)
+    if by_lm_eval:  # lm-eval's aggregate and our records must say the same, or neither can be trusted
+        metrics = results["results"][request.task.lm_eval_name]
+        pairs = [("accuracy", "correct"), ("strict_match", "lm_eval_strict"), ("flexible_extract", "lm_eval_flexible")]
+        for name, field in [pairs[0], ("accuracy_norm", "correct_norm")] if request.task.form == "choice" else pairs:
+            (theirs,) = [float(v) for k, v in metrics.items() if k.split(",")[0] == name]
+            ours = accuracy_of(items, field)
+            if abs(ours - theirs) > 1e-9:
+                raise RuntimeError(f"lm-eval's {name} is {theirs}, the item records say {ours}")
     return items, _summary(lm, request, dataset, items, seconds)
 
 
-def _counter(dataset: Split, on_items: Callable[[int, int], None] | None) -> Callable[[int], None]:
-    """Adds up what batches report, and passes on how many of all questions are done."""
+def _model(
+    trained: TrainedModel,
+    request: EvaluationRequest,
+    dataset: Split,
+    on_items: Callable[[int, int], None] | None,
+    probe: bool = False,
+) -> RimLM:
+    """The run behind lm-eval's interface; in the choice form it chooses where it would otherwise generate."""
     done = 0
 
     def count(new: int) -> None:
@@ -210,23 +195,13 @@ def _counter(dataset: Split, on_items: Callable[[int, int], None] | None) -> Cal
         if on_items is not None:
             on_items(done, len(dataset.examples))
 
-    return count
-
-
-def _model(trained: TrainedModel, request: EvaluationRequest, **others: Any) -> RimLM:
-    drawn = {} if request.sampling is None else votes_record(request.sampling)
-    settings: dict[str, Any] = {
-        "effort": request.effort,
-        "batch_size": request.batch_size,
-        "max_gen_toks": request.max_tokens,
-    }
-    return RimLM(trained=trained, split_passes=request.split_passes, **settings, **drawn, **others)
-
-
-def _offer(lm: RimLM, dataset: Split, task: Task) -> None:
-    """In the choice form the run chooses where it would otherwise generate."""
-    if task.form == "choice":
+    settings: dict[str, Any] = {} if request.sampling is None else votes_record(request.sampling)
+    settings |= {"effort": request.effort, "batch_size": request.batch_size, "max_gen_toks": request.max_tokens}
+    settings |= {"split_passes": request.split_passes, "probe": probe, "on_batch": count}
+    lm = RimLM(trained=trained, **settings)
+    if request.task.form == "choice":
         lm.answerer = ChoicePredictor(lm.answerer, {lm.question(e.question): e.choices for e in dataset.examples})
+    return lm
 
 
 def validation_accuracy(trained: TrainedModel, request: EvaluationRequest) -> tuple[float, int]:
@@ -235,9 +210,9 @@ def validation_accuracy(trained: TrainedModel, request: EvaluationRequest) -> tu
     return accuracy_of(items), len(items)
 
 
-def accuracy_of(items: Sequence[ItemRecord]) -> float:
-    """Share of right answers."""
-    return sum(i.correct for i in items) / len(items)
+def accuracy_of(items: Sequence[ItemRecord], mark: str = "correct") -> float:
+    """Share of the items that have a mark: by default those answered right."""
+    return sum(bool(getattr(item, mark)) for item in items) / len(items)
 
 
 def marked(
@@ -246,16 +221,13 @@ def marked(
     dataset: Split,
     on_items: Callable[[int, int], None] | None = None,
 ) -> list[ItemRecord]:
-    """Item records of the questions, in their order, through the adapter and scorer of every evaluation:
-    no probes, timings or summary.
-    """
-    lm = _model(trained, request, on_batch=_counter(dataset, on_items))
-    _offer(lm, dataset, request.task)
+    """Item records of the questions, in their order, as in every evaluation, but without probes, times or summary."""
+    lm = _model(trained, request, dataset, on_items)
     answered = _directly(lm, dataset, request)
     return [_item(request, e, a, lm.backbone.decode) for e, a in zip(dataset.examples, answered, strict=True)]
 
 
-def _by_example(lm: RimLM, task: Task, dataset: Split, results: dict[str, Any]) -> list[Prediction]:
+def _from_samples(lm: RimLM, task: Task, dataset: Split, results: dict[str, Any]) -> list[Prediction]:
     """lm-eval's samples joined to our examples by the document's id; what it scored must be what we recorded."""
     samples = {s["doc"]["id"]: s for s in results["samples"][task.lm_eval_name]}
     if set(samples) != {e.id for e in dataset.examples}:
@@ -279,23 +251,16 @@ def _by_example(lm: RimLM, task: Task, dataset: Split, results: dict[str, Any]) 
 def _directly(lm: RimLM, dataset: Split, request: EvaluationRequest) -> list[Prediction]:
     questions = [lm.question(e.question) for e in dataset.examples]
     layouts = [lm.answerer.prompt(q) for q in questions]
-    out = {
-        i: lm.answerer.unanswered(layouts[i], q) for i, q in enumerate(questions) if not lm.answerer.fits(layouts[i])
-    }
-    order = sorted((i for i in range(len(questions)) if i not in out), key=lambda i: layouts[i].size)
-    if request.repeat:
-        random.Random(REPEAT_ORDER).shuffle(
-            order
-        )  # other neighbours, and padding where rows of a batch differ in length
-    batches = [order[at : at + lm.batch_size] for at in range(0, len(order), lm.batch_size)]
-    asked = [
-        GenerateBatch(
-            [layouts[i] for i in chosen], [questions[i] for i in chosen], request.max_tokens, UNTIL, request.task.kind
-        )
-        for chosen in batches
-    ]
-    for chosen, answered in zip(batches, answer_all(lm.answerer, asked, lm.on_batch), strict=True):
-        out.update(zip(chosen, answered, strict=True))
+    fits = [lm.answerer.fits(layout) for layout in layouts]
+    out = {i: lm.answerer.unanswered(layouts[i], q) for i, q in enumerate(questions) if not fits[i]}
+    order = sorted((i for i in range(len(questions)) if fits[i]), key=lambda i: layouts[i].size)
+    if request.repeat:  # other neighbours, and padding where rows of a batch differ in length
+        random.Random(REPEAT_ORDER).shuffle(order)
+    cuts = [order[at : at + lm.batch_size] for at in range(0, len(order), lm.batch_size)]
+    rest = (request.max_tokens, UNTIL, request.task.kind)
+    batches = [GenerateBatch([layouts[i] for i in cut], [questions[i] for i in cut], *rest) for cut in cuts]
+    for cut, answered in zip(cuts, answer_all(lm.answerer, batches, lm.on_batch), strict=True):
+        out.update(zip(cut, answered, strict=True))
     return [out[i] for i in range(len(questions))]
 
 
@@ -338,42 +303,23 @@ def _item(
     return ItemRecord.from_json(item)
 
 
-def _agree(items: Sequence[ItemRecord], results: dict[str, Any], task: Task) -> None:
-    """lm-eval's aggregate and our records must say the same, or neither can be trusted."""
-    metrics = results["results"][task.lm_eval_name]
-    pairs = [("accuracy", "correct"), ("strict_match", "lm_eval_strict"), ("flexible_extract", "lm_eval_flexible")]
-    for name, field in [pairs[0], ("accuracy_norm", "correct_norm")] if task.form == "choice" else pairs:
-        (theirs,) = [float(v) for k, v in metrics.items() if k.split(",")[0] == name]
-        ours = sum(bool(getattr(i, field)) for i in items) / len(items)
-        if abs(ours - theirs) > 1e-9:
-            raise RuntimeError(f"lm-eval's {name} is {theirs}, the item records say {ours}")
-
-
-def _floor(dataset: Split) -> FloorRecord:
-    """What an answer that looks at nothing gets: the most frequent one, or a guess among the choices where that is
-    better.
-    """
-    common, count = Counter(e.answer for e in dataset.examples).most_common(1)[0]
-    n = len(dataset.examples)
-    guess = sum(1 / len(e.choices) for e in dataset.examples if e.choices) / n
-    if guess > count / n:
-        return FloorRecord(answer=GUESS, accuracy=guess)
-    return FloorRecord(answer=common, accuracy=count / n)
-
-
 def _summary(
     lm: RimLM, request: EvaluationRequest, dataset: Split, items: Sequence[ItemRecord], seconds: float
 ) -> EvaluationRecord:
     timed = (lm.answerer, {e.id: lm.question(e.question) for e in dataset.examples}, request.max_tokens, UNTIL)
-    device, n, execution = lm.backbone.device, len(items), lm.trained.execution
+    device, n, execution, task = lm.backbone.device, len(items), lm.trained.execution, request.task
+    common, count = Counter(e.answer for e in dataset.examples).most_common(1)[0]
+    guess = sum(1 / len(e.choices) for e in dataset.examples if e.choices) / n
+    floor = (GUESS, guess) if guess > count / n else (common, count / n)  # of an answer that looks at nothing
+    drawn = {} if request.sampling is None else votes_record(request.sampling)
     alone = latency(*timed)
     reset_peak(device)  # of answering a batch: what lm-eval holds and what only probes is not the method's
     together = throughput(*timed, request.batch_size)
     share = sum((i.batch_s or 0.0) / i.batch_size for i in items if i.batch_size)  # seconds of decoding alone
     return EvaluationRecord(
-        task=request.task.name,
-        task_title=request.task.title,
-        task_version=request.task.version,
+        task=task.name,
+        task_title=task.title,
+        task_version=task.version,
         evaluator_version=answers.EVALUATOR_VERSION,
         split=request.split,
         n=n,
@@ -387,14 +333,14 @@ def _summary(
         curve=request.curve,
         knob=request.knob(lm.trained.method),
         repeat=request.repeat,
-        choice=CHOICE_RULE if request.task.form == "choice" else None,
+        choice=CHOICE_RULE if task.form == "choice" else None,
         settings=SettingsRecord(
             max_tokens=request.max_tokens,
             batch_size=request.batch_size,
             dtype="bfloat16" if device.type == "cuda" else "float32",
             device=device.type,
             order="shuffled" if request.repeat else None,
-            **({} if request.sampling is None else votes_record(request.sampling)),
+            **drawn,
         ),
         weights_sha256=lm.backbone.weights_sha256(),
         seconds=round(seconds, 3),
@@ -404,6 +350,6 @@ def _summary(
         processes=None if execution.group is None else execution.group.size,
         peak_memory_bytes=peak_memory(device),
         runtime=RuntimeRecord.from_json(runtime(device, execution)),
-        floor=_floor(dataset),
+        floor=FloorRecord(answer=floor[0], accuracy=floor[1]),
         prompt_note=PROMPT_DIFFERS if lm.differs else None,
     )

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from rim_bench.engine.generate import Completion, Stop
+from rim_bench.engine.generate import Stop
 from rim_bench.evaluate.predict import Predictor, answer_token
 from rim_bench.methods.layout import Layout
 from rim_bench.storage.records import LatencyRecord, ThroughputRecord, TimesRecord
 
 TIMED = 24  # questions timed one at a time
 WARM_UP = 3
-ROUNDS = 3  # batches timed at the throughput batch, behind one that is not; and times that a single question is timed
+ROUNDS = 3  # batches timed at the throughput batch, after one that is not; and times that a single question is timed
 PATIENCE = 10.0  # seconds of timing single questions after which no further round begins
 Question = tuple[int, ...]
 
@@ -25,11 +25,10 @@ def latency(
 ) -> LatencyRecord:
     """Time to the first answer token and to the full answer, one question at a time, in milliseconds.
 
-    The questions are timed in `rounds`, and a question's time is the median of its own: what else the machine did for a
-    moment is in no number. Median, 95th percentile and mean are over the questions. The first answer token is the first
-    behind `####`; where an answer has none, the full time stands for it. With votes both times are those of the slowest
-    sample. Questions that the model has no positions for are left out; without any other, the times are null. `items`
-    are the times of each question by its id.
+    A question's time is the median over the rounds, so that a moment's other work on the machine is in no number.
+    Median, 95th percentile and mean are over the questions. The first answer token is the first after `####`; where an
+    answer has none, the full time stands for it. With votes both times are those of the slowest sample. Questions that
+    the model has no positions for are left out; without any other, the times are null.
     """
     picked = _spread(_fitting(answerer, questions), TIMED)
     layouts = [layout for _, layout in picked]
@@ -55,10 +54,10 @@ def latency(
 def throughput(
     answerer: Predictor, questions: Mapping[str, Question], limit: int, until: tuple[str, ...], batch: int
 ) -> ThroughputRecord:
-    """The same times for questions answered `batch` together, each until its own answer is whole, and questions a
-    second.
+    """The same times for questions answered `batch` together, and questions a second.
 
-    Questions of similar length share a batch, as in an evaluation. Fewer questions than `batch` make a smaller one.
+    Each question is timed until its own answer is whole. Questions of similar length share a batch, as in an
+    evaluation; fewer questions than `batch` make a smaller one.
     """
     fitting = _fitting(answerer, questions)
     size = min(batch, len(fitting))
@@ -83,9 +82,9 @@ def _fitting(answerer: Predictor, questions: Mapping[str, Question]) -> list[tup
     return [(name, layout) for name, q in questions.items() if answerer.fits(layout := answerer.prompt(q))]
 
 
-def _spread(found: Sequence[tuple[str, Layout]], n: int) -> list[tuple[str, Layout]]:
-    """`n` of them from all over the set, or all."""
-    return [found[i * len(found) // n] for i in range(n)] if len(found) > n else list(found)
+def _spread(rows: Sequence[tuple[str, Layout]], n: int) -> list[tuple[str, Layout]]:
+    """`n` rows, evenly spaced, or all where there are fewer."""
+    return [rows[i * len(rows) // n] for i in range(n)] if len(rows) > n else list(rows)
 
 
 def _answer(
@@ -98,13 +97,12 @@ def _answer(
     done = answerer.complete(rows, limit, stop)
     _synchronise(device)
     took = time.perf_counter() - began
-    return [_times(answerer, samples) for samples in done], took
-
-
-def _times(answerer: Predictor, samples: Sequence[Completion]) -> tuple[float, float]:
-    firsts = [(s, answer_token(answerer.backbone.decode, s.tokens)) for s in samples]
-    full = max(s.seconds for s in samples)
-    return max((s.times[at] for s, at in firsts if at is not None), default=full), full
+    times = []
+    for samples in done:
+        firsts = [(s, answer_token(answerer.backbone.decode, s.tokens)) for s in samples]
+        full = max(s.seconds for s in samples)
+        times.append((max((s.times[at] for s, at in firsts if at is not None), default=full), full))
+    return times, took
 
 
 def _synchronise(device: torch.device) -> None:

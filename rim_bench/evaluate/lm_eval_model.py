@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import random
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
 from itertools import chain, groupby
@@ -49,6 +48,13 @@ COMPLAINTS = tuple(
     f"lm_eval/{m}.py" for m in ("config/evaluate_config", "api/registry", "_cli/utils", "evaluator_utils")
 )
 """Where lm-eval raises what is a user's mistake."""
+OPTIONS = ("path", "results", "effort", "max_gen_toks", "probe", "votes", "temperature", "sample_seed", "split_passes")
+"""Arguments of the model that a user may give."""
+
+
+def samples(settings: Mapping[str, Any]) -> bool:
+    """Whether lm-eval's settings of generation ask for anything but one greedy answer."""
+    return bool(settings.get("do_sample") or settings.get("temperature") or settings.get("num_beams") not in (None, 1))
 
 
 def register(execution: ExecutionContext = ALONE) -> None:
@@ -76,11 +82,9 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         batch_size: prompts decoded together; "auto" is 32.
         max_gen_toks: cap where a task sets none.
         device: "cuda:0" is what lm-eval passes where nobody chose: without a GPU it means the CPU.
-        probe: also decode behind every probe place of the method (rim: after every block).
-        votes: above 1: as many samples a question at `temperature`, drawn from `sample_seed`, whose most frequent
-            answer counts.
-        split_passes: every filler position in a pass of its own (pause-curriculum): the same answers at another
-            latency.
+        probe: also decode after every probe place of the method (rim: after every block).
+        votes: above 1: samples a question at `temperature`, drawn from `sample_seed`; the most frequent answer counts.
+        split_passes: every filler position in a pass of its own (pause-curriculum): equal answers, another latency.
         trust_remote_code: taken from lm-eval's command line and not needed: a run's code is this package's.
 
     Raises:
@@ -110,18 +114,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         for name in others:
-            known = (
-                "path",
-                "results",
-                "effort",
-                "max_gen_toks",
-                "probe",
-                "votes",
-                "temperature",
-                "sample_seed",
-                "split_passes",
-            )
-            raise unknown(f"option of model {NAME}", name, known)
+            raise unknown(f"option of model {NAME}", name, OPTIONS)
         sampling = sampling_of(votes, temperature, sample_seed)
         if trained is None:
             if path is None:
@@ -129,15 +122,10 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
                 logger.warning("no GPU is available: running on the CPU instead of %s", device)
                 device = "cpu"
-            trained = load_trained(
-                Store(Path(results)).find(str(path)), device=pick_device(device), execution=execution
-            )
-        self.trained, self.backbone, self.workspace, self.on_batch = (
-            trained,
-            trained.backbone,
-            trained.workspace,
-            on_batch,
-        )
+            run = Store(Path(results)).find(str(path))
+            trained = load_trained(run, device=pick_device(device), execution=execution)
+        self.trained, self.backbone, self.workspace = trained, trained.backbone, trained.workspace
+        self.on_batch = on_batch
         blocks = None if effort is None else whole("effort", effort, 0)
         self.answerer = Predictor(trained, blocks, probe=probe, sampling=sampling, split=split_passes)
         automatic = batch_size is None or str(batch_size).startswith("auto")
@@ -146,9 +134,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             self.batch_size = min(self.batch_size, whole("max_batch_size", max_batch_size, 1))
         self.max_gen_toks = whole("max_gen_toks", max_gen_toks, 1)
         self.records: dict[tuple[str, int], Prediction] = {}
-        self.counts: dict[
-            str, Counter[str]
-        ] = {}  # task -> what its last requests had: prompts overlong, prompts that differ
+        self.counts: dict[str, Counter[str]] = {}  # task -> of its last requests: prompts overlong, that differ
         self._device = self.backbone.device
         self._chat = False
         self.tokenizer = self.backbone.tokenizer
@@ -229,15 +215,24 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         """Answers, in the order of the requests; batches hold requests of similar length."""
         asked: list[tuple[int, tuple[int, ...], Layout, int, tuple[str, ...], Kind]] = []
         answered: dict[int, Prediction] = {}
-        self._forget(requests)
+        self._start_counts(requests)
         for i, request in enumerate(requests):
             context, settings = request.args
-            limit, until = self._settings(settings)
-            self._note_prompt(request, context)
+            if samples(settings):  # how to decode is not for a task or the command line to change
+                raise UsageError(
+                    "rim-bench decodes greedily, or with the votes and temperature of --model_args: leave out "
+                    "do_sample, temperature and num_beams, or set them to false, 0 and 1"
+                )
+            caps = [c for name in ("max_gen_toks", "max_new_tokens") if (c := settings.get(name)) is not None]
+            limit = whole("max_gen_toks", caps[0] if caps else self.max_gen_toks, 1)
+            stops = settings.get("until") or []
+            until = tuple(str(stop) for stop in ([stops] if isinstance(stops, str) else stops) if stop)
             question = self.question(context)
             layout = self.answerer.prompt(question)
             if self.answerer.fits(layout):
-                asked.append((i, question, layout, limit, until, _kind(request)))
+                said = request.doc.get("kind") if isinstance(request.doc, dict) else None  # our own tasks say it
+                kind: Kind = "number" if said == "number" else "text" if said == "text" else "auto"
+                asked.append((i, question, layout, limit, until, kind))
             else:
                 self.counts[request.task_name]["overlong"] += 1
                 answered[i] = self.answerer.unanswered(layout, question)
@@ -245,22 +240,22 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         alike = [list(same) for _, same in groupby(asked, key=lambda a: a[3:])]
         cuts = [same[at : at + self.batch_size] for same in alike for at in range(0, len(same), self.batch_size)]
         batches = [GenerateBatch([b[2] for b in batch], [b[1] for b in batch], *batch[0][3:]) for batch in cuts]
-        for batch, done in zip(cuts, answer_all(self.answerer, batches, self.on_batch), strict=True):
-            answered.update((b[0], one) for b, one in zip(batch, done, strict=True))
+        for batch, predictions in zip(cuts, answer_all(self.answerer, batches, self.on_batch), strict=True):
+            answered.update((b[0], prediction) for b, prediction in zip(batch, predictions, strict=True))
         for i, request in enumerate(requests):
             self.records[request.task_name, int(request.doc_id)] = answered[i]
         self._warn()
         return [answered[i].text for i in range(len(requests))]
 
-    def _forget(self, requests: Sequence[Instance]) -> None:
-        """What is counted belongs to the latest requests of a task."""
-        self.counts.update((task, Counter()) for task in {r.task_name for r in requests})
+    def _start_counts(self, requests: Sequence[Instance]) -> None:
+        """Counts contexts that are more, or other, than the bare question the method was trained on.
 
-    def _note_prompt(self, request: Instance, context: str) -> None:
-        """Count contexts that are more, or other, than the bare question the method was trained on."""
-        doc = request.doc if isinstance(request.doc, dict) else {}
-        if doc.get("question") != context.removesuffix("\n"):
-            self.counts[request.task_name]["differs"] += 1
+        What is counted belongs to the latest requests of a task.
+        """
+        self.counts.update((task, Counter()) for task in {r.task_name for r in requests})
+        for request in requests:
+            doc = request.doc if isinstance(request.doc, dict) else {}
+            self.counts[request.task_name]["differs"] += doc.get("question") != request.args[0].removesuffix("\n")
 
     def _warn(self) -> None:
         if self.overlong:
@@ -271,32 +266,15 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         if self.differs:
             logger.warning("%d prompts: %s", self.differs, PROMPT_DIFFERS)
 
-    def _settings(self, given: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
-        """Cap and stop strings of a request. How to decode is the model's matter:
-        a task or the command line cannot change it.
-        """
-        if given.get("do_sample") or given.get("temperature") or given.get("num_beams") not in (None, 1):
-            raise UsageError(
-                "rim-bench decodes greedily, or with the votes and temperature of --model_args: leave out do_sample, "
-                "temperature and "
-                "num_beams, or set them to false, 0 and 1"
-            )
-        until = given.get("until") or []
-        until = [until] if isinstance(until, str) else until
-        caps = [c for name in ("max_gen_toks", "max_new_tokens") if (c := given.get(name)) is not None]
-        return whole("max_gen_toks", caps[0] if caps else self.max_gen_toks, 1), tuple(str(u) for u in until if u)
-
     # likelihoods
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Choices of one question are sibling branches behind its prompt, in the trained answer format.
+        """Choices of one question are sibling branches after its prompt, in the trained answer format.
 
         The log-likelihood is that of the choice, given the question, the method's positions and `#### `. A method that
         reasons in generated text (cot) is asked for its answer without that text: a likelihood leaves it no room.
         """
-        self._forget(requests)
-        for request in requests:
-            self._note_prompt(request, request.args[0])
+        self._start_counts(requests)
         if requests and all(isinstance(r.doc, dict) and r.doc.get("form") == "choice" for r in requests):
             return self._chosen(requests)
         out = self._likelihoods([request.args for request in requests])
@@ -306,15 +284,8 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         return out
 
     def _chosen(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Our own choice form (`rim_bench.evaluate.multiple_choice`):
-        as above, but cot writes its steps first; one record a document.
-        """
-        documents: dict[tuple[str, int], tuple[tuple[int, ...], list[str]]] = {}
-        for request in requests:
-            documents[request.task_name, int(request.doc_id)] = (
-                self.question(request.args[0]),
-                list(request.doc["choices"]),
-            )
+        """As above for our own choice form (`multiple_choice`): cot writes its steps first; one record a document."""
+        documents = {(r.task_name, int(r.doc_id)): (self.question(r.args[0]), list(r.doc["choices"])) for r in requests}
         chooser = ChoicePredictor(self.answerer, dict(documents.values()))
         asked = [(key, question, chooser.prompt(question)) for key, (question, _) in documents.items()]
         for key, question, layout in asked:
@@ -323,8 +294,8 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         fitting = sorted((a for a in asked if chooser.fits(a[2])), key=lambda a: a[2].size)
         cuts = [fitting[at : at + self.batch_size] for at in range(0, len(fitting), self.batch_size)]
         batches = [GenerateBatch([b[2] for b in batch], [b[1] for b in batch], self.max_gen_toks, ()) for batch in cuts]
-        for batch, done in zip(cuts, answer_all(chooser, batches, self.on_batch), strict=True):
-            self.records.update((b[0], one) for b, one in zip(batch, done, strict=True))
+        for batch, predictions in zip(cuts, answer_all(chooser, batches, self.on_batch), strict=True):
+            self.records.update((b[0], prediction) for b, prediction in zip(batch, predictions, strict=True))
         for name, number in documents:
             self.counts[name]["overlong"] += bool(self.records[name, number].cost["overlong"])
         self._warn()
@@ -344,26 +315,23 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         return self._likelihoods([texts for texts, _, _ in requests])
 
     def _likelihoods(self, asked: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """(log-likelihood, whether greedy) of each (context, continuation); minus infinity where the model has no
-        positions for it.
-        """
+        """(log-likelihood, whether greedy) of each (context, continuation); -inf where the model lacks positions."""
         places: dict[str, list[int]] = {}
         for i, (context, _) in enumerate(asked):
             places.setdefault(context, []).append(i)
         out: list[tuple[float, bool]] = [(float("-inf"), False)] * len(asked)
         pending: list[tuple[list[int], Layout, list[tuple[int, ...]]]] = []
         for context, where in places.items():
-            layout, choices = branches(
-                self.backbone, self.answerer.prompt(self.question(context)), [asked[i][1] for i in where]
-            )
+            prompt = self.answerer.prompt(self.question(context))
+            layout, choices = branches(self.backbone, prompt, [asked[i][1] for i in where])
             if max(layout.position) + 1 + max(map(len, choices)) <= self.backbone.max_positions:
                 pending.append((where, layout, choices))
         pending.sort(key=lambda p: p[1].size)
         cuts = [pending[at : at + self.batch_size] for at in range(0, len(pending), self.batch_size)]
         scored = score_all(self.trained, [ScoreBatch([p[1] for p in batch], [p[2] for p in batch]) for batch in cuts])
         for (where, _, _), scores in zip(chain(*cuts), chain(*scored), strict=True):
-            for i, one in zip(where, scores, strict=True):
-                out[i] = (one.logprob, one.greedy)
+            for i, scored_choice in zip(where, scores, strict=True):
+                out[i] = (scored_choice.logprob, scored_choice.greedy)
         return out
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -388,12 +356,6 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         return totals
 
 
-def _kind(request: Instance) -> Kind:
-    """What a document's answers are; our own tasks say it."""
-    found = request.doc.get("kind") if isinstance(request.doc, dict) else None
-    return "number" if found == "number" else "text" if found == "text" else "auto"
-
-
 def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) -> None:
     """lm-eval's own command line with `--model rim-bench` registered, and our tasks beside its own and the user's.
 
@@ -402,15 +364,24 @@ def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) 
     """
     register(execution)
     from lm_eval._cli import HarnessCLI
+    from lm_eval.config.evaluate_config import EvaluatorConfig
     from lm_eval.utils import setup_logging
 
     setup_logging()
     sys.argv = ["rim-bench lm-eval", *arguments]  # what lm-eval's parser reads
     parser = HarnessCLI()
-    given = parser.parse_args()
+    namespace = parser.parse_args()
     try:
-        _prepare(given)
-        parser.execute(given)
+        config = EvaluatorConfig.load_yaml_config(namespace.config) if getattr(namespace, "config", None) else {}
+        options = config | {k: v for k, v in vars(namespace).items() if v}
+        if options.get("use_cache") and options.get("model") == NAME:  # refused before it makes a file
+            raise UsageError(
+                "--use_cache cannot be used with model rim-bench: lm-eval's response cache is not keyed by the weights"
+            )
+        if hasattr(namespace, "include_path"):
+            folders = options.get("include_path") or []
+            namespace.include_path = [str(tasks_folder()), *([folders] if isinstance(folders, str) else folders)]
+        parser.execute(namespace)
     except UsageError as error:
         raise UsageError(str(error).replace("--data DIR", "--metadata rim_bench_data=DIR")) from None
     except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
@@ -418,21 +389,6 @@ def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) 
         if not place.endswith(COMPLAINTS):
             raise
         raise UsageError(f"lm-eval: {error.args[0] if error.args else error}") from None
-
-
-def _prepare(given: argparse.Namespace) -> None:
-    """Adds our tasks to lm-eval's parsed options, and refuses its response cache before it makes a file."""
-    from lm_eval.config.evaluate_config import EvaluatorConfig
-
-    config = EvaluatorConfig.load_yaml_config(given.config) if getattr(given, "config", None) else {}
-    options = config | {k: v for k, v in vars(given).items() if v}
-    if options.get("use_cache") and options.get("model") == NAME:
-        raise UsageError(
-            "--use_cache cannot be used with model rim-bench: lm-eval's response cache is not keyed by the weights"
-        )
-    if hasattr(given, "include_path"):
-        theirs = options.get("include_path") or []
-        given.include_path = [str(tasks_folder()), *([theirs] if isinstance(theirs, str) else theirs)]
 
 
 def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -446,10 +402,10 @@ def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[st
         if task.lm_eval_name not in manager.all_tasks:
             raise UsageError(f"lm-eval finds no task {task.lm_eval_name!r} in {task.path.parent}")
         loaded = manager.load([task.lm_eval_name])
-        one = loaded["tasks"][task.lm_eval_name]
+        lm_eval_task = loaded["tasks"][task.lm_eval_name]
         if task.form == "generate":
-            one.set_config(key="generation_kwargs", value={"max_gen_toks": max_tokens}, update=True)
-        one.set_config(key="num_fewshot", value=0)
+            lm_eval_task.set_config(key="generation_kwargs", value={"max_gen_toks": max_tokens}, update=True)
+        lm_eval_task.set_config(key="num_fewshot", value=0)
         results = evaluate(lm=lm, task_dict=loaded, bootstrap_iters=0, log_samples=True)
     assert results is not None
     return dict(results)
@@ -457,9 +413,7 @@ def through_lm_eval(lm: RimLM, task: Task, *, max_tokens: int, metadata: dict[st
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Keeps lm-eval's progress bar and its remarks below errors out of our own display, and its draws out of `random`'s
-    state.
-    """
+    """Keeps lm-eval's progress bar, and its remarks below errors, out of our display; `random`'s state stays."""
     log, bar = logging.getLogger("lm_eval"), lm_eval.api.task.tqdm
     level, state = log.level, random.getstate()  # it draws names for tasks, which nobody sees
     log.setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -29,7 +29,7 @@ from rim_bench.data.rows import offline, unreachable
 from rim_bench.data.task import task_names
 from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import runtime
-from rim_bench.evaluate.lm_eval_model import PROMPT_DIFFERS, RimLM, quiet_lm_eval
+from rim_bench.evaluate.lm_eval_model import PROMPT_DIFFERS, RimLM, quiet_lm_eval, samples
 from rim_bench.evaluate.predict import Prediction
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
 from rim_bench.storage.records import LmEvalRecord
@@ -68,8 +68,7 @@ class LmEvalTask:
         if self.task.OUTPUT_TYPE not in SERVED:
             return (
                 f"it asks for {self.task.OUTPUT_TYPE}, the likelihood of running text, where there is no question that "
-                "a method could "
-                f"reason about: {', '.join(SERVED)} are served"
+                f"a method could reason about: {', '.join(SERVED)} are served"
             )
         if getattr(self.task, "MULTIMODAL", False):
             return "it shows pictures or sound, and the models here read text"
@@ -78,17 +77,14 @@ class LmEvalTask:
                 "it runs code that a model wrote: use lm-eval's own command line (`rim-bench lm-eval`) and its flag "
                 "for that"
             )
-        given = self.config.generation_kwargs or {} if self.task.OUTPUT_TYPE == "generate_until" else {}
-        if given.get("do_sample") or given.get("temperature") or given.get("num_beams") not in (None, 1):
+        if self.task.OUTPUT_TYPE == "generate_until" and samples(self.config.generation_kwargs or {}):
             return "it samples (do_sample, temperature or num_beams), and methods are compared on one greedy answer"
         if not (self.task.has_test_docs() or self.task.has_validation_docs()):
             return "it has neither test nor validation documents"
         return None
 
     def questions(self, limit: int | None) -> list[tuple[str, str]]:
-        """(document number, text) of what is asked, without few-shot examples; documents whose prompt is no text are
-        left out.
-        """
+        """(document number, text) of the questions, without few-shot examples or prompts that are no text."""
         asked = ((str(i), self.task.doc_to_text(doc)) for i, doc in enumerate(islice(self.task.eval_docs, limit)))
         return [(i, text) for i, text in asked if isinstance(text, str)]
 
@@ -96,10 +92,9 @@ class LmEvalTask:
 def load_lm_eval_tasks(
     names: Sequence[str], include_path: Path | None = None
 ) -> tuple[list[LmEvalTask], dict[str, str]]:
-    """The tasks of these names, groups and tags taken apart; and name -> reason of those whose data cannot be loaded or
-    cannot be served.
+    """The tasks of these names, groups and tags taken apart; and name -> why one cannot be loaded or evaluated.
 
-    `include_path` is looked through first, and only what is not found there among lm-eval's own 14,000 names (seconds).
+    `include_path` is searched first, and only what is not there among lm-eval's own 14,000 names (seconds).
 
     Raises:
         UsageError: no such folder, or a name that no task has.
@@ -109,7 +104,7 @@ def load_lm_eval_tasks(
             f"--include-path {str(include_path)!r} is not a folder: give the folder that holds the YAML files of your "
             "tasks"
         )
-    found: dict[str, LmEvalTask] = {}
+    tasks: dict[str, LmEvalTask] = {}
     missing: dict[str, str] = {}
     with quiet_lm_eval():
         manager = TaskManager(include_path=None if include_path is None else str(include_path), include_defaults=False)
@@ -119,39 +114,33 @@ def load_lm_eval_tasks(
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, [*task_names(), *manager.all_tasks], n=3, cutoff=0.6)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            where = (
-                ""
-                if include_path is None
-                else f" (lm-eval drops a YAML in {str(include_path)!r} whose `include:` is not found)"
-            )
+            dropped = f" (lm-eval drops a YAML in {str(include_path)!r} whose `include:` is not found)"
+            where = "" if include_path is None else dropped
             raise UsageError(
                 f"unknown task {name!r}: it is neither in `rim-bench list tasks` nor among lm-eval's{where}{hint}"
             )
+        trouble = unreachable()
         try:
-            loaded = _load(manager, name)
+            with quiet_lm_eval(), offline() if trouble else contextlib.nullcontext():
+                loaded = [LmEvalTask(leaf, task) for leaf, task in manager.load([name])["tasks"].items()]
         except UsageError as error:
             missing[name] = str(error)
             continue
-        for leaf, task in loaded.items():
-            one = LmEvalTask(leaf, task)
-            if (reason := one.refusal) is not None:
-                missing[leaf] = reason
+        except Exception as error:  # of whatever library the task's own code or data set uses
+            missing[name] = f"lm-eval could not load it ({_reason(error)}{'; ' + trouble if trouble else ''})"
+            continue
+        for task in loaded:
+            if (refusal := task.refusal) is not None:
+                missing[task.name] = refusal
             else:
-                found[leaf] = one
-    return list(found.values()), missing
+                tasks[task.name] = task
+    return list(tasks.values()), missing
 
 
-def _load(manager: TaskManager, name: str) -> dict[str, Any]:
-    trouble = unreachable()
-    try:
-        with quiet_lm_eval(), offline() if trouble else contextlib.nullcontext():
-            return dict(manager.load([name])["tasks"])
-    except UsageError:
-        raise
-    except Exception as error:  # of whatever library the task's own code or data set uses
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-        raise UsageError(f"lm-eval could not load it ({reason}{'; ' + trouble if trouble else ''})") from None
+def _reason(error: Exception) -> str:
+    """The type of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 # Evaluation
@@ -159,7 +148,7 @@ def _load(manager: TaskManager, name: str) -> dict[str, Any]:
 class LmEvalRequest:
     """One evaluation of a run on one lm-eval task."""
 
-    one: LmEvalTask
+    target: LmEvalTask
     limit: int | None = None
     effort: int | None = None
     max_tokens: int | None = None  # where the task sets no cap
@@ -171,40 +160,35 @@ class LmEvalRequest:
 
     def key(self) -> str:
         """Equal for equal requests on equal documents, prompts and metrics, in equal versions of lm-eval."""
-        task, config = self.one.task, self.one.task.dump_config()
-        told = {k: v for k, v in config.items() if k != "metadata"}
-        about = re.sub(r"0x[0-9a-f]+", "", _text(told))  # addresses of functions
-        fields = [
-            self.one.name,
-            str(task.VERSION),
-            version("lm_eval"),
-            self.one.docs_sha256,
-            sha256(about.encode()).hexdigest(),
-        ]
-        fields += [
-            str(v) for v in (self.limit, self.effort, self.max_tokens, self.quick, self.split_passes, self.votes)
-        ]
+        name, task = self.target.name, self.target.task
+        config = {k: v for k, v in task.dump_config().items() if k != "metadata"}
+        about = re.sub(r"0x[0-9a-f]+", "", _text(config))  # addresses of functions
+        fields = [name, str(task.VERSION), version("lm_eval"), self.target.docs_sha256]
+        fields.append(sha256(about.encode()).hexdigest())
+        settings = (self.limit, self.effort, self.max_tokens, self.quick, self.split_passes, self.votes)
+        fields += [str(value) for value in settings]
         fields += [] if self.device == "cpu" else [self.device]
-        name = re.sub(r"[^A-Za-z0-9._=-]+", "_", self.one.name).lstrip("._=-") or "task"
+        name = re.sub(r"[^A-Za-z0-9._=-]+", "_", name).lstrip("._=-") or "task"
         return f"{name}-{sha256(canonical(fields).encode()).hexdigest()[:10]}"
 
     def stored(self, run: Run) -> LmEvalRecord | None:
         """The summary of this evaluation of the run's weights as they are now, or None."""
-        found, record = run.lm_eval_evaluations.read(self.key()), run.path / "model" / RECORD
-        if found is not None and record.is_file() and found.weights_sha256 != read_json(record).get("sha256"):
+        summary, record = run.lm_eval_evaluations.read(self.key()), run.path / "model" / RECORD
+        if summary is not None and record.is_file() and summary.weights_sha256 != read_json(record).get("sha256"):
             return None  # made of weights that were replaced
-        return found
+        return summary
 
     def evaluate(
-        self, run: Run, trained: Any, on_items: Callable[[int, int], None] | None = None, **told: Any
+        self, run: Run, trained: Any, on_items: Callable[[int, int], None] | None = None, **more: Any
     ) -> LmEvalRecord:
-        """Evaluate through lm-eval and store; returns the summary. `told` goes into it.
+        """Evaluate through lm-eval and store; returns the summary, which `more` is a part of.
 
         Raises:
             CannotBeAsked: the task's own code, or lm-eval, failed.
             UsageError: a request that the model refuses.
         """
-        n, done = len(list(islice(self.one.task.eval_docs, self.limit))), 0
+        name, task = self.target.name, self.target.task
+        n, done = len(list(islice(task.eval_docs, self.limit))), 0
 
         def count(new: int) -> None:
             nonlocal done
@@ -212,28 +196,40 @@ class LmEvalRequest:
             if on_items is not None:
                 on_items(min(done, n), n)
 
-        given: dict[str, Any] = {
-            "effort": self.effort,
-            "batch_size": self.batch_size,
-            "split_passes": self.split_passes,
-            **dict(self.votes),
-        }
-        given |= {} if self.max_tokens is None else {"max_gen_toks": self.max_tokens}
-        lm = RimLM(trained=trained, on_batch=count, **given)
-        self.one.task.set_fewshot_seed(FEWSHOT_SEED)  # else a second run would be shown other examples
-        with quiet_lm_eval(), _in_process(), _their_errors(self.one.name):
-            loaded: Any = {"tasks": {self.one.name: self.one.task}, "groups": {}, "group_map": {}}
-            results = evaluate(lm=lm, task_dict=loaded, limit=self.limit, bootstrap_iters=BOOTSTRAP, log_samples=True)
+        settings: dict[str, Any] = {"batch_size": self.batch_size, "split_passes": self.split_passes}
+        settings |= {"effort": self.effort, **dict(self.votes)}
+        settings |= {} if self.max_tokens is None else {"max_gen_toks": self.max_tokens}
+        lm = RimLM(trained=trained, on_batch=count, **settings)
+        task.set_fewshot_seed(FEWSHOT_SEED)  # else a second run would be shown other examples
+        loaded: Any = {"tasks": {name: task}, "groups": {}, "group_map": {}}
+        before = os.environ.get("DISABLE_MULTIPROC")
+        os.environ["DISABLE_MULTIPROC"] = "1"  # a fork of a process that has threads may hang
+        with quiet_lm_eval():
+            try:
+                results = evaluate(
+                    lm=lm, task_dict=loaded, limit=self.limit, bootstrap_iters=BOOTSTRAP, log_samples=True
+                )
+            except UsageError:
+                raise
+            except Exception as error:
+                frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+                if any(f.parent == Path(__file__).parent and f != Path(__file__) for f in frames):
+                    raise  # what our model raises stays what it is
+                reason = f"{_reason(error)}, {frames[-1].name}"
+                raise CannotBeAsked(f"{name} failed in lm-eval or in its own code ({reason})") from error
+            finally:
+                os.environ.pop("DISABLE_MULTIPROC")
+                if before is not None:
+                    os.environ["DISABLE_MULTIPROC"] = before
         assert results is not None
-        samples = results["samples"][self.one.name]
-        items = [_item(s, lm.records.get((self.one.name, int(s["doc_id"])))) for s in samples]
-        run.lm_eval_evaluations.write(self.key(), items, self._summary(lm, dict(results), samples) | told)
+        items = [_item(s, lm.records.get((name, int(s["doc_id"])))) for s in results["samples"][name]]
+        run.lm_eval_evaluations.write(self.key(), items, self._summary(lm, dict(results)) | more)
         summary = run.lm_eval_evaluations.read(self.key())
         assert summary is not None
         return summary
 
-    def _summary(self, lm: RimLM, results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        name, task, device = self.one.name, self.one.task, lm.backbone.device
+    def _summary(self, lm: RimLM, results: dict[str, Any]) -> dict[str, Any]:
+        name, task, device = self.target.name, self.target.task, lm.backbone.device
         metrics: dict[str, float] = {}
         errors: dict[str, float] = {}
         for key, value in results["results"][name].items():
@@ -242,7 +238,7 @@ class LmEvalRequest:
                 into = errors if metric.endswith("_stderr") else metrics
                 into[f"{metric.removesuffix('_stderr')},{chosen}"] = float(value)
         counts = results["n-samples"][name]
-        docs = {int(s["doc_id"]): str(s["doc_hash"]) for s in samples}
+        docs = {int(s["doc_id"]): str(s["doc_hash"]) for s in results["samples"][name]}
         notes = []
         if lm.differs:
             notes.append(f"{PROMPT_DIFFERS} in {lm.differs:,} requests")
@@ -263,7 +259,7 @@ class LmEvalRequest:
             "num_fewshot": int(results["n-shot"].get(name) or 0),
             "documents": len(docs),
             "documents_in_all": int(counts["original"]),
-            "docs_sha256": self.one.docs_sha256,
+            "docs_sha256": self.target.docs_sha256,
             "evaluated_sha256": sha256(canonical([docs[i] for i in sorted(docs)]).encode()).hexdigest(),
             "limit": self.limit,
             "effort": self.effort,
@@ -285,40 +281,8 @@ class LmEvalRequest:
         }
 
 
-@contextlib.contextmanager
-def _in_process() -> Iterator[None]:
-    """lm-eval's bootstrap without worker processes: a fork of a process that has threads may hang."""
-    before = os.environ.get("DISABLE_MULTIPROC")
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["DISABLE_MULTIPROC"]
-        else:
-            os.environ["DISABLE_MULTIPROC"] = before
-
-
-@contextlib.contextmanager
-def _their_errors(name: str) -> Iterator[None]:
-    """Turns what a task's own code raises into a sentence; what our model raises stays what it is."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except Exception as error:
-        frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-        if any(f.parent == Path(__file__).parent and f != Path(__file__) for f in frames):
-            raise
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-        raise CannotBeAsked(f"{name} failed in lm-eval or in its own code ({reason}, {frames[-1].name})") from error
-
-
 def _item(sample: dict[str, Any], answered: Prediction | None) -> dict[str, Any]:
-    """One record a document and filter: lm-eval's metrics and hashes, what was answered, and what a generated answer
-    cost.
-    """
+    """The record of a document and filter: lm-eval's metrics and hashes, the answer, and its cost if generated."""
     name = f"{sample['doc_id']}/{sample['filter']}"
     item = {k: sample[k] for k in ("doc_id", "filter", "doc_hash", "prompt_hash", "target_hash")}
     item |= {"id": name, "target": str(sample["target"]), "outputs": _plain(sample["filtered_resps"])}

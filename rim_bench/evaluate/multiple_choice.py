@@ -1,14 +1,13 @@
-"""The choice form of a task: which of a question's own answers a trained run finds more likely. Knows nothing of
-lm-eval.
+"""The choice form of a task: which of a question's own answers a trained run finds most likely.
 
-A choice's likelihood is the sum of its tokens' log-probabilities, nothing divided by its length and no end of text
-behind it. Where choices differ in length that favours the short ones, so that records also say what the likelihood over
-characters would choose (`correct_norm`, as lm-eval's `acc_norm`). From-scratch tokenizers give every name one token:
-there ProsQA's two options are equally long.
+Knows nothing of lm-eval. A choice's likelihood is the sum of its tokens' log-probabilities, nothing divided by its
+length and no end of text after it. Where choices differ in length that favours the short ones, so that records also say
+what the likelihood over characters would choose (`correct_norm`, as lm-eval's `acc_norm`). From-scratch tokenizers give
+every name one token: there ProsQA's two options are equally long.
 
-The choices are sibling branches behind the method's prompt and `#### `, as they were trained, in one forward pass. A
+The choices are sibling branches after the method's prompt and `#### `, as they were trained, in one forward pass. A
 method that writes its steps (`Method.writes_steps`: cot) writes them first, greedily, up to the mark; its choices stand
-behind what it wrote, also where that ran into the cap (`capped` in the record). No method is asked without what it was
+after what it wrote, also where that ran into the cap (`capped` in the record). No method is asked without what it was
 trained to have in front of an answer. Several samples and votes have no likelihood and are refused; everything else
 that answers questions can choose.
 """
@@ -18,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rim_bench.compute.flops import bridge_flops, prefill_flops
 from rim_bench.compute.training_flops import executed, forward, seen
@@ -36,19 +35,19 @@ Tokens = tuple[int, ...]
 
 
 def branches(backbone: Backbone, base: Layout, texts: Sequence[str]) -> tuple[Layout, list[Tokens]]:
-    """The prompt with `#### ` behind it, and each choice's tokens as they were trained: encoded together with what
-    precedes.
+    """The prompt with `#### ` after it, and each choice's tokens as they were trained.
 
-    Some tokenizers join the space and the answer, so that only `####` is shared; where even that is joined, nothing is.
-    An empty choice is the end of the text.
+    A choice is encoded together with what precedes it. Some tokenizers join the space and the answer, so that only
+    `####` is shared; where even that is joined, nothing is. An empty choice is the end of the text.
     """
     texts = [text.lstrip(" ") for text in texts]
     choices = [backbone.encode(f"{ANSWER} {text}") + (() if text else (backbone.end,)) for text in texts]
     for mark in (f"{ANSWER} ", ANSWER):
         prefix = backbone.encode(mark)
         if all(c[: len(prefix)] == prefix and len(c) > len(prefix) for c in choices):
-            given = base.continuation("answer prefix", base.resume[0], prefix)
-            return Layout((*base.segments, given), (given.name,), base.blind), [c[len(prefix) :] for c in choices]
+            mark_part = base.continuation("answer prefix", base.resume[0], prefix)
+            layout = Layout((*base.segments, mark_part), (mark_part.name,), base.blind)
+            return layout, [c[len(prefix) :] for c in choices]
     return base, choices
 
 
@@ -82,7 +81,7 @@ class ChoicePredictor(Predictor):
         return layout
 
     def fits(self, layout: Layout) -> bool:
-        """Whether the model has positions for the prompt and the longest choice behind it."""
+        """Whether the model has positions for the prompt and the longest choice after it."""
         return max(layout.position) + 1 + self._room <= self.backbone.max_positions
 
     def answer(
@@ -93,18 +92,24 @@ class ChoicePredictor(Predictor):
         questions: Sequence[Question],
         kind: Kind = "auto",
     ) -> list[Prediction]:
-        """One batch of prompts, chosen and priced.
+        """One batch of prompts, chosen and priced, in a generated answer's fields.
 
-        The text of each is `#### ` and its choice, nothing where two are equally likely.
+        The text of each is `#### ` and its choice, nothing where two are equally likely. The choice needs one pass: the
+        prompt's own, or one after the steps.
         """
         began = time.perf_counter()
         chains, bases, scores, work = self._choose(layouts, limit)
         seconds = time.perf_counter() - began
-        trees = [self._tree(base, self.offered[q]) for base, q in zip(bases, questions, strict=True)]
-        run = [tree for tree, found in zip(trees, scores, strict=True) if found]
+        trees = []  # the layouts of the pass that scores: logits are computed where its labels are
+        for base, question in zip(bases, questions, strict=True):
+            stem, choices = branches(self.backbone, base, self.offered[question])
+            parts = (stem.continuation(f"choice {i}", stem.resume[0], c, 1.0) for i, c in enumerate(choices))
+            trees.append(stem.grow(*parts))
+        run = [tree for tree, row_scores in zip(trees, scores, strict=True) if row_scores]
         flops = forward(self.shape, executed(run)) + sum(bridge_flops(self.shape, tree) for tree in run) if run else 0
-        flops += self._executed(layouts, work) if work.columns else 0
+        flops += self.batch_flops(layouts, work) if work.columns else 0
         batch = Batch(seconds, len(layouts), flops, work.number_bytes)
+        wrote = self.method.writes_steps
         out = []
         for i, (layout, question) in enumerate(zip(layouts, questions, strict=True)):
             if not scores[i]:
@@ -113,16 +118,21 @@ class ChoicePredictor(Predictor):
             logprobs = [s.logprob for s in scores[i]]
             best = max(logprobs)
             text = f"{ANSWER} {self.offered[question][logprobs.index(best)]}" if logprobs.count(best) == 1 else ""
-            cost = self._price(layout, question, chains[i], bases[i], trees[i], batch)
+            cost = self._cost(layout, question, [chains[i]], (0, 1), batch)
+            whole, known = (
+                forward(self.shape, seen(part)) + bridge_flops(self.shape, part) for part in (trees[i], bases[i])
+            )
+            cost["passes"] = cost["passes_to_answer"] = chains[i].passes + 1 if wrote else trees[i].passes
+            cost["flops_prefill"] = prefill_flops(self.shape, layout) if wrote else whole
+            cost["flops_decode"] = cost["flops_decode"] + whole - known if wrote else 0
+            cost["latency_s"] = round(seconds, 6)
             out.append(Prediction(text, cost, logprobs=logprobs))
         return out
 
     def complete(
         self, layouts: Sequence[Layout], limit: int, stop: Stop | None, work: DecodingWork | None = None
     ) -> list[list[Completion]]:
-        """The choices of prompts of this chooser as completions without tokens:
-        what is timed is the time until the choice is known.
-        """
+        """Completions without tokens for prompts of this chooser, timed until the choice is known."""
         began = time.perf_counter()
         chains = self._choose(layouts, limit)[0]
         took = time.perf_counter() - began
@@ -131,15 +141,13 @@ class ChoicePredictor(Predictor):
     def _choose(
         self, layouts: Sequence[Layout], limit: int
     ) -> tuple[list[Completion], list[Layout], list[list[Score]], DecodingWork]:
-        """What each row wrote first, the layouts its choices stand behind, their scores (none:
-        no room), the writing's work.
-        """
+        """What each row wrote first, the layouts that choices follow, their scores (none: no room), and the work."""
         work = DecodingWork()
         chains = [Completion(ended=True, prompt_passes=row.passes) for row in layouts]
         bases = list(layouts)
         if self.method.writes_steps:
             chains = [samples[0] for samples in super().complete(layouts, limit, self.stop((ANSWER,)), work)]
-            bases = [self._behind(row, chain) for row, chain in zip(layouts, chains, strict=True)]
+            bases = [self._after_steps(row, chain) for row, chain in zip(layouts, chains, strict=True)]
         scores: list[list[Score]] = [[] for _ in layouts]
         asked = [
             (i, *branches(self.backbone, bases[i], self.offered[self._asked[layouts[i].tokens]]))
@@ -147,12 +155,12 @@ class ChoicePredictor(Predictor):
         ]
         room = [a for a in asked if max(a[1].position) + 1 + max(map(len, a[2])) <= self.backbone.max_positions]
         if room:
-            found = score(self.workspace, [base for _, base, _ in room], [choices for _, _, choices in room])
-            for (i, _, _), one in zip(room, found, strict=True):
-                scores[i] = one
+            scored = score(self.workspace, [base for _, base, _ in room], [choices for _, _, choices in room])
+            for (i, _, _), row_scores in zip(room, scored, strict=True):
+                scores[i] = row_scores
         return chains, bases, scores, work
 
-    def _behind(self, layout: Layout, chain: Completion) -> Layout:
+    def _after_steps(self, layout: Layout, chain: Completion) -> Layout:
         """The prompt and what was written before the mark."""
         text = self.backbone.decode(chain.tokens).split(ANSWER, 1)[0]
         kept = len(chain.tokens)
@@ -162,28 +170,3 @@ class ChoicePredictor(Predictor):
             return layout
         steps = layout.continuation("written steps", layout.resume[0], chain.tokens[:kept])
         return Layout((*layout.segments, steps), (steps.name,), layout.blind)
-
-    def _tree(self, base: Layout, texts: Sequence[str]) -> Layout:
-        """The layout of the forward pass that scores: logits are computed where its labels are."""
-        given, choices = branches(self.backbone, base, texts)
-        return given.grow(
-            *(given.continuation(f"choice {i}", given.resume[0], tokens, 1.0) for i, tokens in enumerate(choices))
-        )
-
-    def _price(
-        self, layout: Layout, question: Question, chain: Completion, base: Layout, tree: Layout, batch: Batch
-    ) -> dict[str, Any]:
-        """The cost of an item, in a generated answer's fields. The choice needs one pass:
-        the prompt's own, or one behind the steps.
-        """
-        cost = self._cost(layout, question, [chain], (0, 1), batch)
-        whole, wrote = forward(self.shape, seen(tree)) + bridge_flops(self.shape, tree), self.method.writes_steps
-        known = forward(self.shape, seen(base)) + bridge_flops(self.shape, base)
-        passes = chain.passes + 1 if wrote else tree.passes
-        return cost | {
-            "passes": passes,
-            "passes_to_answer": passes,
-            "flops_prefill": prefill_flops(self.shape, layout) if wrote else whole,
-            "flops_decode": cost["flops_decode"] + whole - known if wrote else 0,
-            "latency_s": round(batch.seconds, 6),
-        }

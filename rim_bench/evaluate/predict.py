@@ -28,13 +28,13 @@ class Prediction:
 
     text: str
     cost: dict[str, Any] = field(default_factory=dict)
-    blocks: list[str] = field(default_factory=list)  # texts behind every probe place, where they were asked for
+    blocks: list[str] = field(default_factory=list)  # texts after every probe place, where they were asked for
     logprobs: list[float] = field(default_factory=list)  # of the choices, where it was one
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the batch took that an item was answered in; an item's share of its FLOPs is that of one row."""
+    """What the batch of an item took; an item's share of its FLOPs is that of one row."""
 
     seconds: float = 0.0
     rows: int = 0
@@ -118,41 +118,29 @@ class Predictor:
         began = time.perf_counter()
         done = self.complete(layouts, limit, stop, work)
         seconds = time.perf_counter() - began
-        batch = Batch(seconds, len(layouts), self._executed(layouts, work), work.number_bytes)
+        batch = Batch(seconds, len(layouts), self.batch_flops(layouts, work), work.number_bytes)
         out = []
         for layout, question, samples in zip(layouts, questions, done, strict=True):
             texts = [cut(self.backbone.decode(s.tokens), until) for s in samples]
             elected = majority(texts, kind) if len(texts) > 1 else (0, 1)
             out.append(Prediction(texts[elected[0]], self._cost(layout, question, samples, elected, batch)))
-        if self.probe:
-            self._probe(questions, out, limit, until, stop)
+        # answers after every probe place: never the scored answer, and not part of its cost
+        trees = [self.method.lay_probe(q, self.effort) for q in questions] if self.probe else []
+        probed = [tree for tree in trees if tree is not None]
+        if probed and len(probed) == len(trees):
+            for answered, tree, branches in zip(
+                out, probed, decode(self.workspace, probed, max_tokens=limit, stop=stop), strict=True
+            ):
+                answered.blocks = [cut(self.backbone.decode(branches[name].tokens), until) for name in tree.resume]
         return out
 
-    def _probe(
-        self,
-        questions: Sequence[tuple[int, ...]],
-        out: list[Prediction],
-        limit: int,
-        until: tuple[str, ...],
-        stop: Stop | None,
-    ) -> None:
-        """Answers behind every probe place: never the scored answer, and not part of its cost."""
-        trees = [self.method.lay_probe(q, self.effort) for q in questions]
-        known = [t for t in trees if t is not None]
-        if len(known) < len(trees):
-            return
-        for answered, tree, branches in zip(
-            out, known, decode(self.workspace, known, max_tokens=limit, stop=stop), strict=True
-        ):
-            answered.blocks = [cut(self.backbone.decode(branches[name].tokens), until) for name in tree.resume]
-
-    def _executed(self, layouts: Sequence[Layout], work: DecodingWork) -> int:
+    def batch_flops(self, layouts: Sequence[Layout], work: DecodingWork) -> int:
         """FLOPs that a batch executed, padding and rows that wait for others included."""
         products = Products(work.columns, work.pairs, work.logits, work.columns)
         return forward(self.shape, products) + sum(bridge_flops(self.shape, row) for row in layouts)
 
     def stop(self, until: tuple[str, ...]) -> Stop | None:
-        """A stop rule for `until`: full text is decoded only behind a token that can complete a stop string."""
+        """A stop rule for `until`: full text is decoded only after a token that can complete a stop string."""
         if not until:
             return None
         if until not in self._stops:
@@ -174,10 +162,12 @@ class Predictor:
         elected: tuple[int, int],
         batch: Batch,
     ) -> dict[str, Any]:
-        """What one answer cost. Samples run side by side behind one prefill: their tokens and FLOPs add up, their
-        passes do not.
+        """What one answer cost, as fields of an item record.
 
-        `elected`: the sample whose text counts, and how many agree with it.
+        Samples run side by side after one prefill: their tokens and FLOPs add up, their passes do not.
+
+        Args:
+            elected: the sample whose text counts, and how many agree with it.
         """
         firsts = [(s, answer_token(self.backbone.decode, s.tokens)) for s in samples]
         generated = [s.generated for s in samples]

@@ -1,6 +1,4 @@
-"""k-vote self-consistency (Wang et al., arXiv 2203.11171): several sampled answers to a question, of which the most
-frequent counts.
-"""
+"""k-vote self-consistency (Wang et al., arXiv 2203.11171): of several sampled answers the most frequent counts."""
 
 from __future__ import annotations
 
@@ -16,18 +14,18 @@ TEMPERATURE = 0.7
 """As in the paper's experiments with its largest models."""
 
 
-def whole(name: str, given: Any, least: int) -> int:
-    """`given` as a whole number of at least `least`.
+def whole(name: str, value: Any, least: int) -> int:
+    """`value` as a whole number of at least `least`.
 
     Raises:
         UsageError: anything else.
     """
     try:
-        number = int(given)
+        number = int(value)
     except (TypeError, ValueError, OverflowError):
         number = least - 1
-    if number < least or isinstance(given, bool) or (isinstance(given, float) and given != number):
-        raise UsageError(f"{name} {given!r} must be a whole number of at least {least}")
+    if number < least or isinstance(value, bool) or (isinstance(value, float) and value != number):
+        raise UsageError(f"{name} {value!r} must be a whole number of at least {least}")
     return number
 
 
@@ -37,14 +35,15 @@ def sampling_of(votes: Any = 1, temperature: Any = None, sample_seed: Any = None
     Args:
         temperature: above 0; None is TEMPERATURE.
         sample_seed: 0 or more; None is 0.
+
     Raises:
         UsageError: a value that does not fit, or a temperature or seed for a single, greedy answer.
     """
     samples = whole("votes", votes, 1)
     if samples == 1:
-        for name, given in (("temperature", temperature), ("sample_seed", sample_seed)):
-            if given is not None:
-                raise UsageError(f"{name} {given!r} needs votes of at least 2: a single answer is decoded greedily")
+        for name, value in (("temperature", temperature), ("sample_seed", sample_seed)):
+            if value is not None:
+                raise UsageError(f"{name} {value!r} needs votes of at least 2: a single answer is decoded greedily")
         return None
     try:
         heat = TEMPERATURE if temperature is None else float(temperature)
@@ -63,18 +62,23 @@ def votes_record(sampling: Sampling) -> dict[str, Any]:
 
 
 def majority(texts: Sequence[str], kind: answers.Kind = "auto") -> tuple[int, int]:
-    """The sample that speaks for the largest group of equal answers, and the size of that group.
+    """The index of the first sample in the largest group of equal answers, and the size of that group.
 
     Answers are what follows the last `####`: numbers are equal as numbers, other texts once normalised ("number": they
     are no answer). Ties go to the group whose first member has the lowest index. Samples without an answer do not vote,
-    unless none has
-    one: then equal texts are a group. The reference plays no part.
+    unless none has one: then equal texts are a group. The reference plays no part.
 
     Args:
         texts: one or more sampled outputs, in order.
         kind: what the task's answers are; "auto": numbers where they can be read as such.
     """
-    ballots: list[object] = [_ballot(text, kind) for text in texts]
+    ballots: list[object] = []
+    for text in texts:
+        answer = answers.extract(text).strict
+        ballot: object = None if answer is None or kind == "text" else answers.parse_number(answer)
+        if answer is not None and ballot is None and kind != "number":
+            ballot = answers.normalise_text(answer) or None
+        ballots.append(ballot)
     if all(ballot is None for ballot in ballots):
         ballots = [answers.normalise_text(text) for text in texts]
     groups: dict[object, list[int]] = {}
@@ -83,11 +87,3 @@ def majority(texts: Sequence[str], kind: answers.Kind = "auto") -> tuple[int, in
             groups.setdefault(ballot, []).append(i)
     largest = max(groups.values(), key=len)  # the first of several: groups stand in the order of their first members
     return largest[0], len(largest)
-
-
-def _ballot(text: str, kind: answers.Kind) -> object:
-    found = answers.extract(text).strict
-    if found is None:
-        return None
-    value = None if kind == "text" else answers.parse_number(found)
-    return value if value is not None or kind == "number" else answers.normalise_text(found) or None

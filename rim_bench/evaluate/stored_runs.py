@@ -1,7 +1,6 @@
 """One more evaluation of a stored run: what `rim-bench eval` and `sweep` ask of it.
 
-Further evaluation sets of trained runs: planned before anything is trained, evaluated one by one, what is done not done
-    again.
+Further sets are planned before anything is trained and evaluated one by one; what is done is not done again.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evalu
 from rim_bench.evaluate.options import QUICK_ROWS, EvaluationSets, StoredRunOptions
 from rim_bench.evaluate.self_consistency import votes_record
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, about
-from rim_bench.storage.records import EvaluationRecord
+from rim_bench.storage.records import EvaluationRecord, LmEvalRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import Reporter
@@ -46,17 +45,54 @@ class LoadedRun:
         """The model, its weights verified."""
         return load_trained(self.run, device=self.device, execution=self.execution)
 
-    def told(self, name: str, questions: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    def unload(self) -> None:
+        """Let go of the model; it is loaded again when it is needed again."""
+        self.__dict__.pop("trained", None)
+
+    def about(self, name: str, questions: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """What a summary says of an evaluation on another task than the run's (`vocabulary_check.about`)."""
         return about(self.trained.backbone, self.run.spec, name, questions, self.data)
 
+    def evaluate(self, request: EvaluationRequest, label: str, reporter: Reporter) -> EvaluationRecord:
+        """The stored record of a request, which is evaluated where it is not stored yet."""
+        if (stored := evaluated(self.run, request)) is not None:
+            return stored
+        more: dict[str, Any] = {}
+        if request.task.name != self.run.spec.task.name:
+            more = self.about(request.task.title, [(e.id, e.question) for e in request.dataset().examples])
+        stored = evaluate_run(
+            self.run, self.trained, request, lambda done, total: reporter.evaluating(label, done, total), more
+        )
+        reporter.finished(label)
+        return stored
 
-def told_of(run: Run, trained: TrainedModel, request: EvaluationRequest, data: Path | None) -> dict[str, Any]:
-    """The same of a request; nothing where it is the run's own task."""
-    if request.task.name == run.spec.task.name:
-        return {}
-    questions = [(e.id, e.question) for e in request.dataset().examples]
-    return about(trained.backbone, run.spec, request.task.title, questions, data)
+    def evaluate_lm_eval(self, task: LmEvalTask, options: StoredRunOptions, reporter: Reporter) -> LmEvalRecord:
+        """The stored record on one of lm-eval's tasks, which is evaluated where it is not stored yet."""
+        from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest
+
+        run, quick = self.run, options.quick or self.run.spec.quick
+        limit = QUICK_ROWS if options.limit is None and quick else options.limit
+        drawn = {} if options.sampling is None else votes_record(options.sampling)
+        request = LmEvalRequest(
+            task,
+            limit,
+            quick=quick,
+            effort=options.effort,
+            split_passes=options.split_passes,
+            votes=tuple(drawn.items()),
+            max_tokens=options.max_tokens,
+            batch_size=options.eval_batch_size,
+            device=self.device.type,
+        )
+        with run.lock():
+            if (stored := request.stored(run)) is not None:
+                return stored
+            more, label = self.about(task.name, task.questions(limit)), f"{run.id} on {task.name}"
+            stored = request.evaluate(
+                run, self.trained, lambda done, total: reporter.evaluating(label, done, total), **more
+            )
+            reporter.finished(label)
+            return stored
 
 
 def stored_request(run: Run, options: StoredRunOptions) -> EvaluationRequest:
@@ -105,6 +141,7 @@ def evaluate_stored(
     began = time.perf_counter()
     request = stored_request(run, options)
     drawn = {} if options.sampling is None else votes_record(options.sampling)
+    subject = subject or LoadedRun(run, options.device, options.data, execution)
     request = dataclasses.replace(
         request,
         effort=options.effort,
@@ -113,16 +150,9 @@ def evaluate_stored(
         repeat=options.repeat,
         **drawn,
     )
+    label = run.id if request.task.name == run.spec.task.name else f"{run.id} on {request.task.name}"
     with run.lock():
-        stored = evaluated(run, request)
-        if stored is None:
-            subject = subject or LoadedRun(run, options.device, options.data, execution)
-            other_task = told_of(run, subject.trained, request, options.data)
-            label = f"{run.id} on {request.task.name}" if other_task else run.id
-            stored = evaluate_run(
-                run, subject.trained, request, lambda done, total: reporter.evaluating(label, done, total), other_task
-            )
-            reporter.finished(label)
+        stored = subject.evaluate(request, label, reporter)
     logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
     return stored
 
@@ -140,10 +170,10 @@ PREFIX = "lm-eval:"
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Sets that can be evaluated, and name -> reason of those that cannot."""
+    """Sets that can be evaluated, rim-bench's and lm-eval's, and name -> reason of those that cannot."""
 
-    ours: tuple[Task, ...]
-    theirs: tuple[LmEvalTask, ...]
+    tasks: tuple[Task, ...]
+    lm_eval_tasks: tuple[LmEvalTask, ...]
     missing: dict[str, str]
     strict: bool
 
@@ -156,23 +186,23 @@ def plan_sets(wanted: EvaluationSets, options: StoredRunOptions, reporter: Repor
     """
     names, split = asked(wanted.suites, wanted.names), options.split
     known = task_names()
-    mine = [n for n in names if n in known or n.endswith((".yaml", ".yml"))]
-    foreign = [n.removeprefix(PREFIX) for n in names if n not in mine]
+    own = [n for n in names if n in known or n.endswith((".yaml", ".yml"))]
+    foreign = [n.removeprefix(PREFIX) for n in names if n not in own]
     if wanted.include_path is not None and not foreign:
         raise UsageError("--include-path is for lm-eval tasks: name one with --eval-tasks, or leave it out")
     if foreign and split != "test":
         raise UsageError(
             f"lm-eval chooses the documents of its tasks itself: leave out --split {split}, or the task {foreign[0]!r}"
         )
-    tasks = {task.name: task for task in map(load_task, mine)}
+    tasks = {task.name: task for task in map(load_task, own)}
     limit = QUICK_ROWS if options.limit is None and options.quick else options.limit
     where: dict[str, Any] = {"data": options.data, "steps": options.steps, "allow_changed": options.allow_changed_data}
-    found, missing = readable(tasks.values(), limit=limit, split=split, **where)
-    theirs: list[LmEvalTask] = []
+    sets, missing = readable(tasks.values(), limit=limit, split=split, **where)
+    lm_eval_tasks: list[LmEvalTask] = []
     if foreign:
         from rim_bench.evaluate.lm_eval_tasks import load_lm_eval_tasks
 
-        theirs, unloaded = load_lm_eval_tasks(foreign, wanted.include_path)
+        lm_eval_tasks, unloaded = load_lm_eval_tasks(foreign, wanted.include_path)
         missing |= {PREFIX + name: reason for name, reason in unloaded.items()}
     if wanted.strict and missing:
         raise UsageError(
@@ -180,7 +210,7 @@ def plan_sets(wanted: EvaluationSets, options: StoredRunOptions, reporter: Repor
         )
     for name, reason in missing.items():
         reporter.note(f"{name} will not be evaluated: {reason}")
-    return EvaluationPlan(tuple(task for task, _ in found), tuple(theirs), missing, wanted.strict)
+    return EvaluationPlan(tuple(task for task, _ in sets), tuple(lm_eval_tasks), missing, wanted.strict)
 
 
 def evaluate_sets(
@@ -199,25 +229,35 @@ def evaluate_sets(
             is lm-eval's.
     """
     lines: list[str] = []
-    if options.repeat and sets.theirs:
-        raise UsageError(
-            f"--repeat is for rim-bench's own tasks: lm-eval orders the documents of {sets.theirs[0].name!r} itself"
-        )
+    if options.repeat and sets.lm_eval_tasks:
+        name = sets.lm_eval_tasks[0].name
+        raise UsageError(f"--repeat is for rim-bench's own tasks: lm-eval orders the documents of {name!r} itself")
     for run in runs:
         subject = LoadedRun(run, options.device, options.data, execution)
-        missing, evaluated = dict(sets.missing), []
-        own = _asked_anyway(run, options.split)
-        missing = {name: reason for name, reason in missing.items() if name not in own}
-        asked_of: list[tuple[str, Task | LmEvalTask]] = [
-            (t.name, t) for t in sets.ours if not {t.name, _asked(t, options.split)} & own
+        own = {run.spec.task.name}  # the run's own task, and the one whose questions that asks
+        if run.spec.task.name in task_names():
+            own.add(_question_source(load_task(run.spec.task.name), options.split))
+        missing = {name: reason for name, reason in sets.missing.items() if name not in own}
+        evaluated = []
+        left: list[tuple[str, Task | LmEvalTask]] = [
+            (t.name, t) for t in sets.tasks if not {t.name, _question_source(t, options.split)} & own
         ]
-        asked_of += [(PREFIX + t.name, t) for t in sets.theirs]
-        for name, one in asked_of:
+        left += [(PREFIX + t.name, t) for t in sets.lm_eval_tasks]
+        for name, task in left:
             try:
-                if isinstance(one, Task):
-                    text = _ours(run, one, options, reporter, turned, subject)
+                if isinstance(task, Task):
+                    steps = options.steps if task.metadata["source"] == "annotated" else "equations"
+                    shipped = task.name in task_names() and load_task(task.name).path == task.path
+                    where = task.name if shipped else str(task.path)
+                    for_task = dataclasses.replace(options, task=where, files=None, steps=steps)
+                    stored = evaluate_stored(run, for_task, reporter, subject=subject, turned=turned)
+                    text = accuracy_text(run, stored)
                 else:
-                    text = _theirs(run, one, options, reporter, subject)
+                    measured = subject.evaluate_lm_eval(task, options, reporter)
+                    scores = ", ".join(
+                        f"{k.removesuffix(',none')} {v:.4f}" for k, v in measured.metrics.items() if v is not None
+                    )
+                    text = f"{scores} on {measured.documents} ({task.name}, lm-eval's own scorers)"
                 lines.append(f"{run.id}: {text}")
                 evaluated.append(name)
             except CannotBeAsked as error:
@@ -229,52 +269,6 @@ def evaluate_sets(
     return lines
 
 
-def _asked_anyway(run: Run, split: str) -> set[str]:
-    """A run's own task, and the one whose questions that asks."""
-    name = run.spec.task.name
-    return {name} | ({_asked(load_task(name), split)} if name in task_names() else set())
-
-
-def _asked(task: Task, split: str) -> str:
+def _question_source(task: Task, split: str) -> str:
+    """The name of the task whose questions a task asks."""
     return task.asked if split == "test" else task.name
-
-
-def _ours(run: Run, task: Task, options: StoredRunOptions, reporter: Reporter, turned: bool, subject: LoadedRun) -> str:
-    """One of our own sets; returns its accuracy in words."""
-    steps = options.steps if task.metadata["source"] == "annotated" else "equations"
-    shipped = task.name in task_names() and load_task(task.name).path == task.path
-    asked_of = dataclasses.replace(options, task=task.name if shipped else str(task.path), files=None, steps=steps)
-    return accuracy_text(run, evaluate_stored(run, asked_of, reporter, subject=subject, turned=turned))
-
-
-def _theirs(run: Run, one: LmEvalTask, options: StoredRunOptions, reporter: Reporter, subject: LoadedRun) -> str:
-    """One of lm-eval's tasks; returns its metrics in words."""
-    from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest
-
-    quick = options.quick or run.spec.quick
-    limit = QUICK_ROWS if options.limit is None and quick else options.limit
-    drawn = {} if options.sampling is None else votes_record(options.sampling)
-    request = LmEvalRequest(
-        one,
-        limit,
-        quick=quick,
-        effort=options.effort,
-        split_passes=options.split_passes,
-        votes=tuple(drawn.items()),
-        max_tokens=options.max_tokens,
-        batch_size=options.eval_batch_size,
-        device=subject.device.type,
-    )
-    with run.lock():
-        stored = request.stored(run)
-        if stored is None:
-            about = subject.told(one.name, one.questions(limit))
-            label = f"{run.id} on {one.name}"
-            stored = request.evaluate(
-                run, subject.trained, lambda n, total: reporter.evaluating(label, n, total), **about
-            )
-            reporter.finished(label)
-    told = ", ".join(
-        f"{name.removesuffix(',none')} {value:.4f}" for name, value in stored.metrics.items() if value is not None
-    )
-    return f"{told} on {stored.documents} ({one.name}, lm-eval's own scorers)"

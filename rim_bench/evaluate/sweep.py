@@ -1,8 +1,7 @@
 """Inference curves: the knob of each trained run is turned, and every setting evaluated and stored as a point.
-Resumable at every point.
 
 A method with an effort field turns that; one without answers several times and votes, and one that writes a chain is
-also cut short.
+also cut short. A sweep goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ from functools import cached_property
 from statistics import fmean as mean
 from typing import Any
 
-from rim_bench.engine.devices import pick_device
 from rim_bench.engine.execution import ALONE, ExecutionContext
-from rim_bench.engine.trained_model import TrainedModel, load_trained
-from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
+from rim_bench.evaluate.evaluation import EvaluationRequest, evaluated
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record
-from rim_bench.evaluate.stored_runs import stored_request, told_of
+from rim_bench.evaluate.stored_runs import LoadedRun, stored_request
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import EvaluationRecord, ItemRecord
@@ -30,9 +27,7 @@ from rim_bench.util.files import canonical
 from rim_bench.util.progress import Reporter, Silent
 
 VOTES = (3, 5, 9)
-"""Odd, so that two answers cannot tie; each near twice the one before, to points evenly spaced on a logarithmic axis of
-FLOPs.
-"""
+"""Odd, so that two answers cannot tie; each about twice the last, so that points are even on a log axis of FLOPs."""
 SHARES = (0.25, 0.5, 0.75)  # of the mean and of the largest length, where chains are cut
 LEAST = {"votes": 2, "max_tokens": 1}  # smallest values of the knobs that are not a method's own (those take 0)
 Knobs = Mapping[str, Sequence[int]]
@@ -107,8 +102,8 @@ def cap_values(lengths: Sequence[int]) -> tuple[int, ...]:
 def _check_knobs(knobs: Knobs, methods: Sequence[Method]) -> None:
     fields = {m.effort_field for m in methods if m.effort_field is not None}
     names = {m.name for m in methods}
-    for given, values in knobs.items():
-        method, dot, name = given.rpartition(".")
+    for knob, values in knobs.items():
+        method, dot, name = knob.rpartition(".")
         if dot and method not in names:
             raise unknown("method of these runs", method, names)
         has = {m.effort_field for m in methods if m.name == method} - {None} if dot else fields
@@ -117,16 +112,15 @@ def _check_knobs(knobs: Knobs, methods: Sequence[Method]) -> None:
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int) or value < LEAST.get(name, 0):
                 raise UsageError(
-                    f"knob {given}: value {value!r} must be a whole number of at least {LEAST.get(name, 0)}"
+                    f"knob {knob}: value {value!r} must be a whole number of at least {LEAST.get(name, 0)}"
                 )
 
 
 class _Arm:
     """One run being swept. Its model is loaded when first needed.
 
-    A point of a curve needs every training seed at the same value. So what follows from the answers themselves follows
-    from those of the whole family, which is the runs of one method on one backbone and the same questions, whatever
-    their seeds and budgets.
+    A point of a curve needs every training seed at the same value. So values that follow from answers follow from those
+    of the whole family: the runs of one method on one backbone and the same questions, with any seed and budget.
     """
 
     def __init__(
@@ -138,42 +132,36 @@ class _Arm:
         execution: ExecutionContext,
     ) -> None:
         self.run, self.request, self.options, self.reporter = run, request, options, reporter
-        self.execution = execution
+        self.subject = LoadedRun(run, options.device, options.data, execution)
         self.method = method_of(run.spec.method)
         seed = run.spec.seed
         self.label = run.spec.method.title + (f", seed {seed}" if seed else "")
         self.family = canonical([run.spec.method, run.spec.backbone, request.key()])
-        self._trained: TrainedModel | None = None
-
-    @property
-    def trained(self) -> TrainedModel:
-        if self._trained is None:
-            device = pick_device(self.options.device)
-            self._trained = load_trained(self.run, device=device, execution=self.execution)
-        return self._trained
 
     def start(self) -> list[int]:
         """Evaluate the default setting if that is not stored; returns the lengths of its answers."""
         with self.run.lock():
             point = self._evaluate(self.request, None, None)
-        self._trained = None  # not all models at once
+        self.subject.unload()  # not all models at once
         return [i.generated_tokens for i in self.run.read_items(point.key) if not i.overlong]
 
     def stored_caps(self) -> set[int]:
-        """Caps of points that an earlier sweep made, of fewer seeds it may be: the others need them too."""
+        """Caps of points that an earlier sweep stored, perhaps of fewer seeds: the others need them too."""
         default = self.run.evaluation(self.request.key()) or EvaluationRecord()
         same = ("task", "task_version", "split", "data_sha256", "evaluator_version", "limit")
-        found = [
-            s
-            for s in self.run.evaluations().values()
-            if s.curve and all(getattr(s, k) == getattr(default, k) for k in same)
-        ]
-        return {int(s.knob.value) for s in found if s.knob is not None and s.knob.name == "max_tokens"}
+        return {
+            int(stored.knob.value)
+            for stored in self.run.evaluations().values()
+            if stored.curve and stored.knob is not None and stored.knob.name == "max_tokens"
+            if all(getattr(stored, k) == getattr(default, k) for k in same)
+        }
 
     def sweep(self, knobs: Knobs, lengths: Sequence[int], caps: set[int]) -> list[SweepPoint]:
         """The default evaluation and every point, in order; what is stored is not evaluated again.
 
-        `lengths` of all answers of the family, and `caps` that it has points of.
+        Args:
+            lengths: of all answers of the family, in tokens.
+            caps: that the family has points of.
         """
         out = [self._evaluate(self.request, None, None)]
         items = self.run.read_items(out[0].key)
@@ -183,7 +171,14 @@ class _Arm:
                 if refusal := self._refusal(name, value, items):
                     self.reporter.note(f"{self.label}: {name} = {value} is left out: {refusal}")
                     continue
-                request = self._point(name, value)
+                turned: dict[str, Any] = {"max_tokens": value, "capped": True}
+                if name == self.method.effort_field:
+                    turned = {"effort": value}
+                elif name != "max_tokens":
+                    drawn = sampling_of(value, self.options.temperature, self.options.sample_seed)
+                    assert drawn is not None
+                    turned = votes_record(drawn)
+                request = replace(self.request, curve=True, **turned)
                 new += evaluated(self.run, request) is None
                 out.append(self._evaluate(request, name, value))
             done = sum(p.name == name for p in out)
@@ -194,56 +189,36 @@ class _Arm:
         return out
 
     def _evaluate(self, request: EvaluationRequest, name: str | None, value: int | None) -> SweepPoint:
-        key = request.key()
-        summary = evaluated(self.run, request)
-        if summary is None:
-            shown = self.label if name is None else f"{self.label} {name}={value}"
-            told = told_of(self.run, self.trained, request, self.options.data)
-            summary = evaluate_run(
-                self.run, self.trained, request, lambda done, total: self.reporter.evaluating(shown, done, total), told
-            )
-            self.reporter.finished(shown)
-        return SweepPoint(self.run, self.label, name, value, key, summary)
-
-    def _point(self, name: str, value: int) -> EvaluationRequest:
-        point = replace(self.request, curve=True)
-        if name == self.method.effort_field:
-            return replace(point, effort=value)
-        if name == "max_tokens":
-            return replace(point, max_tokens=value, capped=True)
-        drawn = sampling_of(value, self.options.temperature, self.options.sample_seed)
-        assert drawn is not None
-        return replace(point, **votes_record(drawn))
+        shown = self.label if name is None else f"{self.label} {name}={value}"
+        summary = self.subject.evaluate(request, shown, self.reporter)
+        return SweepPoint(self.run, self.label, name, value, request.key(), summary)
 
     def _values(self, knobs: Knobs, lengths: Sequence[int], caps: set[int]) -> dict[str, tuple[int, ...]]:
         """The knobs that are turned, each with its values but the default one."""
         field = self.method.effort_field
         usual = None if field is None else getattr(self.method, field, None)
-        found: dict[str, tuple[int, ...]] = {}
+        out: dict[str, tuple[int, ...]] = {}
         if field is None:
-            found["votes"] = VOTES
-            if lengths and mean(lengths) > 2 * mean(self._answers):
-                found["max_tokens"] = (*caps, *cap_values(lengths))
+            out["votes"] = VOTES
+            if lengths and mean(lengths) > 2 * mean(self._answer_lengths):
+                out["max_tokens"] = (*caps, *cap_values(lengths))
         elif isinstance(usual, int) and not isinstance(usual, bool):
-            found[field] = effort_values(usual)
+            out[field] = effort_values(usual)
         else:
             self.reporter.note(
                 f"{self.label}: {field} has no whole number as its default: give its values (--knob {field}=...)"
             )
-            found[field] = ()
-        own = {name: tuple(knobs[name]) for name in found if name in knobs}
+            out[field] = ()
+        out |= {name: tuple(knobs[name]) for name in out if name in knobs}
         prefix = f"{self.method.name}."
-        own |= {
-            given.removeprefix(prefix): tuple(values) for given, values in knobs.items() if given.startswith(prefix)
-        }
-        found |= own
+        out |= {knob.removeprefix(prefix): tuple(values) for knob, values in knobs.items() if knob.startswith(prefix)}
         same: dict[str | None, Any] = {"max_tokens": self.request.max_tokens, field: usual}
-        return {name: tuple(sorted({v for v in values if v != same.get(name)})) for name, values in found.items()}
+        return {name: tuple(sorted({v for v in values if v != same.get(name)})) for name, values in out.items()}
 
     @cached_property
-    def _answers(self) -> list[int]:
-        """Question -> number of tokens of `#### `, the reference answer and the end: what an answer needs at least."""
-        encode = self.trained.backbone.encode_example
+    def _answer_lengths(self) -> list[int]:
+        """Of each question the tokens of `#### `, the reference answer and the end: what an answer needs at least."""
+        encode = self.subject.trained.backbone.encode_example
         return [len(encode(e).answer) for e in self.request.dataset().examples]
 
     def _refusal(self, name: str, value: int, items: Sequence[ItemRecord]) -> str | None:
@@ -254,8 +229,8 @@ class _Arm:
             self.method.lay_prompt((0,), value)
         except UsageError as error:
             return str(error)
-        positions = self.trained.backbone.max_positions
-        lengths = Counter((i.prompt_tokens, answer) for i, answer in zip(items, self._answers, strict=True))
+        positions = self.subject.trained.backbone.max_positions
+        lengths = Counter((i.prompt_tokens, answer) for i, answer in zip(items, self._answer_lengths, strict=True))
 
         def crowded(effort: int | None) -> int:  # the last token of an answer is never fed
             return sum(

@@ -1,6 +1,4 @@
-"""Text that a tokenizer from scratch never saw: it encodes any text, byte by byte, but what training never showed has
-random embeddings.
-"""
+"""Text that a tokenizer from scratch never saw: any text is encoded, but tokens never trained are random embeddings."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from rim_bench.storage.records import RunSpec, TrainedOnRecord, UnseenTextRecord
 from rim_bench.util.errors import UsageError
 
 MOST = 0.5
-"""Share of a set's questions that may hold a token which training never showed; with more of them the evaluation is
-refused.
-"""
+"""Share of a set's questions that may hold a token never seen in training; above it the evaluation is refused."""
 
 
 def shown(backbone: Backbone, examples: Iterable[Example]) -> frozenset[int]:
@@ -46,9 +42,7 @@ _known: dict[tuple[str, str], frozenset[int]] = {}
 
 
 def shown_in_training(backbone: Backbone, spec: RunSpec, data: Path | None) -> frozenset[int] | None:
-    """`shown` of a run's training text, found once a process for each text and tokenizer; None where that text is not
-    there.
-    """
+    """`shown` of a run's training text, once a process for each text and tokenizer; None where the text is missing."""
     tokenizer = sha256(backbone.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     key = (str(spec.task.train_sha256), tokenizer)
     if key not in _known:
@@ -66,8 +60,7 @@ class CannotBeAsked(UsageError):
 def check_text(
     backbone: Backbone, known: frozenset[int] | None, questions: Sequence[tuple[str, str]], trained_on: str, task: str
 ) -> UnseenTextRecord:
-    """What a summary says of unseen tokens: how many questions hold one, None where the training text is not there to
-    tell.
+    """How many questions hold an unseen token; None where the training text is missing.
 
     Args:
         known: the tokens of the training text.
@@ -84,10 +77,8 @@ def check_text(
         tokens = [i for i in backbone.encode_question(text) if i not in known]
         raise CannotBeAsked(
             f"{task} cannot be asked of a run trained from scratch on {trained_on}: {len(odd):,} of {len(questions):,} "
-            "questions hold text "
-            f"that its tokenizer never saw in training (such as {backbone.decode(tokens[:8])!r} in {name}), and at "
-            f"most {MOST:.0%} may: "
-            "evaluate the run on tasks in the same words, or train on this one"
+            f"questions hold text that its tokenizer never saw in training (such as {backbone.decode(tokens[:8])!r} in "
+            f"{name}), and at most {MOST:.0%} may: evaluate the run on tasks in the same words, or train on this one"
         )
     return UnseenTextRecord(questions=len(odd), n=len(questions))
 
@@ -101,12 +92,11 @@ def about(
         CannotBeAsked: a tokenizer from scratch that never saw the text of most questions.
     """
     own = spec.task
-    told: dict[str, Any] = {
-        "trained_on": TrainedOnRecord(
-            name=own.name, train_sha256=own.train_sha256, train_rows=own.train_rows, limit=own.limit
-        )
-    }
+    trained_on = TrainedOnRecord(
+        name=own.name, train_sha256=own.train_sha256, train_rows=own.train_rows, limit=own.limit
+    )
+    out: dict[str, Any] = {"trained_on": trained_on}
     if spec.backbone.kind == "scratch":
         known = shown_in_training(backbone, spec, data)
-        told["unseen_text"] = check_text(backbone, known, questions, own.name, name)
-    return told
+        out["unseen_text"] = check_text(backbone, known, questions, own.name, name)
+    return out

@@ -39,8 +39,9 @@ class Evaluations(Generic[Summary, Item]):
     def write(
         self, key: str, items: Sequence[Item | Mapping[str, Any]], summary: Summary | Mapping[str, Any]
     ) -> Summary:
-        """Stores items (gzip with the same bytes for the same items), then the summary with their sha256, which makes
-        it count. Returns the summary as it is stored.
+        """Stores items, then the summary with their sha256, which makes it count; returns the summary as it is stored.
+
+        Equal items have equal bytes in the gzip file.
 
         Raises:
             ValueError: a key that is no folder name, duplicate item ids, or another `n` than the number of items.

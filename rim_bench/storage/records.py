@@ -67,8 +67,8 @@ class JsonRecord:
             KeyError: a key that is needed is missing.
         """
         plan = _read_plan(cls, tuple(value))  # type: ignore[arg-type]  # it takes a record class for unhashable
-        made = cls.__new__(cls)  # not __init__, which takes five times as long: defaults stand in the class
-        values = vars(made)
+        record = cls.__new__(cls)  # not __init__, which takes five times as long: defaults stand in the class
+        values = vars(record)
         values.update({name: new() for name, new in plan.factories}, stored=plan.present)
         values.update(value if plan.names is None else zip(plan.names, value.values(), strict=True))
         values.pop("", None)
@@ -79,14 +79,15 @@ class JsonRecord:
             except (TypeError, AttributeError):
                 values[name], extra[key] = default, value[key]
                 values["stored"] -= {key}
-        return made
+        return record
 
     def to_json(self) -> dict[str, Any]:
         """The object as it stands in the file."""
         out = {}
         for k in _keys(type(self)).values():  # type: ignore[arg-type]  # the same
             value = getattr(self, k.name)
-            if self._writes(k) or value != k.default:
+            stored = not k.omit if self.stored is None else k.key in self.stored
+            if stored or value != k.default:
                 out[k.key] = _plain(value)
         return out | self.extra
 
@@ -97,10 +98,6 @@ class JsonRecord:
     def without(self, *keys: str) -> dict[str, Any]:
         """The object without these keys."""
         return {k: v for k, v in self.to_json().items() if k not in keys}
-
-    def _writes(self, key: _Key) -> bool:
-        """Whether a key is written also where its value is the default."""
-        return not key.omit if self.stored is None else key.key in self.stored
 
 
 def _plain(value: Any) -> Any:

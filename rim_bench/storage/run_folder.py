@@ -127,10 +127,23 @@ class Run:
                 "away"
             )
 
+    def verify(self) -> None:
+        """Raises UsageError for the first thing in the folder that cannot be trusted; an unfinished run is fine."""
+        try:
+            expected = self.spec.id
+        except ValueError as error:
+            raise UsageError(f"{str(self.path / 'spec.json')!r} is damaged: {error}") from None
+        if self.id != expected:
+            raise UsageError(f"run folder {str(self.path)!r} does not carry the id of its spec.json, {expected!r}")
+        self.metrics()
+        self.training()
+        self.evaluations()
+        if (self.path / "model").is_dir() and (damage := damage_of(self.path / "model", contents=False)) is not None:
+            raise UsageError(f"model {str(self.path / 'model')!r} is damaged: {damage}")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for this process; may be entered again by the same process. The kernel frees it when the
-        process dies.
+        """Holds the run for this process, which may enter it again; the kernel frees it when the process dies.
 
         Raises:
             UsageError: at once, where another process holds it.
@@ -143,8 +156,8 @@ class Run:
                 lock.acquire()
             except Timeout:
                 pid = holder.read_text().strip() if holder.is_file() else ""
-                who = f"another process (pid {pid})" if pid else "another process"
-                raise UsageError(f"{who} works on {str(self.path)!r}: wait for it or end it") from None
+                owner = f"another process (pid {pid})" if pid else "another process"
+                raise UsageError(f"{owner} works on {str(self.path)!r}: wait for it or end it") from None
         try:
             write_bytes_atomic(holder, f"{os.getpid()}\n".encode())
             yield
@@ -179,8 +192,7 @@ class Run:
         return self._steps.read()
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops the records with `record["step"]` > `step` (steps count from 1: a record's step is the number done with
-        it).
+        """Drops the records with `record["step"]` > `step`; a record's step is the number of steps done with it.
 
         Called before training resumes from the checkpoint of `step`, or with 0 before it starts over.
         """
@@ -188,8 +200,7 @@ class Run:
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
-        """Yields an empty folder to write a checkpoint into; it counts once the block ends, then older ones are
-        removed.
+        """Yields an empty folder for a checkpoint, which counts once the block ends; older ones are then removed.
 
         Raises:
             UsageError: disk full or not writable; the older checkpoint is then still there.
@@ -204,12 +215,11 @@ class Run:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
-        """Step and folder of the newest checkpoint whose files match its manifest; a damaged one is logged and passed
-        over.
-        """
+        """Step and folder of the newest checkpoint whose files match its manifest; a damaged one is logged."""
         folder = self.path / "checkpoints"
-        found = [(int(m[1]), p) for p in folder.iterdir() if (m := _STEP.fullmatch(p.name))] if folder.is_dir() else []
-        for step, path in sorted(found, reverse=True):
+        folders = folder.iterdir() if folder.is_dir() else ()
+        checkpoints = [(int(m[1]), path) for path in folders if (m := _STEP.fullmatch(path.name))]
+        for step, path in sorted(checkpoints, reverse=True):
             if (damage := damage_of(path)) is None:
                 return step, path
             log.warning("checkpoint %s is damaged and not used: %s", path, damage)
@@ -220,8 +230,7 @@ class Run:
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def finish(self, write: Callable[[Path], None], training: TrainingRecord | Mapping[str, Any] | None = None) -> None:
-        """Stores the training summary, then what `write` puts into the folder it is given, as `model/`: the run is
-        trained.
+        """Stores the training summary, then what `write` puts into a folder, as `model/`: the run is trained.
 
         Raises:
             UsageError: disk full or not writable; the run is then not trained, and its checkpoint still there.
@@ -235,9 +244,7 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether `model/` is there with the files and sizes of its manifest; `model_path` compares the contents
-        too.
-        """
+        """Whether `model/` has the files and sizes of its manifest; `model_path` compares the contents too."""
         return (self.path / "model").is_dir() and damage_of(self.path / "model", contents=False) is None
 
     def model_path(self) -> Path:
@@ -334,21 +341,6 @@ class Run:
             write_json_atomic(self.path / NOT_EVALUATED, {"schema": 1, "sets": now})
 
 
-def _check(run: Run) -> None:
-    """Raises UsageError for the first thing in the folder that cannot be trusted; an unfinished run is fine."""
-    try:
-        expected = run.spec.id
-    except ValueError as error:
-        raise UsageError(f"{str(run.path / 'spec.json')!r} is damaged: {error}") from None
-    if run.id != expected:
-        raise UsageError(f"run folder {str(run.path)!r} does not carry the id of its spec.json, {expected!r}")
-    run.metrics()
-    run.training()
-    run.evaluations()
-    if (run.path / "model").is_dir() and (damage := damage_of(run.path / "model", contents=False)) is not None:
-        raise UsageError(f"model {str(run.path / 'model')!r} is damaged: {damage}")
-
-
 @dataclass(frozen=True)
 class Store:
     """All runs under one results folder: `<root>/runs/<id>/`."""
@@ -385,27 +377,24 @@ class Store:
         run.check(spec)
         return run
 
-    def find(self, given: str) -> Run:
+    def find(self, name: str) -> Run:
         """A run by its id, by the beginning of its id, or by the path of its folder.
 
         Raises:
             UsageError: none or several fit, or the folder has no readable spec.json.
         """
-        ids = (
-            sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-            if self.folder.is_dir()
-            else []
-        )
-        if given in ids:
-            run = Run(self.folder / given)
-        elif Path(given).is_dir() and (Path(given) / "spec.json").is_file():
-            run = Run(Path(given).resolve())
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        ids = sorted(p.name for p in folders if p.is_dir() and not p.name.startswith("."))
+        if name in ids:
+            run = Run(self.folder / name)
+        elif Path(name).is_dir() and (Path(name) / "spec.json").is_file():
+            run = Run(Path(name).resolve())
         else:
-            fitting = [i for i in ids if given and i.startswith(given)]
+            fitting = [i for i in ids if name and i.startswith(name)]
             if len(fitting) > 1:
-                raise UsageError(f"run {given!r} is not unique under {str(self.folder)!r}: {', '.join(fitting)}")
+                raise UsageError(f"run {name!r} is not unique under {str(self.folder)!r}: {', '.join(fitting)}")
             if not fitting:
-                raise unknown("run", given, ids)
+                raise unknown("run", name, ids)
             run = Run(self.folder / fitting[0])
         _ = run.spec  # raises where it cannot be read
         return run
@@ -455,7 +444,7 @@ class Store:
                 continue
             run = Run(path)
             try:
-                _check(run)
+                run.verify()
                 good.append(run)
             except UsageError as error:
                 bad.append(Damaged(path, str(error)))
@@ -463,17 +452,15 @@ class Store:
 
 
 def omitted_lines(runs: Iterable[Run]) -> list[str]:
-    """A line for each set and reason, with the number of runs it holds for; where files were looked for stands in the
-    runs' own file.
-    """
-    found: dict[tuple[str, str], list[str]] = {}
+    """A line for each set and reason, with the number of runs; where files were looked for is in the runs' own file."""
+    omitted: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         try:
             for name, omission in run.not_evaluated().items():
-                found.setdefault((name, omission.reason), []).append(run.id)
+                omitted.setdefault((name, omission.reason), []).append(run.id)
         except UsageError as error:
-            found.setdefault(("a list of omitted sets", str(error)), []).append(run.id)
+            omitted.setdefault(("a list of omitted sets", str(error)), []).append(run.id)
     return [
         f"{name}: asked for and not evaluated for {ids[0] if len(ids) == 1 else f'{len(ids)} runs'}: {reason}"
-        for (name, reason), ids in sorted(found.items())
+        for (name, reason), ids in sorted(omitted.items())
     ]

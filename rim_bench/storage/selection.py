@@ -1,9 +1,9 @@
-"""Which checkpoint of a run counts, and which learning rate: the rules, fixed before anything trains. Pure; knows no
-model and no run.
+"""Which checkpoint of a run counts, and which learning rate: the rules, fixed before anything trains.
 
-`last` is the end of training. `best` has the highest accuracy on the validation questions among candidates taken at
-evenly spaced points of training. `16-split` is the published protocol of RiM: the candidates are chosen between on a
-part of the *test* questions and scored on the rest, so its numbers stand apart from all others (`splits`).
+Pure: knows no model and no run. `last` is the end of training. `best` has the highest accuracy on the validation
+questions among candidates taken at evenly spaced points of training. `16-split` is the published protocol of RiM: the
+candidates are chosen between on a part of the *test* questions and scored on the rest, so its numbers stand apart from
+all others (`splits`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ SPLIT = {"splits": 16, "share": 0.2, "seed": 0}  # 264 of 1,319 questions are a 
 
 @dataclass(frozen=True)
 class CheckpointRule:
-    """The checkpoint rule of a run. `points` candidates are taken after k/points of the budget, k = 1..points; so the
-    end is one of them,
-    and the start, which has trained nothing, is not. With `last` they are only measured.
+    """The checkpoint rule of a run.
+
+    `points` candidates are taken after k/points of the budget, k = 1..points: the end is a candidate, and the start,
+    which has trained nothing, is not. With `last` they are only measured.
 
     Raises:
         UsageError: an unknown rule, or too few points.
@@ -83,8 +84,7 @@ class LearningRateGrid:
 
 
 def parse_tune(text: str | None, trials: int | None, share: float | None) -> LearningRateGrid | None:
-    """`lr=1e-5..1e-3` as a grid of `trials` rates, evenly spaced on a logarithmic scale, both ends included, 4 digits
-    each.
+    """`lr=1e-5..1e-3` as a grid of `trials` rates of 4 digits, evenly spaced on a logarithmic scale, ends included.
 
     Raises:
         UsageError: another field or form, bounds that are no range of positive numbers, fewer than 2 trials, rates that
@@ -99,9 +99,9 @@ def parse_tune(text: str | None, trials: int | None, share: float | None) -> Lea
     field, _, bounds = text.partition("=")
     if field not in TUNED:
         raise unknown("field to tune", field, TUNED)
-    found = re.fullmatch(r"(.+?)\.\.(.+)", bounds)
+    ends = re.fullmatch(r"(.+?)\.\.(.+)", bounds)
     try:
-        low, high = (float(found[1]), float(found[2])) if found else (math.nan, math.nan)
+        low, high = (float(ends[1]), float(ends[2])) if ends else (math.nan, math.nan)
     except ValueError:
         low = high = math.nan
     if not (0 < low < high < math.inf):

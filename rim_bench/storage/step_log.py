@@ -83,9 +83,7 @@ class StepLog:
         return [record for _, record in self._lines()]
 
     def truncate(self, step: int) -> None:
-        """Drops the records with `record["step"]` > `step`; what is left can be appended to, also where it was
-        compressed.
-        """
+        """Drops the records with `record["step"]` > `step`; what is left is not compressed and can be appended to."""
         if self.plain.is_file() or self.packed.is_file():
             kept = [line + b"\n" for line, record in self._lines() if record["step"] <= step]
             write_bytes_atomic(self.plain, b"".join(kept))

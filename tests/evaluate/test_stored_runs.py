@@ -107,7 +107,7 @@ def test_every_run_is_evaluated_on_every_set_but_its_own(runs: list[Run], option
     deep = yaml_of(tmp_path, "deep", **{'test: ["T=1", "T=2", "T=3", "T=4", "T=5"]': 'test: ["T=5"]'})
     heard = Heard()
     sets = plan_sets(EvaluationSets((), ("chain,chain_gate", str(deep), "gsm8k")), options, heard)
-    assert [t.name for t in sets.ours] == ["chain", "chain_gate", "deep"] and list(sets.missing) == ["gsm8k"]
+    assert [t.name for t in sets.tasks] == ["chain", "chain_gate", "deep"] and list(sets.missing) == ["gsm8k"]
     assert (
         len(heard.notes) == 1 and heard.notes[0].startswith("gsm8k will not be evaluated: ") and "hub" in heard.notes[0]
     )
@@ -153,7 +153,7 @@ def test_what_was_interrupted_goes_on(runs: list[Run], options: Options, tmp_pat
 
 def test_a_suite_is_its_tasks(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rim_bench.data.suites.suites", lambda: {"gate": Suite("gate", "", ("chain_*",))})
-    assert [t.name for t in plan_sets(EvaluationSets(("gate",), ()), options, Heard()).ours] == ["chain_gate"]
+    assert [t.name for t in plan_sets(EvaluationSets(("gate",), ()), options, Heard()).tasks] == ["chain_gate"]
 
 
 def test_questions_of_ones_own_test_set_are_not_asked_twice(tmp_path: Path, options: Options) -> None:
@@ -312,7 +312,7 @@ def test_lm_evals_tasks_are_stored_with_their_metrics_and_hashes(
 
 def test_choices_are_those_of_our_own_scores(runs: list[Run], options: Options, theirs: Path) -> None:
     """lm-eval's accuracy is that of the likeliest choice, which the stored likelihoods say again."""
-    (one,) = plan(options, theirs, "own_choice").theirs
+    (one,) = plan(options, theirs, "own_choice").lm_eval_tasks
     evaluate_sets(runs[:1], plan(options, theirs, "own_choice"), options, Heard())
     request = LmEvalRequest(one, ROWS, quick=True)
     summary, items = request.stored(runs[0]), runs[0].lm_eval_evaluations.items(request.key())
@@ -322,28 +322,29 @@ def test_choices_are_those_of_our_own_scores(runs: list[Run], options: Options, 
 
 
 def test_a_key_knows_documents_limit_effort_and_prompt(options: Options, theirs: Path) -> None:
-    (one,) = plan(options, theirs, "own_text").theirs
+    (one,) = plan(options, theirs, "own_text").lm_eval_tasks
     keys = {
         LmEvalRequest(one, **given).key()
         for given in ({}, {"limit": 3}, {"effort": 2}, {"max_tokens": 9}, {"device": "cuda"})
     }  # type: ignore[arg-type]
     assert (
-        len(keys) == 5 and LmEvalRequest(one).key() == LmEvalRequest(plan(options, theirs, "own_text").theirs[0]).key()
+        len(keys) == 5
+        and LmEvalRequest(one).key() == LmEvalRequest(plan(options, theirs, "own_text").lm_eval_tasks[0]).key()
     )
     for old, new in (("limit=6", "limit=5"), ("#### ", "####")):
         (theirs / "own_rows.py").write_text(ROWS_PY.replace(old, new))
-        keys.add(LmEvalRequest(plan(options, theirs, "own_text").theirs[0]).key())
+        keys.add(LmEvalRequest(plan(options, theirs, "own_text").lm_eval_tasks[0]).key())
     (theirs / "own_text.yaml").write_text(
         (theirs / "own_text.yaml").read_text().replace("{{question}}", "Q: {{question}}")
     )
-    keys.add(LmEvalRequest(plan(options, theirs, "own_text").theirs[0]).key())
+    keys.add(LmEvalRequest(plan(options, theirs, "own_text").lm_eval_tasks[0]).key())
     assert len(keys) == 8
 
 
 def test_weights_that_were_replaced_are_evaluated_again(runs: list[Run], options: Options, theirs: Path) -> None:
     sets = plan(options, theirs, "own_likelihood")
     evaluate_sets(runs[:1], sets, options, Heard())
-    request = LmEvalRequest(sets.theirs[0], ROWS, quick=True)
+    request = LmEvalRequest(sets.lm_eval_tasks[0], ROWS, quick=True)
     results, key = runs[0].lm_eval_evaluations, request.key()
     stored = request.stored(runs[0])
     assert stored is not None
@@ -366,7 +367,7 @@ def test_few_shot_examples_are_the_same_for_every_run_and_noted(
 def test_what_cannot_be_served_is_said_with_the_reason(runs: list[Run], options: Options, theirs: Path) -> None:
     heard = Heard()
     sets = plan(options, theirs, "own_rolling,own_sampled,own_broken", heard=heard)
-    assert [t.name for t in sets.theirs] == ["own_broken"] and len(heard.notes) == 2
+    assert [t.name for t in sets.lm_eval_tasks] == ["own_broken"] and len(heard.notes) == 2
     assert (
         "loglikelihood_rolling" in sets.missing["lm-eval:own_rolling"]
         and "samples" in sets.missing["lm-eval:own_sampled"]

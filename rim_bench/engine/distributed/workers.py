@@ -125,6 +125,10 @@ class WorkerGroup:
             dist.all_reduce(total, group=self.control)
         return [float(v) for v in total]
 
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value under a name."""
+        self.kept[name] = value
+
     def forget(self, *names: str) -> None:
         """Let go of what was kept under these names, or of everything where none is given."""
         for name in names or tuple(self.kept):
