@@ -32,7 +32,7 @@ from rim_bench.engine.devices import runtime
 from rim_bench.evaluate.lm_eval_model import PROMPT_DIFFERS, RimLM, quiet_lm_eval, samples
 from rim_bench.evaluate.predict import Prediction
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
-from rim_bench.storage.records import LmEvalRecord
+from rim_bench.storage.records import JsonRecord, LmEvalRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical, read_json
@@ -179,9 +179,9 @@ class LmEvalRequest:
         return summary
 
     def evaluate(
-        self, run: Run, trained: Any, on_items: Callable[[int, int], None] | None = None, **more: Any
+        self, run: Run, trained: Any, on_items: Callable[[int, int], None] | None = None, **more: JsonRecord
     ) -> LmEvalRecord:
-        """Evaluate through lm-eval and store; returns the summary, which `more` is a part of.
+        """Evaluate through lm-eval and store; returns the summary, which has `more` as further keys.
 
         Raises:
             CannotBeAsked: the task's own code, or lm-eval, failed.
@@ -223,10 +223,8 @@ class LmEvalRequest:
                     os.environ["DISABLE_MULTIPROC"] = before
         assert results is not None
         items = [_item(s, lm.records.get((name, int(s["doc_id"])))) for s in results["samples"][name]]
-        run.lm_eval_evaluations.write(self.key(), items, self._summary(lm, dict(results)) | more)
-        summary = run.lm_eval_evaluations.read(self.key())
-        assert summary is not None
-        return summary
+        about = {key: part.to_json() for key, part in more.items()}
+        return run.lm_eval_evaluations.write(self.key(), items, self._summary(lm, dict(results)) | about)
 
     def _summary(self, lm: RimLM, results: dict[str, Any]) -> dict[str, Any]:
         name, task, device = self.target.name, self.target.task, lm.backbone.device
