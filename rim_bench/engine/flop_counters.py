@@ -37,17 +37,12 @@ def _attention(q: list[int], k: list[int], v: list[int], *args: Any, out_shape: 
     return 2 * q[0] * q[1] * q[2] * k[-2] * (q[-1] + v[-1])
 
 
-def _attention_backward(
-    grad: list[int], q: list[int], k: list[int], v: list[int], *args: Any, out_shape: Any = None, **kwargs: Any
-) -> int:
-    """FLOPs of the fused kernel's backward: scores once more, then the gradients of all four."""
-    rows, heads, new, dim = q
-    return 2 * rows * heads * new * k[-2] * (3 * dim + 2 * v[-1])
-
-
 OPERATORS: Final[Mapping[Any, Any]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    # scores once more, then the gradients of all four
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *args, **kwargs: (
+        2 * q[0] * q[1] * q[2] * k[-2] * (3 * q[-1] + 2 * v[-1])
+    ),
 }
 """Attention's operators on CPU, which torch's counter does not know, and their FLOPs."""
 
@@ -205,15 +200,30 @@ def _count_method(
     except ValueError as error:
         raise UsageError(f"{method.name} has no layout for this example: {error}") from error
     # loss weights cost nothing: layouts that differ in them alone are counted once
-    rows = list(dict.fromkeys(map(_unweighted, every)))
+    rows = list(
+        dict.fromkeys(
+            Layout(tuple(replace(s, weight=float(bool(s.weight))) for s in row.segments), row.resume, row.blind)
+            for row in every
+        )
+    )
     ids = len(example.question) + len(example.chain) + len(example.answer)
     packed = _without_storage(method, config, shape, ids, max(row.depth for row in (prompt, *rows)) + steps)
     apart = nn.ParameterList(p for _, p in packed.backbone.parameters_to_train())  # new rows may train beside the model
     model = nn.ModuleList([packed.backbone.model, packed.bridges, apart])
 
+    @torch.no_grad()
     def answer() -> Tensor:
-        with torch.no_grad():
-            return _answer(packed, prompt, steps)
+        """A sum over the logits of the prompt's (one) place to resume from and of the cached steps after it."""
+        (name,) = prompt.resume
+        last = prompt.last(prompt.index[name])
+        (part,) = packed.prefill([prompt])
+        total = packed.backbone.head(part.hidden[:, part.at(0, last)]).sum()
+        make_room(part, [prompt], [[prompt.continuation("generated", name, (0,))]])
+        for step in range(steps):
+            place = (0, len(prompt.segments), prompt.size + step, prompt.position[last] + 1 + step)
+            new = (torch.tensor([[n]], device=packed.backbone.device) for n in place)
+            total = total + packed.backbone.head(packed.extend([part], *new)).sum()
+        return total
 
     by_operator = fvcore_counts(model, answer)
     norms = sum(by_operator.get(name, 0) for name in NORMS)
@@ -232,7 +242,10 @@ def _count_method(
     for row in rows:
 
         def run(row: Layout = row) -> Tensor:
-            return _labelled(packed, row)
+            """A sum over the logits of the labelled columns, from which gradients run back."""
+            columns = packed.forward([row])
+            labelled = [columns.at(0, label.source) for label in row.labels]
+            return packed.backbone.head(columns.hidden[0, labelled]).sum()
 
         by_operator = fvcore_counts(model, run)
         norms = sum(by_operator.get(name, 0) for name in NORMS)
@@ -251,11 +264,6 @@ def _count_method(
             torch=both.torch + torch_flops(lambda run=run: run().backward()),  # type: ignore[misc]
         )
     return asked, forward, both
-
-
-def _unweighted(row: Layout) -> Layout:
-    segments = tuple(replace(s, weight=1.0 if s.weight else 0.0) for s in row.segments)
-    return Layout(segments, row.resume, row.blind)
 
 
 def _without_storage(method: Method, config: Mapping[str, Any], shape: Shape, ids: int, depth: int) -> PackedModel:
@@ -286,23 +294,3 @@ def _without_storage(method: Method, config: Mapping[str, Any], shape: Shape, id
     if method.trains == "markers":
         train_markers_only(backbone)
     return PackedModel(backbone, bridges)
-
-
-def _labelled(packed: PackedModel, row: Layout) -> Tensor:
-    """A sum over the logits of a training layout's labelled columns, from which gradients run back."""
-    columns = packed.forward([row])
-    return packed.backbone.head(columns.hidden[0, [columns.at(0, label.source) for label in row.labels]]).sum()
-
-
-def _answer(packed: PackedModel, prompt: Layout, steps: int) -> Tensor:
-    """A sum over the logits of a prompt's (one) place to resume from and of the cached steps behind it."""
-    (name,) = prompt.resume
-    last, device = prompt.last(prompt.index[name]), packed.backbone.device
-    (part,) = packed.prefill([prompt])
-    total = packed.backbone.head(part.hidden[:, part.at(0, last)]).sum()
-    make_room(part, [prompt], [[prompt.continuation("generated", name, (0,))]])
-    for step in range(steps):
-        place = (0, len(prompt.segments), prompt.size + step, prompt.position[last] + 1 + step)
-        token, segment, index, position = (torch.tensor([[n]], device=device) for n in place)
-        total = total + packed.backbone.head(packed.extend([part], token, segment, index, position)).sum()
-    return total

@@ -77,6 +77,54 @@ class _Branches:
     padding: Tensor  # [rows, 1]: the segment of padding in each row's part
     out: list[list[list[int]]] = field(default_factory=list)
 
+    def record(
+        self,
+        tokens: list[list[int]],
+        completions: Sequence[list[Completion]],
+        backbone: Backbone,
+        stop: Stop | None,
+        step: int,
+    ) -> None:
+        """Append the chosen tokens to the branches that are still growing, and close those that end here."""
+        done, position = self.done.tolist(), self.position.tolist()
+        for i, branches in enumerate(completions):
+            for b, completion in enumerate(branches):
+                if done[i][b]:
+                    continue
+                out, token = self.out[i][b], tokens[i][b]
+                completion.generated = step + 1
+                if token != backbone.end:
+                    out.append(token)
+                completion.tokens = tuple(out)
+                completion.ended = token == backbone.end or (stop is not None and stop(completion.tokens))
+                if completion.ended or position[i][b] >= backbone.max_positions:  # no position left: capped
+                    completion.seconds, completion.passes = completion.times[-1], completion.prompt_passes + step
+                    done[i][b] = True
+        self.done = torch.tensor(done, device=self.done.device)
+
+    def shrink(self, parts: Sequence[PackedBatch], alive: list[int]) -> list[PackedBatch]:
+        """Drop the rows that have finished; returns the parts that have rows left."""
+        left, at = [], 0
+        for part in parts:
+            rows = len(part.segment)
+            own = [i - at for i in alive if at <= i < at + rows]
+            at += rows
+            if not own:
+                part.cache = None  # its memory goes back at once; its counts stay
+                continue
+            left.append(part)
+            if len(own) == rows:
+                continue
+            keep = torch.tensor(own, device=self.done.device)
+            assert part.cache is not None
+            part.cache.batch_select_indices(keep)  # type: ignore[attr-defined]
+            part.sees, part.segment, part.index = part.sees[keep], part.segment[keep], part.index[keep]
+        keep = torch.tensor(alive, device=self.done.device)
+        for name in ("segment", "position", "index", "done", "padding"):
+            setattr(self, name, getattr(self, name)[keep])
+        self.out = [self.out[i] for i in alive]
+        return left
+
 
 @torch.inference_mode()
 def decode(
@@ -180,14 +228,18 @@ def _grow(
             logits += hidden.shape[0] * hidden.shape[1]
             tokens = chosen.tolist()  # waits for the device
             times.append(time.perf_counter() - began)
-            _record(backbone, rows, results, state, tokens, stop, step)
+            state.record(tokens, [results[r] for r in rows], backbone, stop, step)
             alive = [i for i, done in enumerate(state.done.tolist()) if not all(done)]
             if not alive or step + 1 == max_tokens:
                 break
             if len(alive) <= len(rows) * 3 // 4:
                 rows = [rows[i] for i in alive]
-                parts, chosen = _shrink(parts, state, alive, chosen)
-            hidden = _step(workspace, parts, state, chosen)
+                parts, chosen = state.shrink(parts, alive), chosen[alive]
+            # the chosen tokens as one more column of each branch
+            position = torch.where(state.done, 0, state.position).clamp(max=backbone.max_positions - 1)
+            segment = torch.where(state.done, state.padding, state.segment)
+            hidden = workspace.extend(parts, torch.where(state.done, 0, chosen), segment, state.index, position)
+            state.position, state.index = state.position + 1, state.index + 1
     if work is not None:
         work.columns += sum(part.executed for part in every)
         work.pairs += sum(part.pairs for part in every)
@@ -234,69 +286,6 @@ def _open_branches(parts: Sequence[PackedBatch], places: Sequence[Sequence[str]]
         part.passes.clear()  # only keys and values are needed from here on
     s, p, i, d, fill_with = (torch.tensor(v, device=start[0].device) for v in (segment, position, index, done, padding))
     return _Branches(s, p, i, d, fill_with, [[[] for _ in range(branches)] for _ in layouts]), torch.cat(start)
-
-
-def _record(
-    backbone: Backbone,
-    rows: list[int],
-    results: list[list[Completion]],
-    state: _Branches,
-    tokens: list[list[int]],
-    stop: Stop | None,
-    step: int,
-) -> None:
-    """Append the chosen tokens to the branches that are still growing, and close those that end here."""
-    done, position, positions = state.done.tolist(), state.position.tolist(), backbone.max_positions
-    for i, original in enumerate(rows):
-        for b, completion in enumerate(results[original]):
-            if done[i][b]:
-                continue
-            out, token = state.out[i][b], tokens[i][b]
-            completion.generated = step + 1
-            if token != backbone.end:
-                out.append(token)
-            completion.tokens = tuple(out)
-            completion.ended = token == backbone.end or (stop is not None and stop(completion.tokens))
-            if completion.ended or position[i][b] >= positions:  # no position left: capped
-                completion.seconds, completion.passes = completion.times[-1], completion.prompt_passes + step
-                done[i][b] = True
-    state.done = torch.tensor(done, device=state.done.device)
-
-
-def _shrink(
-    parts: Sequence[PackedBatch], state: _Branches, alive: list[int], chosen: Tensor
-) -> tuple[list[PackedBatch], Tensor]:
-    """Drop the rows that have finished; returns the parts that have rows left."""
-    left, at = [], 0
-    for part in parts:
-        rows = len(part.segment)
-        own = [i - at for i in alive if at <= i < at + rows]
-        at += rows
-        if not own:
-            part.cache = None  # its memory goes back at once; its counts stay
-            continue
-        left.append(part)
-        if len(own) == rows:
-            continue
-        keep = torch.tensor(own, device=chosen.device)
-        assert part.cache is not None
-        part.cache.batch_select_indices(keep)  # type: ignore[attr-defined]
-        part.sees, part.segment, part.index = part.sees[keep], part.segment[keep], part.index[keep]
-    keep = torch.tensor(alive, device=chosen.device)
-    for name in ("segment", "position", "index", "done", "padding"):
-        setattr(state, name, getattr(state, name)[keep])
-    state.out = [state.out[i] for i in alive]
-    return left, chosen[keep]
-
-
-def _step(workspace: PackedModel, parts: Sequence[PackedBatch], state: _Branches, chosen: Tensor) -> Tensor:
-    """Feed the chosen tokens as one more column per branch."""
-    segment = torch.where(state.done, state.padding, state.segment)
-    position = torch.where(state.done, 0, state.position).clamp(max=workspace.backbone.max_positions - 1)
-    hidden = workspace.extend(parts, torch.where(state.done, 0, chosen), segment, state.index, position)
-    state.position = state.position + 1
-    state.index = state.index + 1
-    return hidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,13 @@ class PackedBatch:
         """Last hidden state of every computed column, [rows, seen, width]."""
         return self.passes[0] if len(self.passes) == 1 else torch.cat(self.passes, dim=1)
 
+    def add(self, segment: Tensor, index: Tensor) -> None:
+        """Takes up and counts new columns [rows, new], which are about to be computed."""
+        self.segment = torch.cat([self.segment, segment], dim=1)
+        self.index = torch.cat([self.index, index], dim=1)
+        self.executed += segment.numel()
+        self.pairs += segment.numel() * self.segment.shape[1]
+
     def at(self, row: int, column: int) -> int:
         """Packed index of a column; raises IndexError for one that was not computed."""
         return self.place[row][column]
@@ -85,20 +92,49 @@ class PackedModel:
         Raises:
             ValueError: a row deeper than the model has positions for.
         """
-        rows = tuple(layouts)
+        backbone, rows = self.backbone, tuple(layouts)
         deepest = max(max(row.position) for row in rows) + 1
-        if deepest > self.backbone.max_positions:
-            raise ValueError(f"a row needs {deepest} positions, the model has {self.backbone.max_positions}")
-        blank = torch.zeros(len(rows), 0, dtype=torch.long, device=self.backbone.device)
+        if deepest > backbone.max_positions:
+            raise ValueError(f"a row needs {deepest} positions, the model has {backbone.max_positions}")
+        blank = torch.zeros(len(rows), 0, dtype=torch.long, device=backbone.device)
         sees = _sees_table(rows).to(blank.device)
         columns = PackedBatch(rows, sees, blank, blank, [[NOWHERE] * row.size for row in rows])
         passes = max(row.passes for row in rows)
         if cached or passes > 1:
-            columns.cache = self.backbone.new_cache()
-        order = [_by_pass(row, passes) for row in rows]
+            columns.cache = backbone.new_cache()
+        order: list[list[list[int]]] = [[[] for _ in range(passes)] for _ in rows]  # row -> pass -> its columns
+        for by_pass, row in zip(order, rows, strict=True):
+            for c, index in enumerate(row.pass_of):
+                by_pass[index].append(c)
         owner = [tuple(i for i, s in enumerate(row.segments) for _ in range(s.size)) for row in rows]
         for index in range(passes):
-            self._add_pass(columns, [o[index] for o in order], owner, layers)
+            chosen = [by_pass[index] for by_pass in order]
+            past, new = columns.segment.shape[1], max(map(len, chosen))
+            for r, picked in enumerate(chosen):
+                for k, c in enumerate(picked):
+                    columns.place[r][c] = past + k
+            tokens = [[row.tokens[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)]
+            # 0 where there is none: a slot, which its thought overwrites before the pass runs
+            ids = [[backbone.resolve(t) if isinstance(t, str) else t or 0 for t in row] for row in tokens]
+            segments = [[o[c] for c in picked] for o, picked in zip(owner, chosen, strict=True)]
+            columns.add(pad_rows(segments, sees.shape[1] - 1, blank.device), pad_rows(chosen, 0, blank.device))
+            embeds = backbone.embed(pad_rows(ids, 0, blank.device))
+            if past:
+                embeds = self._fill_slots(columns, chosen, owner, embeds)
+            mask = None
+            if past == 0 and all(row.is_chain for row in rows):
+                # plain causal: padding on the right is never seen, its positions only need to run on
+                position = torch.arange(new, device=blank.device).expand(len(rows), -1)
+                position = position.clamp(max=backbone.max_positions - 1)
+            else:
+                mask = self._mask(columns, new)
+                places = [[row.position[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)]
+                position = pad_rows(places, 0, blank.device)
+            if layers:
+                columns.layers.append(backbone.run_layers(embeds, mask, position, columns.cache))
+                columns.passes.append(columns.layers[-1][-1])
+            else:
+                columns.passes.append(backbone.run(embeds, mask, position, columns.cache))
         return columns
 
     def prefill(self, layouts: Sequence[Layout]) -> list[PackedBatch]:
@@ -126,56 +162,14 @@ class PackedModel:
         for columns in parts:
             assert columns.cache is not None, "extend needs a forward pass with cached=True"
             rows = slice(at, at + len(columns.segment))
-            columns.segment = torch.cat([columns.segment, segment[rows]], dim=1)
-            columns.index = torch.cat([columns.index, index[rows]], dim=1)
+            columns.add(segment[rows], index[rows])
             masks.append(self._mask(columns, tokens.shape[1]))
             caches.append(columns.cache)
-            columns.executed += segment[rows].numel()
-            columns.pairs += segment[rows].numel() * columns.segment.shape[1]
             at = rows.stop
         embeds = self.backbone.embed(tokens)
         if len(parts) == 1:
             return self.backbone.run(embeds, masks[0], position, caches[0])
         return self.backbone.run_parts(embeds, masks, position, caches)
-
-    def _add_pass(
-        self, columns: PackedBatch, chosen: list[list[int]], owner: list[tuple[int, ...]], layers: bool
-    ) -> None:
-        """One pass over the chosen columns of each row; `owner` maps a row's columns to their segments."""
-        backbone, rows = self.backbone, columns.layouts
-        past = columns.segment.shape[1]
-        padding = columns.sees.shape[1] - 1
-        for r, picked in enumerate(chosen):
-            for k, c in enumerate(picked):
-                columns.place[r][c] = past + k
-        tokens = [[row.tokens[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)]
-        # 0 where there is none: a slot, which its thought overwrites before the pass runs
-        ids = [[backbone.resolve(t) if isinstance(t, str) else t or 0 for t in row] for row in tokens]
-        segment = pad_rows(
-            [[o[c] for c in picked] for o, picked in zip(owner, chosen, strict=True)], padding, backbone.device
-        )
-        columns.segment = torch.cat([columns.segment, segment], dim=1)
-        columns.index = torch.cat([columns.index, pad_rows(chosen, 0, backbone.device)], dim=1)
-        embeds = backbone.embed(pad_rows(ids, 0, backbone.device))
-        if past:
-            embeds = self._fill_slots(columns, chosen, owner, embeds)
-        chain = past == 0 and all(row.is_chain for row in rows)
-        if chain:  # plain causal: padding on the right is never seen, its positions only need to run on
-            mask = None
-            position = torch.arange(segment.shape[1], device=backbone.device).expand(len(rows), -1)
-            position = position.clamp(max=backbone.max_positions - 1)
-        else:
-            mask = self._mask(columns, segment.shape[1])
-            places = [[row.position[c] for c in picked] for row, picked in zip(rows, chosen, strict=True)]
-            position = pad_rows(places, 0, backbone.device)
-        columns.executed += segment.numel()
-        columns.pairs += segment.numel() * columns.segment.shape[1]
-        if layers:
-            columns.layers.append(backbone.run_layers(embeds, mask, position, columns.cache))
-            hidden = columns.layers[-1][-1]
-        else:
-            hidden = backbone.run(embeds, mask, position, columns.cache)
-        columns.passes.append(hidden)
 
     def _fill_slots(
         self, columns: PackedBatch, chosen: list[list[int]], owner: list[tuple[int, ...]], embeds: Tensor
@@ -211,16 +205,6 @@ def visible(sees: Tensor, q_segment: Tensor, q_index: Tensor, k_segment: Tensor,
     other = sees[row, q_segment[:, :, None], k_segment[:, None, :]]
     same = q_segment[:, :, None] == k_segment[:, None, :]
     return other | (same & (k_index[:, None, :] <= q_index[:, :, None]))
-
-
-def _by_pass(row: Layout, passes: int) -> list[list[int]]:
-    """Pass -> the row's columns in it, in layout order."""
-    if row.passes == 1:
-        return [list(range(row.size)), *([] for _ in range(passes - 1))]
-    out: list[list[int]] = [[] for _ in range(passes)]
-    for c, index in enumerate(row.pass_of):
-        out[index].append(c)
-    return out
 
 
 def _sees_table(rows: Sequence[Layout]) -> Tensor:

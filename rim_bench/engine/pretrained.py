@@ -140,42 +140,25 @@ def locate(spec: Mapping[str, Any]) -> Path:
     """The folder with the weights of a "hub" or "path" backbone.
 
     Raises:
-        UsageError: weight files that changed since the spec was made, or a hub model that is neither stored here nor to
-            be had.
+        UsageError: weight files that changed since the spec was made, or a hub model that is not stored here and cannot
+            be fetched.
     """
-    if spec["kind"] == "hub":
-        return _from_hub(str(spec["hub"]), spec.get("revision"))
-    folder = Path(spec["path"])
-    if weight_hashes(folder) != spec["weights"]:
-        raise UsageError(
-            f"the weights in {str(folder)!r} changed since the run was made: put the old files back, or start a new run"
-        )
-    return folder
-
-
-def stored_here(name: str, revision: str | None = None) -> Path | None:
-    """The folder of a hub model that was fetched before, with all it takes to load it; None where there is none.
-
-    Fetches nothing.
-    """
-    import huggingface_hub as hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
-        return None
-    return folder if _complete(folder) else None
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
+    if spec["kind"] == "path":
+        folder = Path(spec["path"])
+        if weight_hashes(folder) != spec["weights"]:
+            raise UsageError(
+                f"the weights in {str(folder)!r} changed since the run was made: put the old files back, or start a "
+                "new run"
+            )
+        return folder
+    name, revision = str(spec["hub"]), spec.get("revision")
+    if (stored := stored_here(name, revision)) is not None:
+        return stored
     import huggingface_hub as hub
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     way_out = "download it elsewhere and give the folder's path instead of the name"
-    if (folder := stored_here(name, revision)) is not None:
-        return folder
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UsageError(f"{name} is not stored on this machine and HF_HUB_OFFLINE is set: unset it, or {way_out}")
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
@@ -204,6 +187,21 @@ def _from_hub(name: str, revision: str | None) -> Path:
             f"{name} has no config.json with *.safetensors and tokenizer.json: only such models are supported"
         )
     return folder
+
+
+def stored_here(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub model that was fetched before, with all it takes to load it; None where there is none.
+
+    Fetches nothing.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
+        return None
+    return folder if _complete(folder) else None
 
 
 def _complete(folder: Path) -> bool:

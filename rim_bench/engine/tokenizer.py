@@ -73,7 +73,9 @@ class Codec:
                 "the backbone's tokenizer is not supported: a fast tokenizer (tokenizer.json) with an end token is "
                 "needed"
             )
-        self.start: tuple[int, ...] = _start(tokenizer)  # what the tokenizer puts in front of a text by default
+        plain, full = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+        before = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
+        self.start: tuple[int, ...] = tuple(full[:before])  # what the tokenizer puts in front of a text by default
         self.end: int = int(tokenizer.eos_token_id)
         # A copy: HF's own calls switch padding, truncation and the reading of special tokens on the shared object.
         self._backend = Tokenizer.from_str(backend.to_str())
@@ -109,13 +111,3 @@ class Codec:
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files."""
         self.tokenizer.save_pretrained(str(folder))
-
-
-def _start(tokenizer: Any) -> tuple[int, ...]:
-    """The ids that the tokenizer adds in front of a text by default."""
-    plain, full = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
-    width = len(plain)
-    for at in range(len(full) - width + 1):
-        if full[at : at + width] == plain:
-            return tuple(full[:at])
-    return ()

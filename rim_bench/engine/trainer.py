@@ -169,7 +169,10 @@ class Trainer:
                 self.journal.append_metrics({**record, "seconds": round(took, 4)})
                 self._show_watcher(before)
                 if self.spent // every > before // every and self.spent < total:
-                    self._save()
+                    state = self.state()
+                    with self.journal.checkpoint(self.done) as folder:
+                        torch.save(state, folder / "trainer.pt")
+                    del state  # not held while training goes on
                     if self.watcher is not None:
                         self.watcher.prune(self.done)
                 if show is not None:
@@ -220,13 +223,23 @@ class Trainer:
             Diverged: the loss or the gradient is not finite.
         """
         span = self.schedule.span(self.spent, self.entered)
-        self._enter(span)
+        stage = self.spans.index(span)
+        if stage != self.entered:  # a stage begins: its dropout, and a fresh optimizer if it asks for one
+            if span.stage.reset and self.entered is not None:
+                if self.distributed is not None:
+                    self.distributed.reset()
+                else:
+                    self.optimizer = optimizer_of(self.backbone, self.bridges, self.plan)
+            self.entered = stage
+            self.backbone.set_dropout(span.stage.dropout)
+            if self.distributed is not None:
+                self.distributed.dropout(span.stage.dropout)
         layouts = self.layouts(span, self.spent, self.done, chosen)
         trains = self.backbone.trains()
         cost = sum(training_cost(self.shape, trains, row) for row in layouts)
         lr = self.plan.lr * self.schedule.rate(span, self.spent, cost if self.plan.flops else 1)
         flops_before = self.counters["flops_executed"]
-        losses, norm = (self._alone if self.distributed is None else self._shared)(layouts, lr, trains)
+        losses, norm = self._update(layouts, lr, trains)
         if not math.isfinite(norm):
             checkpoint = self.journal.latest_checkpoint()
             last = (
@@ -255,30 +268,23 @@ class Trainer:
             "flops_executed": self.counters["flops_executed"] - flops_before,
         }
 
-    def _enter(self, span: Span) -> None:
-        """Begin a stage, where the last step was not in it: fresh optimizer if it asks for one, its dropout."""
-        stage = self.spans.index(span)
-        if stage == self.entered:
-            return
-        if span.stage.reset and self.entered is not None:
-            if self.distributed is not None:
-                self.distributed.reset()
-            else:
-                self.optimizer = optimizer_of(self.backbone, self.bridges, self.plan)
-        self.entered = stage
-        self.backbone.set_dropout(span.stage.dropout)
-        if self.distributed is not None:
-            self.distributed.dropout(span.stage.dropout)
-
     def _cut(self, rows: Sequence[Layout]) -> list[list[Layout]]:
         """Rows as micro-batches of similar length."""
         return micro_batches(rows, self.plan.micro_batch, self.backbone.device.type, self.backbone.width)
 
-    def _alone(self, layouts: list[Layout], lr: float, trains: Trains) -> tuple[dict[str, float], float]:
-        """Losses by group, and norm of the gradient, of a step that this process makes by itself.
+    def _update(self, layouts: list[Layout], lr: float, trains: Trains) -> tuple[dict[str, float], float]:
+        """Losses by group, and norm of the gradient, of a step; nothing is changed where one of them is not finite."""
+        if self.distributed is not None:  # each process has its share of the rows
+            from rim_bench.engine.distributed.trainer import is_dummy
 
-        Nothing is changed where one of them is not finite.
-        """
+            step = self.distributed.step(layouts, self._cut, group_counts(layouts), lr)
+            for micro in step.micros:
+                cost = executed_cost(self.shape, trains, micro)
+                real = sum(executed_cost(self.shape, trains, [row]) for row in micro if not is_dummy(row))
+                self.counters["executed"] += executed(micro).columns
+                self.counters["flops_executed"] += cost
+                self.counters["flops_padding"] += cost - real
+            return step.losses, step.norm
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         counts = group_counts(layouts)
@@ -300,8 +306,6 @@ class Trainer:
             self.optimizer.step()
         return dict(losses), norm
 
-    # Several processes
-
     def _distribute(self, group: WorkerGroup) -> None:
         """Hand the run to all processes, as it is now; this one keeps no optimizer of its own."""
         from rim_bench.engine.distributed.trainer import DistributedTrainer
@@ -312,29 +316,15 @@ class Trainer:
         )
         self.optimizer.state.clear()
 
-    def _shared(self, layouts: list[Layout], lr: float, trains: Trains) -> tuple[dict[str, float], float]:
-        """The same of a step that all processes make, each with its share of the rows."""
-        from rim_bench.engine.distributed.trainer import is_dummy
-
-        assert self.distributed is not None
-        step = self.distributed.step(layouts, self._cut, group_counts(layouts), lr)
-        for micro in step.micros:
-            cost = executed_cost(self.shape, trains, micro)
-            self.counters["executed"] += executed(micro).columns
-            self.counters["flops_executed"] += cost
-            self.counters["flops_padding"] += cost - sum(
-                executed_cost(self.shape, trains, [row]) for row in micro if not is_dummy(row)
-            )
-        return step.losses, step.norm
-
     # Checkpoints
 
-    def _save(self) -> None:
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
         optimizer, others = self.optimizer.state_dict(), list[Any]()
         if self.distributed is not None:
             self.distributed.settle()
             optimizer, others = self.distributed.state()
-        state = {
+        return {
             "step": self.done,
             "parameters": {name: p.detach() for name, p in self.parameters},
             "optimizer": optimizer,
@@ -347,8 +337,6 @@ class Trainer:
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "others": others,
         }
-        with self.journal.checkpoint(self.done) as folder:
-            torch.save(state, folder / "trainer.pt")
 
     def _resume(self) -> None:
         """Go on from the newest sound checkpoint, if there is one."""

@@ -102,6 +102,36 @@ class Step(nn.Module):
         self.markers = dict(backbone.parameters_to_train()).get("markers")  # rows that train alone
         self._parts = (backbone, PackedModel(backbone, bridges))
 
+    def replicated(self, group: WorkerGroup) -> Any:
+        """DDP around the step."""
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        # A bridge, an adapter or markers may have no part in a stage, or in one process's rows. Buffers never change.
+        backbone = self._parts[0]
+        unused = bool(self.bridges) or self.markers is not None or backbone.spec["tuning"] == "lora"
+        options = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for the same option
+            accelerate = accelerator(group, backbone.device, kwargs_handlers=[options])
+            return accelerate.prepare_model(self, device_placement=False)
+
+    def sharded(self, group: WorkerGroup) -> Any:
+        """FSDP2 in place: each transformer layer a unit, all the rest (embeddings, norm, head, bridges) the root's."""
+        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+        backbone = self._parts[0]
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=list(backbone.causal._no_split_modules),
+            cpu_ram_efficient_loading=False,
+        )
+        accelerate = accelerator(group, backbone.device, fsdp_plugin=plugin)
+        accelerate.state.distributed_type = DistributedType.FSDP  # on CPUs accelerate passes its plugin over
+        accelerate.state.fsdp_plugin = plugin
+        return fsdp2_prepare_model(accelerate, self)
+
     def forward(self, rows: Rows, counts: Mapping[str, float]) -> tuple[Tensor, dict[str, float]]:
         """As `tree_loss`: the loss of the rows, and each group's share of it."""
         backbone, workspace = self._parts
@@ -133,12 +163,34 @@ class TrainerReplica:
         self.backbone, self.bridges = backbone, bridges
         self.trained = copy.deepcopy((backbone, bridges)) if self.sharded else (backbone, bridges)
         step = Step(*self.trained)
-        self.module: Any = _shard(group, backbone, step) if self.sharded else _replicate(group, backbone, step)
+        self.module: Any = step.sharded(group) if self.sharded else step.replicated(group)
         self.parameters = trained_parameters(*self.trained)
         self.reset()
-        self.optimizer.load_state_dict(self._scattered(optimizer) if self.sharded else optimizer)
-        if group.rank:
-            _restore(randomness, group.rank, backbone.device)
+        if self.sharded:  # this process's shards of the whole state
+            from torch.distributed.tensor import distribute_tensor
+
+            order = [p for parameters in self.optimizer.param_groups for p in parameters["params"]]
+
+            def part(value: Any, like: Any) -> Any:
+                fits = isinstance(value, Tensor) and value.shape == like.shape and value.ndim > 0
+                return distribute_tensor(value.to(like.device), like.device_mesh, like.placements) if fits else value
+
+            shards = {i: {k: part(v, order[i]) for k, v in s.items()} for i, s in optimizer["state"].items()}
+            optimizer = {**optimizer, "state": shards}
+        self.optimizer.load_state_dict(optimizer)
+        if group.rank and isinstance(randomness, str):  # drawn from a text, for each process its own
+            digest = hashlib.sha256(f"{randomness} {group.rank}".encode()).digest()
+            torch.manual_seed(int.from_bytes(digest[:7], "big"))
+        elif group.rank:  # that of a checkpoint of as many processes
+            cpu, cuda = randomness[group.rank]
+            torch.set_rng_state(cpu.cpu())  # such states lie on the CPU, whatever they are of
+            if cuda is not None and backbone.device.type == "cuda":
+                torch.cuda.set_rng_state(cuda.cpu(), backbone.device)
+
+    @staticmethod
+    def begin(group: WorkerGroup, *parts: Any) -> None:
+        """Makes the replica of this process, which the group keeps."""
+        group.kept[TRAINING] = TrainerReplica(group, *parts)
 
     def reset(self) -> None:
         """A fresh optimizer."""
@@ -176,6 +228,12 @@ class TrainerReplica:
             self.optimizer.step()
         return losses, value
 
+    def step_segments(
+        self, micros: list[list[tuple[Segment, ...]]], counts: dict[str, float], lr: float
+    ) -> tuple[dict[str, float], float]:
+        """`step` on rows that travelled as segments, without what a layout has derived from them."""
+        return self.step([[Layout(segments) for segments in micro] for micro in micros], counts, lr)
+
     def settle(self) -> None:
         """Bring the whole model up to date with the shards."""
         if self.sharded:
@@ -192,18 +250,6 @@ class TrainerReplica:
             state = {**state, "state": {i: {k: _whole(v) for k, v in s.items()} for i, s in state["state"].items()}}
         cuda = torch.cuda.get_rng_state(self.backbone.device) if self.backbone.device.type == "cuda" else None
         return state, self.group.gather([torch.get_rng_state(), cuda])
-
-    def _scattered(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A whole optimizer state as this process's shards of it."""
-        from torch.distributed.tensor import distribute_tensor
-
-        order = [p for parameters in self.optimizer.param_groups for p in parameters["params"]]
-
-        def part(value: Any, like: Any) -> Any:
-            fits = isinstance(value, Tensor) and value.shape == like.shape and value.ndim > 0
-            return distribute_tensor(value.to(like.device), like.device_mesh, like.placements) if fits else value
-
-        return {**state, "state": {i: {k: part(v, order[i]) for k, v in s.items()} for i, s in state["state"].items()}}
 
 
 def _whole(value: Any) -> Any:
@@ -228,60 +274,10 @@ def accelerator(group: WorkerGroup, device: torch.device, **options: Any) -> Acc
     return accelerate
 
 
-def _replicate(group: WorkerGroup, backbone: Backbone, step: Step) -> Any:
-    """DDP around the step."""
-    from accelerate.utils import DistributedDataParallelKwargs
-
-    # A bridge, an adapter or markers may have no part in a stage, or in one process's rows. Buffers never change.
-    unused = bool(step.bridges) or step.markers is not None or backbone.spec["tuning"] == "lora"
-    options = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for the same option
-        accelerate = accelerator(group, backbone.device, kwargs_handlers=[options])
-        return accelerate.prepare_model(step, device_placement=False)
-
-
-def _shard(group: WorkerGroup, backbone: Backbone, step: Step) -> Any:
-    """FSDP2 in place: each transformer layer a unit, all the rest (embeddings, norm, head, bridges) the root's."""
-    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
-
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=list(backbone.causal._no_split_modules),
-        cpu_ram_efficient_loading=False,
-    )
-    accelerate = accelerator(group, backbone.device, fsdp_plugin=plugin)
-    accelerate.state.distributed_type = DistributedType.FSDP  # on CPUs accelerate passes its plugin over
-    accelerate.state.fsdp_plugin = plugin
-    return fsdp2_prepare_model(accelerate, step)
-
-
-def _restore(randomness: Any, rank: int, device: torch.device) -> None:
-    """Set this process's random state: that of a checkpoint of as many processes, or its own, drawn from a text."""
-    if isinstance(randomness, str):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{randomness} {rank}".encode()).digest()[:7], "big"))
-        return
-    cpu, cuda = randomness[rank]
-    torch.set_rng_state(cpu.cpu())  # such states lie on the CPU, whatever they are of
-    if cuda is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(cuda.cpu(), device)
-
-
 # What the processes of a group run
-def _begin(group: WorkerGroup, *parts: Any) -> None:
-    group.kept[TRAINING] = TrainerReplica(group, *parts)
-
-
 def _on_replica(group: WorkerGroup, method: Callable[..., Any], *arguments: Any) -> Any:
     """A method of this process's part of the training run."""
     return method(group.kept[TRAINING], *arguments)
-
-
-def _step(group: WorkerGroup, micros: list[list[tuple[Segment, ...]]], counts: dict[str, float], lr: float) -> None:
-    """A worker's rows of an optimizer step; they travel as segments, without what a layout has derived from them."""
-    group.kept[TRAINING].step([[Layout(segments) for segments in micro] for micro in micros], counts, lr)
 
 
 @dataclass(frozen=True)
@@ -316,7 +312,7 @@ class DistributedTrainer:
         self.group, self.strategy = group, strategy
         randomness = list(others) if len(others) == group.size else f"dropout {plan.seed} {done}"
         group.run(WorkerGroup.forget)
-        group.run(_begin, backbone, bridges, plan, strategy, optimizer, randomness)
+        group.run(TrainerReplica.begin, backbone, bridges, plan, strategy, optimizer, randomness)
 
     @property
     def replica(self) -> TrainerReplica:
@@ -334,9 +330,10 @@ class DistributedTrainer:
             if self.strategy == FSDP
             else [cut(share) for share in dealt]
         )
-        sent = [([[row.segments for row in micro] for micro in share], dict(counts), lr) for share in shares[1:]]
+        segments = [[[row.segments for row in micro] for micro in share] for share in shares[1:]]
+        sent = [(TrainerReplica.step_segments, micros, dict(counts), lr) for micros in segments]
         with self.group.together():
-            self.group.send(_step, sent)
+            self.group.send(_on_replica, sent)
             losses, norm = self.replica.step(shares[0], counts, lr)
         return DistributedStep(losses, norm, [micro for share in shares for micro in share])
 

@@ -61,9 +61,14 @@ class WorkerGroup:
         Tensors in the arguments reach a worker on its own device of their type.
         """
         with self.together():
-            self.send(_run_broadcast, [()] * (self.size - 1))
+            self.send(WorkerGroup.run_broadcast, [()] * (self.size - 1))
             self.broadcast((function, arguments))
             return function(self, *arguments)
+
+    def run_broadcast(self) -> None:
+        """A worker's part of `run`."""
+        function, arguments = self.broadcast()
+        function(self, *arguments)
 
     def send(self, function: Callable[..., Any] | None, arguments: Sequence[tuple[Any, ...]]) -> None:
         """Have each worker run `function(group, *arguments)` with arguments of its own, small ones without tensors."""
@@ -87,21 +92,24 @@ class WorkerGroup:
         packer = _Packer(file)
         if self.rank == 0:
             packer.dump(value)
-        packed: list[Any] = [file.getvalue(), [_form(tensor) for tensor in packer.tensors]]
+        forms = [  # whether it trains: None where it is no parameter
+            (t.shape, t.dtype, t.device.type, t.requires_grad if isinstance(t, nn.Parameter) else None)
+            for t in packer.tensors
+        ]
+        packed: list[Any] = [file.getvalue(), forms]
         with self.together():
             dist.broadcast_object_list(packed, src=0, group=self.control)
             if self.rank == 0:
                 for tensor in packer.tensors:
                     self._broadcast_values(tensor)
                 return value
-            tensors = [self._receive_tensor(*form) for form in packed[1]]
+            tensors = []
+            for shape, dtype, device, trains in packed[1]:
+                tensor = torch.empty(shape, dtype=dtype)
+                self._broadcast_values(tensor)
+                tensor = tensor.to(device)  # "cuda" is the GPU that this process was given when it joined
+                tensors.append(tensor if trains is None else nn.Parameter(tensor, requires_grad=trains))
         return _Unpacker(io.BytesIO(packed[0]), tensors).load()
-
-    def _receive_tensor(self, shape: torch.Size, dtype: torch.dtype, device: str, trains: bool | None) -> Tensor:
-        tensor = torch.empty(shape, dtype=dtype)
-        self._broadcast_values(tensor)
-        tensor = tensor.to(device)  # "cuda" is the GPU that this process was given when it joined
-        return tensor if trains is None else nn.Parameter(tensor, requires_grad=trains)
 
     def _broadcast_values(self, tensor: Tensor) -> None:
         """Send a tensor's bytes, or receive them into a new one: on the CPU these are the very memory of the tensor."""
@@ -200,19 +208,7 @@ def work(group: WorkerGroup) -> None:
         function(group, *arguments)
 
 
-def _run_broadcast(group: WorkerGroup) -> None:
-    """A worker's part of `WorkerGroup.run`."""
-    function, arguments = group.broadcast()
-    function(group, *arguments)
-
-
 # Objects with tensors in them
-def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype, str, bool | None]:
-    """All of a tensor but its values; the last is whether it trains, None where it is no parameter."""
-    trains = tensor.requires_grad if isinstance(tensor, nn.Parameter) else None
-    return tensor.shape, tensor.dtype, tensor.device.type, trains
-
-
 class _Packer(pickle.Pickler):
     """Leaves tensors out and lists them: one that stands in two places (tied embeddings) once."""
 
