@@ -25,10 +25,6 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 Warn = Callable[[str], None]
 
 
-def _print_error(text: str) -> None:
-    print(escape_terminal(text), file=sys.stderr)
-
-
 def file_name(record: Record) -> str:
     """Date, commit, machine and what was measured: `20260131T120000Z_0123abc_amd-epyc-9r14_train.json`."""
     machine = record["machine"]
@@ -41,7 +37,7 @@ def file_name(record: Record) -> str:
     return f"{date}_{commit}_{short}_{kind}.json"
 
 
-def add(record: Record, folder: Path, warn: Warn = _print_error) -> Path:
+def add(record: Record, folder: Path, warn: Warn = lambda text: print(escape_terminal(text), file=sys.stderr)) -> Path:
     """Stores one measurement, and writes the page anew; what is stored already stays as it is.
 
     Args:
@@ -58,30 +54,27 @@ def add(record: Record, folder: Path, warn: Warn = _print_error) -> Path:
 
 
 def _write_new(path: Path, record: Record) -> None:
-    """Writes a file that is not there yet. It gets its name when it is whole: a killed process leaves no part of it."""
+    """Writes a file that is not there yet: two measurements at once do not replace each other.
+
+    It gets its name when it is whole: a killed process leaves no part of it.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
     with writing(path):
         try:
             write_json_atomic(temporary, record)
-            _take_name(temporary, path)
+            try:
+                os.link(temporary, path)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                temporary.replace(path)
+        except FileExistsError:
+            raise UsageError(f"{str(path)!r} is there already: a stored measurement is never replaced") from None
         finally:
             with suppress(OSError):
                 temporary.unlink()
         fsync(path.parent)
-
-
-def _take_name(temporary: Path, path: Path) -> None:
-    """Renames a file where no other has that name: two measurements at once do not replace each other."""
-    try:
-        try:
-            os.link(temporary, path)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            temporary.replace(path)
-    except FileExistsError:
-        raise UsageError(f"{str(path)!r} is there already: a stored measurement is never replaced") from None
 
 
 def stored(folder: Path, warn: Warn | None = None) -> list[tuple[str, Record]]:
@@ -95,28 +88,25 @@ def stored(folder: Path, warn: Warn | None = None) -> list[tuple[str, Record]]:
     out = []
     for path in sorted(folder.glob("*.json")):
         try:
-            out.append((path.name, _read(path)))
+            record = read_json(path)
+            if record.get("schema") != SCHEMA or record.get("measurement") not in TITLES:
+                raise UsageError(f"{str(path)!r} is not a measurement that this version of `rim-bench bench` stores")
+            if strange := undocumented(record):
+                raise UsageError(
+                    f"{str(path)!r} is not a measurement of `rim-bench bench`: it has {', '.join(strange[:3])}"
+                )
+            try:
+                _section(path.name, record)  # whether the page can show it
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+                raise UsageError(
+                    f"{str(path)!r} is not a measurement of `rim-bench bench`: fields are missing ({error})"
+                ) from None
+            out.append((path.name, record))
         except UsageError as error:
             if warn is None:
                 raise
             warn(f"left out: {error}")
     return sorted(out, key=lambda pair: (str(pair[1]["machine"]["date"]), pair[0]))
-
-
-def _read(path: Path) -> Record:
-    """A stored measurement. Raises UsageError where the page could not show it."""
-    record = read_json(path)
-    if record.get("schema") != SCHEMA or record.get("measurement") not in TITLES:
-        raise UsageError(f"{str(path)!r} is not a measurement that this version of `rim-bench bench` stores")
-    if strange := undocumented(record):
-        raise UsageError(f"{str(path)!r} is not a measurement of `rim-bench bench`: it has {', '.join(strange[:3])}")
-    try:
-        _section(path.name, record)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UsageError(
-            f"{str(path)!r} is not a measurement of `rim-bench bench`: fields are missing ({error})"
-        ) from None
-    return record
 
 
 def page(measurements: Sequence[tuple[str, Record]]) -> str:

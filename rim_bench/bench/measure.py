@@ -40,6 +40,41 @@ class Request:
     values: str | None = None  # of what is varied
     only: str | None = None
 
+    def run(self, show: Callable[[str], None]) -> Measured:
+        """What is measured; `show` gets a line about what is being done."""
+        kind, options, rounds, against = self.kind, self.options, self.rounds, self.against
+        if kind == "overhead":
+            return Measured(tuple(overhead_lines(rounds)))
+        if kind == "targets":
+            return targets(options, rounds, parse_only(self.only), show)
+        if kind == "scaling":
+            vary = str(self.vary)
+            return scaling(options, vary, parse_values(self.values, vary), rounds, show)
+        reference = {"memory": memory.REFERENCE, "ttft": speed.REFERENCE}.get(kind)  # what the others stand beside
+        methods = options.methods
+        if reference is not None and reference not in methods:
+            options = dataclasses.replace(options, methods=(reference, *methods))
+        bench = Bench(options, self.size)
+        names = [bench.study.method(name).name for name in methods]
+        if kind == "memory":
+            lines = memory.memory_lines(bench.options, names, rounds, against)
+            return Measured(tuple(lines), setting=bench.setting())
+        embedded = bench.study.task.metadata["source"] == "generator"
+        if kind == "ttft":
+            session = speed.first_session(bench, names, rounds)
+            lines = speed.first_lines(session, names)
+        elif kind == "train":
+            steps = speed.STEPS if embedded else speed.PUBLISHED_STEPS
+            session = speed.train_session(bench, bench.names, rounds, steps, against)
+            lines = speed.train_lines(bench, session, bench.names, against)
+        else:
+            tokens, batch = self.tokens or (EMBEDDED_TOKENS if embedded else speed.TOKENS), options.batch_size
+            session = speed.answer_session(
+                bench, bench.names, rounds, against, batch=batch or speed.BATCH, tokens=tokens
+            )
+            lines = speed.answer_lines(session, bench.names, against)
+        return Measured(tuple(lines), peak=session.peak, cpu_share=session.cpu_share, setting=bench.setting())
+
 
 def measure(request: Request, show: Callable[[str], None] = lambda _: None) -> Record:
     """The record of one measurement (`record.FIELDS` documents it). Nothing is written.
@@ -52,42 +87,9 @@ def measure(request: Request, show: Callable[[str], None] = lambda _: None) -> R
         raise UsageError(f"--tokens {request.tokens} must be at least 1")
     watch, began = Watch(pick_device(request.options.device)), time.perf_counter()
     with quiet():
-        measured = _measured(request, show)
+        measured = request.run(show)
     machine = watch.finish(measured.cpu_share)
     return record(request.kind, request.rounds, measured, machine, time.perf_counter() - began)
-
-
-def _measured(request: Request, show: Callable[[str], None]) -> Measured:
-    kind, options, rounds, against = request.kind, request.options, request.rounds, request.against
-    if kind == "overhead":
-        return Measured(tuple(overhead_lines(rounds)))
-    if kind == "targets":
-        return targets(options, rounds, parse_only(request.only), show)
-    if kind == "scaling":
-        vary = str(request.vary)
-        return scaling(options, vary, parse_values(request.values, vary), rounds, show)
-    reference = {"memory": memory.REFERENCE, "ttft": speed.REFERENCE}.get(kind)  # what the others stand beside
-    methods = options.methods
-    if reference is not None and reference not in methods:
-        options = dataclasses.replace(options, methods=(reference, *methods))
-    bench = Bench(options, request.size)
-    names = [bench.study.method(name).name for name in methods]
-    if kind == "memory":
-        lines = memory.memory_lines(bench.options, names, rounds, against)
-        return Measured(tuple(lines), setting=bench.setting())
-    embedded = bench.study.task.metadata["source"] == "generator"
-    if kind == "ttft":
-        session = speed.first_session(bench, names, rounds)
-        lines = speed.first_lines(session, names)
-    elif kind == "train":
-        steps = speed.STEPS if embedded else speed.PUBLISHED_STEPS
-        session = speed.train_session(bench, bench.names, rounds, steps, against)
-        lines = speed.train_lines(bench, session, bench.names, against)
-    else:
-        tokens, batch = request.tokens or (EMBEDDED_TOKENS if embedded else speed.TOKENS), options.batch_size
-        session = speed.answer_session(bench, bench.names, rounds, against, batch=batch or speed.BATCH, tokens=tokens)
-        lines = speed.answer_lines(session, bench.names, against)
-    return Measured(tuple(lines), peak=session.peak, cpu_share=session.cpu_share, setting=bench.setting())
 
 
 def parse_against(text: str | None, allowed: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:

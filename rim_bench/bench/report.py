@@ -33,8 +33,11 @@ def table(record: Record) -> Table:
         words.append(str(setting["backbone"]["name"]) if vary == "width" else model_label(setting))
         words += [] if vary == "batch" else [f"batch {setting['batch_size']}"]
     title = f"{TITLES[kind]}: {'; '.join([*words, machine_label(record['machine'])])}"
-    columns, rows = {"targets": _targets, "scaling": _scaling}.get(kind, _lines)(record)
-    numeric = (all(map(_numeric, cells)) for cells in zip(*rows, strict=True))
+    columns, rows = _cells(record)
+    numeric = (
+        all(cell[:1].isdigit() or cell in ("-", "") or cell.startswith("at ") for cell in cells)
+        for cells in zip(*rows, strict=True)
+    )
     align = "".join("r" if right else "l" for right in numeric) or "r" * len(columns)
     numbers = [
         {key: value["median"] if isinstance(value, dict) else value for key, value in row.items() if key != "more"}
@@ -44,10 +47,6 @@ def table(record: Record) -> Table:
     return Table.of_rows(
         title, columns, rows, align=align, foot=foot, records=numbers or None, document=record, look=LOOK
     )
-
-
-def _numeric(cell: str) -> bool:
-    return cell[:1].isdigit() or cell in ("-", "") or cell.startswith("at ")
 
 
 def spread(values: Record | None, show: Show) -> str:
@@ -81,39 +80,32 @@ _MORE: tuple[tuple[str, str, Show], ...] = (
 """Key in a line's `more`, its column, and how its median is shown."""
 
 
-def _lines(record: Record) -> tuple[tuple[str, ...], Rows]:
+def _cells(record: Record) -> tuple[tuple[str, ...], Rows]:
+    """The columns and rows of a measurement of its kind."""
+    rows: Rows = []
+    if record["measurement"] == "targets":
+        for t in record["targets"]:
+            show = _share if t["unit"] == "share" else times
+            bar, holds = f"{t['sense']} {show(t['required'])}", "yes" if t["holds"] else "NO"
+            rows.append((t["number"], t["what"], t["against"], spread(t["value"], show), bar, holds))
+        return ("", "what", "against", "median (range)", "required", "holds"), rows
+    if record["measurement"] == "scaling":
+        values, vary = record["scaling"]["values"], record["scaling"]["vary"]
+        for c in record["scaling"]["curves"]:
+            for value, seconds, flops, rate in zip(values, c["seconds"], c["flops"], c["gflops"], strict=True):
+                ms = spread(seconds, lambda v: f"{1000 * v:.3g}")
+                rows.append((f"{value:g}", c["method"], c["work"], ms, format_flops(flops), f"{rate:.3g}"))
+        return (vary, "method", "work", "ms for an example", "FLOPs, closed form", "GFLOP/s"), rows
     lines = record["lines"]
     units = {line["unit"] for line in lines}
     unit = units.pop() if len(units) == 1 else "unit of the row"
-    more = [(key, name, show) for key, name, show in _MORE if any(key in line["more"] for line in lines)]
-    rows: Rows = []
+    more = [(key, name, text) for key, name, text in _MORE if any(key in line["more"] for line in lines)]
     for line in lines:
         show = format_bytes if line["unit"] == "bytes" else "{:.3g}".format
         medians = [text(line["more"][key]["median"]) if key in line["more"] else "-" for key, _, text in more]
         pair = (line["what"], spread(line["ours"], show), line["against"], spread(line["theirs"], show))
         rows.append((*pair, spread(line["ratio"], times), *medians))
     return ("what", unit, "beside", unit, "ratio of the pairs", *(name for _, name, _ in more)), rows
-
-
-def _targets(record: Record) -> tuple[tuple[str, ...], Rows]:
-    rows: Rows = []
-    for t in record["targets"]:
-        show = _share if t["unit"] == "share" else times
-        bar = f"{t['sense']} {show(t['required'])}"
-        rows.append(
-            (t["number"], t["what"], t["against"], spread(t["value"], show), bar, "yes" if t["holds"] else "NO")
-        )
-    return ("", "what", "against", "median (range)", "required", "holds"), rows
-
-
-def _scaling(record: Record) -> tuple[tuple[str, ...], Rows]:
-    values = record["scaling"]["values"]
-    rows: Rows = []
-    for c in record["scaling"]["curves"]:
-        for value, seconds, flops, rate in zip(values, c["seconds"], c["flops"], c["gflops"], strict=True):
-            ms = spread(seconds, lambda v: f"{1000 * v:.3g}")
-            rows.append((f"{value:g}", c["method"], c["work"], ms, format_flops(flops), f"{rate:.3g}"))
-    return (record["scaling"]["vary"], "method", "work", "ms for an example", "FLOPs, closed form", "GFLOP/s"), rows
 
 
 def _notes(record: Record) -> list[str]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from rim_bench.bench.arms import Arm, Bench
 from rim_bench.bench.record import Curve, Measured, Scaling
-from rim_bench.bench.session import Counts, Job, Session, interleave
+from rim_bench.bench.session import Job, Session, interleave
 from rim_bench.compute.flops import decode_flops, prefill_flops
 from rim_bench.methods.method import Encoded
 from rim_bench.runs.options import Options
@@ -79,15 +78,11 @@ def scaling(options: Options, vary: str, values: Sequence[int], rounds: int, sho
             arm = points[name, value] = bench.arm(name)
             jobs.append(arm.train(1, f"training {name} {value}"))
             jobs.append(arm.answer(arm.batch_size, TOKENS, f"answer {name} {value}"))
-    # the same examples in every round: what differs between two values is the knob alone
-    session = interleave([Job(job.name, partial(_of_round_0, job)) for job in jobs], rounds, bench.device)
+    # what differs between two values is the knob alone
+    session = interleave([job.same_every_round() for job in jobs], rounds, bench.device)
     curves = [curve(session, points, name, values, work) for work in ("training", "answer") for name in methods]
     measured = Scaling(vary, list(values), curves)
     return Measured(peak=session.peak, cpu_share=session.cpu_share, setting=bench.setting(), scaling=measured)
-
-
-def _of_round_0(job: Job, _: int) -> Callable[[], Counts]:
-    return job.prepare(0)
 
 
 def bench_at(options: Options, vary: str, value: int) -> Bench:

@@ -33,6 +33,10 @@ class Job:
     name: str
     prepare: Callable[[int], Callable[[], Counts]]
 
+    def same_every_round(self) -> Job:
+        """The job on the examples of round 0, in every round."""
+        return Job(self.name, lambda _: self.prepare(0))
+
 
 @dataclass(frozen=True, slots=True)
 class Timed:

@@ -98,10 +98,17 @@ def bench(
     kinds = SHORT if what is None else (what,)
     if what is not None and what not in (*KINDS, SHOWN):
         raise unknown("measurement", what, (*KINDS, SHOWN))
-    if what == SHOWN:
-        _check_shown(context)
-        from rim_bench.bench.history import page, stored
+    from rim_bench.bench.history import PAGE, page, stored
 
+    if what == SHOWN:
+        for parameter in context.command.params:  # what the environment says is for measurements
+            name = str(parameter.name)
+            source = context.get_parameter_source(name)
+            if name not in ("what", "out") and source is not None and source.name == "COMMANDLINE":
+                flag = max(parameter.opts, key=len)
+                raise UsageError(
+                    f"{flag} has no meaning for {SHOWN}, which measures nothing: of all flags it takes --out"
+                )
         if not (found := stored(options.out, lambda text: echo(text, err=True))):
             raise UsageError(
                 f"no measurement is stored in {str(options.out)!r}: `rim-bench bench --record` stores one, --out names "
@@ -110,18 +117,11 @@ def bench(
         echo(page(found), nl=False)
         return
     _check_flags(kinds, options)
-    _check_places(options)
+    if options.json is not None:
+        _check_place("--json", options.json, options.json)
+    if options.record:
+        _check_place("--out", options.out, options.out / PAGE)
     _measure(kinds, _study_options(kinds, options), options)
-
-
-def _check_shown(context: typer.Context) -> None:
-    """Refuses flags that showing the history would pass over; what the environment says is for measurements."""
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        source = context.get_parameter_source(name)
-        if name not in ("what", "out") and source is not None and source.name == "COMMANDLINE":
-            flag = max(parameter.opts, key=len)
-            raise UsageError(f"{flag} has no meaning for {SHOWN}, which measures nothing: of all flags it takes --out")
 
 
 def _check_flags(kinds: tuple[str, ...], options: BenchOptions) -> None:
@@ -141,18 +141,11 @@ def _check_flags(kinds: tuple[str, ...], options: BenchOptions) -> None:
         )
 
 
-def _check_places(options: BenchOptions) -> None:
-    """Refuses what could not be written once something is measured."""
-    from rim_bench.bench.history import PAGE
-
-    if options.json is not None:
-        _check_place("--json", options.json, options.json)
-    if options.record:
-        _check_place("--out", options.out, options.out / PAGE)
-
-
 def _check_place(flag: str, given: Path, path: Path) -> None:
-    """Tries a nameless file where `path` would come: in its folder, or in the nearest one above that is there."""
+    """Refuses what could not be written once something is measured.
+
+    Tries a nameless file where `path` would come: in its folder, or in the nearest one above that is there.
+    """
     try:
         if path.is_dir():
             raise UsageError(f"{flag} {str(given)!r} cannot be written: {str(path)!r} is a folder")
@@ -165,6 +158,8 @@ def _check_place(flag: str, given: Path, path: Path) -> None:
 
 def _study_options(kinds: tuple[str, ...], asked: BenchOptions) -> Options:
     """What the study behind a measurement is asked."""
+    from rim_bench.compute.backbones import entries
+    from rim_bench.data.task import load_task
     from rim_bench.runs.options import Options
 
     methods, task = asked.methods, asked.task
@@ -176,24 +171,19 @@ def _study_options(kinds: tuple[str, ...], asked: BenchOptions) -> Options:
         methods = "coconut,cot,direct,rim"
         task = task or ("chain" if asked.data is None else "gsm8k")
     task = task or "chain"
+    model = asked.model
+    if not model:  # the table's for targets and instead of one from the hub, else the task's
+        usual = str(load_task(task).recipe.get("backbone", "gpt2"))
+        model = MODEL if kinds == ("targets",) or "hub" in entries().get(usual, {"hub": usual}) else None
     return Options(
         methods=read_names(methods or METHODS),
         task=task,
-        model=asked.model or _model(kinds, task),
+        model=model,
         settings=asked.settings,
         backbone=asked.backbone,
         allow_changed_data=os.environ.get("RIM_BENCH_ALLOW_CHANGED", "") in ("1", "true"),  # it has no flag of its own
         **{name: getattr(asked, name) for name in ("data", "limit", "batch_size", "device", "out")},
     )
-
-
-def _model(kinds: tuple[str, ...], task: str) -> str | None:
-    """The backbone where none is given: the table's for targets and instead of one from the hub, else the task's."""
-    from rim_bench.compute.backbones import entries
-    from rim_bench.data.task import load_task
-
-    usual = str(load_task(task).recipe.get("backbone", "gpt2"))
-    return MODEL if kinds == ("targets",) or "hub" in entries().get(usual, {"hub": usual}) else None
 
 
 def _measure(kinds: tuple[str, ...], study: Options, options: BenchOptions) -> None:

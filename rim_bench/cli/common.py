@@ -53,8 +53,14 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
         def command(**values: Any) -> Any:
             given = {name: value for name, value in values.items() if name not in flags}
             for name, kind in kinds.items():
-                read = {n: _value(flags[n], values.get(n)) for n in fields[name]}
-                given[name] = kind(**{n: value for n, value in read.items() if value is not MISSING})
+                read = {}  # what the command line or the environment says
+                for field in (flags[n] for n in fields[name]):
+                    value = values.get(field.name)
+                    if value is not None and value != []:
+                        read[field.name] = value if field.flag.read is None else field.flag.read(value)
+                    elif field.kind is bool and os.environ.get(field.flag.envvar or "", "") in ("1", "true"):
+                        read[field.name] = True
+                given[name] = kind(**read)
             return function(**given)
 
         parameters = [
@@ -68,13 +74,6 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
         return command
 
     return made
-
-
-def _value(field: FlagField, given: Any) -> Any:
-    """The field's value; MISSING where neither the command line nor the environment says anything."""
-    if given is None or given == []:
-        return (field.kind is bool and os.environ.get(field.flag.envvar or "", "") in ("1", "true")) or MISSING
-    return given if field.flag.read is None else field.flag.read(given)
 
 
 def _parameter(field: FlagField) -> inspect.Parameter:

@@ -61,7 +61,13 @@ def sweep(
 
     What is done already is not done again.
     """
-    knobs = _knobs(knob or [])
+    knobs: dict[str, tuple[int, ...]] = {}
+    for text in knob or []:
+        name, _, values = text.partition("=")
+        try:
+            knobs[name] = () if values == "none" else tuple(int(v) for v in values.split(","))  # none: it is not turned
+        except ValueError:
+            raise UsageError(f"--knob {text!r} is not NAME=V1,V2,... with whole numbers, as in K=1,2,4") from None
     chosen, damaged = chosen_runs(runs, options.out)
     from rim_bench.evaluate.sweep import sweep as evaluate_curves
 
@@ -82,15 +88,3 @@ def lm_eval(context: typer.Context) -> None:
     from rim_bench.evaluate.lm_eval_model import lm_eval_main
 
     lm_eval_main(context.args, execution_of(context))
-
-
-def _knobs(texts: list[str]) -> dict[str, tuple[int, ...]]:
-    """NAME=V1,V2,... as values by name; `none` turns a knob not at all."""
-    out: dict[str, tuple[int, ...]] = {}
-    for text in texts:
-        name, _, values = text.partition("=")
-        try:
-            out[name] = () if values == "none" else tuple(int(v) for v in values.split(","))
-        except ValueError:
-            raise UsageError(f"--knob {text!r} is not NAME=V1,V2,... with whole numbers, as in K=1,2,4") from None
-    return out

@@ -70,21 +70,12 @@ _ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Clic
 
 
 def main() -> None:
-    """Entry point. A fault of ours shows its traceback and has a code of its own:
-    1 is the gate's word for "regressed".
+    """Entry point: errors a user can act on become one sentence and exit code 2.
+
+    A fault of ours shows its traceback and has a code of its own: 1 is the gate's word for "regressed".
     """
-    atexit.register(
-        gc.freeze
-    )  # else the interpreter looks through all that torch and the others hold before it ends: most of a second
-    try:
-        _main()
-    except Exception:
-        echo(traceback.format_exc(), err=True, nl=False)
-        raise SystemExit(FAULT) from None
-
-
-def _main() -> None:
-    """Errors a user can act on become one sentence and exit code 2."""
+    # else the interpreter looks through all that torch and the others hold before it ends: most of a second
+    atexit.register(gc.freeze)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_Log()])
@@ -101,7 +92,8 @@ def _main() -> None:
     except Exception as error:
         message = error.format_message() if isinstance(error, _ParserError) else sentence(error)  # type: ignore[attr-defined]
         if message is None:
-            raise
+            echo(traceback.format_exc(), err=True, nl=False)
+            raise SystemExit(FAULT) from None
         echo("error: " + " ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
         code = 2
     if code == INTERRUPTED:

@@ -24,6 +24,23 @@ BYTES = 257  # smallest byte-level vocabulary: every byte and the end token
 SHAPE: dict[str, Any] = {"max_positions": 1024, "tied": False, "embedding_std": None, "dropout": 0.0}
 NUMBERS = ("layers", "width", "heads", "intermediate", "vocabulary", "max_positions")
 
+GPT2_SIZES = {
+    "n_layer": "layers",
+    "n_embd": "width",
+    "n_head": "heads",
+    "n_inner": "intermediate",
+    "n_positions": "max_positions",
+}
+LLAMA_SIZES = {
+    "num_hidden_layers": "layers",
+    "hidden_size": "width",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "heads",
+    "intermediate_size": "intermediate",
+    "max_position_embeddings": "max_positions",
+}
+"""Sizes as a configuration of Hugging Face calls them -> as a from-scratch specification does."""
+
 
 def entries() -> dict[str, dict[str, Any]]:
     """Name -> entry of `models/backbones.toml`."""
@@ -84,7 +101,12 @@ def configuration(name: str) -> dict[str, Any]:
     if key in known and "config" in known[key]:
         return dict(known[key]["config"])
     if key in known and "hub" not in known[key]:
-        return _scratch_configuration(resolve_backbone(key))
+        spec = resolve_backbone(key)
+        shape = {"model_type": spec["family"], "vocab_size": spec["vocabulary"], "tie_word_embeddings": spec["tied"]}
+        if spec["family"] != "gpt2":
+            shape["head_dim"] = spec["width"] // spec["heads"]
+        sizes = GPT2_SIZES if spec["family"] == "gpt2" else LLAMA_SIZES
+        return shape | {theirs: spec[ours] for theirs, ours in sizes.items()}
     path = Path(name).expanduser()
     if path.is_dir() or path.suffix == ".json" or name.startswith((".", "/", "~")):
         if not path.exists():
@@ -102,30 +124,6 @@ def configuration(name: str) -> dict[str, Any]:
         )
     allowed = [str(entry["hub"]) for entry in known.values() if "hub" in entry] if "/" in name else list(known)
     raise UsageError(f"{unknown('model', name, allowed)}; a model folder or a config.json is allowed too")
-
-
-def _scratch_configuration(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the model that a from-scratch specification stands for (`scratch_model` builds it)."""
-    shape = {"model_type": spec["family"], "vocab_size": spec["vocabulary"], "tie_word_embeddings": spec["tied"]}
-    if spec["family"] == "gpt2":
-        sizes = {
-            "n_layer": "layers",
-            "n_embd": "width",
-            "n_head": "heads",
-            "n_inner": "intermediate",
-            "n_positions": "max_positions",
-        }
-    else:
-        sizes = {
-            "num_hidden_layers": "layers",
-            "hidden_size": "width",
-            "num_attention_heads": "heads",
-            "num_key_value_heads": "heads",
-            "intermediate_size": "intermediate",
-            "max_position_embeddings": "max_positions",
-        }
-        shape["head_dim"] = spec["width"] // spec["heads"]
-    return shape | {theirs: spec[ours] for theirs, ours in sizes.items()}
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:

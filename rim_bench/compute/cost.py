@@ -22,7 +22,7 @@ from rim_bench.compute.adapters import matched_shape
 from rim_bench.compute.backbones import configuration
 from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import Trains
-from rim_bench.methods.layout import Layout, Token
+from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded, Method, Stage
 from rim_bench.methods.registry import load_method
 from rim_bench.util.errors import UsageError, unknown
@@ -168,7 +168,8 @@ def generation(method: Method, prompt: Layout, example: Encoded) -> tuple[int, i
     best: tuple[int, int, int] | None = None
     for leaf in tree.leaves():
         path = tree.along(leaf)
-        shared = _shared(fed, path.tokens)
+        pairs = zip(fed, path.tokens, strict=False)  # the beginning that two paths share
+        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(fed), len(path.tokens)))
         behind = [label.target for label in path.labels if label.column >= shared]
         at = next((i for i, token in enumerate(behind) if token in answer), None)
         if at is not None:
@@ -178,13 +179,6 @@ def generation(method: Method, prompt: Layout, example: Encoded) -> tuple[int, i
             f"the last stage of {method.name} ({last.name!r}) does not train the answer: what it generates is unknown"
         )
     return best[1], best[2]
-
-
-def _shared(first: Sequence[Token | None], second: Sequence[Token | None]) -> int:
-    """Length of the beginning that two paths share."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
 
 
 def curriculum_flops(method: Method, shape: Shape, trains: Trains, example: Encoded) -> int:
@@ -247,10 +241,6 @@ class PriceList:
         title = f"{lengths.question:,} question, {lengths.chain:,} chain and {lengths.answer:,} answer tokens"
         columns = tuple(k for k in self.records()[0] if k not in ("settings", "modules"))
         records = tuple({k: r[k] for k in columns} for r in self.records())
-        section = Section(title, self._grids(), self._notes())
-        return Table(f"What methods cost on {self.model}", False, (section,), records, columns)
-
-    def _grids(self) -> tuple[Panel, ...]:
         first = self.reference
         answer = [
             (
@@ -282,12 +272,16 @@ class PriceList:
             "FLOPs of a training example",
             times,
         )
-        return (
+        panels = (
             Panel("Answering one question", names, tuple(answer)),
             Panel("What is computed for it, and training", others, tuple(tokens)),
         )
+        section = Section(title, panels, self.notes)
+        return Table(f"What methods cost on {self.model}", False, (section,), records, columns)
 
-    def _notes(self) -> tuple[str, ...]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the numbers count."""
         s = self.shape
         lora = f", unmerged LoRA of rank {s.rank}" if s.rank else ""
         notes = [

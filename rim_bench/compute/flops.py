@@ -147,27 +147,12 @@ def _gated(config: Mapping[str, Any]) -> Shape:
     return Shape(layers, width, heads, kv_heads, head_dim, ffn, vocabulary, gated=True)
 
 
-def _llama(config: Mapping[str, Any]) -> Shape:
-    return _gated({"num_key_value_heads": None, **config})  # early Llamas do not name it: as many as heads
-
-
 def _qwen2(config: Mapping[str, Any]) -> Shape:
-    _no_window(config, bool(config.get("use_sliding_window")))  # its files name a window that is switched off
-    return _gated(config)
+    return _windowless(config, bool(config.get("use_sliding_window")))  # its files name a window that is switched off
 
 
-def _qwen3(config: Mapping[str, Any]) -> Shape:
-    return _qwen2({**config, "head_dim": _whole(config, "head_dim")})  # never the width split among the heads
-
-
-def _mistral(config: Mapping[str, Any]) -> Shape:
-    # null switches it off; where it is missing transformers takes 4096
-    _no_window(config, config["sliding_window"] is not None)
-    return _gated(config)
-
-
-def _no_window(config: Mapping[str, Any], used: bool) -> None:
-    """Refuses layers that do not see every key of their path, which all formulas here count."""
+def _windowless(config: Mapping[str, Any], used: bool) -> Shape:
+    """Llama's layer, refused where layers do not see every key of their path, which all formulas here count."""
     others = sorted({str(t) for t in config.get("layer_types") or ()} - {"full_attention"})
     if used or others:
         what = ", ".join(others) or f"sliding_window = {config.get('sliding_window')}"
@@ -176,14 +161,19 @@ def _no_window(config: Mapping[str, Any], used: bool) -> None:
             f"the cost of this {kind} model is not known: its attention has {what}, and only full attention can be "
             "counted"
         )
+    return _gated(config)
 
 
 _READERS: dict[str, ShapeReader] = {
     "gpt2": _gpt2,
-    "llama": _llama,
+    "llama": lambda config: _gated(
+        {"num_key_value_heads": None, **config}
+    ),  # early ones do not name it: as many as heads
     "qwen2": _qwen2,
-    "qwen3": _qwen3,
-    "mistral": _mistral,
+    # never the width split among the heads
+    "qwen3": lambda config: _qwen2({**config, "head_dim": _whole(config, "head_dim")}),
+    # null switches the window off; where it is missing transformers takes 4096
+    "mistral": lambda config: _windowless(config, config["sliding_window"] is not None),
 }
 
 

@@ -75,14 +75,28 @@ def training_data(
     try:
         train, held = published, reader.split("validation")
     except NoSplit:
-        train, held = _carve(task, published)
+        rows = published.examples
+        size = min(int(task.metadata.get("validation", VALIDATION_ROWS)), max(1, len(rows) // 10))
+        keys = {e.question: hashlib.sha256(f"{VALIDATION_SEED}\n{e.question}".encode()).digest() for e in rows}
+        questions = {e.question for e in sorted(rows, key=lambda e: keys[e.question])[:size]}
+        train = replace(published, examples=tuple(e for e in rows if e.question not in questions))
+        out = tuple(e for e in rows if e.question in questions)
+        source = f"{published.source}, {len(out)} rows held out"
+        held = Split(out, source, "validation", (), published.registered)
     train, held = train.first(limit), held.first(limit)
     if not train.examples or not held.examples:
         raise UsageError(
             f"task {task.name}: {len(published.examples)} training rows are too few: at least 2 are needed (one is "
             "held out)"
         )
-    return replace(train, notes=(*train.notes, *_surprises(train.examples, task, steps))), held
+    # what a reader would not expect of training rows
+    n, surprises = len(train.examples), []
+    if bare := sum(not example.steps for example in train.examples):
+        missing = "equation annotations" if task.metadata["source"] == "annotated" and steps == "equations" else "steps"
+        surprises.append(f"{bare} of {n} training rows have no {missing}: they are kept and train their answer alone")
+    if again := n - len({example.question for example in train.examples}):
+        surprises.append(f"{again} of {n} training rows repeat an earlier question")
+    return replace(train, notes=(*train.notes, *surprises)), held
 
 
 def evaluation_data(
@@ -130,30 +144,3 @@ def _check_request(task: Task, steps: str, limit: int | None) -> None:
         )
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit} leaves no rows: give a whole number of at least 1")
-
-
-def _carve(task: Task, rows: Split) -> tuple[Split, Split]:
-    """(training, validation), each in published order."""
-
-    def key(example: Example) -> bytes:
-        return hashlib.sha256(f"{VALIDATION_SEED}\n{example.question}".encode()).digest()
-
-    size = min(int(task.metadata.get("validation", VALIDATION_ROWS)), max(1, len(rows.examples) // 10))
-    questions = {example.question for example in sorted(rows.examples, key=key)[:size]}
-    held = tuple(example for example in rows.examples if example.question in questions)
-    kept = tuple(example for example in rows.examples if example.question not in questions)
-    source = f"{rows.source}, {len(held)} rows held out"
-    return replace(rows, examples=kept), Split(held, source, "validation", (), rows.registered)
-
-
-def _surprises(examples: tuple[Example, ...], task: Task, steps: str) -> list[str]:
-    """Notes on what training rows have that a reader would not expect."""
-    notes = []
-    if bare := sum(not example.steps for example in examples):
-        missing = "equation annotations" if task.metadata["source"] == "annotated" and steps == "equations" else "steps"
-        notes.append(
-            f"{bare} of {len(examples)} training rows have no {missing}: they are kept and train their answer alone"
-        )
-    if again := len(examples) - len({example.question for example in examples}):
-        notes.append(f"{again} of {len(examples)} training rows repeat an earlier question")
-    return notes

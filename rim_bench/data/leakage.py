@@ -63,6 +63,49 @@ class Leak:
     half: int  # of whose n-grams at least half stand in the training set
     hits: tuple[Hit, ...]  # the worst, the worst first
 
+    @classmethod
+    def of(
+        cls, task: Task, dataset: Split, train: Split, items: Sequence[_Item], size: int, shown: _Shown, worst: int
+    ) -> Leak:
+        """What the questions of a set share with the training rows that `shown` names."""
+        exact, masked = [i.exact in shown.exact for i in items], [i.masked in shown.masked for i in items]
+        rows = [[row for g in i.grams if (row := shown.grams.get(g)) is not None] for i in items]
+        shares = [len(r) / len(i.grams) if i.grams else 0.0 for r, i in zip(rows, items, strict=True)]
+        hits = []
+        order = sorted(range(len(items)), key=lambda k: (-exact[k], -masked[k], -shares[k], k))
+        for k in [k for k in order if exact[k] or masked[k] or shares[k]][:worst]:
+            kind = "exact" if exact[k] else "masked" if masked[k] else "n-gram"
+            if exact[k]:
+                row = shown.exact[items[k].exact]
+            else:
+                row = shown.masked[items[k].masked] if masked[k] else Counter(rows[k]).most_common(1)[0][0]
+            trained, asked = train.examples[row], dataset.examples[k]
+            hits.append(Hit(asked.id, trained.id, kind, shares[k], asked.question, trained.question))
+        return cls(
+            task.name,
+            task.title,
+            dataset.split,
+            len(items),
+            dataset.sha256,
+            dataset.source,
+            size,
+            sum(not i.grams for i in items),
+            sum(exact),
+            sum(masked),
+            sum(s > 0 for s in shares),
+            sum(s >= HALF for s in shares),
+            tuple(hits),
+        )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What of the evaluation sets stands in the training set, and the first row it stands in."""
+
+    exact: dict[str, int]
+    masked: dict[str, int]
+    grams: dict[_Gram, int]
+
 
 @dataclass(frozen=True)
 class _Item:
@@ -119,24 +162,6 @@ def leakage(
         sizes.append(size := ngram or usual_ngram([len(w) for w in split]))
         pairs = zip(split, dataset.examples, strict=True)
         prepared.append([_Item(_plain(e.question), _masked(w), tuple(grams(w, size))) for w, e in pairs])
-    shown = _search(train, prepared, sorted(set(sizes)), pattern)
-    return [
-        _leak(task, dataset, train, items, size, shown, worst)
-        for (task, dataset), items, size in zip(sets, prepared, sizes, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What of the evaluation sets stands in the training set, and the first row it stands in."""
-
-    exact: Mapping[str, int]
-    masked: Mapping[str, int]
-    grams: Mapping[_Gram, int]
-
-
-def _search(train: Split, prepared: Sequence[Sequence[_Item]], sizes: Sequence[int], pattern: str | None) -> _Shown:
-    """One pass over the training rows."""
     every = [item for items in prepared for item in items]
     exact, masked, runs = {i.exact for i in every}, {i.masked for i in every}, {g for i in every for g in i.grams}
     shown = _Shown({}, {}, {})
@@ -146,45 +171,15 @@ def _search(train: Split, prepared: Sequence[Sequence[_Item]], sizes: Sequence[i
             (shown.exact, exact, (_plain(example.question),)),
             (shown.masked, masked, (_masked(pieces),)),
         ]
-        looked += [(shown.grams, runs, grams(pieces, size)) for size in sizes]
+        looked += [(shown.grams, runs, grams(pieces, size)) for size in sorted(set(sizes))]
         for into, wanted, keys in looked:
             for key in keys:
                 if key in wanted:
                     into.setdefault(key, row)
-    return shown
-
-
-def _leak(
-    task: Task, dataset: Split, train: Split, items: Sequence[_Item], size: int, shown: _Shown, worst: int
-) -> Leak:
-    exact, masked = [i.exact in shown.exact for i in items], [i.masked in shown.masked for i in items]
-    rows = [[row for g in i.grams if (row := shown.grams.get(g)) is not None] for i in items]
-    shares = [len(r) / len(i.grams) if i.grams else 0.0 for r, i in zip(rows, items, strict=True)]
-    hits = []
-    order = sorted(range(len(items)), key=lambda k: (-exact[k], -masked[k], -shares[k], k))
-    for k in [k for k in order if exact[k] or masked[k] or shares[k]][:worst]:
-        kind = "exact" if exact[k] else "masked" if masked[k] else "n-gram"
-        if exact[k]:
-            row = shown.exact[items[k].exact]
-        else:
-            row = shown.masked[items[k].masked] if masked[k] else Counter(rows[k]).most_common(1)[0][0]
-        trained, asked = train.examples[row], dataset.examples[k]
-        hits.append(Hit(asked.id, trained.id, kind, shares[k], asked.question, trained.question))
-    return Leak(
-        task.name,
-        task.title,
-        dataset.split,
-        len(items),
-        dataset.sha256,
-        dataset.source,
-        size,
-        sum(not i.grams for i in items),
-        sum(exact),
-        sum(masked),
-        sum(s > 0 for s in shares),
-        sum(s >= HALF for s in shares),
-        tuple(hits),
-    )
+    return [
+        Leak.of(task, dataset, train, items, size, shown, worst)
+        for (task, dataset), items, size in zip(sets, prepared, sizes, strict=True)
+    ]
 
 
 def _plain(text: str) -> str:

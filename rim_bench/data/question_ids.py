@@ -98,3 +98,24 @@ def read_selection(path: Path) -> Counter[str]:
                 raise UsageError(f"{path}, line {number}: found {digest!r}, expected {DIGITS} hexadecimal digits")
             wanted[digest] += 1
     return wanted
+
+
+def listed(placed: Iterable[Placed], path: Path, source: str) -> list[Placed]:
+    """The rows whose questions a list (`read_selection`) names.
+
+    Raises:
+        UsageError: questions of the list that are not among the rows of `source`.
+    """
+    wanted, rows = read_selection(path), list(placed)
+    left, kept = wanted.copy(), []
+    for place, example in rows:
+        digest = question_hash(example.question)
+        if left[digest] > 0:
+            left[digest] -= 1
+            kept.append((place, example))
+    if missing := left.total():
+        raise UsageError(
+            f"{missing} of the {wanted.total()} questions that {path.name} lists are not among the {len(rows)} rows of "
+            f"{source}: expected the set as published"
+        )
+    return kept

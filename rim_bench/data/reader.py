@@ -14,8 +14,19 @@ from typing import Any, Final, Literal
 
 from rim_bench.data.answers import parse_number
 from rim_bench.data.options import Steps
-from rim_bench.data.question_ids import Placed, numbered, question_hash, read_selection, registered_hash
-from rim_bench.data.rows import Hub, Row, fields_of, fitting, read_file, read_hub, read_step_text, read_text, to_example
+from rim_bench.data.question_ids import Placed, listed, numbered, registered_hash
+from rim_bench.data.rows import (
+    Hub,
+    Row,
+    fields_of,
+    fitting,
+    read_file,
+    read_hub,
+    read_step_text,
+    read_text,
+    to_example,
+    with_field,
+)
 from rim_bench.data.task import SPLITS, Task, forms, generator_of, module_of
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError, unknown
@@ -167,7 +178,7 @@ class TaskReader:
 
         # select by a field of the rows, make examples, select by their answers or questions
         if "field" in subset:
-            rows = self._with_field(rows, subset)
+            rows = with_field(rows, subset["field"], subset["keep"], subset["drop"])
             values = " or ".join(subset["drop"])
             notes.append(
                 f"{published - len(rows)} of {published} rows are left out by rule: their {subset['field']} is {values}"
@@ -183,7 +194,7 @@ class TaskReader:
             except ValueError as error:
                 raise UsageError(f"{row.place}: {error}") from None
         if "questions" in subset:
-            placed = self._listed(placed, self.task.path.parent / subset["questions"], source)
+            placed = listed(placed, self.task.path.parent / subset["questions"], source)
             questions = Path(subset["questions"]).name
             notes.append(f"{len(placed)} of {published} rows are taken: those whose questions {questions} lists")
         if "answer" in subset:
@@ -262,34 +273,6 @@ class TaskReader:
             f"task {name} reads your own files: give the folder that holds {self._names(split)[0]} with --data DIR, or "
             "name the files"
         )
-
-    @staticmethod
-    def _with_field(rows: list[Row], subset: Mapping[str, Any]) -> list[Row]:
-        """The rows whose field has a value to keep; raises UsageError for a value that is not listed at all."""
-        field, keep, drop = subset["field"], subset["keep"], subset["drop"]
-        for row in rows:
-            if (value := row.data.get(field)) not in (*keep, *drop):
-                raise UsageError(
-                    f"{row.place}: field {field!r} is {value!r}, expected one of {', '.join([*keep, *drop])}"
-                )
-        return [row for row in rows if row.data.get(field) in keep]
-
-    @staticmethod
-    def _listed(placed: list[Placed], path: Path, source: str) -> list[Placed]:
-        """The rows whose questions a list names; raises UsageError for questions that are not among the rows."""
-        wanted = read_selection(path)
-        left, kept = Counter(wanted), []
-        for place, example in placed:
-            digest = question_hash(example.question)
-            if left[digest] > 0:
-                left[digest] -= 1
-                kept.append((place, example))
-        if missing := sum(left.values()):
-            raise UsageError(
-                f"{missing} of the {wanted.total()} questions that {path.name} lists are not among the {len(placed)} "
-                f"rows of {source}: expected the set as published"
-            )
-        return kept
 
     def generate(self, split: SplitName, seed: int, limit: int | None) -> Split:
         """A generated split: the YAML's `sizes` (train: in all; others: per level) and `levels`, at most `limit`.

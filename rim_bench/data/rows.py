@@ -118,6 +118,18 @@ def read_file(path: Path) -> list[Row]:
     return rows
 
 
+def with_field(rows: Sequence[Row], field: str, keep: Sequence[str], drop: Sequence[str]) -> list[Row]:
+    """The rows whose field has a value to keep.
+
+    Raises:
+        UsageError: a value that is in neither list.
+    """
+    for row in rows:
+        if (value := row.data.get(field)) not in (*keep, *drop):
+            raise UsageError(f"{row.place}: field {field!r} is {value!r}, expected one of {', '.join([*keep, *drop])}")
+    return [row for row in rows if row.data.get(field) in keep]
+
+
 def read_raw(path: Path) -> bytes:
     """A data file whole, without a byte order mark.
 
@@ -270,7 +282,12 @@ def to_example(row: Row, fields: Fields, source: str, steps: Steps, name: str, k
     else:
         null = fields.null_answer is not None and fields.answer in row.data and row.data[fields.answer] is None
         answer = str(fields.null_answer) if null else _text(row, fields.answer)
-        chain = _steps(row, fields.steps)
+        value = row.data.get(fields.steps) if fields.steps else None
+        chain = value.split("\n") if isinstance(value, str) else [] if value is None else value
+        if not isinstance(chain, list) or not all(isinstance(step, str) for step in chain):
+            raise UsageError(
+                f"{row.place}: field {fields.steps!r} must be a list of strings, or one text with a step a line"
+            )
     answer = (answer.split(" (")[0] if fields.unit else answer).strip()
     if not answer or "\n" in answer:
         raise UsageError(f"{row.place}: the answer {answer!r} must be one line of text")
@@ -301,17 +318,6 @@ def _text(row: Row, key: str) -> str:
     return text
 
 
-def _steps(row: Row, key: str | None) -> list[str]:
-    value = row.data.get(key) if key else None
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return value.split("\n")
-    if isinstance(value, list) and all(isinstance(step, str) for step in value):
-        return value
-    raise UsageError(f"{row.place}: field {key!r} must be a list of strings, or one text with a step a line")
-
-
 _STEPS: Final = re.compile(r"\s*(?:<<[^<>\n]*>>\s*)*")
 _EXPECTED: Final = "expected 'question||<<a+b=c>> <<...>> #### answer' on one line"
 
@@ -322,33 +328,32 @@ def read_step_text(path: Path) -> list[Row]:
     Raises:
         UsageError: no such file, not UTF-8, no rows, or a line of another form.
     """
-    raw = read_raw(path)
     rows = []
-    for number, line in enumerate(raw.split(b"\n"), 1):
-        if line.strip():
-            rows.append(_row(line, f"{path}, line {number}"))
+    for number, line in enumerate(read_raw(path).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{place}: not UTF-8 text (byte {error.start}): {_EXPECTED}") from None
+        question, bars, rest = text.partition("||")
+        chain, mark, answer = rest.partition("####")
+        problem: str | None = None
+        if not bars or "||" in rest:
+            problem = f"found {text.count('||')} times '||'"
+        elif not mark or "####" in answer:
+            problem = f"found {rest.count('####')} times '####' behind '||'"
+        elif not question.strip():
+            problem = "the question is blank"
+        elif not answer.strip():
+            problem = "the answer is blank"
+        elif not _STEPS.fullmatch(chain):
+            problem = f"found {_ANNOTATION.sub('', chain).strip()[:40]!r} between the steps"
+        if problem is not None:
+            raise UsageError(f"{place}: {problem}, {_EXPECTED}")
+        steps = _ANNOTATION.findall(chain)
+        rows.append(Row(place, {"question": question.strip(), "steps": steps, "answer": answer.strip()}))
     if not rows:
         raise UsageError(f"data file {str(path)!r} is empty: {_EXPECTED}")
     return rows
-
-
-def _row(line: bytes, place: str) -> Row:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{place}: not UTF-8 text (byte {error.start}): {_EXPECTED}") from None
-    question, bars, rest = text.partition("||")
-    chain, mark, answer = rest.partition("####")
-    if not bars or "||" in rest:
-        problem = f"found {text.count('||')} times '||'"
-    elif not mark or "####" in answer:
-        problem = f"found {rest.count('####')} times '####' behind '||'"
-    elif not question.strip():
-        problem = "the question is blank"
-    elif not answer.strip():
-        problem = "the answer is blank"
-    elif not _STEPS.fullmatch(chain):
-        problem = f"found {_ANNOTATION.sub('', chain).strip()[:40]!r} between the steps"
-    else:
-        return Row(place, {"question": question.strip(), "steps": _ANNOTATION.findall(chain), "answer": answer.strip()})
-    raise UsageError(f"{place}: {problem}, {_EXPECTED}")

@@ -249,28 +249,17 @@ def check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
     for split, digest in block["registered"].items() if isinstance(block.get("registered"), dict) else ():
         if not re.fullmatch("[0-9a-f]{64}", str(digest)):
             problems.append(f"registered.{split} must be a sha256 of 64 digits")
-    problems += _generated_problems(block["generated"]) if isinstance(block.get("generated"), dict) else []
+    for split, entry in block["generated"].items() if isinstance(block.get("generated"), dict) else ():
+        if split not in SPLITS:
+            problems.append(str(unknown("key of generated", str(split), SPLITS)))
+        elif not isinstance(entry, dict) or set(entry) != {"n", "sha256"} or type(entry["n"]) is not int:
+            problems.append(f"generated.{split} needs n (a number of examples) and sha256, and nothing else")
+        elif not re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])):
+            problems.append(f"generated.{split}.sha256 must be a sha256 of 64 digits")
     if block.get("source") == "generator" or "generator" in block:
         problems += [f"{key} is missing" for key in ("generator", "levels", "sizes") if key not in block]
     if problems:
         raise UsageError(f"task file {path}, metadata.rim_bench: {'; '.join(problems)}")
-
-
-def _generated_problems(generated: dict[Any, Any]) -> list[str]:
-    problems = []
-    for split, entry in generated.items():
-        if split not in SPLITS:
-            problems.append(str(unknown("key of generated", str(split), SPLITS)))
-        elif (
-            not isinstance(entry, dict)
-            or set(entry) != {"n", "sha256"}
-            or not isinstance(entry["n"], int)
-            or isinstance(entry["n"], bool)
-        ):
-            problems.append(f"generated.{split} needs n (a number of examples) and sha256, and nothing else")
-        elif not re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])):
-            problems.append(f"generated.{split}.sha256 must be a sha256 of 64 digits")
-    return problems
 
 
 def forms(block: dict[str, Any]) -> list[Any]:
