@@ -1,5 +1,7 @@
-"""Three measurements of speed, each as a session of jobs and as lines: training (examples a second beside a plain
-loop), answering (questions a second beside HF `generate`), and the time to the first token over direct's.
+"""Three measurements of speed, each as a session of jobs and as lines.
+
+Training (examples a second beside a plain loop), answering (questions a second beside HF `generate`), and the time to
+the first token over direct's.
 """
 
 from __future__ import annotations

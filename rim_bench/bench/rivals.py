@@ -135,8 +135,9 @@ def hf_generate(stock: Stock, questions: Sequence[tuple[int, ...]], tokens: int)
 
 @torch.inference_mode()
 def uncached(stock: Stock, prompt: Layout, tokens: int) -> list[int]:
-    """Greedy decoding of one prompt without a cache, as the public code of coconut does it: a full forward of the whole
-    path for every thought and token. The end token does not end it.
+    """Greedy decoding of one prompt without a cache, as in the public code of coconut.
+
+    A full forward of the whole path for every thought and token. The end token does not end it.
 
     `prompt` is a chain whose latent slots have no bridge.
     """

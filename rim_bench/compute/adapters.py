@@ -28,9 +28,7 @@ def matched_rank(shape: Shape, rank: int, compared_rows: int, own_rows: int) -> 
 
 
 def matched_shape(shape: Shape, method: Method) -> Shape:
-    """The shape at which a method runs where all others run at `shape`:
-    a higher rank if it has one to match (`Method.adapter_of`).
-    """
+    """A method's shape where all others run at `shape`: a higher rank if it has one to match (`Method.adapter_of`)."""
     if method.adapter_of is None or not shape.rank:
         return shape
     compared = load_method(method.adapter_of)

@@ -50,9 +50,7 @@ class Shape:
 
     @property
     def readers(self) -> int:
-        """How many of `matrices`, the first ones, read the layer's input:
-        queries, keys and values, one matrix in GPT-2.
-        """
+        """How many of `matrices`, the first ones, read the layer's input: queries, keys, values; 1 in GPT-2."""
         return 3 if self.gated else 1
 
     @property

@@ -188,8 +188,9 @@ def margin(logprobs: Sequence[float], right: int) -> float | None:
 
 
 def likelier_a_character(logprobs: Sequence[float], choices: Sequence[str]) -> int | None:
-    """The choice that is likeliest for its length: log-likelihood over characters, as lm-eval's `acc_norm` (0.4.13);
-    None where two tie.
+    """The choice that is likeliest for its length; None where two tie.
+
+    Log-likelihood over characters, as lm-eval's `acc_norm` (0.4.13).
 
     A choice of more tokens has more factors below 1, so that the plain sum favours short ones.
     """

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def marker_rows(backbone: Backbone) -> nn.Parameter | None:
-    """The markers' own trainable rows [markers, width] under LoRA, or where only they train; None where they lie in
-    the model's table.
-    """
+    """The markers' own rows [markers, width], under LoRA or where only they train; None: they lie in the table."""
     return backbone.rows_apart if backbone.rows_apart is not None else _adapter_rows(backbone)
 
 
