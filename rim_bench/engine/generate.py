@@ -102,6 +102,14 @@ class _Branches:
                     done[i][b] = True
         self.done = torch.tensor(done, device=self.done.device)
 
+    def feed(self, workspace: PackedModel, parts: Sequence[PackedBatch], chosen: Tensor) -> Tensor:
+        """Hidden states of the chosen tokens, which become one more column of each branch."""
+        position = torch.where(self.done, 0, self.position).clamp(max=workspace.backbone.max_positions - 1)
+        segment = torch.where(self.done, self.padding, self.segment)
+        hidden = workspace.extend(parts, torch.where(self.done, 0, chosen), segment, self.index, position)
+        self.position, self.index = self.position + 1, self.index + 1
+        return hidden
+
     def shrink(self, parts: Sequence[PackedBatch], alive: list[int]) -> list[PackedBatch]:
         """Drop the rows that have finished; returns the parts that have rows left."""
         left, at = [], 0
@@ -235,11 +243,7 @@ def _grow(
             if len(alive) <= len(rows) * 3 // 4:
                 rows = [rows[i] for i in alive]
                 parts, chosen = state.shrink(parts, alive), chosen[alive]
-            # the chosen tokens as one more column of each branch
-            position = torch.where(state.done, 0, state.position).clamp(max=backbone.max_positions - 1)
-            segment = torch.where(state.done, state.padding, state.segment)
-            hidden = workspace.extend(parts, torch.where(state.done, 0, chosen), segment, state.index, position)
-            state.position, state.index = state.position + 1, state.index + 1
+            hidden = state.feed(workspace, parts, chosen)
     if work is not None:
         work.columns += sum(part.executed for part in every)
         work.pairs += sum(part.pairs for part in every)

@@ -149,7 +149,7 @@ def answer_of(backbone: Backbone, row: Layout) -> Tensor:
     parts = workspace.prefill([row])
     state, hidden = generate._open_branches(parts, [row.resume])
     fed = torch.zeros(1, len(row.resume), dtype=torch.long)
-    return backbone.head(hidden).sum() + backbone.head(generate._step(workspace, parts, state, fed)).sum()
+    return backbone.head(hidden).sum() + backbone.head(state.feed(workspace, parts, fed)).sum()
 
 
 @pytest.mark.parametrize("variant", FVCORE, ids="-".join)
