@@ -9,6 +9,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from rim_bench.util.errors import UsageError
@@ -48,6 +49,7 @@ class FlagField:
     default: Any  # MISSING where it has none
 
 
+@cache
 def flag_fields(cls: type) -> dict[str, FlagField]:
     """The fields of a dataclass that have a flag, by name."""
     hints = typing.get_type_hints(cls, include_extras=True)

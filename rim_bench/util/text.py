@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from collections.abc import Mapping
@@ -85,6 +84,8 @@ def escape_csv(value: Any) -> Any:
 
 def escape_html(text: str) -> str:
     """`text` for an element or an attribute of HTML."""
+    import html  # a table of two thousand names, which the start of a command spares
+
     return html.escape(escape_terminal(text))
 
 
