@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -91,9 +90,7 @@ class Runner:
     def __enter__(self) -> Runner:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.engine.close()
 
     @property
@@ -156,7 +153,10 @@ class Runner:
                     self._fail(planned, "not started", f"{self.failures[parent].label} has no result", 0)
                 elif self.engine.room and parent not in waiting and parent not in busy:
                     busy[planned.id] = (waiting.pop(planned.id), 1)
-                    self._start(planned)
+                    label, run, together = self.label(planned), planned.run, self.engine.together
+                    job = Job(planned, label, Path.cwd(), self.evaluation, self.sets, self.threads, together)
+                    self.engine.start(job)
+                    self.reporter.note(f"running: {label}{', ' + _from_where(run) if run.latest_checkpoint() else ''}")
             for job, result in self.engine.wait() if busy else ():
                 planned, attempt = busy.pop(job.run)
                 if result.state == "failed" and attempt < ATTEMPTS:
@@ -165,12 +165,6 @@ class Runner:
                     self.engine.start(job)
                 else:
                     self._ended(planned, result, attempt, f"{total - len(waiting) - len(busy)} of {total}")
-
-    def _start(self, planned: PlannedRun) -> None:
-        label, run = self.label(planned), planned.run
-        together = self.engine.together
-        self.engine.start(Job(planned, label, Path.cwd(), self.evaluation, self.sets, self.threads, together))
-        self.reporter.note(f"running: {label}{', ' + _from_where(run) if run.latest_checkpoint() else ''}")
 
     def _ended(self, planned: PlannedRun, result: JobResult, attempts: int, count: str) -> None:
         if result.state != "done":
@@ -247,10 +241,7 @@ def open_runner(
     """A runner of these plans on the executor of that name."""
     study = plans[0][0].study
     device, cuda = study.options.device, study.device.startswith("cuda")
-    if cuda and name == "local" and device in (None, "cuda"):
-        gpus = visible_gpus(torch.cuda.device_count())
-    else:
-        gpus = []
+    gpus = visible_gpus(torch.cuda.device_count()) if cuda and name == "local" and device in (None, "cuda") else []
     if not cuda and name != "local" and device is None:
         reporter.note(
             "the cells compute on cpu, as this machine has no GPU: --device cuda is for a cluster that has some"

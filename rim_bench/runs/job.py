@@ -7,6 +7,7 @@ wherever it was made.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import time
 import traceback
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rim_bench.engine.execution import ExecutionContext
 from rim_bench.runs.planned_run import PlannedRun
-from rim_bench.util.errors import UsageError, sentence
+from rim_bench.util.errors import sentence
 from rim_bench.util.progress import Silent
 
 if TYPE_CHECKING:
@@ -86,8 +87,12 @@ def execute(job: Job) -> JobResult:
         os.chdir(job.folder)
         try:
             trial = _work(job, notes)
-        finally:
-            _free_memory()
+        finally:  # until this process gets another run, others may need the GPU's memory
+            import torch
+
+            if torch.cuda.is_initialized():
+                gc.collect()
+                torch.cuda.empty_cache()
     except Exception as error:
         known, took = sentence(error), time.monotonic() - began
         if known is not None and type(error).__name__ != "OutOfMemoryError":  # memory may have been another process's
@@ -109,7 +114,7 @@ def _work(job: Job, notes: RecordingReporter) -> Trial | None:
         torch.set_num_threads(job.threads)
     execution = ExecutionContext(runs_at_a_time=job.together)
     planned = job.planned
-    _check_here(planned)
+    planned.check_here()
     if planned.role == "trial":
         return run_trial(planned, lambda trial: train(trial, notes, execution), notes)
     run = train(planned, notes, execution)
@@ -120,25 +125,3 @@ def _work(job: Job, notes: RecordingReporter) -> Trial | None:
             sets = plan_sets(job.sets, options, Silent())  # what cannot be evaluated was said before anything began
             evaluate_sets([run], sets, options, notes, turned=False, execution=execution)
     return None
-
-
-def _check_here(planned: PlannedRun) -> None:
-    """Refuses a run whose rows or method are others here than where it was planned."""
-    task, data = planned.spec.task, planned.study.data
-    same = [task.train_sha256, task.validation_sha256] == [rows.sha256 for rows in data]
-    if not same or planned.method.settings() != planned.spec.method.settings:
-        raise UsageError(
-            f"run {planned.id} is not the same in this process: it needs the same version of rim-bench, the same data "
-            "and the same files as the process that started it"
-        )
-
-
-def _free_memory() -> None:
-    """Gives the GPU's memory back: until this process gets another run, others may need it."""
-    import gc
-
-    import torch
-
-    if torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()

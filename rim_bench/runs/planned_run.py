@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rim_bench.compute.backbones import resolve_backbone
 from rim_bench.methods.controls import check_trains
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import load_method, method_of
@@ -24,6 +23,7 @@ from rim_bench.runs.study import StudySetting, study_setting
 from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import LAST_RULE, CheckpointRule
+from rim_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
     from rim_bench.runs.tuning import Choice
@@ -74,6 +74,20 @@ class PlannedRun:
     def run(self) -> Run:
         """The run's folder, whether it exists or not."""
         return Run(self.study.store.folder / self.id)
+
+    def check_here(self) -> None:
+        """Refuses a run whose rows or method are others in this process than where it was planned.
+
+        Raises:
+            UsageError: they are.
+        """
+        task = self.spec.task
+        same = [task.train_sha256, task.validation_sha256] == [rows.sha256 for rows in self.study.data]
+        if not same or self.method.settings() != self.spec.method.settings:
+            raise UsageError(
+                f"run {self.id} is not the same in this process: it needs the same version of rim-bench, the same data "
+                "and the same files as the process that started it"
+            )
 
     @property
     def is_start(self) -> bool:
@@ -169,13 +183,17 @@ def _planned(
     """A run with its specification; `name` is the method's, or its file."""
     options = study.options
     method = load_method("cot") if role == "start" else study.method(name)
-    tuned = role == "arm" and options.grid is not None
     chosen: dict[str, Any] = {}  # only where something is: other specifications, and so their ids, are what they were
     if role != "start" and (rule := options.selection.record()) is not None:
         chosen["selection"] = rule
-    if tuned and options.grid is not None:
+    if role == "arm" and options.grid is not None:
         chosen["tuned"] = options.grid.record(min(options.seeds))
     train, validation = study.data
+    if plan.flops:
+        budget = {"train_flops": plan.flops}  # what is inherited counts into it; into one in examples it does not
+    else:
+        inherited = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
+        budget = {"examples": plan.steps * plan.batch_size, "inherited_examples": inherited}
     not_optimizer = ("examples", "flops", "seed", "checkpoints")
     optimizer = {k: v for k, v in dataclasses.asdict(plan).items() if k not in not_optimizer}
     spec = {
@@ -195,7 +213,7 @@ def _planned(
         },
         "start": "recipe" if role == "start" else study.start,
         "parent": None if parent is None else parent.id,
-        "budget": _budget_record(plan, parent),
+        "budget": budget,
         "optimizer": {"name": "adamw", **optimizer},
         "seed": plan.seed,
         "dtype": "bfloat16" if study.device.startswith("cuda") else "float32",
@@ -203,8 +221,11 @@ def _planned(
         **chosen,
     }
     selection = LAST_RULE if role == "start" else options.selection
-    tried = _tuning_trials(study, method, plan, role)
-    return PlannedRun(study, RunSpec.from_json(spec), plan, parent, role, selection, tried)
+    if options.grid is None or role == "start":
+        rates = study.recipe_trials(method)
+    else:
+        rates = len(options.grid.rates) if role == "arm" else None
+    return PlannedRun(study, RunSpec.from_json(spec), plan, parent, role, selection, rates)
 
 
 def _method_record(options: Options, method: Method, name: str) -> dict[str, Any]:
@@ -215,14 +236,6 @@ def _method_record(options: Options, method: Method, name: str) -> dict[str, Any
         file = Path(name)
         record |= {"file": str(file.resolve()), "file_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     return record
-
-
-def _budget_record(plan: TrainingPlan, parent: PlannedRun | None) -> dict[str, int]:
-    """What is inherited counts into a budget in FLOPs, and beside one in examples."""
-    if plan.flops:
-        return {"train_flops": plan.flops}
-    inherited = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
-    return {"examples": plan.steps * plan.batch_size, "inherited_examples": inherited}
 
 
 def _training_plan(study: StudySetting, method: str, seed: int, *, is_start: bool = False) -> TrainingPlan:
@@ -242,20 +255,3 @@ def _training_plan(study: StudySetting, method: str, seed: int, *, is_start: boo
     asked = options.cot_examples if is_start else options.examples
     examples = asked if asked is not None else int(recipe["cot_examples" if is_start else "examples"])
     return TrainingPlan(examples=QUICK_STEPS * batch_size if options.quick and asked is None else examples, **shared)
-
-
-def _tuning_trials(study: StudySetting, method: Method, plan: TrainingPlan, role: Role) -> int | None:
-    """How many learning rates were tried for a method, by this request or the recipe; None: not known."""
-    options, recipe = study.options, study.task.recipe
-    if options.grid is not None and role != "start":
-        return len(options.grid.rates) if role == "arm" else None
-    followed = (
-        options.lr is None
-        and method.name in recipe.get("tuned", recipe.get("lr", {}).get(study.origin, {}))
-        and not options.settings.get(method.name)
-        and plan.batch_size == study.recipe_batch_size
-        and study.start == recipe.get("start", "recipe")
-        and study.backbone == resolve_backbone(str(recipe.get("backbone", "gpt2")), recipe.get("backbone_settings", {}))
-    )
-    count = recipe.get("tuning_trials")
-    return int(count) if followed and count is not None else None

@@ -71,6 +71,28 @@ class StudySetting:
         recipe = dict(self.task.recipe.get("methods", {}).get(base.name, {}))
         return load_method(name, {**recipe, **self.options.settings.get(base.name, {})})
 
+    def check_methods_and_seeds(self) -> None:
+        """Refuses methods, settings and seeds that make no study.
+
+        Raises:
+            UsageError: no method, one given twice or settings of another one; seeds below 0, twice, or none.
+        """
+        names, seeds = [self.method(name).name for name in self.options.methods], self.options.seeds
+        if not names:
+            raise UsageError("no method was given: name at least one, see `rim-bench list methods`")
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise UsageError(f"method {', '.join(sorted(twice))} was given twice")
+        for name in self.options.settings:
+            if name not in names:
+                raise UsageError(
+                    f"--set {name}.…: method {name!r} is not among the methods of this run ({', '.join(names)})"
+                )
+        for seed in seeds:
+            if seed < 0:
+                raise UsageError(f"seed {seed} must be 0 or more")
+        if len(set(seeds)) < len(seeds) or not seeds:
+            raise UsageError(f"seeds {list(seeds)} must be distinct, and at least one")
+
     @property
     def origin(self) -> str:
         """Which of a recipe's numbers are meant, where it has them for both kinds of backbone."""
@@ -92,6 +114,21 @@ class StudySetting:
         size = self.options.batch_size or self.recipe_batch_size
         check_batch(size)
         return size
+
+    def recipe_trials(self, method: Method) -> int | None:
+        """Learning rates that the recipe tried for a method; None: not known, or a study that departs from it."""
+        options, recipe = self.options, self.task.recipe
+        followed = (
+            options.lr is None
+            and method.name in recipe.get("tuned", recipe.get("lr", {}).get(self.origin, {}))
+            and not options.settings.get(method.name)
+            and self.batch_size == self.recipe_batch_size
+            and self.start == recipe.get("start", "recipe")
+            and self.backbone
+            == resolve_backbone(str(recipe.get("backbone", "gpt2")), recipe.get("backbone_settings", {}))
+        )
+        count = recipe.get("tuning_trials")
+        return int(count) if followed and count is not None else None
 
     def controls(self) -> tuple[tuple[Control, ...], tuple[UnrunControl, ...]]:
         """The controls of the compared methods, and those that cannot be run here, with the claims that they test."""
@@ -124,11 +161,15 @@ def study_setting(options: Options, *, elsewhere: bool = False) -> StudySetting:
         UsageError: a task, start, backbone or device that does not exist, methods or seeds that do not fit.
     """
     task = load_task(options.task)
-    device = _device(options.device, elsewhere)
+    device = str(options.device)
+    if device != "cpu":  # the one question of a plan that torch answers
+        from rim_bench.engine.devices import named_device, pick_device
+
+        device = str(named_device(options.device) if elsewhere and options.device else pick_device(options.device))
     start = options.start or str(task.recipe.get("start", "recipe"))
     if start not in STARTS:
         raise unknown("start", start, STARTS)
-    _check_methods_and_seeds(options, StudySetting(options, task, start, {}, device))
+    StudySetting(options, task, start, {}, device).check_methods_and_seeds()
     name = options.model or str(task.recipe.get("backbone", "gpt2"))
     settings = dict(options.backbone)
     if name == task.recipe.get("backbone"):
@@ -136,29 +177,3 @@ def study_setting(options: Options, *, elsewhere: bool = False) -> StudySetting:
     if options.tuning is not None:
         settings["tuning"] = options.tuning
     return StudySetting(options, task, start, resolve_backbone(name, settings), device)
-
-
-def _device(name: str | None, elsewhere: bool) -> str:
-    if name == "cpu":
-        return name
-    from rim_bench.engine.devices import named_device, pick_device  # the one question of a plan that torch answers
-
-    return str(named_device(name) if elsewhere and name else pick_device(name))
-
-
-def _check_methods_and_seeds(options: Options, study: StudySetting) -> None:
-    names = [study.method(name).name for name in options.methods]
-    if not names:
-        raise UsageError("no method was given: name at least one, see `rim-bench list methods`")
-    if twice := {n for n in names if names.count(n) > 1}:
-        raise UsageError(f"method {', '.join(sorted(twice))} was given twice")
-    for name in options.settings:
-        if name not in names:
-            raise UsageError(
-                f"--set {name}.…: method {name!r} is not among the methods of this run ({', '.join(names)})"
-            )
-    for seed in options.seeds:
-        if seed < 0:
-            raise UsageError(f"seed {seed} must be 0 or more")
-    if len(set(options.seeds)) < len(options.seeds) or not options.seeds:
-        raise UsageError(f"seeds {list(options.seeds)} must be distinct, and at least one")

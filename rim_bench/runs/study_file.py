@@ -7,8 +7,7 @@
     sweep = ["train-flops=4.7e12"]                      # inference curves: of these budgets' runs; true = of all
 
     suite = ["gsm-ood"]                                 # further evaluation sets, as are eval_tasks = ["svamp", ...]
-    tune = "lr=1e-4..3e-3"                              # and trials = 5: learning rates, for every method at every
-    budget
+    tune = "lr=1e-4..3e-3"                              # and trials = 5: learning rates, by method and budget
 
 Other keys are the options of `rim-bench run`; `[set]` holds methods' fields (`"rim.K" = 4`), `[backbone]` the
 backbone's numbers. Where data lie and what computes is not part of it: that is given on the command line.
@@ -66,39 +65,39 @@ def read_study(path: Path, where: StudyOptions | None = None) -> StudyFile:
         UsageError: no such file, no TOML, or keys and values that do not fit, all of them together.
     """
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
+        keys = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"study {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"study {str(path)!r} is no TOML file: {error}") from None
-    problems = [str(unknown("key of a study", key, KEYS)) for key in given if key not in KEYS]
-    wrong = [key for key in PLAIN if key in given and not _is(given[key], _kind(key))]
-    problems += [f"{key} = {given[key]!r} is not {CALLED[_kind(key)]}" for key in wrong]
+    problems = [str(unknown("key of a study", key, KEYS)) for key in keys if key not in KEYS]
+    wrong = [key for key in PLAIN if key in keys and not _is(keys[key], _kind(key))]
+    problems += [f"{key} = {keys[key]!r} is not {CALLED[_kind(key)]}" for key in wrong]
     for key, kind in LISTS.items():
-        value = given.get(key, [])
-        if not isinstance(value, list) or not all(_is(v, kind) for v in value) or (key in given and not value):
+        value = keys.get(key, [])
+        if not isinstance(value, list) or not all(_is(v, kind) for v in value) or (key in keys and not value):
             problems.append(f"{key} = {value!r} is not a list of {'texts' if kind is str else 'whole numbers'}")
-    problems += [f"{key} is missing" for key in ("methods", "task") if key not in given]
-    asked, sweep = given.get("budgets", []), given.get("sweep", False)
+    problems += [f"{key} is missing" for key in ("methods", "task") if key not in keys]
+    asked, sweep = keys.get("budgets", []), keys.get("sweep", False)
     if isinstance(asked, list) and len(set(map(str, asked))) < len(asked):
         problems.append(f"budgets = {asked!r} has one of them twice")
     if not isinstance(sweep, bool) and not (
         isinstance(sweep, list) and isinstance(asked, list) and all(s in asked for s in sweep)
     ):
         problems.append(f"sweep = {sweep!r} is not true, false or a list of some of the budgets")
-    problems += [f"[{key}] is no table" for key in ("set", "backbone") if not isinstance(given.get(key, {}), dict)]
+    problems += [f"[{key}] is no table" for key in ("set", "backbone") if not isinstance(keys.get(key, {}), dict)]
     if problems:
         raise UsageError(f"study {str(path)!r}: " + "; ".join(problems))
-    same: dict[str, Any] = {key: given[key] for key in PLAIN if key in given}
+    same: dict[str, Any] = {key: keys[key] for key in PLAIN if key in keys}
     same |= {
-        "methods": tuple(given["methods"]),
-        "seeds": tuple(given.get("seeds", [0])),
-        "settings": _settings(path, given.get("set", {})),
+        "methods": tuple(keys["methods"]),
+        "seeds": tuple(keys.get("seeds", [0])),
+        "settings": _settings(path, keys.get("set", {})),
     }
-    same |= {"backbone": given.get("backbone", {}), "out": path.parent, **vars(where or StudyOptions())}
+    same |= {"backbone": keys.get("backbone", {}), "out": path.parent, **vars(where or StudyOptions())}
     swept = [sweep] * max(1, len(asked)) if isinstance(sweep, bool) else [name in sweep for name in asked]
     requests = tuple(Options(**same, budget=budget) for budget in asked or [None])
-    return StudyFile(path, requests, tuple(swept), tuple(given.get("suite", ())), tuple(given.get("eval_tasks", ())))
+    return StudyFile(path, requests, tuple(swept), tuple(keys.get("suite", ())), tuple(keys.get("eval_tasks", ())))
 
 
 def plans_of(study: StudyFile, *, elsewhere: bool = False) -> list[Plan]:
@@ -166,18 +165,18 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
     for suffix in ("svg", "png"):
         accuracy_plot(runs, out / f"accuracy.{suffix}", split="test")
         written.append(out / f"accuracy.{suffix}")
-    told = [run.training() or TrainingRecord() for run in runs]
+    records = [run.training() or TrainingRecord() for run in runs]
     for kind, draw in (("selection", selection_plot), ("tuning", tuning_plot)):
-        if any(getattr(t, kind) is not None for t in told):
+        if any(getattr(t, kind) is not None for t in records):
             draw(runs, out / f"{kind}.svg")
             written.append(out / f"{kind}.svg")
     return written + curve_plots(board.contests, out, ("svg",))[0]
 
 
-def _settings(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _settings(path: Path, entries: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """`"rim.K" = 4`, or a table per method."""
     out: dict[str, dict[str, Any]] = {}
-    for key, value in given.items():
+    for key, value in entries.items():
         if isinstance(value, dict):
             out.setdefault(key, {}).update(value)
             continue

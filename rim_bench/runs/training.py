@@ -24,7 +24,7 @@ from rim_bench.engine.markers import add_markers, train_markers_only
 from rim_bench.engine.packing import PackedModel
 from rim_bench.engine.pretrained import locate
 from rim_bench.engine.trained_model import TrainedModel, build_bridges, load_trained
-from rim_bench.engine.trainer import Outcome, Trainer
+from rim_bench.engine.trainer import Trainer
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated, validation_accuracy
 from rim_bench.evaluate.options import QUICK_ROWS
 from rim_bench.evidence.split_protocol import held_out
@@ -153,11 +153,13 @@ def train(planned: PlannedRun, reporter: Reporter | None = None, execution: Exec
                 f"run {str(run.path)!r} has evaluations but no weights, which would not be the same if it were "
                 "trained again: give another results folder (--out), or move the run away"
             )
-        if (trial := _winning_trial(planned)) is not None:
-            run.write_environment(_environment(device))
-            adopt(run, trial, _tuning_record(planned, trial.id))
-            reporter.note(f"{planned.label}: the winning trial {trial.id} is this run")
-            return run
+        if planned.choice is not None:
+            trial = Run(study.store.folder / planned.choice.winner.run)
+            if same_training(planned.spec, trial.spec):  # of the same seed, budget and all else
+                run.write_environment(_environment(device))
+                adopt(run, trial, _tuning_record(planned, trial.id))
+                reporter.note(f"{planned.label}: the winning trial {trial.id} is this run")
+                return run
         _train_weights(planned, run, device, reporter, execution)
     return run
 
@@ -175,7 +177,8 @@ def _train_weights(
         data = [backbone.encode_example(e) for e in method.transform(study.data[0].examples, plan.seed)]
         trained = TrainedModel(backbone, method, bridges, planned.spec, execution)
         watcher = CheckpointSelector(run, planned.selection, trained, evaluation_request(study, "validation"))
-        inherited = 0 if planned.parent is None else _trained_flops(planned.parent.run)
+        parent = planned.parent
+        inherited = 0 if parent is None else _trained_flops(parent.run)
         start = str(planned.spec.start)
         trainer = Trainer(backbone, method, bridges, data, plan, run, start, inherited, watcher, group, strategy)
         check_rows(backbone, data, method, [s.stage for s in trainer.spans])
@@ -187,8 +190,21 @@ def _train_weights(
     if (validation := watcher.validation) is None:
         accuracy, n = validation_accuracy(trained, evaluation_request(study, "validation"))
         validation = ValidationRecord(accuracy=accuracy, n=n)
+    inherited_examples = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
+    if plan.flops:
+        kind, asked, used, last_step = "train-flops", plan.flops, outcome.flops + inherited, outcome.last_step_flops
+    else:
+        kind, asked, last_step = "examples", plan.examples + inherited_examples, plan.batch_size
+        used = outcome.examples + inherited_examples
     summary = TrainingRecord(
-        **_spent(planned, outcome, inherited),
+        steps=outcome.steps,
+        examples=outcome.examples,
+        inherited_examples=inherited_examples,
+        flops=outcome.flops,
+        inherited_flops=inherited,
+        flops_executed=outcome.flops_executed,
+        flops_padding=outcome.flops_padding,
+        budget=UsedBudgetRecord(kind=kind, asked=asked, used=used, last_step=last_step),
         **_tuning_record(planned),
         tokens=outcome.tokens,
         executed_tokens=outcome.executed,
@@ -213,39 +229,10 @@ def _train_weights(
         reporter.note(f"{planned.label}: {what}, {accuracy_text}")
 
 
-def _spent(planned: PlannedRun, outcome: Outcome, inherited: int) -> dict[str, Any]:
-    """Fields of the training record: steps, examples, FLOPs and the budget."""
-    plan, parent = planned.plan, planned.parent
-    inherited_examples = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
-    if plan.flops:
-        kind, asked, used, last_step = "train-flops", plan.flops, outcome.flops + inherited, outcome.last_step_flops
-    else:
-        kind, asked, last_step = "examples", plan.examples + inherited_examples, plan.batch_size
-        used = outcome.examples + inherited_examples
-    return {
-        "steps": outcome.steps,
-        "examples": outcome.examples,
-        "inherited_examples": inherited_examples,
-        "flops": outcome.flops,
-        "inherited_flops": inherited,
-        "flops_executed": outcome.flops_executed,
-        "flops_padding": outcome.flops_padding,
-        "budget": UsedBudgetRecord(kind=kind, asked=asked, used=used, last_step=last_step),
-    }
-
-
 def _tuning_record(planned: PlannedRun, adopted: str | None = None) -> dict[str, Any]:
     """Fields of the training record on the learning rate's choice; `adopted` is the trial whose weights the run has."""
     tried: dict[str, Any] = {"tuning_trials": planned.tuning_trials}
     return tried if planned.choice is None else tried | {"tuning": planned.choice.record(adopted)}
-
-
-def _winning_trial(planned: PlannedRun) -> Run | None:
-    """The trial that this run would only repeat: the winner of its method, of the same seed, budget and all else."""
-    if planned.choice is None:
-        return None
-    trial = Run(planned.study.store.folder / planned.choice.winner.run)
-    return trial if same_training(planned.spec, trial.spec) else None
 
 
 def _trained_flops(run: Run) -> int:

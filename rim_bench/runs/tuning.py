@@ -134,17 +134,15 @@ def stored_choices(trials: Plan) -> dict[str, Choice]:
 
 
 def _choices(results: Iterable[tuple[PlannedRun, Trial]]) -> dict[str, Choice]:
-    tried: dict[str, list[Trial]] = {}
-    last: dict[str, PlannedRun] = {}
+    by_method: dict[str, list[tuple[PlannedRun, Trial]]] = {}
     for planned, trial in results:
-        tried.setdefault(planned.method.name, []).append(trial)
-        last[planned.method.name] = planned
-    out: dict[str, Choice] = {}
-    for name, planned in last.items():
-        grid = planned.study.options.grid
+        by_method.setdefault(planned.method.name, []).append((planned, trial))
+    choices: dict[str, Choice] = {}
+    for name, pairs in by_method.items():
+        planned, grid = pairs[-1][0], pairs[-1][0].study.options.grid
         assert grid is not None, "a trial is planned by a request that tunes"
-        out[name] = Choice(name, tuple(tried[name]), grid, planned.plan.seed)
-    return out
+        choices[name] = Choice(name, tuple(trial for _, trial in pairs), grid, planned.plan.seed)
+    return choices
 
 
 def _stored_trial(planned: PlannedRun) -> Trial:
@@ -160,7 +158,7 @@ def same_training(arm: RunSpec, trial: RunSpec) -> bool:
 
 
 def adopt(run: Run, trial: Run, choice: Mapping[str, Any]) -> None:
-    """Make the arm of the winning trial: the same weights and records, with what the arm says of them in addition.
+    """Makes the arm of the winning trial: the same weights and records, and beside them what the arm says of them.
 
     Raises:
         UsageError: the trial is damaged.
@@ -171,6 +169,6 @@ def adopt(run: Run, trial: Run, choice: Mapping[str, Any]) -> None:
     )
     if trial.spec.rule == SPLITS:
         for folder in sorted((trial.path / CANDIDATES).glob("step-*")):
-            with complete_folder(run.path / CANDIDATES / folder.name) as made:
-                link_files(folder, made)
+            with complete_folder(run.path / CANDIDATES / folder.name) as candidate:
+                link_files(folder, candidate)
     run.finish(lambda folder: link_files(source, folder), replace(trial.training() or TrainingRecord(), **choice))

@@ -5,8 +5,7 @@ of that arm.
 
 An arm like Coconut begins with a stage of CoT inside its own budget. What it then gains over a direct model that never
 saw a chain may be that stage's. So the controls train a CoT model for as many steps as the stage took, and continue
-from it with what is left. How good that
-model is does not matter: the arm had no better one.
+from it with what is left. How good that model is does not matter: the arm had no better one.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from rim_bench.evaluate.vocabulary_check import CannotBeAsked
 from rim_bench.methods.controls import Control
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import Plan, arms
-from rim_bench.runs.study import StudySetting
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.progress import Reporter
 
@@ -34,7 +32,11 @@ def warm_options(plan: Plan, runs: Sequence[Run], controls: Sequence[Control]) -
     study, last = plan[0].study, arms(plan)[-1].plan
     out = []
     for start in dict.fromkeys(c.start for c in controls if c.start is not None):
-        steps = max(_steps_in(study, run, start) for run in runs)
+        steps = 0  # the most of any run, in the stages that such a start would have spared it
+        for run in runs:
+            method = study.method(run.spec.method.file or run.spec.method.name)
+            spared = {s.name for s in method.stages() if s.given_by == start}
+            steps = max(steps, sum(record["stage"] in spared for record in run.metrics()))
         if not steps:
             continue  # the budget was so small that the stage had no step of its own
         methods = tuple(dict.fromkeys(c.method for c in controls if c.start == start))
@@ -65,10 +67,3 @@ def evaluate_controls(
                 evaluate_stored(run, asked, reporter, execution=execution)
             except CannotBeAsked as error:
                 reporter.note(f"control {control.label} was not run: {error}")
-
-
-def _steps_in(study: StudySetting, run: Run, start: str) -> int:
-    """Optimizer steps of the stages that such a start would have spared a run."""
-    method = study.method(run.spec.method.file or run.spec.method.name)
-    spared = {s.name for s in method.stages() if s.given_by == start}
-    return sum(record["stage"] in spared for record in run.metrics())
