@@ -25,6 +25,7 @@ from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.study import study_setting
 from rim_bench.runs.training import evaluation_request, run_plan
+from rim_bench.storage.records import KnobRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 
@@ -128,7 +129,7 @@ def test_every_run_turns_its_own_knob_and_nothing_is_done_twice(out: Path, monke
         assert set(stored) == {p.key for p in mine} and len(stored) == len(mine)
         assert before[run.id] <= {mine[0].key}  # the evaluation of `rim-bench run` is the first point of every curve
         for p in mine:
-            expected = None if p.name is None else {"name": p.name, "value": p.value}
+            expected = None if p.name is None else KnobRecord(name=p.name, value=p.value)
             assert (p.summary.knob, p.summary.curve) == (expected, p.name is not None) and stored[p.key] == p.summary
             assert p.summary.n == ROWS and p.summary.quick
     assert heard.done == [
