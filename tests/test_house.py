@@ -60,6 +60,13 @@ def test_code_folders_are_imported_inside_the_package_alone(folder: str) -> None
             assert name.split(".")[0] not in ("models", "baselines", "tasks", ""), f"{path.relative_to(ROOT)}: {name}"
 
 
+def test_no_two_classes_have_one_name() -> None:
+    """One word, one meaning."""
+    names = [n.name for path in sorted(PACKAGE.rglob("*.py")) for n in tree(path).body if isinstance(n, ast.ClassDef)]
+    twice = {name for name in names if names.count(name) > 1 and not name.startswith("_")}
+    assert len(names) > 150 and not twice
+
+
 def test_no_module_takes_a_private_name_of_another() -> None:
     for path in [
         *PACKAGE.rglob("*.py"),

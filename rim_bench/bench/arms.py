@@ -12,7 +12,7 @@ import torch
 
 from rim_bench.bench.record import Setting
 from rim_bench.bench.rivals import HfLoop, PlainLoop, Stock, hf_generate, plain_forward, uncached
-from rim_bench.bench.session import Counts, Job, NoJournal
+from rim_bench.bench.session import Counts, MeasuredJob, NoJournal
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.generate import decode
 from rim_bench.engine.markers import add_markers, train_markers_only
@@ -78,7 +78,7 @@ class Arm:
         random.Random(f"plain {k}").shuffle(rows)
         return [rows[at : at + self.batch_size] for at in range(0, len(rows), self.batch_size)]
 
-    def train(self, steps: int, name: str | None = None) -> Job:
+    def train(self, steps: int, name: str | None = None) -> MeasuredJob:
         """Optimizer steps of a run, in its last stage and with that stage's dropout.
 
         Counts examples, FLOPs (of the layouts alone, and executed), real and executed positions.
@@ -98,9 +98,9 @@ class Arm:
 
             return work
 
-        return Job(name or f"{self.name}: train", prepare)
+        return MeasuredJob(name or f"{self.name}: train", prepare)
 
-    def train_plain(self, steps: int) -> Job:
+    def train_plain(self, steps: int) -> MeasuredJob:
         """The same examples, model and optimizer in the plain loop, in random batches; counts examples, positions."""
 
         def prepare(k: int) -> Callable[[], Counts]:
@@ -116,18 +116,18 @@ class Arm:
 
             return work
 
-        return Job(f"{self.name}: plain", prepare)
+        return MeasuredJob(f"{self.name}: plain", prepare)
 
-    def train_hf(self, steps: int) -> Job:
+    def train_hf(self, steps: int) -> MeasuredJob:
         """The same examples, a copy of the model, in Hugging Face's `Trainer`; counts examples."""
 
         def prepare(k: int) -> Callable[[], Counts]:
             self.backbone.set_dropout(0.0)
             return self.hf.ready(self.chosen(k, steps), k)
 
-        return Job(f"{self.name}: Trainer", prepare)
+        return MeasuredJob(f"{self.name}: Trainer", prepare)
 
-    def first_token(self, n: int) -> Job:
+    def first_token(self, n: int) -> MeasuredJob:
         """`n` prompts up to the first generated token, one after the other; counts questions."""
 
         def prepare(k: int) -> Callable[[], Counts]:
@@ -141,9 +141,9 @@ class Arm:
 
             return work
 
-        return Job(f"{self.name}: first token", prepare)
+        return MeasuredJob(f"{self.name}: first token", prepare)
 
-    def forwards(self, n: int) -> Job:
+    def forwards(self, n: int) -> MeasuredJob:
         """A plain forward of as many columns as each of those prompts has; counts questions."""
 
         def prepare(k: int) -> Callable[[], Counts]:
@@ -157,7 +157,7 @@ class Arm:
 
             return work
 
-        return Job(f"{self.name}: plain forward", prepare)
+        return MeasuredJob(f"{self.name}: plain forward", prepare)
 
     def questions(self, k: int, n: int) -> list[tuple[int, ...]]:
         """`n` questions of round `k`, in the order that a run sees them."""
@@ -174,7 +174,7 @@ class Arm:
         if "stock" in self.__dict__:
             self.stock.model.eval()
 
-    def answer(self, n: int, tokens: int, name: str | None = None) -> Job:
+    def answer(self, n: int, tokens: int, name: str | None = None) -> MeasuredJob:
         """`n` questions answered side by side, `tokens` generated for each; counts examples and tokens."""
 
         def prepare(k: int) -> Callable[[], Counts]:
@@ -189,9 +189,9 @@ class Arm:
 
             return work
 
-        return Job(name or f"{self.name}: answer", prepare)
+        return MeasuredJob(name or f"{self.name}: answer", prepare)
 
-    def answer_hf(self, n: int, tokens: int) -> Job:
+    def answer_hf(self, n: int, tokens: int) -> MeasuredJob:
         """The same questions, bare, by Hugging Face's `generate`."""
 
         def prepare(k: int) -> Callable[[], Counts]:
@@ -205,9 +205,9 @@ class Arm:
 
             return work
 
-        return Job(f"{self.name}: generate", prepare)
+        return MeasuredJob(f"{self.name}: generate", prepare)
 
-    def answer_uncached(self, n: int, tokens: int, of: int) -> Job:
+    def answer_uncached(self, n: int, tokens: int, of: int) -> MeasuredJob:
         """`n` of the `of` questions of a round, spread over their lengths, one at a time and without a cache."""
 
         def prepare(k: int) -> Callable[[], Counts]:
@@ -226,7 +226,7 @@ class Arm:
 
             return work
 
-        return Job(f"{self.name}: uncached", prepare)
+        return MeasuredJob(f"{self.name}: uncached", prepare)
 
 
 def equal_work(generated: int, rows: int, tokens: int) -> Counts:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from rim_bench.bench.arms import Bench
 from rim_bench.bench.record import Line, Spread
-from rim_bench.bench.session import Job, Session, interleave
+from rim_bench.bench.session import MeasuredJob, Session, interleave
 from rim_bench.util.errors import UsageError
 
 STEPS = 4  # optimizer steps of each method a round, on rows of an embedded task
@@ -29,7 +29,7 @@ def train_session(
     bench: Bench, methods: Sequence[str], rounds: int, steps: int = STEPS, against: Sequence[str] = ("plain",)
 ) -> Session:
     """Interleaved rounds over all methods, each beside its plain loop (cot's where it has none of its own)."""
-    jobs: list[Job] = []
+    jobs: list[MeasuredJob] = []
     for k, name in enumerate(methods):
         arm = bench.arm(name)
         pair = [arm.train(steps)]
@@ -74,7 +74,7 @@ def answer_session(
     Raises:
         UsageError: prompts that leave the model no positions for so many tokens.
     """
-    jobs: list[Job] = []
+    jobs: list[MeasuredJob] = []
     longest = max((e.question for e in bench.data), key=len)
     for k, name in enumerate(methods):
         arm = bench.arm(name)

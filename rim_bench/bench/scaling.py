@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rim_bench.bench.arms import Arm, Bench
 from rim_bench.bench.record import Curve, Measured, Scaling
-from rim_bench.bench.session import Job, Session, interleave
+from rim_bench.bench.session import MeasuredJob, Session, interleave
 from rim_bench.compute.flops import decode_flops, prefill_flops
 from rim_bench.methods.method import Encoded
 from rim_bench.runs.options import Options
@@ -68,7 +68,7 @@ def scaling(options: Options, vary: str, values: Sequence[int], rounds: int, sho
     settings = {k: v for k, v in options.settings.items() if k in methods}
     options = dataclasses.replace(options, methods=methods, settings=settings)
     points: dict[tuple[str, int], Arm] = {}
-    jobs: list[Job] = []
+    jobs: list[MeasuredJob] = []
     for value in values:
         show(f"{vary} = {value}")
         bench = bench_at(options, vary, value)

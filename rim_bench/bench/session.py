@@ -27,15 +27,15 @@ Counts = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class MeasuredJob:
     """A piece of work. `prepare(k)` makes round `k` ready and is not timed (round 0 warms up); what it returns is."""
 
     name: str
     prepare: Callable[[int], Callable[[], Counts]]
 
-    def same_every_round(self) -> Job:
+    def same_every_round(self) -> MeasuredJob:
         """The job on the examples of round 0, in every round."""
-        return Job(self.name, lambda _: self.prepare(0))
+        return MeasuredJob(self.name, lambda _: self.prepare(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def check_rounds(rounds: int) -> None:
         raise UsageError(f"--rounds {rounds} must be at least 1")
 
 
-def interleave(jobs: Sequence[Job], rounds: int, device: torch.device) -> Session:
+def interleave(jobs: Sequence[MeasuredJob], rounds: int, device: torch.device) -> Session:
     """One round to warm up, then `rounds` of them: all jobs in turn, forwards and backwards alternately.
 
     Neighbours in `jobs` are neighbours in time: put beside each other what is compared. Garbage is collected before

@@ -17,7 +17,7 @@ from rim_bench.data.options import Steps
 from rim_bench.data.question_ids import Placed, listed, numbered, registered_hash
 from rim_bench.data.rows import (
     Hub,
-    Row,
+    SourceRow,
     fields_of,
     fitting,
     read_file,
@@ -246,7 +246,7 @@ class TaskReader:
             notes.append(problem)
         return Split(examples, source, split, tuple(notes), actual == expected)
 
-    def _rows(self, split: str) -> tuple[list[Row], str]:
+    def _rows(self, split: str) -> tuple[list[SourceRow], str]:
         """The rows of a split as published, and where they came from."""
         path = self.find(split)
         if path is not None:
@@ -254,7 +254,7 @@ class TaskReader:
             if parse is None:
                 return read_step_text(path) if path.suffix == ".txt" else read_file(path), str(path)
             try:
-                rows = [Row(f"{path}, {place}", fields) for place, fields in parse(read_text(path))]
+                rows = [SourceRow(f"{path}, {place}", fields) for place, fields in parse(read_text(path))]
             except ValueError as error:
                 raise UsageError(f"{path}, {error}") from None
             if not rows:

@@ -37,7 +37,7 @@ _LINES: Final = re.compile(r"\s*[\r\n]\s*")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One record as published, and where it stands (`FILE, line 3` or `row 3 of openai/gsm8k (main), train`)."""
 
     place: str
@@ -74,7 +74,7 @@ def fields_of(form: Mapping[str, Any]) -> Fields:
     return Fields(question=tuple([question] if isinstance(question, str) else question), **rest)
 
 
-def fitting(row: Row, forms: Sequence[Fields]) -> Fields:
+def fitting(row: SourceRow, forms: Sequence[Fields]) -> Fields:
     """The first form whose keys a row has; where there is only one, that one (what it lacks is told when it is read).
 
     Raises:
@@ -96,7 +96,7 @@ class Hub:
     splits: Mapping[str, str]
 
 
-def read_file(path: Path) -> list[Row]:
+def read_file(path: Path) -> list[SourceRow]:
     """The rows of a JSONL file, or of a JSON file that holds one array of objects. Blank lines are skipped.
 
     Raises:
@@ -107,18 +107,18 @@ def read_file(path: Path) -> list[Row]:
         items = _parse(raw, str(path), "an array of JSON objects")
         if not items:
             raise UsageError(f"data file {str(path)!r} is empty: expected an array of JSON objects")
-        return [Row(f"{path}, item {i}", _object(item, f"{path}, item {i}")) for i, item in enumerate(items, 1)]
+        return [SourceRow(f"{path}, item {i}", _object(item, f"{path}, item {i}")) for i, item in enumerate(items, 1)]
     rows = []
     for number, line in enumerate(raw.split(b"\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
-            rows.append(Row(place, _object(_parse(line, place, "one JSON object a line"), place)))
+            rows.append(SourceRow(place, _object(_parse(line, place, "one JSON object a line"), place)))
     if not rows:
         raise UsageError(f"data file {str(path)!r} is empty: expected one JSON object a line")
     return rows
 
 
-def with_field(rows: Sequence[Row], field: str, keep: Sequence[str], drop: Sequence[str]) -> list[Row]:
+def with_field(rows: Sequence[SourceRow], field: str, keep: Sequence[str], drop: Sequence[str]) -> list[SourceRow]:
     """The rows whose field has a value to keep.
 
     Raises:
@@ -178,7 +178,7 @@ def _object(value: Any, place: str) -> Mapping[str, Any]:
     return value
 
 
-def read_hub(hub: Hub, split: str, way_out: str) -> list[Row]:
+def read_hub(hub: Hub, split: str, way_out: str) -> list[SourceRow]:
     """The rows of one split from the hub, in the hub's order, or from the local cache where the hub is out of reach.
 
     The hub is probed with a time limit first: the client library alone would retry for half a minute.
@@ -201,7 +201,7 @@ def read_hub(hub: Hub, split: str, way_out: str) -> list[Row]:
         )
         cached = " and no copy of it is in the local cache" if trouble else ""
         raise UsageError(f"data set {name} could not be loaded from the hub ({reason}){cached}: {way_out}") from None
-    return [Row(f"row {i} of {name}, {split}", row) for i, row in enumerate(rows)]
+    return [SourceRow(f"row {i} of {name}, {split}", row) for i, row in enumerate(rows)]
 
 
 def unreachable() -> str | None:
@@ -253,7 +253,7 @@ def offline() -> Iterator[None]:
             place.HF_HUB_OFFLINE = value
 
 
-def to_example(row: Row, fields: Fields, source: str, steps: Steps, name: str, kind: Kind) -> Example:
+def to_example(row: SourceRow, fields: Fields, source: str, steps: Steps, name: str, kind: Kind) -> Example:
     """A row as an example.
 
     Args:
@@ -301,7 +301,7 @@ def to_example(row: Row, fields: Fields, source: str, steps: Steps, name: str, k
     )
 
 
-def _text(row: Row, key: str) -> str:
+def _text(row: SourceRow, key: str) -> str:
     """A field as text that is not blank; numbers as people write them (18.0 is 18, 1e+16 is 10000000000000000)."""
     if key not in row.data:
         raise UsageError(f"{row.place}: no field {key!r}: found {', '.join(map(repr, row.data)) or 'no fields'}")
@@ -322,7 +322,7 @@ _STEPS: Final = re.compile(r"\s*(?:<<[^<>\n]*>>\s*)*")
 _EXPECTED: Final = "expected 'question||<<a+b=c>> <<...>> #### answer' on one line"
 
 
-def read_step_text(path: Path) -> list[Row]:
+def read_step_text(path: Path) -> list[SourceRow]:
     """The rows of such a file, with the fields question, steps (a list) and answer. Blank lines are skipped.
 
     Raises:
@@ -353,7 +353,7 @@ def read_step_text(path: Path) -> list[Row]:
         if problem is not None:
             raise UsageError(f"{place}: {problem}, {_EXPECTED}")
         steps = _ANNOTATION.findall(chain)
-        rows.append(Row(place, {"question": question.strip(), "steps": steps, "answer": answer.strip()}))
+        rows.append(SourceRow(place, {"question": question.strip(), "steps": steps, "answer": answer.strip()}))
     if not rows:
         raise UsageError(f"data file {str(path)!r} is empty: {_EXPECTED}")
     return rows

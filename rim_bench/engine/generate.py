@@ -293,7 +293,7 @@ def _open_branches(parts: Sequence[PackedBatch], places: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class ChoiceScore:
     """Log-likelihood of one continuation, and whether greedy decoding would have produced it."""
 
     logprob: float
@@ -303,7 +303,7 @@ class Score:
 @torch.inference_mode()
 def score(
     workspace: PackedModel, layouts: Sequence[Layout], choices: Sequence[Sequence[tuple[int, ...]]]
-) -> list[list[Score]]:
+) -> list[list[ChoiceScore]]:
     """Log-likelihood of each choice after each layout's (first) resume segment, as sibling branches of one tree.
 
     Raises:
@@ -319,7 +319,7 @@ def score(
     with backbone.autocast():
         columns = workspace.forward(grown)
         hidden = columns.hidden
-        out: list[list[Score]] = []
+        out: list[list[ChoiceScore]] = []
         for r, (base, layout, options) in enumerate(zip(layouts, grown, choices, strict=True)):
             row = []
             for i, tokens in enumerate(options):
@@ -328,6 +328,6 @@ def score(
                 logits = backbone.head(hidden[r, [columns.at(r, c) for c in sources]])  # [tokens, vocabulary]
                 target = torch.tensor(tokens, device=logits.device)
                 logprobs = logits.log_softmax(-1).gather(1, target[:, None])
-                row.append(Score(float(logprobs.sum()), bool((logits.argmax(-1) == target).all())))
+                row.append(ChoiceScore(float(logprobs.sum()), bool((logits.argmax(-1) == target).all())))
             out.append(row)
     return out

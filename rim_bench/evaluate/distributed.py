@@ -17,7 +17,7 @@ import torch
 from rim_bench.data.answers import Kind
 from rim_bench.engine.distributed.trainer import TRAINING
 from rim_bench.engine.distributed.workers import WorkerGroup
-from rim_bench.engine.generate import Score, score
+from rim_bench.engine.generate import ChoiceScore, score
 from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.evaluate.multiple_choice import ChoicePredictor
 from rim_bench.evaluate.predict import Prediction, Predictor
@@ -65,7 +65,7 @@ class ScoreBatch:
             row.size + sum(map(len, c)) for row, c in zip(self.layouts, self.choices, strict=True)
         )
 
-    def results(self, trained: TrainedModel) -> list[list[Score]]:
+    def results(self, trained: TrainedModel) -> list[list[ChoiceScore]]:
         """The scores of each prompt's continuations."""
         return score(trained.workspace, self.layouts, self.choices)
 
@@ -87,7 +87,7 @@ def answer_all(
     return _share_out(predictor.trained, batches, predictor, settings, on_batch)
 
 
-def score_all(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list[list[Score]]]:
+def score_all(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list[list[ChoiceScore]]]:
     """The scores of all batches, in their order.
 
     Raises:

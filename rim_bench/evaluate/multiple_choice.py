@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from rim_bench.compute.flops import bridge_flops, prefill_flops
 from rim_bench.compute.training_flops import executed, forward, seen
 from rim_bench.data.answers import Kind
-from rim_bench.engine.generate import Completion, DecodingWork, Score, Stop, score
+from rim_bench.engine.generate import ChoiceScore, Completion, DecodingWork, Stop, score
 from rim_bench.evaluate.predict import ANSWER, Batch, Prediction, Predictor
 from rim_bench.methods.layout import Layout
 from rim_bench.util.errors import UsageError
@@ -140,7 +140,7 @@ class ChoicePredictor(Predictor):
 
     def _choose(
         self, layouts: Sequence[Layout], limit: int
-    ) -> tuple[list[Completion], list[Layout], list[list[Score]], DecodingWork]:
+    ) -> tuple[list[Completion], list[Layout], list[list[ChoiceScore]], DecodingWork]:
         """What each row wrote first, the layouts that choices follow, their scores (none: no room), and the work."""
         work = DecodingWork()
         chains = [Completion(ended=True, prompt_passes=row.passes) for row in layouts]
@@ -148,7 +148,7 @@ class ChoicePredictor(Predictor):
         if self.method.writes_steps:
             chains = [samples[0] for samples in super().complete(layouts, limit, self.stop((ANSWER,)), work)]
             bases = [self._after_steps(row, chain) for row, chain in zip(layouts, chains, strict=True)]
-        scores: list[list[Score]] = [[] for _ in layouts]
+        scores: list[list[ChoiceScore]] = [[] for _ in layouts]
         asked = [
             (i, *branches(self.backbone, bases[i], self.offered[self._asked[layouts[i].tokens]]))
             for i in range(len(layouts))

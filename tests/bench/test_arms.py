@@ -18,7 +18,7 @@ from rim_bench.bench.measurements import train_session
 from rim_bench.bench.record import Spread, undocumented
 from rim_bench.bench.report import table
 from rim_bench.bench.rivals import PlainLoop, hf_generate, uncached
-from rim_bench.bench.session import Counts, Job, interleave, matrix_peak
+from rim_bench.bench.session import Counts, MeasuredJob, interleave, matrix_peak
 from rim_bench.engine.attention import NAME
 from rim_bench.engine.generate import Sampling, decode, sample
 from rim_bench.engine.losses import group_counts, tree_loss
@@ -52,11 +52,11 @@ def bench() -> Bench:
 def test_jobs_take_turns_about_who_goes_first_and_only_timed_rounds_count() -> None:
     seen: list[tuple[str, int]] = []
 
-    def job(name: str) -> Job:
+    def job(name: str) -> MeasuredJob:
         def prepare(k: int) -> Callable[[], Counts]:
             return lambda: seen.append((name, k)) or {"examples": 8.0}  # type: ignore[func-returns-value]
 
-        return Job(name, prepare)
+        return MeasuredJob(name, prepare)
 
     session = interleave([job("a"), job("b"), job("c")], 2, torch.device("cpu"))
     assert seen == [("c", 0), ("b", 0), ("a", 0), ("a", 1), ("b", 1), ("c", 1), ("c", 2), ("b", 2), ("a", 2)]

@@ -16,7 +16,7 @@ import torch
 from rim_bench.bench import measurements, overhead, targets
 from rim_bench.bench import memory as memory_module
 from rim_bench.bench.record import Line, Spread, Target
-from rim_bench.bench.session import Job, Round, Session, Timed
+from rim_bench.bench.session import MeasuredJob, Round, Session, Timed
 from rim_bench.runs.options import Options
 from rim_bench.util.errors import UsageError
 
@@ -43,7 +43,7 @@ DONE = {  # job -> seconds of two rounds, and what it told
 PEAK = 1e11
 
 
-def pretended(jobs: Sequence[Job], rounds: int, device: torch.device) -> Session:
+def pretended(jobs: Sequence[MeasuredJob], rounds: int, device: torch.device) -> Session:
     """Rounds in which everything takes what `DONE` says."""
     found = [Round({j.name: Timed(DONE[j.name][0][k % 2], DONE[j.name][1]) for j in jobs}, PEAK) for k in range(rounds)]
     return Session(found, 0.9)
