@@ -109,12 +109,12 @@ def bench(
                 raise UsageError(
                     f"{flag} has no meaning for {SHOWN}, which measures nothing: of all flags it takes --out"
                 )
-        if not (found := stored(options.out, lambda text: echo(text, err=True))):
+        if not (measurements := stored(options.out, lambda text: echo(text, err=True))):
             raise UsageError(
                 f"no measurement is stored in {str(options.out)!r}: `rim-bench bench --record` stores one, --out names "
                 "another folder"
             )
-        echo(page(found), nl=False)
+        echo(page(measurements), nl=False)
         return
     _check_flags(kinds, options)
     if options.json is not None:
@@ -141,19 +141,19 @@ def _check_flags(kinds: tuple[str, ...], options: BenchOptions) -> None:
         )
 
 
-def _check_place(flag: str, given: Path, path: Path) -> None:
+def _check_place(flag: str, asked: Path, path: Path) -> None:
     """Refuses what could not be written once something is measured.
 
     Tries a nameless file where `path` would come: in its folder, or in the nearest one above that is there.
     """
     try:
         if path.is_dir():
-            raise UsageError(f"{flag} {str(given)!r} cannot be written: {str(path)!r} is a folder")
+            raise UsageError(f"{flag} {str(asked)!r} cannot be written: {str(path)!r} is a folder")
         folder = next(p for p in path.absolute().parents if p.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"{flag} {str(given)!r} cannot be written: {error.strerror}") from None
+        raise UsageError(f"{flag} {str(asked)!r} cannot be written: {error.strerror}") from None
 
 
 def _study_options(kinds: tuple[str, ...], asked: BenchOptions) -> Options:

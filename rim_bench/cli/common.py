@@ -40,7 +40,7 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
         changed: flags that this command shows in another way, by field.
     """
 
-    def made(function: Callable[..., Any]) -> Callable[..., Any]:
+    def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(function, include_extras=True)
         own = inspect.signature(function).parameters
         kinds = {name: hints[name] for name in own if is_dataclass(hints[name])}
@@ -51,7 +51,7 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
 
         @functools.wraps(function)
         def command(**values: Any) -> Any:
-            given = {name: value for name, value in values.items() if name not in flags}
+            arguments = {name: value for name, value in values.items() if name not in flags}
             for name, kind in kinds.items():
                 read = {}  # what the command line or the environment says
                 for field in (flags[n] for n in fields[name]):
@@ -60,8 +60,8 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
                         read[field.name] = value if field.flag.read is None else field.flag.read(value)
                     elif field.kind is bool and os.environ.get(field.flag.envvar or "", "") in ("1", "true"):
                         read[field.name] = True
-                given[name] = kind(**read)
-            return function(**given)
+                arguments[name] = kind(**read)
+            return function(**arguments)
 
         parameters = [
             _parameter(flags[n])
@@ -73,7 +73,7 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
 
-    return made
+    return with_signature
 
 
 def _parameter(field: FlagField) -> inspect.Parameter:
@@ -149,12 +149,12 @@ def write_tables(runs: list[Run], damaged: list[Damaged], out: Path, *, print_it
     from rim_bench.report.comparison import comparison
     from rim_bench.util.files import write_bytes_atomic
 
-    made = comparison(runs, split=split, damaged=damaged)
-    write_bytes_atomic(out / "table.md", made.to_markdown().encode())
-    write_bytes_atomic(out / "table.csv", made.to_csv().encode())
+    table = comparison(runs, split=split, damaged=damaged)
+    write_bytes_atomic(out / "table.md", table.to_markdown().encode())
+    write_bytes_atomic(out / "table.csv", table.to_csv().encode())
     if print_it:
         console = Console()
-        console.print(made.to_rich(console.width))
+        console.print(table.to_rich(console.width))
 
 
 def execution_of(context: typer.Context) -> ExecutionContext:

@@ -91,7 +91,7 @@ def leakage(
     from rim_bench.data.leakage import leakage_report
 
     check_split(split)
-    made = leakage_report(
+    leaks = leakage_report(
         task,
         suite or (),
         eval_tasks or (),
@@ -103,13 +103,13 @@ def leakage(
         worst=worst,
         allow_changed=options.allow_changed_data,
     )
-    for name, reason in made.missing.items():
+    for name, reason in leaks.missing.items():
         echo(f"{name} is not compared: {reason}", err=True)
-    table = made.table(text)
+    table = leaks.table(text)
     if to is None:
-        return print_as(format_, table, json=lambda: made.to_json(text))
+        return print_as(format_, table, json=lambda: leaks.to_json(text))
     texts = {"markdown": table.to_markdown, "csv": table.to_csv, "latex": table.to_latex}
-    written = texts[format_]() if format_ in texts else made.to_json(text)
+    written = texts[format_]() if format_ in texts else leaks.to_json(text)
     from rim_bench.util.files import write_bytes_atomic
 
     write_bytes_atomic(to, written.encode())

@@ -57,8 +57,8 @@ def table(
             "--references has no place in --format csv, which holds measured numbers only: use markdown, latex or "
             "terminal"
         )
-    made = comparison(chosen, split=split, damaged=damaged, published=shipped() if references else None)
-    print_as(format_, made)
+    table = comparison(chosen, split=split, damaged=damaged, published=shipped() if references else None)
+    print_as(format_, table)
     if write:
         write_tables(chosen, damaged, out, print_it=False, split=split)
 
@@ -116,15 +116,15 @@ def leaderboard(
 
     board = rank(chosen, split=split, damaged=damaged)
     print_as(format_, board.table, csv=board.to_csv, json=board.to_json)
-    made = board.write(out) if write else []
+    written = board.write(out) if write else []
     if plots:
         from rim_bench.report.plots.curves import curve_plots
 
         drawn, missing = curve_plots(board.contests, out)
-        made += drawn
+        written += drawn
         for line in missing:
             echo(line, err=True)
-    for path in made:
+    for path in written:
         echo(str(path), err=True)
 
 

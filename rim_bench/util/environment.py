@@ -35,7 +35,7 @@ def environment(gpu: Mapping[str, Any] | None = None, argv: Iterable[str] | None
 
     `gpu` is the caller's word for it (name, memory, driver); nothing heavy is imported.
     """
-    given = list(sys.argv if argv is None else argv)
+    arguments = list(sys.argv if argv is None else argv)
     packages: dict[str, str] = {}
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -53,7 +53,7 @@ def environment(gpu: Mapping[str, Any] | None = None, argv: Iterable[str] | None
         "gpu": None if gpu is None else dict(gpu),
         "packages": packages,
         "git": _git(),
-        "argv": [Path(given[0]).name, *given[1:]] if given else [],
+        "argv": [Path(arguments[0]).name, *arguments[1:]] if arguments else [],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

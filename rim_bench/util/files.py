@@ -162,16 +162,16 @@ def damage_of(folder: Path, *, contents: bool = True) -> str | None:
         return str(error)
     except (KeyError, TypeError, ValueError, AttributeError):
         return f"{MANIFEST} is not a manifest"
-    found = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
+    present = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
+    for name in sorted(expected.keys() | present.keys()):
+        if name not in present:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} is not in {MANIFEST}"
         size, digest = expected[name]
-        if (actual := found[name].stat().st_size) != size:
+        if (actual := present[name].stat().st_size) != size:
             return f"{name} has {actual:,} bytes instead of {size:,}"
-        if contents and _sha256(found[name]) != digest:
+        if contents and _sha256(present[name]) != digest:
             return f"{name} does not match its sha256"
     return None
 
