@@ -122,6 +122,7 @@ def test_the_task_of_the_page_is_trained_and_evaluated(
         rows = [{"prompt": f"{n} + {n}?", "work": [f"{n} + {n} = {2 * n}"], "result": str(2 * n)} for n in numbers]
         (tmp_path / f"sums_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RIM_BENCH_DATA", raising=False)  # the page's rows lie beside its YAML
     small = "--backbone width=32 --backbone layers=1 --quick --device cpu"
     monkeypatch.setattr(sys, "argv", ["rim-bench", *f"run --methods direct --task ./sums.yaml {small}".split()])
     main = import_module(entry_point()).main
