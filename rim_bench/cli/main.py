@@ -90,7 +90,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        message = error.format_message() if isinstance(error, _ParserError) else sentence(error)  # type: ignore[attr-defined]
+        parsing: Any = error if isinstance(error, _ParserError) else None
+        message = sentence(error) if parsing is None else parsing.format_message()
         if message is None:
             echo(traceback.format_exc(), err=True, nl=False)
             raise SystemExit(FAULT) from None

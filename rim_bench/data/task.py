@@ -220,7 +220,8 @@ def check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:
     """
     problems = [str(unknown("key", key, _KEYS)) for key in block if key not in _KEYS]
     for key, kind in _KEYS.items():
-        if key in block and (not isinstance(block[key], kind) or isinstance(block[key], bool)):  # type: ignore[arg-type]
+        fits = key not in block or isinstance(block[key], kind)  # type: ignore[arg-type]
+        if not fits or isinstance(block.get(key), bool):
             problems.append(f"{key} is {type(block[key]).__name__}, which is the wrong type")
     problems += [f"{key} is missing" for key in ("summary", "source") if key not in block]
     if not isinstance(metadata.get("version"), int):

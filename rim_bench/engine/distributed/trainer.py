@@ -136,7 +136,8 @@ class Step(nn.Module):
         """As `tree_loss`: the loss of the rows, and each group's share of it."""
         backbone, workspace = self._parts
         with backbone.autocast():
-            return tree_loss(backbone, workspace.forward(rows), counts)  # type: ignore[arg-type]  # an infinite count is none
+            # an infinite count is none
+            return tree_loss(backbone, workspace.forward(rows), counts)  # type: ignore[arg-type]
 
 
 class TrainerReplica:
