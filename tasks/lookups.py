@@ -83,12 +83,12 @@ class Family:
         entries, count = table(self.size), int(level[-1])
         while True:
             items, key = rng.sample(ITEMS[: self.size], count), rng.choice(KEYS[: self.size])
-            found = [entries[item, key] for item in items]
-            if str(ITEMS.index(items[0]) % 2 if level.startswith(CONTROL) else self.joined(found)) == answer:
+            selected = [entries[item, key] for item in items]
+            if str(ITEMS.index(items[0]) % 2 if level.startswith(CONTROL) else self.joined(selected)) == answer:
                 break
         line = "".join(items) + fill(max(self.counts) - count, rng)
         question = f"{key}{line}?" if level.startswith(FIRST) else f"{line}?{key}"
-        return question, tuple(f"{item}{entry}" for item, entry in zip(items, found, strict=True))
+        return question, tuple(f"{item}{entry}" for item, entry in zip(items, selected, strict=True))
 
 
 FAMILY: Final = Family("lookups", 12, (1, 2, 3, 4, 5, 6), "xor")

@@ -50,10 +50,10 @@ def _draw(level: str, answer: str, rng: random.Random) -> tuple[str, tuple[str, 
     while True:
         digits = rng.sample(range(len(DIGITS)), count)
         checks = list(combinations(digits, size))
-        found = (
+        matches = (
             digits[0] % 2 if level.startswith(CONTROL) else any(sum(check) % len(DIGITS) == wanted for check in checks)
         )
-        if str(int(found)) == answer:
+        if str(int(matches)) == answer:
             break
     line = "".join(DIGITS[digit] for digit in digits) + fill(MAX_DIGITS - count, rng)
     return f"{line}?{DIGITS[wanted]}", tuple(map(_step, checks))

@@ -40,8 +40,8 @@ def shuffled_runs(size: int, rng: random.Random) -> Iterator[int]:
         yield from order
 
 
-def check_request(n: int, levels: Sequence[str], split: str, allowed: Sequence[str], told: str | None = None) -> None:
-    """Refuse what cannot be generated; `told` are the allowed levels in words, where they are too many to list.
+def check_request(n: int, levels: Sequence[str], split: str, allowed: Sequence[str], words: str | None = None) -> None:
+    """Refuse what cannot be generated; `words` are the allowed levels in words, where they are too many to list.
 
     Raises:
         ValueError: an unknown split or level, no level, or a negative n.
@@ -50,7 +50,7 @@ def check_request(n: int, levels: Sequence[str], split: str, allowed: Sequence[s
         raise ValueError(f"unknown split {split!r}: allowed are {', '.join(SPLITS)}")
     if n < 0 or not levels or any(level not in allowed for level in levels):
         raise ValueError(
-            f"cannot generate {n} examples of levels {list(levels)}: allowed are {told or ', '.join(allowed)}"
+            f"cannot generate {n} examples of levels {list(levels)}: allowed are {words or ', '.join(allowed)}"
         )
 
 

@@ -176,32 +176,32 @@ class Method:
             raise UsageError(f"{self.name}: {error}") from None
 
 
-def _convert(given: Any, kind: Any) -> Any:
-    """`given` as a value of the annotated type `kind`; a ValueError names what the type takes."""
+def _convert(value: Any, kind: Any) -> Any:
+    """`value` as a value of the annotated type `kind`; a ValueError names what the type takes."""
     if typing.get_origin(kind) is Literal:
-        if given not in (choices := typing.get_args(kind)):
+        if value not in (choices := typing.get_args(kind)):
             raise ValueError("one of " + ", ".join(map(str, choices)))
-        return given
+        return value
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         inner = [k for k in typing.get_args(kind) if k is not type(None)]
-        if given is None or (isinstance(given, str) and given.lower() == "none"):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
             return None
-        return _convert(given, inner[0])
+        return _convert(value, inner[0])
     if kind is bool:
         table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if str(given).lower() not in table:
+        if str(value).lower() not in table:
             raise ValueError("true or false")
-        return table[str(given).lower()]
+        return table[str(value).lower()]
     if kind in (int, float):
         try:
-            value = kind(given)
+            number = kind(value)
             if (
-                isinstance(given, bool)
-                or not math.isfinite(value)
-                or (kind is int and isinstance(given, float) and value != given)
+                isinstance(value, bool)
+                or not math.isfinite(number)
+                or (kind is int and isinstance(value, float) and number != value)
             ):
                 raise ValueError
-            return value
+            return number
         except (TypeError, ValueError, OverflowError):
             raise ValueError("a whole number" if kind is int else "a number") from None
-    return str(given) if kind is str else given
+    return str(value) if kind is str else value

@@ -102,7 +102,11 @@ def lm_eval_section(runs: Iterable[Run]) -> list[Section]:
         for metric, value in record.metrics.items():
             head = f"{record.task}: {metric.removesuffix(',none')} ({', '.join(how)})"
             columns.setdefault(head, (record.task, metric))
-            rows.setdefault(name, {})[head] = _metric_text(metric, value, record.stderr.get(metric))
+            digits, scale = (1, 100) if metric.split(",")[0] in _SHARES and 0 <= (value or 0) <= 1 else (3, 1)
+            shown = rows.setdefault(name, {})
+            if value is not None:
+                texts = [format_number(v, digits, scale) for v in (value, record.stderr.get(metric)) if v is not None]
+                shown[head] = " ± ".join(texts)
     if not versions:
         return []
     heads = sorted(columns, key=lambda head: (columns[head], head))
@@ -115,14 +119,6 @@ def lm_eval_section(runs: Iterable[Run]) -> list[Section]:
         "in columns of its own."
     )
     return [Section("lm-eval tasks", (panel,), (first, *notes))]
-
-
-def _metric_text(metric: str, value: float | None, error: float | None) -> str:
-    if value is None:
-        return "-"
-    digits, scale = (1, 100) if metric.split(",")[0] in _SHARES and 0 <= value <= 1 else (3, 1)
-    text = format_number(value, digits, scale)
-    return text if error is None else f"{text} ± {format_number(error, digits, scale)}"
 
 
 def lm_eval_records(runs: Iterable[Run]) -> list[Record]:

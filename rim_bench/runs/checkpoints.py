@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -253,11 +253,14 @@ def evaluate_candidates(
             raise UsageError(f"{what}; train the run again in another results folder")
     columns: list[list[ItemRecord]] = []
     total = len(looks) * len(dataset.examples)
+
+    def show(before: int, done: int, _: int) -> None:
+        if on_items is not None:
+            on_items(before + done, total)
+
     for k, record in enumerate(looks):
         trained = load_trained(run, device=device, folder=weights_folder(run, record.step), execution=execution)
-        before = k * len(dataset.examples)
-        show = None if on_items is None else (lambda done, _, before=before: on_items(before + done, total))  # type: ignore[misc]
-        columns.append(marked(trained, request, dataset, show))
+        columns.append(marked(trained, request, dataset, partial(show, k * len(dataset.examples))))
     items = [
         CandidateItem(
             id=first.id,

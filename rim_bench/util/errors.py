@@ -16,12 +16,12 @@ class UsageError(Exception):
     """
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UsageError:
     """The error for a name that is not among `allowed`, with the nearest match where there is one."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"unknown {kind} {given!r}: allowed are {', '.join(names) or 'none'}{hint}")
+    return UsageError(f"unknown {kind} {name!r}: allowed are {', '.join(names) or 'none'}{hint}")
 
 
 def check_name(kind: str, name: str) -> None:

@@ -184,5 +184,8 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key: T=2 before T=10; equal for equal texts only."""
+    """A sort key: T=2 before T=10, and where one text has a number and the other a letter, the number first.
+
+    Equal for equal texts only.
+    """
     return tuple((0, int(p), p) if p.isascii() and p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text) if p)

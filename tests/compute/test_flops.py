@@ -56,7 +56,7 @@ def test_training_layouts_cost_what_torch_counts(variant: tuple[str, str], metho
     backbone, shape = backbone_of(variant)
     rows = training_rows(method)
     for batch in [rows, *([row] for row in rows[:: 3 if variant[0] in FAMILIES else 5])]:
-        assert flops.executed_training(shape, batch) == torch_flops(lambda b=batch: loss_of(backbone, b))  # type: ignore[misc]
+        assert flops.executed_training(shape, batch) == torch_flops(lambda b=batch: loss_of(backbone, b))
 
 
 @variants
@@ -70,7 +70,7 @@ def test_prompts_and_decoding_cost_what_torch_counts(variant: tuple[str, str], m
         first = torch_flops(lambda row=layout: decode(PackedModel(backbone), [row], max_tokens=1))  # type: ignore[misc]
         assert first == flops.executed_prefill(shape, [layout])
         done: list[Any] = []
-        whole = torch_flops(lambda row=layout, out=done: out.extend(decode(PackedModel(backbone), [row], max_tokens=4)))  # type: ignore[misc]
+        whole = torch_flops(lambda row=layout, out=done: out.extend(decode(PackedModel(backbone), [row], max_tokens=4)))
         generated = max(c.generated for c in done[0].values())
         assert generated > 1
         assert whole - first == flops.executed_decode(shape, layout, generated)
@@ -262,7 +262,7 @@ def test_a_wrong_closed_form_or_a_wasteful_engine_is_noticed(family: str) -> Non
         markers = shape.vocabulary - backbone.vocabulary
         assert markers > 0
         assert counted - flops.executed_training(sliced, [row]) == len(row.labels) * 2 * shape.width * markers
-        everywhere = torch_flops(lambda r=row: backbone.head(PackedModel(backbone).forward([r]).hidden))  # type: ignore[misc]
+        everywhere = torch_flops(lambda r=row: backbone.head(PackedModel(backbone).forward([r]).hidden))
         assert everywhere - counted == (row.size - len(row.labels)) * flops.head_flops(shape) > 0
 
 

@@ -247,7 +247,7 @@ def test_missing_files_folders_and_nonsense_are_refused(tmp_path: Path, folder: 
         (lambda: evaluation_data(JSON, files={"test": tmp_path / "empty.json"}), "is empty: expected an array"),
         (lambda: evaluation_data(JSON, files={"tset": tmp_path / "empty.json"}), "did you mean 'test'"),
         (lambda: training_data(GSM8K, data=folder, limit=0), "limit 0 leaves no rows"),
-        (lambda: training_data(GSM8K, data=folder, steps="equation"), "did you mean 'equations'"),  # type: ignore[arg-type]
+        (lambda: training_data(GSM8K, data=folder, steps="equation"), "did you mean 'equations'"),
         (lambda: training_data(JSON, data=folder, steps="prose"), "has one kind of steps"),
         (lambda: evaluation_data(GSM8K, data=folder, split="tests"), "did you mean 'test'"),  # type: ignore[arg-type]
         (lambda: load_task("gsm8"), "did you mean 'gsm8k'"),

@@ -413,7 +413,7 @@ def test_neither_a_label_nor_a_not_gives_the_proof_away() -> None:
             if s.rstrip(".").endswith(wanted)
         ]
         assert len(rules) == 2
-        counts = [e.question.lower().count(re.search(r"(\w+?pus)(?:es)?\b", s)[1].lower()) for s in rules]  # type: ignore[index]
+        counts = [e.question.lower().count(re.search(r"(\w+?pus)(?:es)?\b", s)[1].lower()) for s in rules]
         once += min(counts) == 1
     assert once == 0
 

@@ -304,7 +304,7 @@ def test_keys_of_evaluations_without_votes_stay() -> None:
         *(drawn | o for o in ({"votes": 5}, {"temperature": 0.5}, {"sample_seed": 1}, {"curve": True})),
         {"curve": True},
     ]
-    assert len({plain.key(), *(EvaluationRequest(chain, max_tokens=40, **o).key() for o in others)}) == 1 + len(others)  # type: ignore[arg-type]
+    assert len({plain.key(), *(EvaluationRequest(chain, max_tokens=40, **o).key() for o in others)}) == 1 + len(others)
     with pytest.raises(UsageError, match="votes 0"):
         EvaluationRequest(chain, votes=0)
 

@@ -168,7 +168,7 @@ def test_a_point_is_what_an_ordinary_evaluation_gives(out: Path) -> None:
     """Curve points skip lm-eval, and leave out of the records what is large; what is left is the same to the digit."""
     points = turned(out, names=("cot", "rim"), knobs={"K": [2], "votes": [3], "max_tokens": [7]})
     for p, given in ((points[1], {"votes": 3}), (points[2], {"max_tokens": 7}), (points[4], {"effort": 2})):
-        request = EvaluationRequest(load_task("chain"), limit=ROWS, quick=True, **{"max_tokens": 40, **given})  # type: ignore[arg-type]
+        request = EvaluationRequest(load_task("chain"), limit=ROWS, quick=True, **{"max_tokens": 40, **given})
         items, summary = evaluation.evaluate(load_trained(p.run), request)
         found = p.run.read_items(p.key)
         for whole, item in zip((i.to_json() for i in items), (i.to_json() for i in found), strict=True):

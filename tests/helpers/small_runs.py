@@ -40,6 +40,11 @@ class Heard:
 SMALL: dict[str, Any] = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 300, "dropout": 0.1}
 
 
+def flags(more: str = "") -> list[str]:
+    """The command line's flags of the smallest backbone on the CPU, and more of them."""
+    return f"--backbone width=32 --backbone layers=1 --device cpu {more}".split()
+
+
 def options(out: Path, *methods: str, **changes: Any) -> Options:
     """Twelve steps on forty rows of the embedded task, with dropout, so that random states matter."""
     given: dict[str, Any] = {

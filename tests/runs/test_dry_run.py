@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from executor_here import Here
-from small_runs import Heard, options
+from small_runs import Heard, flags, options
 from stored import training_of
 from study_files import study
 
@@ -120,31 +120,8 @@ def test_arms_of_learning_rates_are_known_behind_their_trials(tmp_path: Path) ->
 
 
 def test_a_damaged_run_is_refused_by_the_dry_run_and_by_the_run(call: Call, tmp_path: Path) -> None:
-    small = [
-        "--backbone",
-        "width=32",
-        "--backbone",
-        "layers=1",
-        "--limit",
-        "20",
-        "--examples",
-        "64",
-        "--max-tokens",
-        "4",
-    ]
-    given = [
-        "run",
-        "--methods",
-        "direct,pause",
-        "--start",
-        "recipe",
-        "--quick",
-        "--device",
-        "cpu",
-        *small,
-        "--out",
-        tmp_path,
-    ]
+    small = flags("--limit 20 --examples 64 --max-tokens 4 --start recipe --quick")
+    given = ["run", "--methods", "direct,pause", *small, "--out", tmp_path]
     assert call(*given)[0] == 0
     (run,) = (r for r in Store(tmp_path).runs()[0] if r.spec.method.name == "direct")
     for name, damages in (("spec.json", (0.3, 0)), ("train.json", (0.3,))):
@@ -167,33 +144,9 @@ def test_a_damaged_run_is_refused_by_the_dry_run_and_by_the_run(call: Call, tmp_
 def test_nothing_is_trained_fetched_or_written(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Trainer, "run", lambda *a: pytest.fail("trained"))
-    small = [
-        "--backbone",
-        "width=32",
-        "--backbone",
-        "layers=1",
-        "--limit",
-        "24",
-        "--examples",
-        "320",
-        "--device",
-        "cpu",
-        "--start",
-        "recipe",
-    ]
-    code, out, _ = call(
-        "run",
-        "--methods",
-        "direct,rim",
-        "--task",
-        "chain,permute",
-        *small,
-        "--dry-run",
-        "--format",
-        "json",
-        "--out",
-        "made",
-    )
+    small = flags("--limit 24 --examples 320 --start recipe --dry-run --methods")
+    both = "direct,rim --task chain,permute --format json --out made"
+    code, out, _ = call("run", *small, *both.split())
     told: dict[str, Any] = json.loads(out)
     assert code == 0 and [c["cell"] for c in told["cells"]] == [
         "direct, chain",
@@ -201,16 +154,14 @@ def test_nothing_is_trained_fetched_or_written(call: Call, tmp_path: Path, monke
         "direct, permute",
         "rim, permute",
     ]
-    code, out, _ = call(
-        "run", "--methods", "direct", *small, "--dry-run", "--flops-per-second", "2e9", "--format", "markdown"
-    )
+    code, out, _ = call("run", *small, "direct", "--flops-per-second", "2e9", "--format", "markdown")
     assert code == 0 and "hours left" in out and "in all: 1" in out and "at 2 GFLOPs/s" in out
     for name, word in (
         ("csv", "cell,role,method"),
         ("latex", r"\begin{tabular}"),
         ("terminal", "nothing was trained or stored"),
     ):
-        assert word in call("run", "--methods", "direct", *small, "--dry-run", "--format", name)[1]
+        assert word in call("run", *small, "direct", "--format", name)[1]
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     hub = ["--model", "gpt2", "--limit", "24", "--examples", "320", "--device", "cpu", "--start", "recipe", "--dry-run"]

@@ -15,7 +15,7 @@ import pytest
 from executor_here import Here
 from light_work import MORTAL
 from queues import Queue
-from small_runs import SMALL, Heard, contents, model, options
+from small_runs import SMALL, Heard, contents, flags, model, options
 from stored import training_of
 
 from rim_bench.cli.run import report_failures
@@ -239,31 +239,8 @@ def test_failures_are_a_table_and_an_exit_code(
 ) -> None:
     monkeypatch.setattr("rim_bench.runs.grid.open_engine", lambda *a, **k: Here({"pause": 2}))
     monkeypatch.setenv("COLUMNS", "150")
-    small = [
-        "--backbone",
-        "width=32",
-        "--backbone",
-        "layers=1",
-        "--limit",
-        "20",
-        "--examples",
-        "64",
-        "--max-tokens",
-        "4",
-    ]
-    given = [
-        "run",
-        "--methods",
-        "direct,pause",
-        "--start",
-        "recipe",
-        "--quick",
-        "--device",
-        "cpu",
-        *small,
-        "--out",
-        tmp_path,
-    ]
+    small = flags("--limit 20 --examples 64 --max-tokens 4 --start recipe --quick")
+    given = ["run", "--methods", "direct,pause", *small, "--out", tmp_path]
     code, out, err = call(*given, "--executor", "local")
     assert code == 70 and "Cells without a result" in err and "direct" in out and "Traceback" not in err
     assert any(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from light_work import MORTAL
-from small_runs import contents
+from small_runs import contents, flags
 
 from rim_bench.storage.run_folder import Store
 
@@ -23,19 +23,8 @@ def mortal(folder: Path, times: int) -> list[str]:
     """A run's options, with a method whose process is killed that often."""
     (folder / "mortal.py").write_text(MORTAL, "utf-8")
     (folder / "mortal.armed").write_text(str(times))
-    small = [
-        "--backbone",
-        "width=32",
-        "--backbone",
-        "layers=1",
-        "--limit",
-        "20",
-        "--examples",
-        "160",
-        "--max-tokens",
-        "4",
-    ]
-    return ["run", "--methods", f"{folder / 'mortal.py'}", "--start", "recipe", "--quick", "--device", "cpu", *small]
+    small = flags("--limit 20 --examples 160 --max-tokens 4 --start recipe --quick")
+    return ["run", "--methods", f"{folder / 'mortal.py'}", *small]
 
 
 def test_a_killed_process_is_replaced_and_goes_on_from_its_checkpoint(call: Call, tmp_path: Path) -> None:
