@@ -32,7 +32,7 @@ def command_page() -> str:
         module = tomllib.load(file)["project"]["scripts"]["rim-bench"].partition(":")[0]
     from typer.main import get_command
 
-    group = get_command(importlib.import_module(module).app)
+    group = get_command(importlib.import_module(module).application())
     commands = list(_commands(group, "rim-bench"))
     out = [NOTE, "# The commands", "", str(group.help), ""]
     out += ["`rim-bench COMMAND --help` prints the same in a terminal.", ""]

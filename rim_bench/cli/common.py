@@ -31,7 +31,7 @@ RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. 
 
 
 def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A command whose parameters that are dataclasses of options are given by flags, one for each of their fields.
+    """Marks a command: its parameters that are dataclasses of options are given by flags, one for each of their fields.
 
     Args:
         names: the command's arguments and flags, in the order of its help and with spaces between them: parameters,
@@ -40,40 +40,49 @@ def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]],
         changed: flags that this command shows in another way, by field.
     """
 
-    def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
-        hints = typing.get_type_hints(function, include_extras=True)
-        own = inspect.signature(function).parameters
-        kinds = {name: hints[name] for name in own if is_dataclass(hints[name])}
-        fields = {name: flag_fields(kind) for name, kind in kinds.items()}
-        flags = {name: field for of_kind in fields.values() for name, field in of_kind.items()}
-        flags |= {name: replace(flags[name], flag=flag) for name, flag in changed.items()}
-        order = [*(n for n in own if n == "context"), *" ".join(names).split()]
+    def marked(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.options = " ".join(names).split(), changed  # type: ignore[attr-defined]
+        return function
 
-        @functools.wraps(function)
-        def command(**values: Any) -> Any:
-            arguments = {name: value for name, value in values.items() if name not in flags}
-            for name, kind in kinds.items():
-                read = {}  # what the command line or the environment says
-                for field in (flags[n] for n in fields[name]):
-                    value = values.get(field.name)
-                    if value is not None and value != []:
-                        read[field.name] = value if field.flag.read is None else field.flag.read(value)
-                    elif field.kind is bool and os.environ.get(field.flag.envvar or "", "") in ("1", "true"):
-                        read[field.name] = True
-                arguments[name] = kind(**read)
-            return function(**arguments)
+    return marked
 
-        parameters = [
-            _parameter(flags[n])
-            if n in flags
-            else own[n].replace(annotation=hints[n], kind=inspect.Parameter.KEYWORD_ONLY)
-            for n in order
-        ]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
 
-    return with_signature
+def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the signature that Typer reads: what `with_options` marked takes values of flags.
+
+    It is made when the command is called: the list of commands needs none of their flags.
+    """
+    if not hasattr(function, "options"):
+        return function
+    names, changed = function.options
+    hints = typing.get_type_hints(function, include_extras=True)
+    own = inspect.signature(function).parameters
+    kinds = {name: hints[name] for name in own if is_dataclass(hints[name])}
+    fields = {name: flag_fields(kind) for name, kind in kinds.items()}
+    flags = {name: field for of_kind in fields.values() for name, field in of_kind.items()}
+    flags |= {name: replace(flags[name], flag=flag) for name, flag in changed.items()}
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        arguments = {name: value for name, value in values.items() if name not in flags}
+        for name, kind in kinds.items():
+            read = {}  # what the command line or the environment says
+            for field in (flags[n] for n in fields[name]):
+                value = values.get(field.name)
+                if value is not None and value != []:
+                    read[field.name] = value if field.flag.read is None else field.flag.read(value)
+                elif field.kind is bool and os.environ.get(field.flag.envvar or "", "") in ("1", "true"):
+                    read[field.name] = True
+            arguments[name] = kind(**read)
+        return function(**arguments)
+
+    parameters = [
+        _parameter(flags[n]) if n in flags else own[n].replace(annotation=hints[n], kind=inspect.Parameter.KEYWORD_ONLY)
+        for n in (*(n for n in own if n == "context"), *names)
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
 
 
 def _parameter(field: FlagField) -> inspect.Parameter:

@@ -15,16 +15,11 @@ import typer
 
 import rim_bench
 from rim_bench.cli import bench, compute, data, evaluate, evidence, results, run
-from rim_bench.cli.common import FAULT, INTERRUPTED, echo
+from rim_bench.cli.common import FAULT, INTERRUPTED, as_command, echo
 from rim_bench.cli.launch import execution_of_command
 from rim_bench.util.errors import sentence
 from rim_bench.util.text import escape_terminal
 
-app = typer.Typer(
-    help="rim-bench: what latent reasoning in language models is worth, measured.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.run,
     "train": run.train,
@@ -48,10 +43,26 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 """The commands in the order of `rim-bench --help`."""
 OTHERS_OWN = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-for name, function in COMMANDS.items():
-    # Where a docstring wraps is not shown: help has lines of its own, and the list of commands all of the text.
-    help_text = " ".join(str(function.__doc__).split())
-    app.command(name, help=help_text, context_settings=OTHERS_OWN if name == "lm-eval" else None)(function)
+
+
+def application(first: str = "") -> typer.Typer:
+    """The command line. Where its first word is a command or `--help`, the other commands have names and texts only."""
+    app = typer.Typer(
+        help="rim-bench: what latent reasoning in language models is worth, measured.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name, function in COMMANDS.items():
+        whole = first == name or first not in (*COMMANDS, "--help")
+        # Where a docstring wraps is not shown: help has lines of its own, and the list of commands all of the text.
+        help_text = " ".join(str(function.__doc__).split())
+        options = OTHERS_OWN if name == "lm-eval" else None
+        app.command(name, help=help_text, context_settings=options)(as_command(function) if whole else _unasked)
+    return app
+
+
+def _unasked() -> None:
+    """Stands for a command that is not called."""
 
 
 class _Log(logging.StreamHandler):
@@ -86,7 +97,7 @@ def main() -> None:
         raise SystemExit(0)
     try:
         with execution_of_command(sys.argv[1:]) as execution:
-            code = 0 if execution is None else app(standalone_mode=False, obj=execution)
+            code = 0 if execution is None else application(sys.argv[1])(standalone_mode=False, obj=execution)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:

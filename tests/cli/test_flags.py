@@ -47,7 +47,7 @@ FLAGS = {
 def test_every_command_has_these_flags() -> None:
     from typer.main import get_command
 
-    commands = get_command(main.app).commands  # type: ignore[attr-defined]
+    commands = get_command(main.application()).commands  # type: ignore[attr-defined]
     assert list(commands) == list(FLAGS)
     for name, command in commands.items():
         flags = [flag for p in command.params if p.param_type_name == "option" for flag in p.opts]

@@ -88,7 +88,7 @@ def shown_commands(page: Path) -> list[list[str]]:
 
 
 def test_every_command_on_a_page_exists_with_its_flags() -> None:
-    commands = get_command(import_module(entry_point()).app).commands  # type: ignore[attr-defined]
+    commands = get_command(import_module(entry_point()).application()).commands  # type: ignore[attr-defined]
     shown = [words for page in PAGES if page.name != "cli.md" for words in shown_commands(page)]
     calls = [words for words in shown if re.fullmatch("[a-z]+", words[0])]  # not lm-eval, which has its own flags
     assert {name for name, *_ in calls} <= commands.keys() and len(calls) > 50

@@ -13,7 +13,7 @@ from fabricated import FIELD, coin, evaluate, study, train
 from stored import evaluation_of
 from typer.testing import CliRunner
 
-from rim_bench.cli.main import app
+from rim_bench.cli.main import application
 from rim_bench.evidence.pairs import pairs
 from rim_bench.evidence.ranking import RankingGroup, contests, ranking
 from rim_bench.report.comparison import comparison
@@ -588,10 +588,10 @@ def test_the_command(tmp_path: Path) -> None:
         "latex": "% Lead",
         "json": "{",
     }.items():
-        done = call(app, ["leaderboard", "--out", str(tmp_path), "--format", format_], env={"COLUMNS": "120"})
+        done = call(application(), ["leaderboard", "--out", str(tmp_path), "--format", format_], env={"COLUMNS": "120"})
         assert done.exit_code == 0 and done.stdout.startswith(start), done.output
     assert not list(tmp_path.glob("leaderboard.*"))
-    done = call(app, ["leaderboard", runs[0].id, "-o", str(tmp_path), "--write", "--plots", "-f", "json"])
+    done = call(application(), ["leaderboard", runs[0].id, "-o", str(tmp_path), "--write", "--plots", "-f", "json"])
     assert done.exit_code == 0 and len(json.loads(done.stdout)["sections"]) == 1
     assert {p.name for p in tmp_path.glob("*.*")} == {
         *(f"leaderboard.{s}" for s in ("md", "csv", "tex", "json")),
@@ -602,5 +602,5 @@ def test_the_command(tmp_path: Path) -> None:
         (["--split", "train"], "unknown split"),
         (["nope"], "unknown run"),
     ):
-        failed = call(app, ["leaderboard", "-o", str(tmp_path), *wrong])
+        failed = call(application(), ["leaderboard", "-o", str(tmp_path), *wrong])
         assert isinstance(failed.exception, UsageError) and told in str(failed.exception)
