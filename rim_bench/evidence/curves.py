@@ -87,16 +87,7 @@ class Point:
 
     def solved(self, ids: Sequence[str]) -> NDArray[np.float64]:
         """[seeds, items]: 1 where correct."""
-        import numpy as np
-
-        places, solved = self.all_solved
-        return np.asarray(solved[:, [places[i] for i in ids]], dtype=np.float64)
-
-    @cached_property
-    def all_solved(self) -> tuple[dict[str, int], NDArray[np.float64]]:
-        """The column of each item, and [seeds, all items]."""
-        ids = list(self.row.first.items)
-        return {name: k for k, name in enumerate(ids)}, self.row.solved(ids)
+        return self.row.solved(ids)
 
 
 @dataclass(frozen=True)

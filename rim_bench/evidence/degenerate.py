@@ -74,10 +74,8 @@ def _asked(part: Evaluation, scope: Subset) -> list[str]:
 
 def _rates(row: Row, scope: Subset, kind: str) -> list[float]:
     """Share of such outputs for each seed, of the questions that were asked; 0 where none was."""
-    return [
-        sum(bool(getattr(part.items[i], kind)) for i in ids) / len(ids) if (ids := _asked(part, scope)) else 0.0
-        for part in row.parts
-    ]
+    asked = [p.values(kind, scope.ids)[p.values("overlong", scope.ids) == 0] for p in row.parts]
+    return [int((failing > 0).sum()) / len(failing) if len(failing) else 0.0 for failing in asked]
 
 
 def unreadable(row: Row, scope: Subset) -> float:

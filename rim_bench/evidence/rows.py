@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ORDER = ("direct", "pause", "cot", "coconut", "rim")
 CHANGED = "changed data"
-_CURVE_FIELDS = ("correct", "overlong", "passes", "flops_prefill", "flops_decode")  # that a point of a curve needs
+_CURVE_FIELDS = ("id", "correct", "overlong", "passes", "flops_prefill", "flops_decode")  # what a curve's point needs
 
 
 class ComparisonKey(NamedTuple):
@@ -112,6 +112,28 @@ class Evaluation:
         stated = [str(getattr(self.summary, name)) for name in names]
         ids = hashlib.sha256(canonical(sorted(self.items)).encode()).hexdigest()[:12]
         return ComparisonKey._make([*stated, canonical(self.spec.backbone), f"{len(self.items):,} with ids {ids}"])
+
+    def values(self, field: str, ids: Sequence[str] | None = None, *, stored: bool = False) -> NDArray[np.float64]:
+        """A field of these items, by default of all, as numbers; NaN where it is None.
+
+        Args:
+            stored: NaN also where the file does not have the key, instead of the field's default.
+        """
+        import numpy as np
+
+        if (column := self._columns.get((field, stored))) is None:
+            known = (getattr(i, field) if not stored or i.says(field) else None for i in self.items.values())
+            column = np.array([np.nan if v is None else float(v) for v in known])
+            self._columns[field, stored] = column
+        return column[[self._places[i] for i in ids]] if ids is not None else column
+
+    @cached_property
+    def _columns(self) -> dict[tuple[str, bool], NDArray[np.float64]]:
+        return {}
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: k for k, name in enumerate(self.items)}
 
     @property
     def cut(self) -> int | None:
@@ -213,9 +235,12 @@ class Row:
         """The same in one text."""
         return " ".join(self.runs)
 
-    def accuracy(self, ids: Sequence[str], good: Callable[[ItemRecord], bool] = lambda item: item.correct) -> Accuracy:
-        """Share of `ids` that are `good`."""
-        seeds = [intervals.mean([float(good(p.items[i])) for i in ids]) for p in self.parts]
+    def accuracy(self, ids: Sequence[str], good: Callable[[ItemRecord], bool] | None = None) -> Accuracy:
+        """Share of `ids` that are `good`, by default correct."""
+        if good is None:
+            seeds = [intervals.mean(p.tolist()) for p in self.solved(ids)]
+        else:
+            seeds = [intervals.mean([float(good(p.items[i])) for i in ids]) for p in self.parts]
         value, n = intervals.mean(seeds), len(ids)
         return Accuracy(value, n, intervals.spread(seeds), intervals.wilson(min(n, value * n), n))
 
@@ -223,19 +248,15 @@ class Row:
         """[seeds, items]: 1 where correct."""
         import numpy as np
 
-        return np.array([[float(p.items[i].correct) for i in ids] for p in self.parts])
+        return np.array([p.values("correct", ids) for p in self.parts])
 
     def item_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
         """Mean of an item field over items and seeds; None where no item has it."""
-        items = [item for p in self.parts for i in (ids or p.items) if (item := p.items[i]).says(field)]
-        values = [float(v) for item in items if (v := getattr(item, field)) is not None]
-        return intervals.mean(values) if values else None
+        return _mean_of(p.values(field, ids or None, stored=True) for p in self.parts)
 
     def cost_mean(self, field: str, ids: Sequence[str] | None = None) -> float | None:
         """The same of what an answer costs, without the questions that are too long for the model."""
-        asked = [(p, i) for p in self.parts for i in (ids or p.items) if not p.items[i].overlong]
-        values = [float(v) for p, i in asked if (v := getattr(p.items[i], field)) is not None]
-        return intervals.mean(values) if values else None
+        return _mean_of(p.values(field, ids or None)[p.values("overlong", ids or None) == 0] for p in self.parts)
 
     def part_mean(self, pick: Callable[[Evaluation], Any]) -> float | None:
         """Mean over seeds of a number of the run; None where none has it."""
@@ -246,6 +267,12 @@ class Row:
         """Mean prefill and decode FLOPs of a question that was answered; None where they were not stored."""
         prefill, decode = self.cost_mean("flops_prefill", ids), self.cost_mean("flops_decode", ids)
         return None if prefill is None and decode is None else (prefill or 0.0) + (decode or 0.0)
+
+
+def _mean_of(columns: Iterable[NDArray[np.float64]]) -> float | None:
+    """Mean of all numbers that are not NaN; None without any."""
+    numbers = [v for column in columns for v in column[column == column].tolist()]
+    return intervals.mean(numbers) if numbers else None
 
 
 @dataclass(frozen=True)
@@ -285,6 +312,15 @@ class Group:
 
     def floor(self, scope: Subset) -> tuple[str, float]:
         """The best constant answer to the scope's questions and its accuracy."""
+        if scope not in self._floors:
+            self._floors[scope] = self._floor(scope)
+        return self._floors[scope]
+
+    @cached_property
+    def _floors(self) -> dict[Subset, tuple[str, float]]:
+        return {}
+
+    def _floor(self, scope: Subset) -> tuple[str, float]:
         first = self.rows[0].first
         stored = first.summary.floor
         if stored is not None and len(scope.ids) == len(first.items):
@@ -366,10 +402,7 @@ def read(
                 other_split = split not in (None, summary.split)
                 if summary.repeat or summary.curve != curve or other_split:
                     continue
-                items = {
-                    i.id: ItemRecord(id=i.id, **{k: getattr(i, k) for k in _CURVE_FIELDS}) if curve else i
-                    for i in run.read_items(key)
-                }
+                items = {i.id: i.only(_CURVE_FIELDS) if curve else i for i in run.read_items(key)}
                 if items:
                     evaluations.append(
                         Evaluation(run.id, key, run.spec, summary, run.training() or TrainingRecord(), items)

@@ -12,7 +12,7 @@ import hashlib
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any, NamedTuple, Self
@@ -79,6 +79,12 @@ class JsonRecord:
             except (TypeError, AttributeError):
                 values[name], extra[key] = default, value[key]
                 values["stored"] -= {key}
+        return record
+
+    def only(self, names: Iterable[str]) -> Self:
+        """A new record with these fields alone, among them all that are needed."""
+        record = type(self).__new__(type(self))  # as in `from_json`
+        vars(record).update({name: getattr(self, name) for name in names}, extra={}, stored=None)
         return record
 
     def to_json(self) -> dict[str, Any]:
