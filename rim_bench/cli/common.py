@@ -152,18 +152,12 @@ def chosen_runs(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list
     return arms, damaged
 
 
-def write_tables(runs: list[Run], damaged: list[Damaged], out: Path, *, print_it: bool, split: str = "test") -> None:
-    from rich.console import Console
-
-    from rim_bench.report.comparison import comparison
+def write_tables(table: Any, out: Path) -> None:
+    """Writes table.md and table.csv of a table (`rim_bench.util.table.Table`) into a results folder."""
     from rim_bench.util.files import write_bytes_atomic
 
-    table = comparison(runs, split=split, damaged=damaged)
     write_bytes_atomic(out / "table.md", table.to_markdown().encode())
     write_bytes_atomic(out / "table.csv", table.to_csv().encode())
-    if print_it:
-        console = Console()
-        console.print(table.to_rich(console.width))
 
 
 def execution_of(context: typer.Context) -> ExecutionContext:

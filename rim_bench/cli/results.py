@@ -60,7 +60,7 @@ def table(
     table = comparison(chosen, split=split, damaged=damaged, published=shipped() if references else None)
     print_as(format_, table)
     if write:
-        write_tables(chosen, damaged, out, print_it=False, split=split)
+        write_tables(comparison(chosen, split=split, damaged=damaged) if references else table, out)
 
 
 def plot(

@@ -59,8 +59,11 @@ def run(
     requests = [dataclasses.replace(options, task=name) for name in tasks_of(options.task, bool(options.files))]
     runs, runner = run_requests(requests, sets, controls, execution, execution_of(context))
     if runs:
-        write_tables(runs, [], options.out, print_it=True)
-        out = options.out
+        from rim_bench.report.comparison import comparison
+
+        table, out = comparison(runs, split="test"), options.out
+        write_tables(table, out)
+        print_as("terminal", table)
         echo(f"runs: {out / 'runs'}/   tables: {out / 'table.md'}, {out / 'table.csv'}")
     raise typer.Exit(report_failures(runner))
 

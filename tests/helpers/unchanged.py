@@ -351,7 +351,7 @@ COMMANDS = {
 }
 
 BOARDS = ("leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.json")
-LONG = ("embedded table.md", "controls leaderboard")  # with --all only, as every table.csv: the tests rebuild these too
+TABLES = ("table.md", "table.csv")
 
 
 # The folder in which they run
@@ -596,23 +596,17 @@ def check_ids() -> Iterator[str]:
             yield f"{path.parent.relative_to(ROOT)}: its specification gives {made}"
 
 
-def check_stored(folder: Path, everything: bool) -> Iterator[str]:
+def check_stored(folder: Path) -> Iterator[str]:
     """Stored tables, leaderboards and histories that the commands do not rebuild byte for byte."""
     for file in sorted((folder / "results").rglob("study.toml")):
         study = file.parent.relative_to(folder)
-        texts: dict[str, str] = {}
-        for name, form in (("table.md", "markdown"), ("table.csv", "csv")):
-            if everything or (name == "table.md" and f"{study.name} {name}" not in LONG):
-                texts[name] = call(["table", "--out", str(study), "-f", form])[1]
-        if everything or f"{study.name} leaderboard" not in LONG:
-            for name in BOARDS:
-                (folder / study / name).unlink(missing_ok=True)
-            call(["leaderboard", "--out", str(study), "--split", "test", "--write"])
-            texts |= {
-                name: path.read_text("utf-8") if (path := folder / study / name).is_file() else "" for name in BOARDS
-            }
-        for name, now in texts.items():
-            stored = ROOT / study / name
+        for name in (*TABLES, *BOARDS):
+            (folder / study / name).unlink(missing_ok=True)
+        call(["table", "--out", str(study), "--write"])
+        call(["leaderboard", "--out", str(study), "--split", "test", "--write"])
+        for name in (*TABLES, *BOARDS):
+            stored, rebuilt = ROOT / study / name, folder / study / name
+            now = rebuilt.read_text("utf-8") if rebuilt.is_file() else ""
             if stored.is_file() and now != (before := stored.read_text("utf-8")):
                 yield f"{study / name} is not rebuilt from its runs\n{difference(before, now)}"
     _, history, _ = call(["bench", "history", "--out", "results/bench"])
@@ -646,7 +640,6 @@ def main() -> int:
     """Runs everything; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="store what the command lines print now as tests/golden/")
-    parser.add_argument("--all", action="store_true", help="rebuild the two longest tables too, as the tests do")
     arguments = parser.parse_args()
     for name in [n for n in os.environ if n.startswith(CLEARED)]:
         del os.environ[name]
@@ -660,7 +653,7 @@ def main() -> int:
             differences = list(check_ids())
             words = build(folder)
             differences += check_commands(folder, words, arguments.write)
-            differences += check_stored(folder, arguments.all)
+            differences += check_stored(folder)
         finally:
             os.chdir(home)
     for text in differences:
