@@ -45,7 +45,7 @@ class Arm:
         self.trainer = Trainer(backbone, cell.method, bridges, data, plan, NoJournal(), start)
         self.span = self.trainer.spans[-1]  # the last stage: what most of a curriculum's thoughts and blocks cost
         self.trainer.done = self.trainer.spent = self.span.first
-        check_rows(backbone, data, cell.method, [self.span.stage])
+        check_rows(backbone, data, cell.method, [self.span.stage], bridges)
         self.against = self.name if self.name in ("direct", "cot") else "cot"
         self._order = batches(len(data), plan.batch_size, plan.seed)  # as a run takes them
         self._drawn: list[list[int]] = []

@@ -14,7 +14,7 @@ from rim_bench.util.flags import Flag
 
 @with_options(
     "runs task data files out steps limit split effort max_tokens votes temperature sample_seed split_passes repeat",
-    "eval_batch_size device quick allow_changed_data suites names include_path strict",
+    "eval_batch_size device quick allow_changed_data suites names include_path strict method_files task_files trust",
 )
 def eval_(
     context: typer.Context,
@@ -27,6 +27,7 @@ def eval_(
     from rim_bench.storage.run_folder import Store
 
     _ = options.sampling  # refuses what does not fit
+    options.allow()
     trained, execution = [Store(options.out).find(name) for name in runs], execution_of(context)
     with reporter_for() as reporter:
         planned = plan_sets(sets, options, reporter)
@@ -39,6 +40,7 @@ def eval_(
 
 @with_options(
     "runs out task data files steps limit split knob max_tokens temperature sample_seed eval_batch_size device",
+    "method_files task_files trust",
     out=Flag("The results folder.", "--out", "-o"),
     task=Flag("Another task than each run's own.", "--task", "-t"),
     data=Flag("Folder of the published files.", envvar="RIM_BENCH_DATA"),
@@ -61,6 +63,7 @@ def sweep(
 
     What is done already is not done again.
     """
+    options.allow()
     knobs: dict[str, tuple[int, ...]] = {}
     for text in knob or []:
         name, _, values = text.partition("=")

@@ -128,7 +128,7 @@ def leaderboard(
         echo(str(path), err=True)
 
 
-@with_options(f"file data device strategy processes {EXECUTION}", data=PUBLISHED)
+@with_options(f"file data device strategy processes method_files task_files trust {EXECUTION}", data=PUBLISHED)
 def study(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A study file (TOML); its folder receives runs, tables and pictures.")],
@@ -194,6 +194,7 @@ def explain(
     from rim_bench.data.datasets import training_data
     from rim_bench.data.task import load_task
     from rim_bench.engine.tokenizer import Codec, train_tokenizer
+    from rim_bench.methods.own_methods import check_rows_of
     from rim_bench.methods.registry import load_method
 
     task = load_task(task_name)
@@ -207,6 +208,7 @@ def explain(
     )  # nothing is measured
     if not 0 <= row < len(train.examples):
         raise UsageError(f"row {row} is not among the {len(train.examples)} training rows")
+    check_rows_of(method, train.examples)
     example = method.transform(train.examples, 0)[row]
     texts = ["\n".join([e.question, *e.steps, f"#### {e.answer}"]) for e in train.examples]
     codec = Codec(train_tokenizer(texts, VOCABULARY, task.token_pattern))

@@ -24,6 +24,7 @@ from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import Trains
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded, Method, Stage
+from rim_bench.methods.own_methods import Checked, bridges_of, is_own
 from rim_bench.methods.registry import load_method
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import Record
@@ -134,7 +135,7 @@ def shape_of(method: Method, shape: Shape) -> Shape:
 
     Torch is loaded for a method that has such modules, and for no other.
     """
-    if (bridges := method.bridges(shape.width)) is not None:
+    if (bridges := bridges_of(method, shape.width)) is not None:
         macs = tuple((name, flops_module.bridge_macs(name, bridge)) for name, bridge in bridges.items())
         shape = dataclasses.replace(shape, bridges=macs)
     return matched_shape(shape, method)
@@ -330,6 +331,8 @@ def price_list(
     config = configuration(model)
     shape = Shape.of(config, rank)
     size = BYTES[kv_dtype]
+    for own in (m for m, _ in chosen if is_own(type(m))):
+        Checked(own).check_layouts([lengths.example()])
     prices = tuple(price(m, shape, lengths, bytes_per_number=size, label=label) for m, label in chosen)
     listed = next((p for p, (m, _) in zip(prices, chosen, strict=True) if m.name == REFERENCE), None)
     reference = listed or price(load_method(REFERENCE), shape, lengths, bytes_per_number=size)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rim_bench.util.flags import Flag, read_files
+from rim_bench.util.own_files import allow_files
 
 Steps = Literal["equations", "prose"]
 
@@ -19,6 +20,36 @@ class PlaceOptions:
         None
     )
     device: Annotated[str | None, Flag("cpu, cuda, cuda:1. Default: a GPU if there is one.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCodeOptions:
+    """Code of one's own that stored runs or a study file need: nothing is run because a folder names it.
+
+    Attributes:
+        method_files: .py files of methods.
+        task_files: YAML files of tasks.
+        trust: FILE:SHA256, each: the file, if it has that content.
+    """
+
+    method_files: Annotated[
+        tuple[str, ...],
+        Flag("A .py file of your own method, which runs name by its hash.", "--method-file", read=tuple, many=True),
+    ] = ()
+    task_files: Annotated[
+        tuple[str, ...], Flag("A YAML file of your own task, likewise.", "--task-file", read=tuple, many=True)
+    ] = ()
+    trust: Annotated[
+        tuple[str, ...], Flag("FILE:SHA256: use this file if it has this content.", read=tuple, many=True)
+    ] = ()
+
+    def allow(self) -> None:
+        """Lets this process run these files.
+
+        Raises:
+            UsageError: one that is missing, or has another content than its hash says.
+        """
+        allow_files((*self.method_files, *self.task_files), self.trust)
 
 
 @dataclass(frozen=True, kw_only=True)

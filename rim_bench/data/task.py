@@ -15,6 +15,7 @@ from rim_bench.data.answers import Kind, parse_number
 from rim_bench.data.options import Steps
 from rim_bench.data.rows import FIELDS
 from rim_bench.util.errors import UsageError, check_name, unknown
+from rim_bench.util.own_files import OwnFile, allow, allowed_tasks, read_own, refusal
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Task:
     path: Path
     metadata: dict[str, Any]
     version: int
+    file_sha256: str | None = None  # of its YAML; None: it is shipped
 
     @property
     def ood_levels(self) -> tuple[str, ...]:
@@ -116,15 +118,37 @@ def load_task(name: str) -> Task:
         UsageError: no such task or file, or a file that is not a task; all problems of its `rim_bench` block together.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser().resolve()
-        if not path.is_file():
+        if not Path(name).expanduser().is_file():
             raise UsageError(
                 f"task file {name!r} does not exist: give the path of a YAML file, or one of {', '.join(task_names())}"
             )
-    elif name in (names := task_names()):
-        path = tasks_folder() / f"{name}.yaml"
-    else:
+        return _task_in(allow(read_own(name)))
+    if name not in (names := task_names()):
         raise unknown("task", name, names)
+    return _task_in(read_own(tasks_folder() / f"{name}.yaml"))
+
+
+def task_of(name: str, file: Mapping[str, Any] | None = None) -> Task:
+    """The task that a run was trained on, by its name: a shipped one, or one's own, found again by its content.
+
+    Args:
+        file: path and sha256 of its YAML, as the run's folder has them; None: the name alone says which.
+
+    Raises:
+        UsageError: it is not shipped, and no such file was given to this process.
+    """
+    if name in task_names():
+        return load_task(name)
+    recorded = {k: v for k in ("path", "sha256") if isinstance(v := (file or {}).get(k), str)}
+    for own in allowed_tasks(name):
+        if recorded.get("sha256") in (None, own.sha256):
+            return _task_in(own)
+    who = f"a run was trained on task {name!r} of somebody's own"
+    raise refusal(who, recorded.get("path", f"{name}.yaml"), recorded.get("sha256"))
+
+
+def _task_in(file: OwnFile) -> Task:
+    path = file.path
     check_name("task", path.stem)
     config = load_yaml(path)
     metadata = config.get("metadata")
@@ -132,11 +156,12 @@ def load_task(name: str) -> Task:
     if not isinstance(config.get("task"), str) or not isinstance(metadata, dict) or not isinstance(block, dict):
         raise UsageError(
             f"task file {str(path)!r} needs the keys task (a name) and metadata.rim_bench (what rim-bench reads): see "
-            f"{name!r}"
+            f"{str(tasks_folder() / 'gsm8k.yaml')!r}"
         )
     check(block, metadata, path)
     title = str(block.get("title", path.stem))
-    return Task(path.stem, config["task"], title, str(block["summary"]), path, block, metadata["version"])
+    sha256 = None if path.parent == tasks_folder().resolve() else file.sha256
+    return Task(path.stem, config["task"], title, str(block["summary"]), path, block, metadata["version"], sha256)
 
 
 def generator_of(task: Task) -> Any:

@@ -14,6 +14,7 @@ from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.packing import PackedModel
 from rim_bench.methods.method import Method
+from rim_bench.methods.own_methods import bridges_of
 from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import RunSpec
 from rim_bench.util.errors import UsageError
@@ -50,7 +51,7 @@ def build_bridges(method: Method, backbone: Backbone, seed: int) -> nn.ModuleDic
     """The method's bridges with seeded weights, on the backbone's device; the global random state is left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        bridges = method.bridges(backbone.width)
+        bridges = bridges_of(method, backbone.width)
     return (bridges if bridges is not None else nn.ModuleDict()).to(backbone.device)
 
 

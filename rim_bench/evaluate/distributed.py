@@ -24,6 +24,7 @@ from rim_bench.evaluate.predict import Prediction, Predictor
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import RunSpec
+from rim_bench.util.own_files import OwnFile, allow, allowed
 
 MODEL = "model"  # a group keeps the parts of the model that is evaluated under this name
 OnBatch = Callable[[int], None]
@@ -132,7 +133,8 @@ def _share_out(
         group.run(WorkerGroup.forget, MODEL)  # not two of them at once
         group.run(WorkerGroup.keep, MODEL, (trained.backbone, trained.bridges, trained.spec))
     sent = [replace(b, layouts=()) if isinstance(b, GenerateBatch) else b for b in batches]
-    group.send(_do_share, [(spec, [sent[i] for i in share], settings) for share in shares[1:]])
+    file = allowed(trained.spec.method.file_sha256)
+    group.send(_do_share, [(spec, [sent[i] for i in share], settings, file) for share in shares[1:]])
     failed: Exception | None = None
     mine: list[list[Any]] = []
     try:
@@ -163,6 +165,7 @@ def _do_share(
     spec: RunSpec | None,
     batches: Sequence[GenerateBatch | ScoreBatch],
     settings: dict[str, Any] | None,
+    file: OwnFile | None,
 ) -> None:
     """Gathers the results of batches; a failure is gathered as its traceback, which the leader raises.
 
@@ -171,7 +174,10 @@ def _do_share(
     Args:
         spec: that of the model being trained, which then answers; None: the model that was sent does.
         settings: of the predictor that answers; None: the batches are scored.
+        file: of one's own method, which the leader was given.
     """
+    if file is not None:
+        allow(file)
     if spec is None:
         backbone, bridges, spec = group.kept[MODEL]
     else:

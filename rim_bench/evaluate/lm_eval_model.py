@@ -37,6 +37,7 @@ from rim_bench.evaluate.self_consistency import sampling_of, votes_record, whole
 from rim_bench.methods.layout import Layout, Segment
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.own_files import allow_files
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -48,7 +49,10 @@ COMPLAINTS = tuple(
     f"lm_eval/{m}.py" for m in ("config/evaluate_config", "api/registry", "_cli/utils", "evaluator_utils")
 )
 """Where lm-eval raises what is a user's mistake."""
-OPTIONS = ("path", "results", "effort", "max_gen_toks", "probe", "votes", "temperature", "sample_seed", "split_passes")
+OPTIONS = (
+    *("path", "results", "effort", "max_gen_toks", "probe", "votes", "temperature", "sample_seed", "split_passes"),
+    *("method_file", "trust"),
+)
 """Arguments of the model that a user may give."""
 
 
@@ -85,6 +89,8 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         probe: also decode after every probe place of the method (rim: after every block).
         votes: above 1: samples a question at `temperature`, drawn from `sample_seed`; the most frequent answer counts.
         split_passes: every filler position in a pass of its own (pause-curriculum): equal answers, another latency.
+        method_file: the .py file of the run's method, where that is one's own.
+        trust: that file as FILE:SHA256, which is taken only if it has this content.
         trust_remote_code: taken from lm-eval's command line and not needed: a run's code is this package's.
 
     Raises:
@@ -107,6 +113,8 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         temperature: float | None = None,
         sample_seed: int | None = None,
         split_passes: bool = False,
+        method_file: str | None = None,
+        trust: str | None = None,
         on_batch: Callable[[int], None] | None = None,
         execution: ExecutionContext = ALONE,
         trust_remote_code: bool = False,
@@ -122,6 +130,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
                 logger.warning("no GPU is available: running on the CPU instead of %s", device)
                 device = "cpu"
+            allow_files([] if method_file is None else [method_file], [] if trust is None else [trust])
             run = Store(Path(results)).find(str(path))
             trained = load_trained(run, device=pick_device(device), execution=execution)
         self.trained, self.backbone, self.workspace = trained, trained.backbone, trained.workspace
@@ -383,7 +392,10 @@ def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) 
             namespace.include_path = [str(tasks_folder()), *([folders] if isinstance(folders, str) else folders)]
         parser.execute(namespace)
     except UsageError as error:
-        raise UsageError(str(error).replace("--data DIR", "--metadata rim_bench_data=DIR")) from None
+        said = str(error).replace("--data DIR", "--metadata rim_bench_data=DIR")
+        for flag in ("--method-file ", "--trust "):
+            said = said.replace(flag, f"--model_args {flag.strip(' -').replace('-', '_')}=")
+        raise UsageError(said) from None
     except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
         place = traceback.extract_tb(error.__traceback__)[-1].filename
         if not place.endswith(COMPLAINTS):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from rim_bench.data.options import DataOptions
+from rim_bench.data.options import DataOptions, OwnCodeOptions
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.flags import Flag
 
@@ -51,7 +51,7 @@ class EvalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredRunOptions(DataOptions, EvalOptions):
+class StoredRunOptions(DataOptions, EvalOptions, OwnCodeOptions):
     """What trained runs are asked: `rim-bench eval` and `sweep`.
 
     Attributes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rim_bench.data.suites import asked, readable
-from rim_bench.data.task import Task, load_task, task_names
+from rim_bench.data.task import Task, load_task, task_names, task_of
 from rim_bench.engine.devices import pick_device
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
@@ -98,7 +98,7 @@ class LoadedRun:
 def stored_request(run: Run, options: StoredRunOptions) -> EvaluationRequest:
     """The evaluation that `rim-bench run` makes of a run, or that of another task with the same options."""
     own_task = run.spec.task
-    task = load_task(options.task or own_task.name)
+    task = load_task(options.task) if options.task else task_of(own_task.name, run.task_file)
     own, quick = task.name == own_task.name, options.quick or run.spec.quick
     limit = options.limit if options.limit is not None or not own else own_task.limit
     if limit is None and quick:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.data.datasets import training_data
-from rim_bench.data.task import load_task
+from rim_bench.data.task import task_of
 from rim_bench.engine.backbone import Backbone
 from rim_bench.methods.method import Example
 from rim_bench.storage.records import RunSpec, TrainedOnRecord, UnseenTextRecord
@@ -31,7 +31,7 @@ def training_examples(spec: RunSpec, data: Path | None) -> tuple[Example, ...] |
     """The examples that a run was trained on, by its specification; None where they are not there, or not the same."""
     task_spec = spec.task
     try:
-        task = load_task(task_spec.name)
+        task = task_of(task_spec.name)
         train, _ = training_data(task, data=data, steps=task_spec.steps, limit=task_spec.limit, allow_changed=True)
     except UsageError:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import pkgutil
 import sys
 import types
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rim_bench.methods.method import Method, logger
-from rim_bench.util.errors import UsageError, check_name, unknown
+from rim_bench.methods.own_methods import Checked, class_place, in_own_code, is_own
+from rim_bench.util.errors import OWN_MODULE, UsageError, check_name, unknown
+from rim_bench.util.own_files import OwnFile, allow, allowed, read_own, refusal
 
 ENTRY_POINTS = "rim_bench.methods"
 
@@ -42,7 +43,7 @@ def all_methods() -> dict[str, type[Method]]:
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
             loaded = point.load()
-        except Exception as error:  # another package's fault is not to stop the methods that are here
+        except (Exception, SystemExit) as error:  # another package's fault is not to stop the methods that are here
             logger.warning("entry point %s is not used: %s: %s", point.value, type(error).__name__, error)
             continue
         classes = _methods_of(loaded) if isinstance(loaded, types.ModuleType) else [loaded]
@@ -66,27 +67,18 @@ def _methods_of(module: types.ModuleType) -> list[type[Method]]:
 
 
 def load_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
-    """A method by name or by the path of a Python file that defines exactly one.
+    """A method by name, or by the path of a Python file that defines exactly one: who calls this wants it to be run.
 
     Raises:
-        UsageError: no such name or file, a file that fails to import, a name that no folder can have, or settings
-            that do not fit.
+        UsageError: no such name or file, a file that fails to import or whose method is none, a name that no folder
+            can have, or settings that do not fit.
     """
     if name.endswith(".py"):
-        cls = _method_in_file(Path(name))
-        check_name("method", cls.name)
-    else:
-        known = all_methods()
-        if name not in known:
-            raise unknown("method", name, known)
-        cls = known[name]
-    try:
-        method = cls()
-    except TypeError as error:
-        raise UsageError(
-            f"method {name!r} cannot be made without arguments, every field needs a default: {error}"
-        ) from error
-    return method.with_settings(settings or {})
+        return _with_settings(_method_in(allow(_method_file(name))), settings)
+    known = all_methods()
+    if name not in known:
+        raise unknown("method", name, known)
+    return _with_settings(known[name], settings)
 
 
 class StoredMethod(Protocol):
@@ -108,41 +100,61 @@ class StoredMethod(Protocol):
 def method_of(stored: StoredMethod) -> Method:
     """The method that a run's specification names, with its settings.
 
+    One of a file is found again by the hash of its content, among the files that this process was given: nothing is run
+    because a specification says where it lies.
+
     Raises:
-        UsageError: the method's file is gone, or not the one that the run was trained with.
+        UsageError: no file of that content was given.
     """
-    if stored.file is None:
+    if stored.file is None and stored.file_sha256 is None:
+        if stored.name.endswith(".py"):
+            raise unknown("method", stored.name, all_methods())
         return load_method(stored.name, stored.settings)
-    method = load_method(stored.file, stored.settings)  # says so where the file is gone
-    if hashlib.sha256(Path(stored.file).read_bytes()).hexdigest() != stored.file_sha256:
-        raise UsageError(
-            f"method file {stored.file!r} has changed since the run was trained: restore it, or train again"
-        )
+    file = allowed(stored.file_sha256)
+    if file is None:
+        who = f"a run was trained with method {stored.name!r} of somebody's own"
+        raise refusal(who, str(stored.file), stored.file_sha256)
+    return _with_settings(_method_in(file), stored.settings)
+
+
+def _with_settings(cls: type[Method], settings: Mapping[str, Any] | None) -> Method:
+    """The method with these settings; one that is not shipped is looked at."""
+    if not is_own(cls):
+        return cls().with_settings(settings or {})
+    with in_own_code(class_place(cls), f"{cls.name} cannot be made without arguments, every field needs a default"):
+        method = cls()
+    with in_own_code(class_place(cls), f"{cls.name} does not take its settings"):
+        method = method.with_settings(settings or {})
+    Checked(method)
     return method
 
 
-def _method_in_file(path: Path) -> type[Method]:
-    if not path.is_file():
+def _method_file(name: str) -> OwnFile:
+    """Raises UsageError where there is none, before it is read."""
+    if not Path(name).expanduser().is_file():
         raise UsageError(
-            f"method file {str(path)!r} does not exist: give a path to a Python file or a name from `rim-bench list "
-            "methods`"
+            f"method file {name!r} does not exist: give a path to a Python file or a name from `rim-bench list methods`"
         )
-    resolved = path.resolve()
-    digest = hashlib.sha256(f"{resolved}\n".encode() + resolved.read_bytes()).hexdigest()
-    module_name = f"rim_bench_user_{resolved.stem}_{digest[:12]}"  # a changed file is another module
+    return read_own(name)
+
+
+def _method_in(file: OwnFile) -> type[Method]:
+    """The method that a file defines. What is run is what was read, never a compiled file beside it."""
+    digest = hashlib.sha256(f"{file.path}\n{file.sha256}".encode()).hexdigest()
+    module_name = f"{OWN_MODULE}{file.path.stem}_{digest[:12]}"  # a changed file is another module
     if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, resolved)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
+        module = types.ModuleType(module_name)
+        module.__file__ = str(file.path)
+        sys.modules[module_name] = module  # dataclasses look their module up
         try:
-            spec.loader.exec_module(module)
-        except Exception as error:
+            with in_own_code(f"method file {str(file.path)!r}", "failed to import"):
+                exec(compile(file.source, str(file.path), "exec", dont_inherit=True), vars(module))
+        except BaseException:
             del sys.modules[module_name]
-            reason = " ".join(str(error).split())
-            raise UsageError(f"method file {str(path)!r} failed to import: {type(error).__name__}: {reason}") from error
+            raise
     classes = _methods_of(sys.modules[module_name])
     if len(classes) != 1:
         names = ", ".join(c.name for c in classes) or "none"
-        raise UsageError(f"method file {str(path)!r} must define exactly one named Method subclass, found {names}")
+        raise UsageError(f"method file {str(file.path)!r} must define exactly one named Method subclass, found {names}")
+    check_name("method", classes[0].name)
     return classes[0]

@@ -104,8 +104,9 @@ def evaluate_run(run: PlannedRun | Run, *, progress: Progress = None, **options:
     with _reporter(progress) as reporter:
         if isinstance(run, PlannedRun) and not options:
             return training.evaluate(run, reporter)
-        stored = run.run if isinstance(run, PlannedRun) else run
-        evaluate_stored(stored, _read(StoredRunOptions, options), reporter)
+        stored, asked = run.run if isinstance(run, PlannedRun) else run, _read(StoredRunOptions, options)
+        asked.allow()
+        evaluate_stored(stored, asked, reporter)
         return stored
 
 
@@ -119,8 +120,10 @@ def sweep(
     """
     from rim_bench.evaluate import sweep as curves
 
+    asked = _read(StoredRunOptions, options)
+    asked.allow()
     with _reporter(progress) as reporter:
-        return curves.sweep(runs, _read(StoredRunOptions, options), reporter, knobs=knobs)
+        return curves.sweep(runs, asked, reporter, knobs=knobs)
 
 
 def compare(
@@ -160,7 +163,7 @@ def _read(kind: type[Chosen], options: Mapping[str, Any]) -> Chosen:
     for name, value in options.items():
         if name not in fields:
             raise unknown("option", name, fields)
-        if name in ("methods", "seeds"):
+        if name in ("methods", "seeds", "method_files", "task_files", "trust"):
             value = (value,) if isinstance(value, str | int) else tuple(value)
         elif name in ("out", "data") and value is not None:
             value = Path(value)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from rim_bench.data.options import PlaceOptions
+from rim_bench.data.options import OwnCodeOptions, PlaceOptions
 from rim_bench.engine.distributed.environment import check_asked, check_strategy, started
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.storage.selection import LAST, CheckpointRule, LearningRateGrid, parse_tune
@@ -83,7 +83,7 @@ class ProcessOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions(PlaceOptions, ProcessOptions):
+class StudyOptions(PlaceOptions, ProcessOptions, OwnCodeOptions):
     """What stands beside a study file."""
 
 

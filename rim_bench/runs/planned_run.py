@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rim_bench.methods.controls import check_trains
 from rim_bench.methods.method import Method
+from rim_bench.methods.own_methods import check_rows_of
 from rim_bench.methods.registry import load_method, method_of
 from rim_bench.methods.schedule import TrainingPlan, spans
 from rim_bench.runs.options import Options
@@ -24,6 +25,7 @@ from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import LAST_RULE, CheckpointRule
 from rim_bench.util.errors import UsageError
+from rim_bench.util.own_files import allow, allowed, read_own
 
 if TYPE_CHECKING:
     from rim_bench.runs.tuning import Choice
@@ -63,12 +65,17 @@ class PlannedRun:
 
     @cached_property
     def method(self) -> Method:
-        """The method that the specification names.
+        """The method that the request named, by its file where it is one's own.
 
         Raises:
-            UsageError: its file is gone, or has changed.
+            UsageError: its file is gone, or has changed since the run was planned.
         """
-        return method_of(self.spec.method)
+        stored = self.spec.method
+        if stored.file is not None and allowed(stored.file_sha256) is None:  # planned in another process
+            if (file := read_own(stored.file)).sha256 != stored.file_sha256:
+                raise UsageError(f"method file {stored.file!r} has changed since the run was planned: start it again")
+            allow(file)
+        return method_of(stored)
 
     @property
     def run(self) -> Run:
@@ -123,6 +130,7 @@ def plan_study(options: Options, *, elsewhere: bool = False) -> Plan:
         for name in options.methods:
             method = study.method(name)
             check_trains(method, study.backbone, study.start)
+            check_rows_of(method, study.data[0].examples, seed)
             plan = _training_plan(study, method.name, seed)
             if not plan.flops:  # one in FLOPs is checked by `training.check_budget`, which knows lengths
                 spans(method.stages(), plan.steps, study.start)  # refuses a budget under the curriculum's

@@ -27,7 +27,8 @@ from rim_bench.runs.options import Options, StudyOptions
 from rim_bench.runs.planned_run import Plan, plan_study
 from rim_bench.storage.records import TrainingRecord
 from rim_bench.util.errors import UsageError, unknown
-from rim_bench.util.flags import flag_fields
+from rim_bench.util.flags import flag_fields, read_names
+from rim_bench.util.own_files import allowed, read_own, refusal
 from rim_bench.util.progress import Reporter
 
 if TYPE_CHECKING:
@@ -88,13 +89,18 @@ def read_study(path: Path, where: StudyOptions | None = None) -> StudyFile:
     problems += [f"[{key}] is no table" for key in ("set", "backbone") if not isinstance(keys.get(key, {}), dict)]
     if problems:
         raise UsageError(f"study {str(path)!r}: " + "; ".join(problems))
+    where = where or StudyOptions()
+    where.allow()
+    for name in (*keys["methods"], keys["task"], *read_names(",".join(keys.get("eval_tasks", ())))):
+        if name.endswith((".py", ".yaml", ".yml")) and allowed((file := read_own(name)).sha256) is None:
+            raise refusal(f"study {str(path)!r} names code of somebody's own", name, file.sha256)
     same: dict[str, Any] = {key: keys[key] for key in PLAIN if key in keys}
     same |= {
         "methods": tuple(keys["methods"]),
         "seeds": tuple(keys.get("seeds", [0])),
         "settings": _settings(path, keys.get("set", {})),
     }
-    same |= {"backbone": keys.get("backbone", {}), "out": path.parent, **vars(where or StudyOptions())}
+    same |= {"backbone": keys.get("backbone", {}), "out": path.parent, **vars(where)}
     swept = [sweep] * max(1, len(asked)) if isinstance(sweep, bool) else [name in sweep for name in asked]
     requests = tuple(Options(**same, budget=budget) for budget in asked or [None])
     return StudyFile(path, requests, tuple(swept), tuple(keys.get("suite", ())), tuple(keys.get("eval_tasks", ())))

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from rim_bench.compute.adapters import matched_backbone, matched_shape
 from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import ROWS, training_cost
 from rim_bench.data.datasets import overlap
+from rim_bench.data.task import Task
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.devices import peak_memory, pick_device, reset_peak
 from rim_bench.engine.distributed import environment as launch_environment
@@ -30,6 +32,7 @@ from rim_bench.evaluate.options import QUICK_ROWS
 from rim_bench.evidence.split_protocol import held_out
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded, Method, Stage
+from rim_bench.methods.own_methods import Checked, bridges_of, is_own
 from rim_bench.methods.schedule import flops_spans, planned_flops
 from rim_bench.runs.checkpoints import CheckpointSelector, answered, clean, evaluate_candidates
 from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, trials
@@ -156,7 +159,7 @@ def train(planned: PlannedRun, reporter: Reporter | None = None, execution: Exec
         if planned.choice is not None:
             trial = Run(study.store.folder / planned.choice.winner.run)
             if same_training(planned.spec, trial.spec):  # of the same seed, budget and all else
-                run.write_environment(_environment(device))
+                run.write_environment(_environment(device, study.task))
                 adopt(run, trial, _tuning_record(planned, trial.id))
                 reporter.note(f"{planned.label}: the winning trial {trial.id} is this run")
                 return run
@@ -181,8 +184,8 @@ def _train_weights(
         inherited = 0 if parent is None else _trained_flops(parent.run)
         start = str(planned.spec.start)
         trainer = Trainer(backbone, method, bridges, data, plan, run, start, inherited, watcher, group, strategy)
-        check_rows(backbone, data, method, [s.stage for s in trainer.spans])
-    run.write_environment(_environment(device) | processes)
+        check_rows(backbone, data, method, [s.stage for s in trainer.spans], bridges)
+    run.write_environment(_environment(device, study.task) | processes)
     reset_peak(device)
     outcome = trainer.run(lambda p: reporter.training(planned.label, p))
     bridges.eval()
@@ -277,16 +280,26 @@ def nothing_left_of(run: Run) -> Iterator[None]:
         raise
 
 
-def check_rows(backbone: Backbone, data: Sequence[Encoded], method: Method, stages: Sequence[Stage]) -> None:
+def check_rows(
+    backbone: Backbone, data: Sequence[Encoded], method: Method, stages: Sequence[Stage], bridges: nn.ModuleDict
+) -> None:
     """Refuses, before training, rows that the method cannot lay out or that the model has no positions for.
 
     Rows of equal lengths are tried once; a stage is tried as it begins, when nothing of an example is left out yet.
     """
     shapes = {(len(e.question), tuple(map(len, e.steps)), len(e.answer)): e for e in reversed(data)}
+    checked = Checked(method) if is_own(type(method)) else None
+    if checked is not None:
+        checked.check_layouts(shapes.values())
     for stage in stages:
         for example in shapes.values():
-            need = method.lay_train(example, stage, 0.0, random.Random(0)).depth
-            if need > backbone.max_positions:
+            layout = method.lay_train(example, stage, 0.0, random.Random(0))
+            if checked is not None:
+                for token in layout.tokens:
+                    _ = token is None or backbone.resolve(token)
+                if missing := {s.bridge for s in layout.segments if s.bridge is not None} - set(bridges):
+                    raise checked.wrong("bridges", f"does not have the module {sorted(missing)[0]!r} of lay_train")
+            if (need := layout.depth) > backbone.max_positions:
                 raise UsageError(
                     f"training row {example.id!r} needs {need} positions with {method.name} (stage {stage.name!r}), "
                     f"the model has {backbone.max_positions}: use a model with more (for from-scratch ones: --backbone "
@@ -297,7 +310,7 @@ def check_rows(backbone: Backbone, data: Sequence[Encoded], method: Method, stag
 def price_of(backbone: Backbone, method: Method) -> Callable[[Layout], int]:
     """Training FLOPs of a layout for a method whose markers and bridges the backbone does not have yet."""
     markers = method.markers()
-    plain = PackedModel(backbone, method.bridges(backbone.width)).shape()
+    plain = PackedModel(backbone, bridges_of(method, backbone.width)).shape()
     shape = dataclasses.replace(plain, vocabulary=max(plain.vocabulary, backbone.vocabulary + len(markers)))
     shape = matched_shape(shape, method)
     trains = ROWS if method.trains == "markers" else backbone.trains()
@@ -313,8 +326,9 @@ def gpu_info(device: torch.device) -> dict[str, Any] | None:
     return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
-    return environment(gpu=gpu_info(device)) | {"torch_threads": torch.get_num_threads()}
+def _environment(device: torch.device, task: Task) -> dict[str, Any]:
+    own = {} if task.file_sha256 is None else {"task_file": {"path": str(task.path), "sha256": task.file_sha256}}
+    return environment(gpu=gpu_info(device)) | {"torch_threads": torch.get_num_threads()} | own
 
 
 # One run: evaluation

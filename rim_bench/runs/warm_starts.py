@@ -17,6 +17,7 @@ from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.evaluate.stored_runs import evaluate_stored
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
 from rim_bench.methods.controls import Control
+from rim_bench.methods.registry import method_of
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import Plan, arms
 from rim_bench.storage.run_folder import Run
@@ -34,8 +35,7 @@ def warm_options(plan: Plan, runs: Sequence[Run], controls: Sequence[Control]) -
     for start in dict.fromkeys(c.start for c in controls if c.start is not None):
         steps = 0  # the most of any run, in the stages that such a start would have spared it
         for run in runs:
-            method = study.method(run.spec.method.file or run.spec.method.name)
-            spared = {s.name for s in method.stages() if s.given_by == start}
+            spared = {s.name for s in method_of(run.spec.method).stages() if s.given_by == start}
             steps = max(steps, sum(record["stage"] in spared for record in run.metrics()))
         if not steps:
             continue  # the budget was so small that the stage had no step of its own

@@ -146,10 +146,16 @@ class Run:
         """Holds the run for this process, which may enter it again; the kernel frees it when the process dies.
 
         Raises:
-            UsageError: at once, where another process holds it.
+            UsageError: at once, where another process holds it; a link in the folder, through which a file elsewhere
+                would be written or removed.
         """
         from filelock import FileLock, Timeout
 
+        if (link := next((p for p in self.path.rglob("*") if p.is_symlink()), None)) is not None:
+            raise UsageError(
+                f"{str(link)!r} is a link: a run is written into its own folder only, so put in its place "
+                "what it leads to"
+            )
         lock, holder = FileLock(self.path / "lock", timeout=0, is_singleton=True), self.path / "lock.pid"
         with writing(self.path / "lock"):
             try:
@@ -172,6 +178,13 @@ class Run:
         before = read_json(path) if path.is_file() else None
         earlier = [] if before is None else [*before.pop("earlier", []), before]
         write_json_atomic(path, {**environment, **({"earlier": earlier} if earlier else {})})
+
+    @property
+    def task_file(self) -> Record | None:
+        """Path and sha256 of the YAML of one's own task that it was trained on; None where nothing is said of one."""
+        path = self.path / "environment.json"
+        file = read_json(path).get("task_file") if path.is_file() else None
+        return file if isinstance(file, dict) else None
 
     # Training
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import traceback
 from collections.abc import Iterable
 
 
@@ -24,9 +25,21 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}: allowed are {', '.join(names) or 'none'}{hint}")
 
 
+OWN_MODULE = "rim_bench_user_"  # how the names of the modules of method files begin
+
+
+def own_line(error: BaseException) -> str | None:
+    """The last line of a method file that an error came through, as `method file FILE, line N`; None where none was."""
+    place = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).startswith(OWN_MODULE):
+            place = f"method file {frame.f_code.co_filename!r}, line {line}"
+    return place
+
+
 def check_name(kind: str, name: str) -> None:
     """Raises UsageError for a name that is to become part of a folder's and is no plain one."""
-    if not re.fullmatch("[A-Za-z][A-Za-z0-9._-]*", name):
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9._-]*", name):
         raise UsageError(
             f"{kind} {name!r} is not a name: give letters, digits, '_', '-' and '.', and a letter at the beginning"
         )
@@ -47,4 +60,6 @@ def sentence(error: BaseException) -> str | None:
             "the GPU's memory is not enough: give a smaller --eval-batch-size, or a task whose recipe has a smaller "
             "micro_batch"
         )
+    if (place := own_line(error)) is not None:
+        return f"{place}: {type(error).__name__}: {' '.join(str(error).split())}"
     return None

@@ -10,6 +10,7 @@ from rim_bench.cli import main
 from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions
 from rim_bench.runs.options import ExecutionOptions, Options
 
+OWN = "--method-file --task-file --trust"
 DATA = "--data --file --steps --limit"
 TRAINING = f"--methods -m --task -t --model {DATA} --out -o --start --seeds --seed --examples --budget --cot-examples"
 TRAINING += " --batch-size --lr --set --backbone --tuning --device --quick --allow-changed-data --checkpoint"
@@ -20,7 +21,7 @@ FLAGS = {
     "run": f"{TRAINING} --max-tokens --eval-batch-size --controls {SETS} {GRID}",
     "train": TRAINING,
     "eval": f"--task -t {DATA} --out -o --split --effort --max-tokens --votes --temperature --sample-seed"
-    f" --split-passes --repeat --eval-batch-size --device --quick --allow-changed-data {SETS}",
+    f" --split-passes --repeat --eval-batch-size --device --quick --allow-changed-data {SETS} {OWN}",
     "table": "--out -o --split --format -f --write --references",
     "plot": "--out -o --kind -k --to --split",
     "show": "--task -t --data --file --steps --row --effort --set",
@@ -28,9 +29,9 @@ FLAGS = {
     "cost": "--method --methods -m --model --question-tokens --chain-tokens --answer-tokens --chain-steps --set"
     " --kv-dtype --lora-rank --format -f --json --verify",
     "sweep": f"--out -o --task -t {DATA} --split --knob --max-tokens --temperature --sample-seed --eval-batch-size"
-    " --device",
+    f" --device {OWN}",
     "leaderboard": "--out -o --split --format -f --write --plots",
-    "study": f"--data --device --strategy --processes {GRID}",
+    "study": f"--data --device --strategy --processes {GRID} {OWN}",
     "baseline": "--output -o --out --split --task -t --key",
     "check": "--against --margin --out -o --min-n --level --key --repeat --json --junit --summary",
     "margin": "--out -o --rate --split --task -t --json --output",

@@ -19,6 +19,7 @@ from rim_bench.runs.planned_run import plan_study
 from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
+from rim_bench.util.own_files import allow_files
 
 README = Path(__file__).parents[2] / "README.md"
 HEADING = "## Your own method"
@@ -60,13 +61,21 @@ def test_it_is_trained_evaluated_and_compared(
         assert "direct" in text and own in text
     given = runs[own].spec.method
     assert given.file_sha256 == hashlib.sha256(mine.read_bytes()).hexdigest()
-    evaluates_only_what_was_trained(runs[own], mine)
+    evaluates_only_what_was_trained(runs[own], mine, monkeypatch)
 
 
-def evaluates_only_what_was_trained(run: Run, mine: Path) -> None:
+def evaluates_only_what_was_trained(run: Run, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another process, which is given the file anew: what its content is decides, not where it lies."""
+    monkeypatch.setattr("rim_bench.util.own_files._allowed", {})
+    with pytest.raises(UsageError, match=r"mine\.py' \(sha256 [0-9a-f]{64}\): code is never run because a folder"):
+        method_of(run.spec.method)
+    moved = mine.rename(mine.with_name("moved.py"))
+    allow_files([moved])
     assert method_of(run.spec.method).name == run.spec.method.name
-    mine.write_text(mine.read_text() + "\n# another file now\n")
-    with pytest.raises(UsageError, match=r"mine\.py.*changed"):
+    monkeypatch.setattr("rim_bench.util.own_files._allowed", {})
+    moved.write_text(moved.read_text() + "\n# another file now\n")
+    allow_files([moved])
+    with pytest.raises(UsageError, match=r"what was given has another content"):
         method_of(run.spec.method)
 
 
