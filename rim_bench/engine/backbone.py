@@ -24,10 +24,19 @@ from rim_bench.engine import lora
 from rim_bench.engine.attention import NAME as SDPA
 from rim_bench.engine.attention import Part, growing_cache
 from rim_bench.engine.markers import add_markers, marker_rows, write_rows
-from rim_bench.engine.pretrained import fuse_activations, load_model, locate, quiet, scratch_model
-from rim_bench.engine.tokenizer import Codec, load_tokenizer, train_tokenizer
+from rim_bench.engine.pretrained import (
+    constant_positions,
+    fuse_activations,
+    generation_settings,
+    load_model,
+    locate,
+    quiet,
+    scratch_model,
+)
+from rim_bench.engine.tokenizer import Codec, load_codec, train_tokenizer
 from rim_bench.methods.method import Encoded, Example, Marker
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.files import read_json
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedTokenizerFast
@@ -111,12 +120,31 @@ class Backbone:
         else:
             folder = locate(spec)
             record = {**spec, "revision": folder.name} if spec["kind"] == "hub" else spec
-            codec = Codec(load_tokenizer(folder))
-            backbone = cls(record, load_model(folder, attention), codec, {}, device)
+            backbone = cls(record, load_model(folder, attention), load_codec(folder), {}, device)
+        backbone.check_tokens()
         add_markers(backbone, markers, seed)
         if spec["tuning"] == "lora":
-            backbone.model = lora.wrap(backbone.model, spec, backbone.markers, seed).eval()
+            backbone.model = lora.wrap(backbone.model, backbone.spec, backbone.markers, seed).eval()
         return backbone
+
+    def check_tokens(self) -> None:
+        """Raises UsageError where a token of the tokenizer has no row in the table, or an id below the last no token.
+
+        A table may have more rows than there are tokens: some are padded.
+        """
+        rows, tokens = len(self.table("input").weight), self.codec.tokens()
+        if without := sorted((number, text) for text, number in tokens.items() if number >= rows):
+            (number, text), *_ = without
+            raise UsageError(
+                f"the model {self.spec['name']!r} has {rows:,} rows of embeddings, but its tokenizer {len(without):,} "
+                f"tokens without one, such as {text!r} with id {number:,}: resize the table (resize_token_embeddings) "
+                "and train the rows, or take the tokens out of the tokenizer"
+            )
+        if len(set(tokens.values())) != self.vocabulary:
+            raise UsageError(
+                f"the tokenizer of {self.spec['name']!r} has {len(tokens):,} tokens with ids up to "
+                f"{self.vocabulary - 1:,}: every id from 0 on must have one token, or new ones get no place"
+            )
 
     # What the model is
 
@@ -142,8 +170,8 @@ class Backbone:
 
     @property
     def max_positions(self) -> int:
-        """Positions the model has: ids run from 0 to one less. The caller keeps to it; a learned table fails beyond."""
-        return int(self.causal.config.max_position_embeddings)
+        """Positions a row may have: ids run from 0 to one less. The caller keeps to it."""
+        return constant_positions(self.causal.config)
 
     @property
     def device(self) -> torch.device:
@@ -386,7 +414,7 @@ class Backbone:
         """Writes model (LoRA: adapter and markers' rows) and tokenizer into `folder`, and `backbone.json` last."""
         folder.mkdir(parents=True, exist_ok=True)
         record = {
-            "schema": 1,
+            "schema": 2,  # 1: the tokenizer has no markers; a head that differs from a tied embedding was lost
             "spec": self.spec,
             "markers": self.markers,
             "vocabulary": self.vocabulary,
@@ -394,11 +422,15 @@ class Backbone:
             "end": self.end,
             "sha256": self.weights_sha256(),
         }
-        how = {"save_embedding_layers": False} if self.spec["tuning"] == "lora" else {"max_shard_size": "1000GB"}
+        how: dict[str, Any] = {"save_embedding_layers": False}
+        if self.spec["tuning"] != "lora":
+            how = {"max_shard_size": "1000GB"}
+            never = range(self.vocabulary, len(self.table("output").weight))
+            self.model.generation_config = generation_settings(self.end, never)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as name, quiet():
             part = Path(name)
             self.model.save_pretrained(str(part), **how)
-            self.codec.save(part)
+            self.codec.save(part, self.markers)
             (part / "README.md").unlink(missing_ok=True)  # peft's empty model card
             (part / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
             for path in sorted(part.iterdir(), key=lambda p: (p.name == RECORD, p.name)):
@@ -415,13 +447,16 @@ class Backbone:
         """
         if not (folder / RECORD).is_file():
             raise UsageError(f"{str(folder)!r} holds no saved backbone: {RECORD} is missing")
-        record = json.loads((folder / RECORD).read_text("utf-8"))
-        spec = record["spec"]
-        codec = Codec(load_tokenizer(folder))
-        if (codec.size, list(codec.start), codec.end) != (record["vocabulary"], record["start"], record["end"]):
+        record = read_json(folder / RECORD)
+        if missing := {"schema", "spec", "markers", "vocabulary", "start", "end", "sha256"} - set(record):
+            raise UsageError(f"{str(folder / RECORD)!r} is damaged: it lacks {', '.join(sorted(missing))}")
+        spec, size = record["spec"], record["vocabulary"]
+        codec = load_codec(folder, size if record["markers"] else None)
+        if (codec.size, list(codec.start), codec.end) != (size, record["start"], record["end"]):
             raise UsageError(f"the tokenizer in {str(folder)!r} is not the one that the weights were saved with")
         if spec["tuning"] == "lora":
-            backbone = cls(spec, load_model(locate(spec), attention), codec, {}, device)
+            model = load_model(locate(spec), attention, untie=record["schema"] > 1)
+            backbone = cls(spec, model, codec, {}, device)
             names = sorted(record["markers"], key=record["markers"].__getitem__)
             add_markers(backbone, [Marker(name) for name in names], 0)
             backbone.model = lora.wrap(backbone.model, spec, backbone.markers, 0).eval()

@@ -37,7 +37,10 @@ def wrap(model: Any, spec: Mapping[str, Any], markers: Mapping[str, int], seed: 
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
+    if spec.get("kind") == "hub":  # what peft then fetches by itself, not where it lies on this machine
+        config.base_model_name_or_path, config.revision = spec["hub"], spec["revision"]
+    return wrapped
 
 
 def adapter(model: Any) -> dict[str, Tensor]:

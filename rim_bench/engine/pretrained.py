@@ -5,25 +5,36 @@ Files of pretrained weights are looked up on this machine, and fetched once wher
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
 
 from rim_bench.compute.backbones import FAMILIES, weight_hashes
 from rim_bench.engine.attention import register
-from rim_bench.util.errors import UsageError
+from rim_bench.engine.model_folder import (
+    AS_WRITTEN,
+    CONFIG,
+    check_folder,
+    check_layers,
+    check_shapes,
+    is_constant,
+    reading,
+    stored_shapes,
+    weight_files,
+)
+from rim_bench.util.errors import UsageError, unknown
 
+log = getLogger(__name__)
 hf_logging: Any = logging  # untyped
 
 
@@ -105,14 +116,50 @@ def scratch_model(spec: Mapping[str, Any], vocabulary: int, end: int, seed: int,
     return model
 
 
-def load_model(folder: Path, attention: str) -> Any:
-    """The model in a folder, in float32, every weight accounted for."""
+ROPE_CONSTANT = ("default", "linear", "yarn", "llama3", "proportional")
+"""Rotary embeddings whose frequencies the configuration alone decides."""
+ROPE_BOUNDED = ("dynamic", "longrope")
+"""Those whose frequencies change with the longest row of a call, once it is longer than the original length."""
+
+
+def constant_positions(config: Any) -> int:
+    """Positions of a model that a row may have, so that what it computes does not depend on the rows beside it.
+
+    All it has, but for a rotary embedding that takes other frequencies for longer calls: there, those before it does.
+
+    Raises:
+        UsageError: a rotary embedding of a type that is not known.
+    """
+    positions = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default")
+    if kind not in ROPE_CONSTANT + ROPE_BOUNDED:
+        raise unknown("rope_type", str(kind), ROPE_CONSTANT + ROPE_BOUNDED)
+    return min(positions, int(rope["original_max_position_embeddings"])) if kind == "longrope" else positions
+
+
+def load_model(folder: Path, attention: str, *, untie: bool = True) -> Any:
+    """The model in a folder, in float32, every weight accounted for. Nothing of the folder is executed.
+
+    A head that differs from the embedding stays what it is, also where config.json calls the two tied, as it does in
+    many merged models: Hugging Face would replace it by the embedding as soon as rows are added. `untie` = False leaves
+    that to it, as versions did whose runs are stored with schema 1.
+
+    Raises:
+        UsageError: a folder that cannot be loaded; the sentence names the file.
+    """
+    family = check_folder(folder)["model_type"]
+    stored = stored_shapes(folder, family)
+    allowed = f"allowed are models of type {', '.join(FAMILIES)} {AS_WRITTEN}"
     configs, auto = _auto()
-    config = configs.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    if config.model_type not in FAMILIES:
-        raise UsageError(f"a model of type {config.model_type!r} is not supported: allowed are {', '.join(FAMILIES)}")
-    try:
-        with quiet():
+    with quiet():
+        with reading(folder, CONFIG, allowed):
+            config = configs.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            limit = constant_positions(config)
+            check_layers(folder, stored, config.num_hidden_layers)
+            with torch.device("meta"):
+                check_shapes(folder, stored, auto.from_config(config, attn_implementation=_kernel(attention)))
+        with reading(folder, "the weights", allowed):
             model, info = auto.from_pretrained(
                 str(folder),
                 config=config,
@@ -123,12 +170,22 @@ def load_model(folder: Path, attention: str) -> Any:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UsageError(f"the weights in {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    info["unexpected_keys"] = {n for n in info["unexpected_keys"] if not is_constant(n, family)}
     bad = {kind: sorted(map(str, names))[:4] for kind, names in info.items() if names and kind != "error_msgs"}
     if bad or info.get("error_msgs"):
-        raise UsageError(f"the weights in {str(folder)!r} do not fit their config.json: {bad or info['error_msgs']}")
+        raise UsageError(f"the weights in {str(folder)!r} do not fit their {CONFIG}: {bad or info['error_msgs']}")
+    if limit < config.max_position_embeddings:
+        log.warning("%s: rows may have %d positions; beyond them its frequencies depend on other rows", folder, limit)
+    if untie and model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
     return model
+
+
+def generation_settings(end: int, never: Sequence[int]) -> Any:
+    """Hugging Face's settings for a run's answers: greedy, until the end token, without the ids in `never`."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(eos_token_id=end, pad_token_id=end, suppress_tokens=list(never) or None)
 
 
 WAIT = 3.0  # seconds until a hub that does not answer counts as unreachable
@@ -206,13 +263,11 @@ def stored_here(name: str, revision: str | None = None) -> Path | None:
 
 def _complete(folder: Path) -> bool:
     """Whether model and tokenizer can be loaded from the folder alone."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        weights = all((folder / shard).is_file() for shard in shards)
-    else:
-        weights = any(folder.glob("*.safetensors"))
-    return weights and (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()
+    try:
+        weight_files(folder)
+    except UsageError:
+        return False
+    return (folder / CONFIG).is_file() and (folder / "tokenizer.json").is_file()
 
 
 def _answers(endpoint: str) -> bool:

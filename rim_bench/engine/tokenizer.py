@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from rim_bench.engine.model_folder import check_vocabulary, reading
 from rim_bench.methods.method import Encoded, Example
 from rim_bench.util.errors import UsageError
 
@@ -49,23 +51,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, pattern: str | None =
     )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in a folder."""
-    from transformers import AutoTokenizer  # takes a quarter of a second, which a run that is done spares
-
-    auto: Any = AutoTokenizer  # untyped
-    return cast(
-        "PreTrainedTokenizerFast", auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    )
-
-
 class Codec:
     """Text to ids and back on a fast tokenizer.
 
     Text that looks like a special token (`<|end|>`, `<b>`) is encoded letter by letter: a question cannot inject one.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, size: int | None = None) -> None:
+        """A codec of a tokenizer's tokens; with `size`, of its first `size` ids: those behind are markers."""
         self.tokenizer: PreTrainedTokenizerFast = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None or tokenizer.eos_token_id is None:
@@ -73,6 +66,10 @@ class Codec:
                 "the backbone's tokenizer is not supported: a fast tokenizer (tokenizer.json) with an end token is "
                 "needed"
             )
+        if size is not None:
+            state = json.loads(backend.to_str())
+            state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < size]
+            tokenizer._tokenizer = backend = Tokenizer.from_str(json.dumps(state))
         plain, full = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         before = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
         self.start: tuple[int, ...] = tuple(full[:before])  # what the tokenizer puts in front of a text by default
@@ -82,10 +79,14 @@ class Codec:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._backend.encode_special_tokens = True
-        self.size: int = 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
+        self.size: int = 1 + max(self.tokens().values())
         probe = "How many? 7\n"
         if self.decode(self.encode(probe)) != probe:
             raise UsageError("the backbone's tokenizer is not supported: it does not give back the text it encodes")
+
+    def tokens(self) -> dict[str, int]:
+        """Text -> id of every token."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of `text`, nothing added."""
@@ -108,6 +109,34 @@ class Codec:
         """Text of `ids`; special tokens and ids beyond the vocabulary (markers) are dropped."""
         return str(self._backend.decode([int(i) for i in ids if i < self.size], skip_special_tokens=True))
 
-    def save(self, folder: Path) -> None:
-        """Writes the tokenizer's files."""
+    def save(self, folder: Path, markers: Mapping[str, int]) -> None:
+        """Writes the tokenizer's files, the markers among its special tokens at their ids.
+
+        A marker is stored under its name, in `<>` where the vocabulary has that text already.
+        """
         self.tokenizer.save_pretrained(str(folder))
+        path, taken = folder / "tokenizer.json", set(self.tokens())
+        state = json.loads(path.read_text("utf-8"))
+        for name, number in markers.items():
+            text = name
+            while text in taken:
+                text = f"<{text}>"
+            taken.add(text)
+            plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            state["added_tokens"].append({"id": number, "content": text, **plain, "special": True})
+        path.write_text(json.dumps(state, indent=2, ensure_ascii=False), "utf-8")
+
+
+def load_codec(folder: Path, size: int | None = None) -> Codec:
+    """The tokenizer in a folder as a codec, of its first `size` ids if given. Nothing of the folder is executed.
+
+    Raises:
+        UsageError: one that cannot be loaded or is not supported.
+    """
+    from transformers import AutoTokenizer  # takes a quarter of a second, which a run that is done spares
+
+    check_vocabulary(folder)
+    auto: Any = AutoTokenizer  # untyped
+    needed = "a fast tokenizer (tokenizer.json) is needed, as save_pretrained writes it"
+    with reading(folder, "the tokenizer", needed, ("tokenizer.json", "vocab.json")):
+        return Codec(auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False), size)

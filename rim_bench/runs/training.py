@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from rim_bench.compute.adapters import matched_backbone, matched_shape
+from rim_bench.compute.backbones import configuration
 from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import ROWS, training_cost
 from rim_bench.data.datasets import overlap
@@ -254,7 +254,7 @@ def _initial(planned: PlannedRun, device: torch.device) -> Backbone:
     if planned.parent is None:
         spec = study.backbone
         if method.adapter_of is not None:  # of another adapter rank, to match that method's parameters
-            shape = Shape.of(json.loads((locate(spec) / "config.json").read_text("utf-8")))
+            shape = Shape.of(configuration(str(locate(spec))))
             spec = matched_backbone(spec, shape, method)
         pattern = study.task.token_pattern
         backbone = Backbone.create(
