@@ -138,8 +138,11 @@ def weight_hashes(folder: Path) -> dict[str, str]:
         )
     out = {}
     for path in paths:
-        with path.open("rb") as file:
-            out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with path.open("rb") as file:
+                out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     return out
 
 

@@ -15,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 
 from rim_bench.compute.backbones import FAMILIES
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, read_json
+from rim_bench.util.files import Record, finite, read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SMALL = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", INDEX)
 VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 FLOATS = ("F64", "F32", "F16", "BF16")
+DROPOUTS = {"attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"}
 AS_WRITTEN = "as save_pretrained writes them"
 
 BUFFERS = {
@@ -48,8 +49,12 @@ def reading(folder: Path, what: str, allowed: str, files: Sequence[str] = ()) ->
     """
     try:
         yield
-    except (UsageError, MemoryError):
+    except MemoryError:
         raise
+    except UsageError as error:
+        if str(folder) in str(error):
+            raise
+        raise UsageError(f"{what} in {str(folder)!r} cannot be loaded: {error}") from None
     except Exception as error:  # of any kind: they come from parsers of three libraries
         for name in files:
             if (folder / name).exists():
@@ -77,6 +82,11 @@ def check_folder(folder: Path) -> Record:
             )
     if (kind := config.get("model_type")) not in FAMILIES:
         raise UsageError(f"a model of type {kind!r} is not supported ({where}): allowed are {families}")
+    if finite(config) != config:
+        raise UsageError(f"{CONFIG} in {where} holds a number that is none (NaN or infinity)")
+    for key in DROPOUTS & set(config):
+        if isinstance(config[key], bool) or not isinstance(config[key], int | float) or not 0 <= config[key] < 1:
+            raise UsageError(f"{key} = {config[key]!r} in {CONFIG} of {where} is not a number in [0, 1)")
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             method = config[key].get("quant_method") if isinstance(config[key], dict) else config[key]

@@ -20,6 +20,7 @@ from torch import nn
 from transformers.utils import logging
 
 from rim_bench.compute.backbones import FAMILIES, weight_hashes
+from rim_bench.compute.flops import Shape
 from rim_bench.engine.attention import register
 from rim_bench.engine.model_folder import (
     AS_WRITTEN,
@@ -155,6 +156,7 @@ def load_model(folder: Path, attention: str, *, untie: bool = True) -> Any:
     with quiet():
         with reading(folder, CONFIG, allowed):
             config = configs.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            Shape.of(config.to_dict())  # sizes that are none, and attention that is not full
             limit = constant_positions(config)
             check_layers(folder, stored, config.num_hidden_layers)
             with torch.device("meta"):

@@ -125,7 +125,7 @@ def read_json(path: Path) -> Record:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(f"{str(path)!r} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{str(path)!r} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"{str(path)!r} is damaged: it holds a {type(value).__name__}, not an object")
