@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from rim_bench.methods.method import Example
 from rim_bench.tasks.streams import check_request, shuffled_runs, split_of
+from rim_bench.util.strict_json import parse_json
 
 PEOPLE: Final = [
     "Alex", "Fae", "Max", "Polly", "Rex", "Sally", "Sam", "Stella", "Wren",
@@ -156,11 +157,13 @@ def parse(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         ValueError: not in the form; with the example.
     """
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"line {error.lineno}: not JSON ({error.msg}): expected one object of examples, or an array of rows"
         ) from None
+    except ValueError as error:
+        raise ValueError(f"not read: {error}") from None
     if isinstance(value, list):
         for number, row in enumerate(value, 1):
             if not isinstance(row, dict):

@@ -3,11 +3,13 @@
 Two extractions, both stated in every result:
 
 * strict: what follows the last `####`, up to the end of its line. This one decides `Score.correct`.
-* flexible: the last number anywhere in the text.
+* flexible: the last number anywhere in the text; where it stands in the marked line, that line is read as strict reads
+  it, so that the two never disagree about one answer.
 
-Numbers compare as numbers (`1,234`, `$29.00`, `18.`, `5.0` = `5`, `-3`, `1e3`), exactly, as fractions. lm-eval's own
-strict and flexible matches of its `gsm8k` task (0.4.13: regular expressions on strings) are reproduced as secondary
-columns; they mark `18.00` against `18` wrong and take `...` for a number. Standard library only.
+Numbers compare as numbers (`1,234`, `$29.00`, `18.`, `5.0` = `5`, `-3`, `1e3`; `rim_bench.data.numbers`), exactly, as
+fractions. lm-eval's own strict and flexible matches of its `gsm8k` task (0.4.13: regular expressions on strings) are
+reproduced as secondary columns; they mark `18.00` against `18` wrong and take `...` for a number. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -18,32 +20,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal
 
+from rim_bench.data.numbers import canonical, last_number, parse_number
+
 EVALUATOR_VERSION: Final = "1"
 """Stored with every result; two results compare only under the same version. Raise it with any change of a score."""
 Kind = Literal["number", "text", "auto"]
 MARK: Final = "####"
-_MAX_DIGITS: Final = 400  # of a mantissa: beyond every data set, and no text can make the arithmetic slow
-_MAX_EXPONENT: Final = 400
-_DASHES: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-"))
-_CURRENCY: Final = r"(?:\\?[$£€¥₹])"
-_GROUPED: Final = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])"
-_NUMBER: Final = re.compile(
-    rf"""\s* (?P<sign>[-+])? \s* {_CURRENCY}? \s* (?P<inner>[-+])? \s*
-    (?P<body>{_GROUPED}(?:\.[0-9]*)? | [0-9]+(?:\.[0-9]*)? | \.[0-9]+)
-    (?:[eE](?P<exponent>[-+]?[0-9]+) | \s?/\s?(?P<divisor>{_GROUPED}|[0-9]+)(?![.,]?[0-9]))?
-    (?P<rest>.*)""",
-    re.VERBOSE | re.DOTALL,
-)
-# Anything but a digit may follow a number, if what begins it is a space, a letter, a sign of a unit or punctuation.
-_REST: Final = re.compile(r"(?:[\s%°$£€¥₹.,;:!?)'\"*\\-]|[^\W\d_]).*", re.DOTALL)
-_SCALE: Final = re.compile(
-    r"\W*(?:(?:hundred|thousand|million|billion|trillion|dozen)s?\b|(?:k|mn|bn)\b)", re.IGNORECASE
-)
-# A number-like run in prose. A sign belongs to it only where it cannot stand for a sum or a difference (`80-8`, `80 -
-# 8`).
-_RUN: Final = re.compile(
-    r"(?<![\w.,])(?:(?<![)\]}%$])[-+])?(?:\\?[$£€¥₹]-?)?(?:[0-9][0-9.,]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?:/[0-9]+)?"
-)
+_WHOLE: Final = re.compile("-?[0-9]{1,15}")  # most references, and a score takes long
 _SPACES: Final = re.compile(r"\s+")
 # lm-eval 0.4.13, tasks/gsm8k/gsm8k.yaml: filters "strict-match" and "flexible-extract", and its exact_match settings.
 _LM_EVAL_STRICT: Final = re.compile(r"#### (\-?[0-9\.\,]+)")
@@ -56,7 +39,7 @@ class Extracted:
     """The two candidate answers in a text, as they stand there; None where there is none."""
 
     strict: str | None  # after the last `####`, to the end of the line, stripped
-    flexible: str | None  # the last number-like run
+    flexible: str | None  # the last number-like run, or `strict` where that is the last number
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,62 +56,12 @@ class Score:
 
 def extract(text: str) -> Extracted:
     """The strict and the flexible candidate in `text`; neither need be a number that `parse_number` takes."""
-    strict = None
-    if MARK in text:
-        strict = text.rpartition(MARK)[2].lstrip(" \t").split("\n", 1)[0].strip() or None
-    last = None
-    for match in _RUN.finditer(text.translate(_DASHES)):
-        last = match.group()
-    return Extracted(strict, None if last is None else last.rstrip(".,"))
-
-
-def parse_number(text: str) -> Fraction | None:
-    """The exact value of the one number in `text`, or None.
-
-    Taken: a sign (also a Unicode minus, also before or after a currency sign), a currency sign, thousands commas in
-    groups of three, decimals, an exponent up to 400, a fraction of two whole numbers, then a unit (`%`, `apples`; it
-    does not scale: `50%` is 50). Refused: no number or more than one (`1,2,3`, `3-5`, `2:30`), `...`, `NaN`, `inf`,
-    `--5`, `5 million`, non-ASCII digits, mantissas over 400 digits.
-    """
-    text = text.strip().translate(_DASHES)
-    if text.startswith("**") and text.endswith("**"):  # Markdown bold
-        text = text.strip("*")
-    match = _NUMBER.fullmatch(text)
-    if match is None or (match["sign"] and match["inner"]):
-        return None
-    rest = match["rest"]
-    if rest and (not _REST.fullmatch(rest) or any(c.isnumeric() for c in rest) or _SCALE.match(rest)):
-        return None
-    body, divisor, exponent = match["body"].replace(",", ""), match["divisor"], match["exponent"]
-    if len(body) > _MAX_DIGITS or len(divisor or "") > _MAX_DIGITS or len(exponent or "") > 5:
-        return None
-    value = Fraction(body.rstrip(".") if body.endswith(".") else body)
-    if exponent is not None:
-        if abs(int(exponent)) > _MAX_EXPONENT:
-            return None
-        value *= Fraction(10) ** int(exponent)
-    if divisor is not None:
-        below = int(divisor.replace(",", ""))
-        if below == 0:
-            return None
-        value /= below
-    return -value if "-" in (match["sign"], match["inner"]) else value
-
-
-def canonical(value: Fraction) -> str:
-    """A number as short text: a whole number, a finite decimal, or a fraction in lowest terms."""
-    if value.denominator == 1:
-        return str(value.numerator)
-    rest, twos, fives = value.denominator, 0, 0
-    while rest % 2 == 0:
-        rest, twos = rest // 2, twos + 1
-    while rest % 5 == 0:
-        rest, fives = rest // 5, fives + 1
-    if rest != 1:
-        return f"{value.numerator}/{value.denominator}"
-    places = max(twos, fives)
-    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
-    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
+    _, mark, marked = text.rpartition(MARK)
+    line, _, below = marked.lstrip(" \t").partition("\n")
+    strict = (line.strip() or None) if mark else None
+    if strict is not None and parse_number(strict) is not None:
+        return Extracted(strict, last_number(below) or strict)
+    return Extracted(strict, last_number(text))
 
 
 def normalise_text(text: str) -> str:
@@ -141,6 +74,11 @@ def kind_of(reference: str, kind: Kind) -> Literal["number", "text"]:
     if kind == "auto":
         return "text" if parse_number(reference) is None else "number"
     return kind
+
+
+def scorable(reference: str, kind: Kind) -> bool:
+    """Whether the reference, written as training teaches it, scores right: else no output ever could."""
+    return bool(_WHOLE.fullmatch(reference)) or score(f"{MARK} {reference}", reference, kind=kind).correct
 
 
 def score(output: str, reference: str, tolerance: float = 0, kind: Kind = "number") -> Score:

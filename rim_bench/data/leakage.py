@@ -217,6 +217,7 @@ class Report:
     train: Split
     leaks: tuple[Leak, ...]
     missing: Mapping[str, str]
+    known: tuple[str, ...] = ()  # what the YAMLs of these tasks say of rows in common with others
 
     def table(self, text: bool = False) -> Table:
         """The report as a table; with `text` the questions of the worst examples stand in it, else their ids alone."""
@@ -274,7 +275,7 @@ class Report:
             for k in self.leaks
         )
         left_out = tuple(f"{name} was not compared: {reason}" for name, reason in self.missing.items())
-        section = Section(head, tuple(grids), NOTES)
+        section = Section(head, tuple(grids), NOTES + self.known)
         return Table(
             "Leakage of a training set into evaluation sets",
             False,
@@ -298,7 +299,13 @@ class Report:
             "sha256": self.train.sha256,
             "source": self.train.source,
         }
-        whole = {"schema": 1, "train": train, "sets": sets, "not_compared": dict(self.missing), "notes": list(NOTES)}
+        whole = {
+            "schema": 1,
+            "train": train,
+            "sets": sets,
+            "not_compared": dict(self.missing),
+            "notes": [*NOTES, *self.known],
+        }
         return escape_json(json.dumps(whole, indent=2, ensure_ascii=False)) + "\n"
 
 
@@ -338,6 +345,6 @@ def leakage_report(
     tasks = [load_task(n) for n in asked(suite, names)] or [task]
     train, _ = training_data(task, data=data, steps=steps, limit=limit, allow_changed=allow_changed)
     sets, missing = readable(tasks, data=data, steps=steps, limit=limit, split=split, allow_changed=allow_changed)
-    return Report(
-        task, train, tuple(leakage(train, sets, ngram=ngram, pattern=task.token_pattern, worst=worst)), missing
-    )
+    leaks = leakage(train, sets, ngram=ngram, pattern=task.token_pattern, worst=worst)
+    known = {t.title: t.metadata["overlap"] for t in (task, *tasks) if "overlap" in t.metadata}
+    return Report(task, train, tuple(leaks), missing, tuple(f"{title}: {text}" for title, text in known.items()))

@@ -90,6 +90,7 @@ def _full(task: Task) -> list[str]:
         **{f"sha256 of the {s} rows as published, steps aside": v for s, v in block.get("registered", {}).items()},
         **{f"sha256 of the generated {s} set": v["sha256"] for s, v in block.get("generated", {}).items()},
         "traps": block.get("note"),
+        "overlap": block.get("overlap"),
         "prediction": block.get("prediction"),
     }
     lines = [f"{task.name}: {task.summary}"]

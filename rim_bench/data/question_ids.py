@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from rim_bench.data.answers import Kind, canonical, kind_of, parse_number
+from rim_bench.data.answers import Kind
+from rim_bench.data.numbers import canonical, parse_number
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
 
@@ -31,25 +32,18 @@ def question_hash(question: str) -> str:
     return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()[:DIGITS]
 
 
-def numbered(examples: Iterable[Placed], prefix: str, kind: Kind) -> tuple[Example, ...]:
+def numbered(examples: Iterable[Example], prefix: str, kind: Kind) -> tuple[Example, ...]:
     """The examples in the order of ids made of their questions; white space, numbers and clusters in one form.
 
     Numbers are written without exponents or thousands commas (`5.0` is `5`, `1e10` is `10000000000`). A cluster named
     by a text with spaces (GSM-Plus names it by its seed question) becomes the hash of that text.
-
-    Raises:
-        UsageError: an answer that is not one number, where all are (kind "number"), with the row's place.
     """
     plain: list[Example] = []
-    for place, example in examples:
+    for example in examples:
         answer, cluster = example.answer, example.cluster.strip()
-        if not _PLAIN_WHOLE.fullmatch(answer) and kind_of(answer, kind) == "number":
-            value = parse_number(answer)
-            if value is None:
-                raise UsageError(
-                    f"{place}: the answer {answer!r} is not one number: expected one such as 72, -3.5 or 1,080"
-                )
-            answer = canonical(value)
+        if kind != "text" and not _PLAIN_WHOLE.fullmatch(answer) and (value := parse_number(answer)) is not None:
+            written = canonical(value)
+            answer = answer if parse_number(written) is None else written  # 1e400 written out is too long to read
         plain.append(
             dataclasses.replace(
                 example,

@@ -18,20 +18,25 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
+from xml.etree import ElementTree
 
-from rim_bench.data.answers import Kind, canonical, kind_of
+from rim_bench.data.answers import Kind
+from rim_bench.data.numbers import canonical, parse_number
 from rim_bench.data.options import Steps
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
+from rim_bench.util.strict_json import parse_json, refused_item
 
 PROBE_SECONDS: Final = 3.0
 _ANNOTATION: Final = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS: Final = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_UNIT: Final = re.compile(r"((?:(?! \()[^;])+) \([^()]*\)")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LINES: Final = re.compile(r"\s*[\r\n]\s*")
 
@@ -100,11 +105,11 @@ def read_file(path: Path) -> list[SourceRow]:
     """The rows of a JSONL file, or of a JSON file that holds one array of objects. Blank lines are skipped.
 
     Raises:
-        UsageError: no such file, not UTF-8, not JSON, or rows that are not objects; with the line.
+        UsageError: no such file, not UTF-8, not JSON (`parse_json`), or rows that are not objects; with the line.
     """
     raw = read_raw(path)
     if raw.lstrip()[:1] == b"[":
-        items = _parse(raw, str(path), "an array of JSON objects")
+        items = _parse(raw, str(path), "an array of JSON objects", array=True)
         if not items:
             raise UsageError(f"data file {str(path)!r} is empty: expected an array of JSON objects")
         return [SourceRow(f"{path}, item {i}", _object(item, f"{path}, item {i}")) for i, item in enumerate(items, 1)]
@@ -112,9 +117,37 @@ def read_file(path: Path) -> list[SourceRow]:
     for number, line in enumerate(raw.split(b"\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
-            rows.append(SourceRow(place, _object(_parse(line, place, "one JSON object a line"), place)))
+            try:
+                rows.append(SourceRow(place, _object(_parse(line, place, "one JSON object a line"), place)))
+            except UsageError:
+                _refuse_spread(raw, path)
+                raise
     if not rows:
         raise UsageError(f"data file {str(path)!r} is empty: expected one JSON object a line")
+    return rows
+
+
+def read_problems(path: Path) -> list[SourceRow]:
+    """The rows of an XML file in ASDiv's published form: a row a `Problem`, a field an element, in lower case with `_`.
+
+    Raises:
+        UsageError: no such file, not XML, no problems, or a field that a problem has twice.
+    """
+    try:
+        root = ElementTree.fromstring(read_raw(path))
+    except ElementTree.ParseError as error:
+        raise UsageError(
+            f"{path}, line {error.position[0]}: not XML ({error}): expected ASDiv's published form"
+        ) from None
+    rows = []
+    for number, problem in enumerate(root.iter("Problem"), 1):
+        place = f"{path}, problem {problem.get('ID', number)}"
+        fields = [(field.tag.lower().replace("-", "_"), (field.text or "").strip()) for field in problem]
+        if twice := [name for name, n in Counter(name for name, _ in fields).items() if n > 1]:
+            raise UsageError(f"{place}: the element {twice[0]!r} stands twice")
+        rows.append(SourceRow(place, dict(fields)))
+    if not rows:
+        raise UsageError(f"data file {str(path)!r} has no Problem: expected ASDiv's published form")
     return rows
 
 
@@ -157,19 +190,30 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
-def _parse(raw: bytes, place: str, expected: str) -> Any:
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is not a JSON number")
-
+def _parse(raw: bytes, place: str, expected: str, array: bool = False) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=refuse)
+        return parse_json(text := raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UsageError(f"{place}: not UTF-8 text (byte {error.start}): expected {expected}") from None
     except json.JSONDecodeError as error:
         where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
         raise UsageError(f"{place}: not JSON ({error.msg} at {where}): expected {expected}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: not JSON ({error}): expected {expected}") from None
+    except ValueError as error:
+        raise UsageError(f"{place}, {refused_item(text)}: {error}" if array else f"{place}: {error}") from None
+
+
+def _refuse_spread(raw: bytes, path: Path) -> None:
+    """Raises UsageError where a file is one JSON object over several lines."""
+    if b"\n" not in raw.strip():
+        return
+    with contextlib.suppress(ValueError, RecursionError):
+        whole = json.loads(raw)
+        lists = [key for key, value in whole.items() if isinstance(value, list)]
+        way_out = f" (what stands under {lists[0]!r})" if lists else ""
+        raise UsageError(
+            f"data file {str(path)!r} is one JSON object over several lines: expected one object a line, or an array "
+            f"of objects{way_out}"
+        )
 
 
 def _object(value: Any, place: str) -> Mapping[str, Any]:
@@ -288,14 +332,16 @@ def to_example(row: SourceRow, fields: Fields, source: str, steps: Steps, name: 
             raise UsageError(
                 f"{row.place}: field {fields.steps!r} must be a list of strings, or one text with a step a line"
             )
-    answer = (answer.split(" (")[0] if fields.unit else answer).strip()
+    answer = answer.strip()
+    if fields.unit and (unit := _UNIT.fullmatch(answer)):  # several numbers keep their units: they are not one number
+        answer = unit[1]
     if not answer or "\n" in answer:
         raise UsageError(f"{row.place}: the answer {answer!r} must be one line of text")
     return Example(
         id=_text(row, fields.id) if fields.id else name,
         question=" ".join(parts),
         steps=tuple(line for step in chain if (line := _LINES.sub(" ", step.strip()))),  # a step is one line
-        answer=_THOUSANDS.sub("", answer) if kind_of(answer, kind) == "number" else answer,
+        answer=_THOUSANDS.sub("", answer) if kind != "text" and parse_number(answer) is not None else answer,
         level=_text(row, fields.level) if fields.level else "",
         cluster=_text(row, fields.cluster) if fields.cluster else "",
     )
@@ -306,7 +352,9 @@ def _text(row: SourceRow, key: str) -> str:
     if key not in row.data:
         raise UsageError(f"{row.place}: no field {key!r}: found {', '.join(map(repr, row.data)) or 'no fields'}")
     value = row.data[key]
-    if isinstance(value, float) and math.isfinite(value):
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise UsageError(f"{row.place}: field {key!r} is {value}, expected a finite number")
         value = canonical(Fraction(repr(value)))
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UsageError(f"{row.place}: field {key!r} is {type(value).__name__}, expected text or a number")

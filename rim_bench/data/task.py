@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import yaml
 
-from rim_bench.data.answers import Kind, parse_number
+from rim_bench.data.answers import Kind
+from rim_bench.data.numbers import parse_number
 from rim_bench.data.options import Steps
 from rim_bench.data.rows import FIELDS
 from rim_bench.util.errors import UsageError, check_name, unknown
@@ -180,6 +181,7 @@ _KEYS: Final = {
     "summary": str,
     "licence": str,
     "note": str,
+    "overlap": str,  # known rows in common with another task's
     "prediction": str,  # what theory says of a generated family, written before it was measured
     "size": dict,  # split -> questions, as published
     "source": str,
@@ -223,7 +225,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
         UsageError: a file that cannot be read, is not YAML (with the line), or holds something else.
     """
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        loader = _Loader(path.read_text(encoding="utf-8"))  # a SafeLoader
+        node = loader.get_single_node()
+        _refuse_repeated(node)
+        config = None if node is None else loader.construct_document(node)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"task file {str(path)!r} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -235,6 +240,25 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UsageError(f"task file {str(path)!r} must hold one mapping")
     return config
+
+
+def _refuse_repeated(node: Any) -> None:
+    """Raises yaml.MarkedYAMLError where a mapping has a key twice: YAML forbids it, and the reader keeps the last."""
+    waiting, visited = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in visited or not isinstance(node, yaml.CollectionNode):
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        keys = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys and key.value != "<<":
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            waiting += [key, value]
 
 
 def check(block: dict[str, Any], metadata: dict[str, Any], path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rim_bench.data import answers
+from rim_bench.data.numbers import parse_number
 from rim_bench.engine.generate import Sampling
 from rim_bench.util.errors import UsageError
 
@@ -75,7 +76,7 @@ def majority(texts: Sequence[str], kind: answers.Kind = "auto") -> tuple[int, in
     ballots: list[object] = []
     for text in texts:
         answer = answers.extract(text).strict
-        ballot: object = None if answer is None or kind == "text" else answers.parse_number(answer)
+        ballot: object = None if answer is None or kind == "text" else parse_number(answer)
         if answer is not None and ballot is None and kind != "number":
             ballot = answers.normalise_text(answer) or None
         ballots.append(ballot)

@@ -180,18 +180,19 @@ def write_results(runs: Sequence[Run], out: Path) -> list[Path]:
 
 
 def _settings(path: Path, entries: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`"rim.K" = 4`, or a table per method."""
-    out: dict[str, dict[str, Any]] = {}
+    """`"rim.K" = 4`, or a table per method; not both of one field."""
+    out: dict[str, dict[str, Any]] = {key: dict(value) for key, value in entries.items() if isinstance(value, dict)}
     for key, value in entries.items():
         if isinstance(value, dict):
-            out.setdefault(key, {}).update(value)
             continue
         method, dot, field = key.partition(".")
         if not dot:
             raise UsageError(
                 f'study {str(path)!r}: [set] {key} = {value!r} is not METHOD.FIELD = VALUE, as in "rim.K" = 4'
             )
-        out.setdefault(method, {})[field] = value
+        if field in out.setdefault(method, {}):
+            raise UsageError(f"study {str(path)!r}: [set] has {key} twice, as {key!r} and in a table of {method}")
+        out[method][field] = value
     return out
 
 

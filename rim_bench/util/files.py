@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.util.errors import UsageError
+from rim_bench.util.strict_json import parse_json
 
 MANIFEST = "manifest.json"
 _REFUSALS = {
@@ -122,7 +123,7 @@ def write_json_atomic(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Record:
     """The object in a JSON file. Raises UsageError naming the file."""
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{str(path)!r} is missing") from None
     except (OSError, ValueError, RecursionError) as error:

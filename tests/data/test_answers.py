@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from wrong_answers import wrong_answers
 
 from rim_bench.data import answers
 from rim_bench.data.answers import canonical, extract, lm_eval_flexible, lm_eval_strict, parse_number, score
@@ -61,6 +62,60 @@ NUMBERS = [
     ("72\\", 72),
     ("1,000.", 1000),
     ("18°C", 18),
+    ("9{,}500", 9500),
+    ("\\$9{,}500", 9500),
+    ("9,\\!500", 9500),
+    ("9\\,500", 9500),
+    ("\\boxed{18}", 18),
+    ("\\boxed{\\text{\\$9{,}500}}", 9500),
+    ("$\\boxed{18\\text{ apples}}$.", 18),
+    ("\\(18\\)", 18),
+    ("\\[ 18 \\]", 18),
+    ("$$18$$", 18),
+    ("\\frac{1}{2}", Fraction(1, 2)),
+    ("-\\dfrac{1}{2}", Fraction(-1, 2)),
+    ("\\frac12", Fraction(1, 2)),
+    ("1\\frac{1}{2}", Fraction(3, 2)),
+    ("50\\%", 50),
+    ("1\u00a0234", 1234),
+    ("1\u202f234\u2009567.5", Fraction("1234567.5")),
+    ("US$18", 18),
+    ("-US$18", -18),
+    ("Rs. 18", 18),
+    ("₽18", 18),
+    ("18¢", 18),
+    ("EUR 18", 18),
+    ("(5)", 5),
+    ("(1234)", 1234),
+    ("[18]", 18),
+    ('"18"', 18),
+    ("“18”", 18),
+    ("`18`", 18),
+    ("*1234*", 1234),
+    ("__18__", 18),
+    ("**5** apples", 5),
+    ("**Answer: 18**", 18),
+    ("**(5)**.", 5),
+    ("18\u200b", 18),
+    ("\u200b18", 18),
+    ("1 / 2", Fraction(1, 2)),
+    ("1\u20442", Fraction(1, 2)),
+    ("1 1/2", Fraction(3, 2)),
+    ("-1 1/2 cups", Fraction(-3, 2)),
+    ("-(1/3)", Fraction(-1, 3)),
+    ("(-5)", -5),
+    ("The answer is 1234", 1234),
+    ("So the final answer is: **1234**.", 1234),
+    ("x = 1234", 1234),
+    ("$5/hour", 5),
+    ("1\u00a0000/hour", 1000),
+    ("5 cm²", 5),
+    ("5m³", 5),
+    ("1234<|im_end|>", 1234),
+    ("18</s>", 18),
+    ("18 <|eot_id|><|end_of_text|>", 18),
+    ("1st", 1),
+    ("6th", 6),
 ]
 REFUSED = [
     "",
@@ -86,7 +141,6 @@ REFUSED = [
     "-inf",
     "Infinity",
     "five",
-    "x = 5",
     "3 apples and 4 pears",
     "3-5",
     "3\u20135",
@@ -94,7 +148,6 @@ REFUSED = [
     "5 + 3 = 8",
     "5+3",
     "5=5",
-    "1 1/2",
     "1/0",
     "1/2/3",
     "1/2.5",
@@ -116,9 +169,48 @@ REFUSED = [
     "9" * 401,
     "**5",
     "<<5>>",
-    "(5)",
     "5^2",
     "5/x",
+    "5 x²",
+    "5 \u00b2",
+    "1 3/2",
+    "1  1/2",
+    "1\u200b8",
+    "1\u200b\u200b8",
+    "(5)000",
+    "(5),000",
+    "(5).3",
+    "*5*3",
+    "(5)(3)",
+    "-(5-3)",
+    "-(-5",
+    "(3, 5)",
+    "12\u00a034",
+    "1234\u00a0567",
+    "9{,}50",
+    "\\frac{1}{0}",
+    "\\frac{1}{2",
+    "\\boxed{5",
+    "\\boxed{5}{3}",
+    "5\\pi",
+    "5\\times x",
+    "5 + x",
+    "5 - y",
+    "5π",
+    "5 or so",
+    "5 or six",
+    "5 and a half",
+    "5 dollars and fifty cents",
+    "5 thirds",
+    "5 to six",
+    "5; six",
+    "5 is wrong",
+    "5 isn't the answer",
+    "The answer is not 5",
+    "x = 5 or x = 6",
+    "not 5",
+    "$5/two",
+    "1234<|im_end|>5",
 ]
 
 
@@ -248,6 +340,18 @@ def test_canonical_form() -> None:
         "#### 1e" + "9" * 100_000,
         "." * 200_000,
         " " * 200_000 + "x",
+        "#### " + "\\boxed{" * 30_000,
+        "#### " + "(" * 100_000 + ")" * 100_000,
+        "#### 1" + "\u200b" * 200_000 + "1",
+        "#### " + "*" * 200_000,
+        "#### 1 " + "and " * 50_000,
+        "#### 1 " + "is " * 50_000,
+        "#### " + "<|a|>" * 40_000,
+        "#### 1" + "\\frac{1}" * 20_000,
+        "#### 1" + "\u00a0" * 200_000,
+        "#### 1" + " " * 200_000 + "<|a|",
+        "1 / " * 50_000,
+        "$" * 200_000,
     ],
 )
 def test_no_text_makes_the_scorer_slow(text: str) -> None:
@@ -296,3 +400,45 @@ def test_every_published_answer_scores_right_against_itself() -> None:
         reference = row["answer"].rpartition("####")[2].strip()
         result = score(row["answer"], reference)
         assert result.correct and result.flexible and lm_eval_strict(row["answer"], reference)
+
+
+def test_no_wrong_answer_of_the_list_is_scored_right() -> None:
+    wrong = wrong_answers()
+    assert len(wrong) >= 500 and len({(w.reference, w.output) for w in wrong}) == len(wrong)
+    scored = [(w, score(w.output, w.reference)) for w in wrong]
+    assert [w for w, result in scored if result.correct] == []
+    assert [w for w, result in scored if result.flexible and not w.last] == []
+
+
+FORMS = [text for text, _ in NUMBERS]
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_both_extractions_read_every_form_behind_the_mark(text: str) -> None:
+    plain = canonical(parse_number(text) or Fraction(0))
+    reference = plain if parse_number(plain) is not None else text  # 1e400 written out is too long to read
+    for output in (f"#### {text}", f"2 + 3 = 5\n#### {text}\n", f"#### {text}\nDone."):
+        result = score(output, reference)
+        assert result.correct and result.flexible, output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "9{,}500",
+            "\\$9{,}500",
+            "\\boxed{9,500}",
+            "\\(9500\\)",
+            "9\u00a0500",
+            "US$9500",
+            "Rs. 9500",
+            "₽9500",
+            "9500¢",
+        ),
+        *("(9500)", '"9500"', "*9500*", "x = 9500", "$9500/hour", "9500 cm²", "**9500** apples", "9500<|im_end|>"),
+        "19000 / 2",
+    ],
+)
+def test_the_flexible_extraction_reads_them_without_the_mark(text: str) -> None:
+    assert score(f"So it is {text}.", "9500").flexible

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from user_task import user_task
+from wrong_answers import wrong_answers
 
+from rim_bench.data import answers
 from rim_bench.data.datasets import evaluation_data, training_data
 from rim_bench.data.reader import Split, TaskReader
 from rim_bench.data.task import Task, load_task, task_names
@@ -197,6 +199,44 @@ def test_json_reads_files_named_by_the_environment_without_training_rows(
         AssertionError, match="no documents available"
     ):  # lm-eval's own: there are no training rows to show
         evaluate(task, model, num_fewshot=1)
+
+
+def test_lm_eval_reads_every_form_and_takes_no_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval's registered tasks and our own evaluation have one scorer: what one reads, the other does."""
+    forms = {"9{,}500": "9500", "\\boxed{18}": "18", "1\u00a0234": "1234", "1 1/2": "3/2", "x = 5": "5", "5 cm²": "5"}
+    for w in wrong_answers():
+        scored = lm.score({"answer": w.reference, "tolerance": 0.0, "kind": "number"}, [w.output])
+        ours = answers.score(w.output, w.reference)
+        assert (scored["accuracy"], scored["flexible"]) == (0, ours.flexible), w
+    wrong = [w for w in wrong_answers()[::10] if answers.kind_of(w.reference, "auto") == "number"]
+    cases = [(f"#### {form}", reference) for form, reference in forms.items()]
+    cases += [(w.output, w.reference) for w in wrong]
+    rows = [{"question": f"Case {i}", "answer": reference} for i, (_, reference) in enumerate(cases)]
+    (tmp_path / "mine.json").write_text(json.dumps(rows))
+    monkeypatch.setenv("RIM_BENCH_TEST", str(tmp_path / "mine.json"))
+    task = load_task("json")
+    found = evaluate(task, Answering(lambda context: cases[int(context.split()[1])][0]))
+    right = {int(s["doc"]["question"].split()[1]): s["accuracy"] for s in found["samples"]["rimbench_json"]}
+    assert [right[i] for i in range(len(cases))] == [1] * len(forms) + [0] * len(wrong)
+
+
+def test_lm_eval_refuses_the_rows_that_we_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, path = load_task("json"), tmp_path / "mine.jsonl"
+    monkeypatch.setenv("RIM_BENCH_TEST", str(path))
+    for row in ('{"question": "a", "answer": "#### 3"}', '{"question": "a", "answer": 1, "answer": 2}'):
+        path.write_text(row + "\n")
+        with pytest.raises(UsageError, match=r"mine\.jsonl, line 1: "):
+            evaluate(task, Answering(lambda _: ""))
+
+
+def test_every_shipped_task_is_scored_by_the_one_scorer() -> None:
+    for name in task_names():
+        text = load_task(name).path.read_text("utf-8")
+        scorer = "choose" if load_task(name).form == "choice" else "score"
+        included = "include: word_problems.base" in text
+        assert included or f"process_results: !function rim_bench.tasks.lm.{scorer}\n" in text, name
+    base = (load_task("gsm8k").path.parent / "word_problems.base").read_text("utf-8")
+    assert "process_results: !function rim_bench.tasks.lm.score\n" in base
 
 
 def test_a_users_task_file_runs_from_its_own_folder(tmp_path: Path) -> None:

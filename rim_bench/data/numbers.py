@@ -1,0 +1,176 @@
+r"""The one number that a text says, exactly, as a fraction; the last number in prose; a number as short text.
+
+Read are the ways in which people and models set one number: signs, currencies, thousands, decimals, exponents,
+fractions, mixed numbers, units; LaTeX (`\boxed{9{,}500}`, `\frac{1}{2}`), emphasis, quotes, brackets, `x = 5`, `The
+answer is 5`, special tokens at the end. Not read is what is no single number: ranges, sums, dates, `3 or 4`, `5
+million`, words, digits of other scripts. Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Final
+
+_WHOLE: Final = re.compile("-?[0-9]{1,15}")  # stands as it is: most answers, and the rest takes long
+_MAX_DIGITS: Final = 400  # of a mantissa: beyond every data set, and no text can make the arithmetic slow
+_MAX_EXPONENT: Final = 400
+# Other dashes and slashes, and the spaces that stand between thousands.
+_TYPOGRAPHY: Final = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-")
+    | dict.fromkeys("\u2044\u2215", "/")
+    | dict.fromkeys("\u2007\u2009\u202f", "\xa0")
+)
+_INVISIBLE: Final = re.compile("([0-9]?)[\xad\u200b-\u200f\u2060\ufeff]+([0-9]?)")
+_BOXES: Final = "(?:boxed|fbox|text|textbf|textit|mathbf|mathrm|mathit|bm)"
+_LATEX: Final = [
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"\{,\}|,\\!", ","),
+        (r"(?<=[0-9])(?:\\[,;: ]|~)(?=[0-9]{3}(?![0-9]))", "\xa0"),
+        (r"\\([$%])", r"\1"),
+        (r"\^\{?\\circ\}?", "°"),
+        (r"(?<=[0-9])\s?\\[dt]?frac(?=[\s{0-9])", r" \\frac"),  # a mixed number
+        (r"\\[dt]?frac\s?\{\s?(-?[0-9]+)\s?\}\s?\{\s?([0-9]+)\s?\}", r"\1/\2"),
+        (r"\\[dt]?frac([0-9])([0-9])", r"\1/\2"),
+        (rf"(?<=[\w.,}}])(?=\\{_BOXES})", " "),
+        (r"\\[][()]|\\(?:left|right|displaystyle)\b|\\[,;: ]", " "),
+    )
+]
+_LATEX_BOX: Final = re.compile(rf"\\{_BOXES}\s?\{{([^{{}}]*)\}}")
+_NESTED: Final = 4  # boxes in boxes, brackets in emphasis: as deep as anybody writes them
+_SIGNS: Final = "$¢£¤¥֏؋৲৳฿₠-⃀﷼﹩＄￠￡￥￦"
+_CURRENCY: Final = rf"(?:(?:US|CA|AU|NZ|HK|SG|[ACR])?\${{1,2}}|[{_SIGNS}]|Rs\.?|INR|USD|EUR|GBP|JPY|CNY|RMB)"
+_GROUPED: Final = r"[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?:\xa0[0-9]{3})+)(?![0-9])"
+_NUMBER: Final = re.compile(
+    rf"""\s* (?P<sign>[-+])? \s* {_CURRENCY}? \s* (?P<inner>[-+])? \s*
+    (?:(?P<whole>[0-9]+)[ \xa0](?=[0-9]+\s?/\s?[0-9]))?
+    (?P<body>{_GROUPED}(?:\.[0-9]*)? | [0-9]+(?:\.[0-9]*)? | \.[0-9]+)
+    (?:[eE](?P<exponent>[-+]?[0-9]+) | \s?/\s?(?P<divisor>{_GROUPED}|[0-9]+)(?![.,]?[0-9]))?
+    (?P<rest>.*)""",
+    re.VERBOSE | re.DOTALL,
+)
+# Anything but a digit may follow a number, if what begins it is a space, a letter, a sign of a unit, punctuation, or a
+# unit that divides: `$5/hour`, not `5/x`.
+_REST: Final = re.compile(rf"(?:[\s%°{_SIGNS}.,;:!?)'\"*\\-]|[^\W\d_]|/[^\W\d_]{{2}}).*", re.DOTALL)
+_AREA: Final = re.compile(r"\b((?:[kcdm]?m|in|inch|inches|ft|feet|yd|yards?|mi|miles?|units?)\.?)[²³]")
+_WORD: Final = (
+    r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+    r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|half|quarter|third)\b"
+)
+# What follows a number and makes another one of it, offers a choice, or denies it.
+_ANOTHER: Final = re.compile(
+    rf"""\W*(?:(?:hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?|k|mn|bn|or)\b
+    | \W*(?:half|halves|(?:third|fifth|sixth|seventh|eighth|ninth|tenth)s?|squared|cubed|factorial)\b
+    | \s*[-*/]\s*(?:[a-z]\W*$|{_WORD}) | \s*(?:[+×÷±√^<>≤≥≠∞π]|\\?(?:times|cdot|div|pm|pi|sqrt|infty)\b)
+    | \W*(?:by|over|than|through|to)\s+{_WORD} | .*(?:;|\b(?:and|minus|or|plus|point|times)\s)\s*(?:an?\s+)?{_WORD}
+    | (?:\W*|.*\b(?:is|was|are)\s*)(?:not|n't|never|no|wrong|incorrect|false)\b""",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
+# Emphasis, quotes, brackets or math around a number; `-(1/3)`.
+_WRAPPED: Final = re.compile(
+    r"""([-+]?)(?:\*{1,3}([^*]+)\*{1,3}|_{1,3}([^_]+)_{1,3}|`{1,3}([^`]+)`{1,3}|"([^"]+)"|'([^']+)'|“([^”]+)”|‘([^’]+)’
+    |«([^»]+)»|\(([^()]+)\)|\[([^][]+)\]|\${1,2}([^$]+)\${1,2})(?![\w(])(.*)""",
+    re.VERBOSE | re.DOTALL,
+)
+_LEAD: Final = re.compile(
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|result|total)\s*"
+    r"(?:is|equals|[:=])\s*:?\s*|[a-z]\s*=\s*",
+    re.IGNORECASE,
+)
+# Special tokens that a decoder left at the end, in the spelling of the common chat templates.
+_SPECIAL: Final = re.compile(r"(?:<[|｜][^<>|｜]{1,40}[|｜]>|</?s>|<(?:eos|pad|end_of_turn|end_of_text)>|\s)+\Z")
+# A number-like run in prose. A sign belongs to it only where it cannot stand for a sum or a difference (`80-8`, `80 -
+# 8`).
+_RUN: Final = re.compile(
+    rf"(?<![\w.,])(?:(?<![)\]}}%$])[-+])?(?:[{_SIGNS}]-?)?(?:[0-9]+[ \xa0](?=[0-9]+[ \xa0]?/[ \xa0]?[0-9]))?"
+    r"(?:[0-9](?:[0-9.,]|\xa0(?=[0-9]{3}(?![0-9])))*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?:[ \xa0]?/[ \xa0]?[0-9]+)?"
+)
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The exact value of the one number in `text`, or None.
+
+    Taken: a sign (also a Unicode minus, also before or after a currency sign), a currency sign, thousands in groups of
+    three (commas, `{,}`, no-break or thin spaces), decimals, an exponent up to 400, a fraction of two whole numbers, a
+    mixed number (`1 1/2`), then a unit (`%`, `apples`, `cm²`, `/hour`; it does not scale: `50%` is 50); what is set
+    around it (see the module) is taken off. Refused: no number or more than one (`1,2,3`, `3-5`, `2:30`, `3 or four`),
+    a number denied (`5 is wrong`), `...`, `NaN`, `inf`, `--5`, `5 million`, non-ASCII digits, mantissas over 400
+    digits.
+    """
+    if _WHOLE.fullmatch(text):
+        return Fraction(int(text))
+    text = _tidy(text).strip()
+    if text.endswith(">"):
+        text = _SPECIAL.sub("", text)
+    for _ in range(_NESTED):
+        if wrapped := _WRAPPED.fullmatch(text):
+            sign, *inner, rest = wrapped.groups()
+            text = f"{sign}{next(filter(None, inner)).strip()} {rest}".rstrip()  # a space: `(5)000` is not 5000
+        elif lead := _LEAD.match(text):
+            text = text[lead.end() :]
+        else:
+            break
+    match = _NUMBER.fullmatch(text)
+    if match is None or (match["sign"] and match["inner"]):
+        return None
+    rest = match["rest"]
+    if rest and (
+        not _REST.fullmatch(rest) or any(c.isnumeric() for c in _AREA.sub(r"\1", rest)) or _ANOTHER.match(rest)
+    ):
+        return None
+    whole, body = match["whole"], re.sub(",|\xa0", "", match["body"])
+    divisor, exponent = match["divisor"], match["exponent"]
+    if max(len(body), len(divisor or ""), len(whole or "")) > _MAX_DIGITS or len(exponent or "") > 5:
+        return None
+    value = Fraction(body.removesuffix("."))
+    if exponent is not None:
+        if abs(int(exponent)) > _MAX_EXPONENT:
+            return None
+        value *= Fraction(10) ** int(exponent)
+    if divisor is not None:
+        below = int(re.sub(",|\xa0", "", divisor))
+        if below == 0:
+            return None
+        value /= below
+    if whole is not None:
+        if divisor is None or not body.isdigit() or value >= 1:
+            return None
+        value += int(whole)
+    return -value if "-" in (match["sign"], match["inner"]) else value
+
+
+def last_number(text: str) -> str | None:
+    """The last number-like run in prose, for `parse_number`, which need not take it; None where there is none."""
+    last = None
+    for match in _RUN.finditer(_tidy(text)):
+        last = match.group()
+    return None if last is None else last.rstrip(".,")
+
+
+def _tidy(text: str) -> str:
+    """The text with its numbers' typography and LaTeX in plain signs."""
+    if not text.isascii():
+        text = _INVISIBLE.sub(lambda m: m[0] if m[1] and m[2] else m[1] + m[2], text.translate(_TYPOGRAPHY))
+    if "\\" in text or "{,}" in text:
+        for pattern, by in _LATEX:
+            text = pattern.sub(by, text)
+        for _ in range(_NESTED):
+            text = _LATEX_BOX.sub(r"\1 ", text)  # a space: `\boxed{1}8` is not 18
+    return text
+
+
+def canonical(value: Fraction) -> str:
+    """A number as short text: a whole number, a finite decimal, or a fraction in lowest terms."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    rest, twos, fives = value.denominator, 0, 0
+    while rest % 2 == 0:
+        rest, twos = rest // 2, twos + 1
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    places = max(twos, fives)
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
