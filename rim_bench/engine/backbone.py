@@ -452,9 +452,20 @@ class Backbone:
         if not (folder / RECORD).is_file():
             raise UsageError(f"{str(folder)!r} holds no saved backbone: {RECORD} is missing")
         record = read_json(folder / RECORD)
-        if missing := {"schema", "spec", "markers", "vocabulary", "start", "end", "sha256"} - set(record):
-            raise UsageError(f"{str(folder / RECORD)!r} is damaged: it lacks {', '.join(sorted(missing))}")
-        spec, size = record["spec"], record["vocabulary"]
+        kinds = {
+            "schema": int,
+            "spec": dict,
+            "markers": dict,
+            "vocabulary": int,
+            "start": list,
+            "end": int,
+            "sha256": str,
+        }
+        if (bad := next((k for k, kind in kinds.items() if not isinstance(record.get(k), kind)), None)) is not None:
+            raise UsageError(f"{str(folder / RECORD)!r} is damaged: its {bad} is missing or of another kind")
+        spec, size, ids = record["spec"], record["vocabulary"], list(record["markers"].values())
+        if spec.get("tuning") not in ("full", "lora") or set(ids) != set(range(size, size + len(ids))):
+            raise UsageError(f"{str(folder / RECORD)!r} is damaged: its tuning or the ids of its markers cannot be")
         codec = load_codec(folder, size if record["markers"] else None)
         if (codec.size, list(codec.start), codec.end) != (size, record["start"], record["end"]):
             raise UsageError(f"the tokenizer in {str(folder)!r} is not the one that the weights were saved with")
@@ -471,4 +482,6 @@ class Backbone:
             raise UsageError(
                 f"the weights in {str(folder)!r} are not those that were saved: their hash differs from {RECORD}"
             )
+        if not all(bool(torch.isfinite(p).all()) for p in backbone.model.parameters()):
+            raise UsageError(f"the weights in {str(folder)!r} hold numbers that are not finite: train the run again")
         return backbone

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -73,11 +74,17 @@ def load_trained(
     backbone = Backbone.load(folder, device=device, attention=attention)
     bridges = build_bridges(method, backbone, 0)
     file = folder / BRIDGES
-    state = load_file(str(file)) if file.is_file() else {}
-    if set(state) != set(bridges.state_dict()):
+    try:
+        state = load_file(str(file)) if file.is_file() else {}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UsageError(f"{str(file)!r} cannot be read: {error}") from None
+    own = {name: (value.shape, value.dtype) for name, value in bridges.state_dict().items()}
+    if {name: (value.shape, value.dtype) for name, value in state.items()} != own:
         raise UsageError(
             f"{folder} holds other bridge modules than method {method.name!r} has: was its file changed since training?"
         )
+    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+        raise UsageError(f"{str(file)!r} holds numbers that are not finite: train the run again")
     bridges.load_state_dict(state)
     backbone.model.eval()
     return TrainedModel(backbone, method, bridges.eval(), run.spec, execution)

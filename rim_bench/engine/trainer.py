@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rim_bench.compute.training_flops import Trains, executed, executed_cost, padding_cost, training_cost
+from rim_bench.engine.checkpoint_state import FILE, read_state
 from rim_bench.engine.losses import group_counts, tree_loss
 from rim_bench.engine.micro_batches import micro_batches
 from rim_bench.engine.optimizer import optimizer_of, trained_parameters
@@ -171,7 +172,7 @@ class Trainer:
                 if self.spent // every > before // every and self.spent < total:
                     state = self.state()
                     with self.journal.checkpoint(self.done) as folder:
-                        torch.save(state, folder / "trainer.pt")
+                        torch.save(state, folder / FILE)
                     del state  # not held while training goes on
                     if self.watcher is not None:
                         self.watcher.prune(self.done)
@@ -339,19 +340,16 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        """Go on from the newest sound checkpoint, if there is one."""
+        """Go on from the newest sound checkpoint, if there is one.
+
+        Raises:
+            UsageError: it is not one of this run; nothing is changed then.
+        """
         checkpoint = self.journal.latest_checkpoint()
         if checkpoint is None:
             return
-        state = torch.load(checkpoint[1] / "trainer.pt", map_location="cpu", weights_only=True)
-        if "spent" not in state:
-            raise UsageError(
-                f"checkpoint {checkpoint[1]} was written before FLOPs were counted: move it away to start afresh"
-            )
-        if {name for name, _ in self.parameters} != set(state["parameters"]):
-            raise UsageError(
-                f"checkpoint {checkpoint[1]} holds other parameters than this run trains: move it away to start afresh"
-            )
+        step, folder = checkpoint
+        state = read_state(folder, step, self.parameters, self.optimizer, self.schedule, self.plan)
         with torch.no_grad():
             for name, parameter in self.parameters:
                 parameter.copy_(state["parameters"][name])

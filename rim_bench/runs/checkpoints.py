@@ -73,8 +73,7 @@ class CheckpointSelector:
         """Training goes on behind `step`: later candidates are void, and leftovers of a kill are removed."""
         if not self.points:  # the same run was looked at before, and no longer is: what was seen then is not of its end
             shutil.rmtree(self.folder, ignore_errors=True)
-        stored = read_json(self._scores)["seen"] if self._scores.is_file() else []
-        self.seen = [r for r in map(LookRecord.from_json, stored) if r.step <= step]
+        self.seen = [r for r in self._stored() if r.step <= step]
         known = {self._weights(r.step) for r in self.seen}
         for path in sorted(self.folder.glob("step-*")):
             if path not in known:
@@ -179,6 +178,16 @@ class CheckpointSelector:
 
     def _weights(self, step: int) -> Path:
         return weights_folder(self.run, step)
+
+    def _stored(self) -> list[LookRecord]:
+        """Raises UsageError where the file is damaged."""
+        stored = read_json(self._scores).get("seen") if self._scores.is_file() else []
+        if not isinstance(stored, list) or not all(isinstance(r, dict) for r in stored):
+            raise UsageError(f"{str(self._scores)!r} is damaged: its seen is no list of records; move the run away")
+        looks = [LookRecord.from_json(r) for r in stored]
+        if not all(type(r.step) is int and type(r.n) is int and 0 <= r.accuracy <= 1 for r in looks):
+            raise UsageError(f"{str(self._scores)!r} is damaged: a record has values that cannot be; move the run away")
+        return looks
 
     def _write(self) -> None:
         write_json_atomic(self._scores, {"schema": 1, "seen": [r.to_json() for r in self.seen]})
@@ -311,4 +320,4 @@ def evaluate_candidates(
 def _hash(run: Run, step: int) -> str | None:
     """Hash of a candidate's weights; None where they are gone."""
     record = weights_folder(run, step) / RECORD
-    return str(read_json(record)["sha256"]) if record.is_file() else None
+    return str(read_json(record).get("sha256")) if record.is_file() else None

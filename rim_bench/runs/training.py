@@ -43,6 +43,7 @@ from rim_bench.storage.run_folder import Run
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
+from rim_bench.util.files import damage_of
 from rim_bench.util.progress import Reporter, Silent
 
 # A whole plan
@@ -155,6 +156,10 @@ def train(planned: PlannedRun, reporter: Reporter | None = None, execution: Exec
             raise UsageError(
                 f"run {str(run.path)!r} has evaluations but no weights, which would not be the same if it were "
                 "trained again: give another results folder (--out), or move the run away"
+            )
+        if (damaged := run.damaged_checkpoint()) is not None:
+            raise UsageError(
+                f"checkpoint {str(damaged)!r} is damaged: {damage_of(damaged)}; move it away to start the run afresh"
             )
         if planned.choice is not None:
             trial = Run(study.store.folder / planned.choice.winner.run)

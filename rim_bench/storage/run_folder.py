@@ -238,6 +238,12 @@ class Run:
             log.warning("checkpoint %s is damaged and not used: %s", path, damage)
         return None
 
+    def damaged_checkpoint(self) -> Path | None:
+        """The newest checkpoint where none is sound; None where one is, or there is none at all."""
+        folder = self.path / "checkpoints"
+        steps = sorted(p for p in (folder.iterdir() if folder.is_dir() else ()) if _STEP.fullmatch(p.name))
+        return steps[-1] if steps and self.latest_checkpoint() is None else None
+
     def remove_checkpoints(self) -> None:
         """Frees the disk of checkpoints, which a trained run no longer needs."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)

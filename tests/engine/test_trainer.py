@@ -323,7 +323,7 @@ def test_a_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     plan = TrainingPlan(examples=8, batch_size=2)
     trainer(run, Direct(), plan, layers=2).run()
-    with pytest.raises(UsageError, match="holds other parameters than this run trains: move it away"):
+    with pytest.raises(UsageError, match="holds other parameters than this run trains; move it away"):
         trainer(run, Direct(), plan).run()
 
 
