@@ -233,5 +233,5 @@ def test_nothing_that_is_stored_is_unpickled() -> None:
     assert all("weights_only=True" in call for calls in loads.values() for call in calls)
     unpickle = r"pickle\.(load|Unpickler)|joblib|np\.load|read_pickle|yaml\.(unsafe_|full_)?load\("
     where = {p.relative_to(PACKAGE).as_posix() for p in loads if re.search(unpickle, p.read_text("utf-8"))}
-    assert where == {"engine/distributed/workers.py", "bench/memory.py", "data/task.py"}
+    assert where == {"engine/distributed/workers.py", "bench/memory.py"}
     assert "trust_remote_code=True" not in "".join(p.read_text("utf-8") for p in loads)
