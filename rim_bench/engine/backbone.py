@@ -128,26 +128,14 @@ class Backbone:
         return backbone
 
     def check_tokens(self) -> None:
-        """Raises UsageError where a token of the tokenizer has no row in the table, or an id below the last no token.
-
-        A table may have more rows than there are tokens: some are padded.
-        """
-        rows, tokens, name = (
-            len(self.table("input").weight),
-            self.codec.tokens(),
-            self.spec.get("path", self.spec["name"]),
-        )
-        if without := sorted((number, text) for text, number in tokens.items() if number >= rows):
+        """Raises UsageError where a token of the tokenizer has no row in the table; a padded table has more rows."""
+        rows, name = len(self.table("input").weight), self.spec.get("path", self.spec["name"])
+        if without := sorted((number, text) for text, number in self.codec.tokens().items() if number >= rows):
             (number, text), *_ = without
             raise UsageError(
-                f"the model {name!r} has {rows:,} rows of embeddings, but its tokenizer {len(without):,} "
-                f"tokens without one, such as {text!r} with id {number:,}: resize the table (resize_token_embeddings) "
-                "and train the rows, or take the tokens out of the tokenizer"
-            )
-        if len(set(tokens.values())) != self.vocabulary:
-            raise UsageError(
-                f"the tokenizer of {name!r} has {len(tokens):,} tokens with ids up to "
-                f"{self.vocabulary - 1:,}: every id from 0 on must have one token, or new ones get no place"
+                f"the model {name!r} has {rows:,} rows of embeddings, but its tokenizer {len(without):,} tokens "
+                f"without one, such as {text!r} with id {number:,}: resize the table (resize_token_embeddings) and "
+                "train the rows, or take the tokens out of the tokenizer"
             )
 
     # What the model is

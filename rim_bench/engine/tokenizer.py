@@ -66,6 +66,12 @@ class Codec:
                 "the backbone's tokenizer is not supported: a fast tokenizer (tokenizer.json) with an end token is "
                 "needed"
             )
+        ids = set(backend.get_vocab(with_added_tokens=True).values())
+        if len(ids) != 1 + max(ids):  # new tokens would take the free ids in a stored tokenizer, and others in a run
+            raise UsageError(
+                f"the backbone's tokenizer is not supported: it has {len(ids):,} ids from {min(ids):,} to "
+                f"{max(ids):,}, and every id from 0 on must have a token"
+            )
         if size is not None:
             state = json.loads(backend.to_str())
             state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < size]

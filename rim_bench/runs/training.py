@@ -305,10 +305,12 @@ def check_rows(
                 if missing := {s.bridge for s in layout.segments if s.bridge is not None} - set(bridges):
                     raise checked.wrong("bridges", f"does not have the module {sorted(missing)[0]!r} of lay_train")
             if (need := layout.depth) > backbone.max_positions:
+                longer = int(backbone.causal.config.max_position_embeddings)
+                why = f" (of {longer:,}, before its frequencies change)" if longer > backbone.max_positions else ""
                 raise UsageError(
                     f"training row {example.id!r} needs {need} positions with {method.name} (stage {stage.name!r}), "
-                    f"the model has {backbone.max_positions}: use a model with more (for from-scratch ones: --backbone "
-                    "max_positions=N)"
+                    f"the model has {backbone.max_positions}{why}: use a model with more (for from-scratch ones: "
+                    "--backbone max_positions=N)"
                 )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from engine_models import base_folder
-from safetensors.torch import load_file, save_file
+from engine_models import base_folder, change_weights, two_matrices
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,27 +29,12 @@ def marker_names(count: int) -> tuple[Marker, ...]:
     return tuple(Marker(f"<{i}>") for i in range(count))
 
 
-def change_weights(folder: Path, **tensors: Tensor) -> None:
-    """Adds tensors to the file, or replaces them."""
-    state = load_file(folder / "model.safetensors") | {name.replace("__", "."): t for name, t in tensors.items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
 def logits(backbone: Backbone, ids: Tensor) -> Tensor:
     with torch.no_grad():
         return backbone.head(backbone.run(backbone.embed(ids), None, torch.arange(ids.shape[1]).expand_as(ids)))
 
 
 # A head that differs from an embedding it is said to be tied to
-
-
-def two_matrices(family: str, target: Path) -> Path:
-    """A folder whose config.json says that head and embedding are one, while the file holds two."""
-    folder = base_folder(family, target, {"tie_word_embeddings": True})
-    name = "transformer.wte.weight" if family == "tiny-gpt2" else "model.embed_tokens.weight"
-    table = load_file(folder / "model.safetensors")[name]
-    change_weights(folder, lm_head__weight=torch.randn(table.shape, generator=torch.Generator().manual_seed(1)))
-    return folder
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
@@ -226,17 +211,15 @@ def test_a_padded_table_is_fine(count: int, tmp_path: Path) -> None:
     assert never == list(range(294, max(300, 294 + count)))
 
 
-def test_ids_without_a_token_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last_id", [299, 4 * 10**9])
+def test_ids_without_a_token_are_refused(last_id: int, tmp_path: Path) -> None:
     """New tokens would take the free ids in a stored tokenizer, and others in the run."""
     folder = base_folder("tiny", tmp_path / "base")
     state = json.loads((folder / "tokenizer.json").read_text())
     last = max(state["model"]["vocab"], key=state["model"]["vocab"].get)
     del state["model"]["vocab"][last]
-    state["model"]["vocab"][last] = 299
+    state["model"]["vocab"][last] = last_id
     state["model"]["merges"] = []
     (folder / "tokenizer.json").write_text(json.dumps(state))
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    model.resize_token_embeddings(300, mean_resizing=False)
-    model.save_pretrained(folder)
-    with pytest.raises(UsageError, match="every id from 0 on must have one token"):
+    with pytest.raises(UsageError, match=f"294 ids from 0 to {last_id:,}, and every id from 0 on must have a token"):
         Backbone.create(resolve_backbone(str(folder), {"tuning": "full"}))

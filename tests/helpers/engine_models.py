@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rim_bench.compute.backbones import resolve_backbone
 from rim_bench.engine.backbone import Backbone
@@ -41,3 +43,18 @@ def base_folder(family: str, target: Path, config: Mapping[str, Any] | None = No
         path = target / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | dict(config)))
     return target
+
+
+def change_weights(folder: Path, **tensors: Tensor) -> None:
+    """Adds tensors to the file, or replaces them."""
+    state = load_file(folder / "model.safetensors") | {name.replace("__", "."): t for name, t in tensors.items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def two_matrices(family: str, target: Path) -> Path:
+    """A folder whose config.json says that head and embedding are one, while the file holds two."""
+    folder = base_folder(family, target, {"tie_word_embeddings": True})
+    name = "transformer.wte.weight" if family == "tiny-gpt2" else "model.embed_tokens.weight"
+    table = load_file(folder / "model.safetensors")[name]
+    change_weights(folder, lm_head__weight=torch.randn(table.shape, generator=torch.Generator().manual_seed(1)))
+    return folder
