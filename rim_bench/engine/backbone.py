@@ -24,6 +24,7 @@ from rim_bench.engine import lora
 from rim_bench.engine.attention import NAME as SDPA
 from rim_bench.engine.attention import Part, growing_cache
 from rim_bench.engine.markers import add_markers, marker_rows, write_rows
+from rim_bench.engine.model_folder import CONFIG, config_sha256
 from rim_bench.engine.pretrained import (
     constant_positions,
     fuse_activations,
@@ -81,6 +82,7 @@ class Backbone:
         self.vocabulary = codec.size
         self.model: Any = model.to(device).eval()
         self.rows_apart: nn.Parameter | None = None  # the markers' rows while nothing else trains
+        self.base_config: str | None = None  # sha256 of the configuration that pretrained weights came with
         fuse_activations(self.model)
         self._dropouts: list[_Dropout] = []
         for name, module in self.causal.named_modules():
@@ -121,6 +123,7 @@ class Backbone:
             folder = locate(spec)
             record = {**spec, "revision": folder.name} if spec["kind"] == "hub" else spec
             backbone = cls(record, load_model(folder, attention), load_codec(folder), {}, device)
+            backbone.base_config = config_sha256(folder)
         backbone.check_tokens()
         add_markers(backbone, markers, seed)
         if spec["tuning"] == "lora":
@@ -415,7 +418,9 @@ class Backbone:
             "sha256": self.weights_sha256(),
         }
         how: dict[str, Any] = {"save_embedding_layers": False}
-        if self.spec["tuning"] != "lora":
+        if self.spec["tuning"] == "lora":
+            record["base_config_sha256"] = self.base_config
+        else:
             how = {"max_shard_size": "1000GB"}
             never = range(self.vocabulary, len(self.table("output").weight))
             self.model.generation_config = generation_settings(self.end, never)
@@ -458,8 +463,11 @@ class Backbone:
         if (codec.size, list(codec.start), codec.end) != (size, record["start"], record["end"]):
             raise UsageError(f"the tokenizer in {str(folder)!r} is not the one that the weights were saved with")
         if spec["tuning"] == "lora":
-            model = load_model(locate(spec), attention, untie=record["schema"] > 1)
-            backbone = cls(spec, model, codec, {}, device)
+            base = locate(spec)
+            backbone = cls(spec, load_model(base, attention, untie=record["schema"] > 1), codec, {}, device)
+            backbone.base_config = config_sha256(base)
+            if record.get("base_config_sha256") not in (None, backbone.base_config):
+                raise UsageError(f"{CONFIG} in {str(base)!r} changed since the run was made: put the old file back")
             names = sorted(record["markers"], key=record["markers"].__getitem__)
             add_markers(backbone, [Marker(name) for name in names], 0)
             backbone.model = lora.wrap(backbone.model, spec, backbone.markers, 0).eval()

@@ -5,6 +5,7 @@ No code that lies in a folder is ever executed.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from rim_bench.compute.backbones import FAMILIES
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, finite, read_json
+from rim_bench.util.files import Record, canonical, finite, read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SMALL = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", INDEX)
@@ -100,6 +101,11 @@ def check_folder(folder: Path) -> Record:
             "base, or what peft's merge_and_unload makes of both"
         )
     return config
+
+
+def config_sha256(folder: Path) -> str:
+    """Hash of what the configuration says, however it is written."""
+    return hashlib.sha256(canonical(read_json(folder / CONFIG)).encode()).hexdigest()
 
 
 def check_vocabulary(folder: Path) -> None:

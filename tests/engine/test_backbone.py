@@ -415,8 +415,14 @@ def test_changed_base_or_tokenizer_is_refused(bases: dict[str, Path], tmp_path: 
     (tmp_path / "run" / "backbone.json").write_text(json.dumps({**record, "end": 7}))
     with pytest.raises(UsageError, match="tokenizer"):
         Backbone.load(tmp_path / "run")
-    tamper(base, "value")
     (tmp_path / "run" / "backbone.json").write_text(json.dumps(record))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    with pytest.raises(UsageError, match=r"config\.json in .* changed since"):
+        Backbone.load(tmp_path / "run")
+    (base / "config.json").write_text(json.dumps(config))
+    Backbone.load(tmp_path / "run")
+    tamper(base, "value")
     with pytest.raises(UsageError, match="changed since"):
         Backbone.load(tmp_path / "run")
     with pytest.raises(UsageError, match="holds no saved backbone"):
