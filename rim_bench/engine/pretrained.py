@@ -176,6 +176,8 @@ def load_model(folder: Path, attention: str, *, untie: bool = True) -> Any:
     bad = {kind: sorted(map(str, names))[:4] for kind, names in info.items() if names and kind != "error_msgs"}
     if bad or info.get("error_msgs"):
         raise UsageError(f"the weights in {str(folder)!r} do not fit their {CONFIG}: {bad or info['error_msgs']}")
+    if odd := [name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())]:
+        raise UsageError(f"the weights in {str(folder)!r} hold numbers that are not finite, such as in {odd[0]}")
     if limit < config.max_position_embeddings:
         log.warning("%s: rows may have %d positions; beyond them its frequencies depend on other rows", folder, limit)
     if untie and model.get_output_embeddings().weight is not model.get_input_embeddings().weight:

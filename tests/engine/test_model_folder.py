@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_models import base_folder
+from engine_models import base_folder, change_weights
 from safetensors.torch import load_file, save_file
 
 from rim_bench.compute.backbones import resolve_backbone
@@ -208,6 +208,14 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(kind: torch.dtyp
     save_file(state | {name: state[name].to(kind)}, folder / "model.safetensors", metadata={"format": "pt"})
     refusal = load(folder)
     assert refusal is not None and name in refusal and "only floating-point" in refusal
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    folder = base_folder("tiny-gpt2", tmp_path / "base")
+    change_weights(folder, transformer__ln_f__bias=torch.tensor([value] * 32))
+    refusal = load(folder)
+    assert refusal is not None and "not finite, such as in transformer.ln_f.bias" in refusal
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
