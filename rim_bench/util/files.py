@@ -123,7 +123,7 @@ def write_json_atomic(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Record:
     """The object in a JSON file. Raises UsageError naming the file."""
     try:
-        value = parse_json(path.read_text("utf-8"))
+        value = parse_json(path.read_text("utf-8-sig"), numbers=False)
     except FileNotFoundError:
         raise UsageError(f"{str(path)!r} is missing") from None
     except (OSError, ValueError, RecursionError) as error:

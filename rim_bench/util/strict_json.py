@@ -12,18 +12,21 @@ _BETWEEN = re.compile(r"[\s,]*")
 _EXACT = 2**53  # from here on a float skips whole numbers
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, numbers: bool = True) -> Any:
     """The value that a JSON text says.
 
     Python's own reader keeps the last of two equal keys, reads `1e400` as infinity, `1e-400` as 0 and
     `12345678901234567890.5` as a number 890 below it.
+
+    Args:
+        numbers: refuse such numbers too, not keys alone: model folders are written with Infinity in them.
 
     Raises:
         json.JSONDecodeError: no JSON.
         ValueError: such a key or number, NaN or Infinity, a whole number that Python does not read, too deep a nesting.
     """
     try:
-        return _DECODER.decode(text)
+        return (_DECODER if numbers else _KEYS_ONLY).decode(text)
     except RecursionError:
         raise ValueError("not JSON (it is nested too deeply)") from None
     except ValueError as error:
@@ -56,6 +59,7 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"not JSON ({constant} is not a JSON number)")
 
 
+_KEYS_ONLY = json.JSONDecoder(object_pairs_hook=_object)
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=_refuse)
 
 

@@ -285,6 +285,7 @@ def test_twice_in_a_record_a_task_file_a_study_or_an_ontology_is_refused(tmp_pat
     from rim_bench.runs.study_file import read_study
 
     spec = write(tmp_path / "spec.json", '{"seed": 0, "seed": 1}')
+    assert read_json(write(tmp_path / "config.json", '{"limit": [0.0, Infinity]}'))["limit"][1] == float("inf")
     study = write(tmp_path / "study.toml", 'methods = ["rim"]\ntask = "chain"\n[set]\n"rim.K" = 4\n[set.rim]\nK = 8\n')
     tasks = [
         write(tmp_path / "sums.yaml", USER_TASK.replace("source: rows", "source: rows\n    source: annotated")),
