@@ -19,10 +19,10 @@ _MAX_EXPONENT: Final = 400
 _TYPOGRAPHY: Final = str.maketrans(
     dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-")
     | dict.fromkeys("\u2044\u2215", "/")
-    | dict.fromkeys("\u2007\u2009\u202f", "\xa0")
+    | dict.fromkeys("\u2006\u2007\u2008\u2009\u200a\u202f", "\xa0")
 )
 _INVISIBLE: Final = re.compile("([0-9]?)[\xad\u200b-\u200f\u2060\ufeff]+([0-9]?)")
-_BOXES: Final = "(?:boxed|fbox|text|textbf|textit|mathbf|mathrm|mathit|bm)"
+_BOXES: Final = "(?:boxed|fbox|mbox|underline|emph|text(?:bf|it|rm)?|math(?:bf|it|rm|sf)|boldsymbol|bm)"
 _LATEX: Final = [
     (re.compile(pattern), by)
     for pattern, by in (
@@ -31,8 +31,8 @@ _LATEX: Final = [
         (r"\\([$%])", r"\1"),
         (r"\^\{?\\circ\}?", "°"),
         (r"(?<=[0-9])\s?\\[dt]?frac(?=[\s{0-9])", r" \\frac"),  # a mixed number
-        (r"\\[dt]?frac\s?\{\s?(-?[0-9]+)\s?\}\s?\{\s?([0-9]+)\s?\}", r"\1/\2"),
-        (r"\\[dt]?frac([0-9])([0-9])", r"\1/\2"),
+        (r"\\[dt]?frac\s?\{\s?(-?[0-9]+)\s?\}\s?\{\s?([0-9]+)\s?\}", r"\1/\2 "),
+        (r"\\[dt]?frac\s?([0-9])\s?([0-9])", r"\1/\2 "),
         (rf"(?<=[\w.,}}])(?=\\{_BOXES})", " "),
         (r"\\[][()]|\\(?:left|right|displaystyle)\b|\\[,;: ]", " "),
     )
@@ -52,7 +52,7 @@ _NUMBER: Final = re.compile(
 )
 # Anything but a digit may follow a number, if what begins it is a space, a letter, a sign of a unit, punctuation, or a
 # unit that divides: `$5/hour`, not `5/x`.
-_REST: Final = re.compile(rf"(?:[\s%°{_SIGNS}.,;:!?)'\"*\\-]|[^\W\d_]|/[^\W\d_]{{2}}).*", re.DOTALL)
+_REST: Final = re.compile(rf"(?:[\s%‰°℃℉{_SIGNS}.,;:!?)'\"*\\-]|[^\W\d_]|/[^\W\d_]{{2}}).*", re.DOTALL)
 _AREA: Final = re.compile(r"\b((?:[kcdm]?m|in|inch|inches|ft|feet|yd|yards?|mi|miles?|units?)\.?)[²³]")
 _WORD: Final = (
     r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
@@ -74,16 +74,18 @@ _WRAPPED: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _LEAD: Final = re.compile(
-    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|result|total)\s*"
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answer|result|total)\s*"
     r"(?:is|equals|[:=])\s*:?\s*|[a-z]\s*=\s*",
     re.IGNORECASE,
 )
 # Special tokens that a decoder left at the end, in the spelling of the common chat templates.
-_SPECIAL: Final = re.compile(r"(?:<[|｜][^<>|｜]{1,40}[|｜]>|</?s>|<(?:eos|pad|end_of_turn|end_of_text)>|\s)+\Z")
+_SPECIAL: Final = re.compile(
+    r"(?:<[|｜][^<>|｜]{1,40}[|｜]>|</?s>|<(?:eos|pad|end_of_turn|end_of_text)>|\[(?:EOS|SEP|PAD|/INST)\]|\s)+\Z"
+)
 # A number-like run in prose. A sign belongs to it only where it cannot stand for a sum or a difference (`80-8`, `80 -
 # 8`).
 _RUN: Final = re.compile(
-    rf"(?<![\w.,])(?:(?<![)\]}}%$])[-+])?(?:[{_SIGNS}]-?)?(?:[0-9]+[ \xa0](?=[0-9]+[ \xa0]?/[ \xa0]?[0-9]))?"
+    rf"(?<![\w.,])(?:(?<![)\]}}%$])[-+])?(?:[{_SIGNS}]-?|Rs\.\s?)?(?:[0-9]+[ \xa0](?=[0-9]+[ \xa0]?/[ \xa0]?[0-9]))?"
     r"(?:[0-9](?:[0-9.,]|\xa0(?=[0-9]{3}(?![0-9])))*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?:[ \xa0]?/[ \xa0]?[0-9]+)?"
 )
 
@@ -101,7 +103,7 @@ def parse_number(text: str) -> Fraction | None:
     if _WHOLE.fullmatch(text):
         return Fraction(int(text))
     text = _tidy(text).strip()
-    if text.endswith(">"):
+    if text.endswith((">", "]")):
         text = _SPECIAL.sub("", text)
     for _ in range(_NESTED):
         if wrapped := _WRAPPED.fullmatch(text):

@@ -116,6 +116,14 @@ NUMBERS = [
     ("18 <|eot_id|><|end_of_text|>", 18),
     ("1st", 1),
     ("6th", 6),
+    ("Rs.18", 18),
+    ("18℃", 18),
+    ("\\frac 12", Fraction(1, 2)),
+    ("$\\underline{\\textbf{18}}$", 18),
+    ("1\u200a234", 1234),
+    ("My answer is 18.", 18),
+    ("18[EOS]", 18),
+    ("18<｜end▁of▁sentence｜>", 18),
 ]
 REFUSED = [
     "",
