@@ -24,7 +24,6 @@ from rim_bench.data import answers
 from rim_bench.data.datasets import evaluation_data, training_data
 from rim_bench.data.reader import NoSplit, Split
 from rim_bench.data.task import Task, load_task
-from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
 
 FEW = 200
@@ -123,22 +122,13 @@ def _documents(task: Task, split: Split) -> list[dict[str, Any]]:
             "kind": task.kind,
             "tolerance": task.tolerance_at(example.answer),
             **(
-                {"form": task.form, "choices": list(example.choices), "gold": _gold(task, example)}
+                {"form": task.form, "choices": list(example.choices), "gold": example.choices.index(example.answer)}
                 if task.form == "choice"
                 else {}
             ),
         }
         for example in split.examples
     ]
-
-
-def _gold(task: Task, example: Example) -> int:
-    """Which choice is right."""
-    if example.answer not in example.choices:
-        raise UsageError(
-            f"task {task.name}: example {example.id} offers no choice that is its answer, {example.answer!r}"
-        )
-    return example.choices.index(example.answer)
 
 
 def choose(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:

@@ -67,6 +67,8 @@ def sweep(
     knobs: dict[str, tuple[int, ...]] = {}
     for text in knob or []:
         name, _, values = text.partition("=")
+        if name in knobs:
+            raise UsageError(f"--knob gives {name} twice: give its values once, separated by commas, as in K=1,2,4")
         try:
             knobs[name] = () if values == "none" else tuple(int(v) for v in values.split(","))  # none: it is not turned
         except ValueError:

@@ -13,7 +13,7 @@ from rim_bench.engine.distributed.environment import check_asked, check_strategy
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.storage.selection import LAST, CheckpointRule, LearningRateGrid, parse_tune
 from rim_bench.util.errors import UsageError, unknown
-from rim_bench.util.flags import Flag, read_names, read_pair, read_settings, read_value
+from rim_bench.util.flags import Flag, read_names, read_pairs, read_settings, read_value
 
 EXECUTORS = ("local", "submitit", "ray")
 BUDGETS = ("examples", "train-flops")
@@ -50,7 +50,7 @@ def read_seeds(text: str) -> tuple[int, ...]:
 
 def read_numbers(flag: str, form: str) -> Any:
     """What reads KEY=VALUE several times as a dictionary with numbers."""
-    return lambda texts: {key: read_value(value) for key, value in (read_pair(text, flag, form) for text in texts)}
+    return lambda texts: {key: read_value(value) for key, value in read_pairs(texts, flag, form).items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,16 +61,21 @@ def flag_fields(cls: type) -> dict[str, FlagField]:
     return out
 
 
-def read_pair(text: str, flag: str, form: str) -> tuple[str, str]:
-    """The two sides of KEY=VALUE.
+def read_pairs(texts: list[str], flag: str, form: str) -> dict[str, str]:
+    """KEY=VALUE, several of them.
 
     Raises:
-        UsageError: one of them is missing; `form` is what was expected.
+        UsageError: a side is missing (`form` is what was expected), or a key was given twice.
     """
-    key, equals, value = text.partition("=")
-    if not equals or not key or not value:
-        raise UsageError(f"{flag} {text!r} is not {form}")
-    return key, value
+    out: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"{flag} {text!r} is not {form}")
+        if key in out:
+            raise UsageError(f"{flag} gives {key} twice, as {out[key]!r} and as {value!r}: give it once")
+        out[key] = value
+    return out
 
 
 def read_value(text: str) -> Any:
@@ -91,15 +96,14 @@ def read_names(text: str) -> tuple[str, ...]:
 def read_settings(texts: list[str]) -> dict[str, dict[str, Any]]:
     """METHOD.FIELD=VALUE, several of them, by method."""
     out: dict[str, dict[str, Any]] = {}
-    for text in texts:
-        name, value = read_pair(text, "--set", "METHOD.FIELD=VALUE, as in rim.K=4")
+    for name, value in read_pairs(texts, "--set", "METHOD.FIELD=VALUE, as in rim.K=4").items():
         method, dot, key = name.partition(".")
         if not (method and dot and key):
-            raise UsageError(f"--set {text!r} is not METHOD.FIELD=VALUE, as in rim.K=4")
+            raise UsageError(f"--set '{name}={value}' is not METHOD.FIELD=VALUE, as in rim.K=4")
         out.setdefault(method, {})[key] = value
     return out
 
 
 def read_files(texts: list[str]) -> Mapping[str, str]:
     """SPLIT=PATH, several of them, by split."""
-    return dict(read_pair(text, "--file", "SPLIT=PATH, as in train=rows.jsonl") for text in texts)
+    return read_pairs(texts, "--file", "SPLIT=PATH, as in train=rows.jsonl")

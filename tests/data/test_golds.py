@@ -243,6 +243,14 @@ def test_a_hubs_infinity_is_refused() -> None:
             )
 
 
+def test_an_answer_that_is_none_of_the_choices_is_refused_by_its_line(tmp_path: Path) -> None:
+    task = load_task(str(user_task(tmp_path)))
+    task.metadata["fields"], task.metadata["form"] = {}, "choice"
+    path = write(tmp_path / "rows.jsonl", '{"question": "a?", "answer": "5"}\n')
+    with pytest.raises(UsageError, match=r"rows\.jsonl, line 1: the answer '5' is none of the choices: the row has"):
+        evaluation_data(task, files={"test": path})
+
+
 def test_a_generators_golds_are_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from rim_bench.tasks import chain
 
