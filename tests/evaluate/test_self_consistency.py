@@ -25,6 +25,7 @@ from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.generate import Completion, Sampling, decode, sample
 from rim_bench.engine.packing import PackedModel
 from rim_bench.engine.trained_model import TrainedModel
+from rim_bench.evaluate import latency
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate
 from rim_bench.evaluate.lm_eval_model import RimLM, register
 from rim_bench.evaluate.predict import Predictor
@@ -330,6 +331,7 @@ def test_votes_through_lm_eval_are_votes_of_the_answerer() -> None:
 
 
 def test_an_evaluation_with_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "ROUNDS", 3)
     one, task = untrained(Rim(K=2)), load_task("chain")
     request = EvaluationRequest(task, limit=6, max_tokens=4, votes=3, batch_size=2)
     answered, record = evaluate(one, request)
