@@ -11,6 +11,7 @@ and the launcher ends the rest: that is what torchrun does.
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -169,7 +170,18 @@ class WorkerGroup:
         if self.sound:
             with suppress(UsageError, RuntimeError):  # they are gone already
                 self.send(None, [()] * (self.size - 1))
-                dist.destroy_process_group()
+                self.leave()
+
+    def leave(self) -> None:
+        """Ends both process groups and their threads.
+
+        A group that something still refers to keeps its threads, and one that is at work while the interpreter ends
+        aborts the process ("terminate called without an active exception"), after everything was stored.
+        """
+        self.forget()
+        dist.destroy_process_group()
+        self.control = None
+        gc.collect()  # models that shared their gradients stand in circles
 
 
 def join() -> WorkerGroup:
@@ -182,6 +194,10 @@ def join() -> WorkerGroup:
     local = int(os.environ.get("LOCAL_RANK", rank))
     if torch.cuda.is_available() and local < torch.cuda.device_count():
         torch.cuda.set_device(local)
+    # Imported after the default group is made, they keep it for ever as the default of an argument.
+    from torch.distributed.fsdp import sharded_grad_scaler  # noqa: F401
+    from torch.distributed.nn import functional  # noqa: F401
+
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", rank=rank, world_size=size
@@ -203,7 +219,7 @@ def work(group: WorkerGroup) -> None:
     while True:
         function, arguments = group.receive()
         if function is None:
-            dist.destroy_process_group()
+            group.leave()
             return
         function(group, *arguments)
 
