@@ -586,6 +586,20 @@ def test_accelerate_must_see_all_of_them(tmp_path: Path) -> None:
     assert together(alone_with_accelerate, tmp_path) == [0, 0]
 
 
+def check_threads() -> None:
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in threads), threads
+
+
+def leads(execution: ExecutionContext) -> None:
+    assert execution.group is not None and execution.group.rank == 0
+
+
+def test_no_thread_of_the_processes_outlives_the_command() -> None:
+    """One that is at work while the interpreter ends aborts a program that has stored everything."""
+    assert together(leads, after=check_threads) == [0, 0]
+
+
 def alone_with_accelerate(_: Path, execution: ExecutionContext) -> None:
     assert execution.group is not None
     with pytest.raises(UsageError, match="3 processes were started, but accelerate works with 2"):

@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,12 +34,19 @@ def counts(*methods: str, model: str, rank: int = 0) -> Counts:
     return count_methods(methods, model, SMALL, chosen, rank=rank)
 
 
+def with_layers(config: Mapping[str, Any], layers: int, folder: Path) -> str:
+    """A model folder with this configuration at another depth: a layer is what differs between shapes."""
+    depth = "n_layer" if config["model_type"] == "gpt2" else "num_hidden_layers"
+    (folder / "config.json").write_text(json.dumps({**config, depth: layers}))
+    return str(folder)
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("model", ["tiny", "tiny-gpt2"])
-def test_every_number_agrees(model: str, rank: int) -> None:
+def test_every_number_agrees(model: str, rank: int, tmp_path: Path) -> None:
     """Latent passes, trees, cached steps; everything trains, or LoRA; new rows alone, and a rank to match."""
     methods = ["rim", "direct-adapter-matched"] if rank else ["direct", "coconut", "rim-as-prompt"]
-    found = counts(*methods, model=model, rank=rank)
+    found = counts(*methods, model=with_layers(flop_counters.configuration(model), 2, tmp_path), rank=rank)
     assert found.differing == () and len(found.counts) == 3 * len(methods)
     for asked, forward, both in zip(*[iter(found.counts)] * 3, strict=True):
         assert asked.torch == asked.fvcore == asked.closed_form > asked.price > 0
@@ -56,12 +64,9 @@ def test_what_is_counted_is_what_is_priced() -> None:
 
 @pytest.mark.parametrize("model", [name for name, entry in entries().items() if "config" in entry])
 def test_catalogued_shapes_agree_offline(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every catalogued shape with one layer: a layer is what differs between them."""
+    """Every catalogued shape with one layer."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    config = entries()[model]["config"]
-    depth = "n_layer" if config["model_type"] == "gpt2" else "num_hidden_layers"
-    (tmp_path / "config.json").write_text(json.dumps(config | {depth: 1}))
-    assert counts("direct", model=str(tmp_path)).differing == ()
+    assert counts("direct", model=with_layers(entries()[model]["config"], 1, tmp_path)).differing == ()
 
 
 def test_a_catalogued_shape_agrees_whole_by_its_name() -> None:

@@ -175,8 +175,9 @@ class WorkerGroup:
     def leave(self) -> None:
         """Ends both process groups and their threads.
 
-        A group that something still refers to keeps its threads, and one that is at work while the interpreter ends
-        aborts the process ("terminate called without an active exception"), after everything was stored.
+        A group that something still refers to keeps its threads. One of the group of the last call may be at work still
+        while the interpreter ends, and then aborts the process ("terminate called without an active exception"). Under
+        FSDP torch keeps the default group, which is idle by then.
         """
         self.forget()
         dist.destroy_process_group()
