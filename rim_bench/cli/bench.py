@@ -206,10 +206,11 @@ def _measure(kinds: tuple[str, ...], study: Options, options: BenchOptions) -> N
             asked = {name: getattr(options, name) for name in ("rounds", "tokens", "vary", "values", "only")}
             request = Request(kind, study, against=against, size=size, **asked)
             measured = measure(request, lambda text: progress.print(Text(escape_terminal(text), style="dim")))
-            console.print(table(measured).to_rich())
             if options.json is not None:
                 write_json_atomic(options.json, measured)
                 if measured["scaling"] is not None:
                     scaling_pictures(measured, options.json.with_suffix(""))
-            if options.record:
-                console.print(Text(escape_terminal(f"stored: {add(measured, options.out)}")), soft_wrap=True)
+            stored = f"stored: {add(measured, options.out)}" if options.record else None
+            console.print(table(measured).to_rich())
+            if stored is not None:
+                console.print(Text(escape_terminal(stored)), soft_wrap=True)

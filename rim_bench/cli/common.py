@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,7 +125,7 @@ def print_as(name: str, table: Any, **others: Callable[[], str]) -> None:
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Prints a text that may hold names from outside: what a terminal would obey is spelled out."""
-    typer.echo(escape_terminal(text), err=err, nl=nl)
+    print(escape_terminal(text), end="\n" if nl else "", file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def check_split(split: str) -> None:

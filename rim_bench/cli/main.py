@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -17,6 +17,7 @@ import rim_bench
 from rim_bench.cli import bench, compute, data, evaluate, evidence, results, run
 from rim_bench.cli.common import FAULT, INTERRUPTED, as_command, echo
 from rim_bench.cli.launch import execution_of_command
+from rim_bench.cli.streams import OUTPUT, OutputLost, prepare_environment, prepare_streams
 from rim_bench.util.errors import sentence
 from rim_bench.util.text import escape_terminal
 
@@ -85,6 +86,8 @@ def main() -> None:
 
     A fault of ours shows its traceback and has a code of its own: 1 is the gate's word for "regressed".
     """
+    prepare_streams()
+    prepare_environment()
     # else the interpreter looks through all that torch and the others hold before it ends: most of a second
     atexit.register(gc.freeze)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -92,12 +95,25 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_Log()])
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    if sys.argv[1:] == ["--version"]:
-        echo(f"rim-bench {rim_bench.__version__}")
-        raise SystemExit(0)
     try:
-        with execution_of_command(sys.argv[1:]) as execution:
-            code = 0 if execution is None else application(sys.argv[1])(standalone_mode=False, obj=execution)
+        try:
+            code = _command(sys.argv[1:])
+        finally:  # what is still in the buffer: a stream that fails has its say before the interpreter's own flush
+            sys.stdout.flush()
+    except OutputLost as error:
+        echo(f"error: {error}", err=True)
+        code = OUTPUT
+    raise SystemExit(code)
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """The exit code of a command line, whose errors are printed."""
+    if arguments == ["--version"]:
+        echo(f"rim-bench {rim_bench.__version__}")
+        return 0
+    try:
+        with execution_of_command(arguments) as execution:
+            code = 0 if execution is None else application(arguments[0])(standalone_mode=False, obj=execution)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
@@ -105,12 +121,12 @@ def main() -> None:
         message = sentence(error) if parsing is None else parsing.format_message()
         if message is None:
             echo(traceback.format_exc(), err=True, nl=False)
-            raise SystemExit(FAULT) from None
+            return FAULT
         echo("error: " + " ".join(line.strip() for line in message.splitlines() if line.strip()), err=True)
         code = 2
     if code == INTERRUPTED:
         echo("\ninterrupted: the same command again goes on where this one stopped", err=True)
-    raise SystemExit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

@@ -58,9 +58,9 @@ def table(
             "terminal"
         )
     table = comparison(chosen, split=split, damaged=damaged, published=shipped() if references else None)
-    print_as(format_, table)
     if write:
         write_tables(comparison(chosen, split=split, damaged=damaged) if references else table, out)
+    print_as(format_, table)
 
 
 def plot(
@@ -115,7 +115,6 @@ def leaderboard(
     from rim_bench.report.leaderboard import leaderboard as rank
 
     board = rank(chosen, split=split, damaged=damaged)
-    print_as(format_, board.table, csv=board.to_csv, json=board.to_json)
     written = board.write(out) if write else []
     if plots:
         from rim_bench.report.plots.curves import curve_plots
@@ -124,6 +123,7 @@ def leaderboard(
         written += drawn
         for line in missing:
             echo(line, err=True)
+    print_as(format_, board.table, csv=board.to_csv, json=board.to_json)
     for path in written:
         echo(str(path), err=True)
 

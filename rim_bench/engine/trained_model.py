@@ -40,6 +40,13 @@ class TrainedModel:
     def workspace(self) -> PackedModel:
         return PackedModel(self.backbone, self.bridges)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weights that `save` writes: of LoRA the adapter and the markers' rows."""
+        lora = self.backbone.spec["tuning"] == "lora"
+        weights = [p for p in self.backbone.model.parameters() if p.requires_grad or not lora]
+        return sum(p.nbytes for p in (*weights, *self.bridges.parameters()))
+
     def save(self, folder: Path) -> None:
         """Write the backbone and the bridges."""
         self.backbone.save(folder)

@@ -38,7 +38,7 @@ class Journal(Protocol):
 
     def append_metrics(self, record: dict[str, Any]) -> None: ...
     def truncate_metrics(self, step: int) -> None: ...
-    def checkpoint(self, step: int) -> AbstractContextManager[Path]: ...
+    def checkpoint(self, step: int, needed: int) -> AbstractContextManager[Path]: ...
     def latest_checkpoint(self) -> tuple[int, Path] | None: ...
 
 
@@ -171,8 +171,11 @@ class Trainer:
                 self._show_watcher(before)
                 if self.spent // every > before // every and self.spent < total:
                     state = self.state()
-                    with self.journal.checkpoint(self.done) as folder:
-                        torch.save(state, folder / FILE)
+                    with (
+                        self.journal.checkpoint(self.done, tensor_bytes(state)) as folder,
+                        (folder / FILE).open("wb") as file,  # torch's own file has no word on why it failed
+                    ):
+                        torch.save(state, file)
                     del state  # not held while training goes on
                     if self.watcher is not None:
                         self.watcher.prune(self.done)
@@ -362,6 +365,14 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
             torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of all tensors in nested dictionaries and lists."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(tensor_bytes, inner))
 
 
 def _digits(value: float) -> float:

@@ -93,7 +93,7 @@ class CheckpointSelector:
         with undisturbed(self.trained):
             items = marked(self.trained, self.request, self.questions)
             if candidate and self.selection.rule != LAST:
-                with complete_folder(self._weights(step)) as folder:
+                with complete_folder(self._weights(step), self.trained.stored_bytes) as folder:
                     self.trained.save(folder)
         self.seen.append(
             LookRecord(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rim_bench.engine.execution import ExecutionContext
 from rim_bench.runs.planned_run import PlannedRun
-from rim_bench.util.errors import sentence
+from rim_bench.util.errors import lacks_memory, sentence
 from rim_bench.util.progress import Silent
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def execute(job: Job) -> JobResult:
                 torch.cuda.empty_cache()
     except Exception as error:
         known, took = sentence(error), time.monotonic() - began
-        if known is not None and type(error).__name__ != "OutOfMemoryError":  # memory may have been another process's
+        if known is not None and not lacks_memory(error):  # which may have been another process's
             return JobResult("refused", tuple(notes.lines), took, known)
         first = (str(error).splitlines() or [""])[0]
         reason = known or f"{type(error).__name__}: {first}"

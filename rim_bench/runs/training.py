@@ -227,7 +227,7 @@ def _train_weights(
         device=str(device),
         processes=None if group is None else ProcessesRecord.from_json(group.record(device, strategy)),
     )
-    run.finish(watcher.write, summary)
+    run.finish(watcher.write, summary, trained.stored_bytes)
     run.remove_checkpoints()
     watcher.clean()
     reporter.finished(planned.label)

@@ -212,15 +212,18 @@ class Run:
         self._steps.truncate(step)
 
     @contextmanager
-    def checkpoint(self, step: int) -> Iterator[Path]:
+    def checkpoint(self, step: int, needed: int = 0) -> Iterator[Path]:
         """Yields an empty folder for a checkpoint, which counts once the block ends; older ones are then removed.
+
+        Args:
+            needed: bytes that it takes.
 
         Raises:
             UsageError: disk full or not writable; the older checkpoint is then still there.
         """
         folder = self.path / "checkpoints"
         target = folder / f"step-{step:08d}"
-        with complete_folder(target) as temporary:
+        with complete_folder(target, needed) as temporary:
             yield temporary
             self._steps.sync()  # a checkpoint never knows more steps than the record of them
         for other in folder.iterdir():
@@ -248,8 +251,13 @@ class Run:
         """Frees the disk of checkpoints, which a trained run no longer needs."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
-    def finish(self, write: Callable[[Path], None], training: TrainingRecord | Mapping[str, Any] | None = None) -> None:
+    def finish(
+        self, write: Callable[[Path], None], training: TrainingRecord | Mapping[str, Any] | None = None, needed: int = 0
+    ) -> None:
         """Stores the training summary, then what `write` puts into a folder, as `model/`: the run is trained.
+
+        Args:
+            needed: bytes that the folder takes.
 
         Raises:
             UsageError: disk full or not writable; the run is then not trained, and its checkpoint still there.
@@ -258,7 +266,7 @@ class Run:
             value = training.to_json() if isinstance(training, TrainingRecord) else training
             write_json_atomic(self.path / "train.json", finite(value))
         self._steps.compress()
-        with complete_folder(self.path / "model") as temporary:
+        with complete_folder(self.path / "model", needed) as temporary:
             write(temporary)
 
     @property

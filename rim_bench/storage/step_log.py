@@ -5,7 +5,6 @@ Imports neither torch nor transformers.
 
 from __future__ import annotations
 
-import errno
 import json
 import lzma
 import os
@@ -43,7 +42,7 @@ class StepLog:
         """
         line = (json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
         path = self.plain
-        with writing(path), path.open("ab+", buffering=0) as file:
+        with writing(path, len(line)), path.open("ab+", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
@@ -52,8 +51,9 @@ class StepLog:
                     end = file.read().rfind(b"\n") + 1
                     file.truncate(end)
             try:
-                if (written := os.write(file.fileno(), line)) != len(line):
-                    raise OSError(errno.ENOSPC, f"wrote {written} of {len(line)} bytes")
+                left = memoryview(line)
+                while left:  # what does not fit is written in part; the rest says why
+                    left = left[os.write(file.fileno(), left) :]
             except BaseException:
                 with suppress(OSError):
                     file.truncate(end)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
+import resource
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UsageError(Exception):
@@ -49,17 +51,69 @@ def sentence(error: BaseException) -> str | None:
     """What an error says to someone who can act on it; None where only we can, and a traceback is due."""
     if isinstance(error, UsageError):
         return str(error)
-    if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or "while writing"
-            return f"the disk is full ({where}): make room; the same command again goes on from the last checkpoint"
-        if error.filename is not None and error.strerror is not None:
-            return f"{error.filename}: {error.strerror}"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+    during = next((f" {note}" for note in getattr(error, "__notes__", ()) if note.startswith("while ")), "")
+    if lacks_memory(error):
+        gpu = type(error).__name__ == "OutOfMemoryError"
+        wanted = re.search(r"[Tt](?:ried )?to allocate ([\d.]+ \w+)|Unable to allocate ([\d.]+ \w+)", str(error))
+        size = "" if wanted is None else f", {wanted[1] or wanted[2]} more were wanted"
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        within = "" if gpu or limit == resource.RLIM_INFINITY else f" ({limit:,} bytes are allowed, ulimit -v)"
         return (
-            "the GPU's memory is not enough: give a smaller --eval-batch-size, or a task whose recipe has a smaller "
-            "micro_batch"
+            f"{'the GPU' if gpu else 'this computer'}'s memory is not enough{during}{size}{within}: give a smaller "
+            "--eval-batch-size, or a task whose recipe has a smaller micro_batch; the same command goes on with the run"
         )
-    if (place := own_line(error)) is not None:
-        return f"{place}: {type(error).__name__}: {' '.join(str(error).split())}"
+    if (line := own_line(error)) is not None:
+        return f"{line}: {type(error).__name__}: {' '.join(str(error).split())}"
+    if file_refusal(error) in (errno.ENOSPC, errno.EDQUOT):
+        where = getattr(error, "filename", None) or "while writing"
+        return f"the disk is full ({where}): make room; the same command again goes on from the last checkpoint"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    if (package := _unimported(error)) is not None:
+        text = " ".join(str(error).split())
+        values = [f"{name}={value!r}" for name, value in os.environ.items() if value and repr(value) in text]
+        hint = f"; the environment has {', '.join(values[:3])}" if values else ""
+        return f"{package} cannot be imported ({type(error).__name__}: {text}){hint}"
     return None
+
+
+def _before(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out, the computer's or a GPU's. Torch, which is not imported here, has errors of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(words in str(error) for words in ("annot allocate memory", "can't allocate memory"))
+    )
+
+
+def file_refusal(error: BaseException) -> int | None:
+    """The number of the system's refusal behind an error while a file was written; None where there is none.
+
+    Safetensors and tokenizers give it as text, and torch hides it behind an error of its own.
+    """
+    for earlier in _before(error):
+        if isinstance(earlier, OSError):
+            return earlier.errno
+        if match := re.search(r"\(os error (\d+)\)", str(earlier)):
+            return int(match[1])
+        if "inline_container" not in str(earlier) and "iostream" not in str(earlier):
+            return None
+    return None
+
+
+def _unimported(error: BaseException) -> str | None:
+    """The package of others at whose import an error was raised; None where it was raised anywhere else."""
+    names = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [k for k, name in enumerate(names) if name.partition(".")[0] == "rim_bench"]
+    after = names[ours[-1] + 1 :] if ours else []
+    if not any(name.startswith("importlib.") for name in after):
+        return None
+    return next((p for name in after if (p := name.partition(".")[0]) != "importlib"), None)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import resource
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rim_bench.util.errors import UsageError
+from rim_bench.util.errors import UsageError, file_refusal
 from rim_bench.util.strict_json import parse_json
+from rim_bench.util.text import format_bytes
 
 MANIFEST = "manifest.json"
 _REFUSALS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
@@ -53,34 +57,31 @@ def _object(value: Any) -> Any:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a full disk, missing rights and other refusals of the file system into a sentence that names `path`."""
+def writing(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turns a full disk, missing rights and other refusals of the file system into a sentence that names `path`.
+
+    Args:
+        needed: bytes that are to be written; 0 where nobody knows.
+    """
     try:
         yield
     except UsageError:
         raise
     except Exception as error:
-        if _disk_is_full(error):
-            raise UsageError(
-                f"no space left on the disk while writing {str(path)!r}: free some and start again"
-            ) from error
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
-            raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
-        raise
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether `error` or its cause says so.
-
-    Libraries that write by themselves (safetensors) give the reason as text only.
-    """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            return True
-        error = error.__cause__
-    return False
+        if (refusal := file_refusal(error)) not in _REFUSALS:
+            raise
+        size = f"it needs {format_bytes(needed)}" if needed else ""
+        if refusal in (errno.ENOSPC, errno.EDQUOT):
+            folder = next(p for p in path.absolute().parents if p.exists())
+            free = f"{format_bytes(shutil.disk_usage(folder).free)} are free" if refusal == errno.ENOSPC else "a quota"
+            text = f"no space left on the disk while writing {str(path)!r} ({', '.join(filter(None, (size, free)))})"
+            raise UsageError(f"{text}: free some and start again, which goes on with the run") from error
+        text = f"cannot write {str(path)!r}: {os.strerror(refusal)}"
+        if refusal == errno.EFBIG:
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            most = "" if limit == resource.RLIM_INFINITY else f"a file may have {format_bytes(limit)} (ulimit -f)"
+            text += "".join(f"; {part}" for part in (size, most) if part)
+        raise UsageError(text) from error
 
 
 def fsync(path: Path) -> None:
@@ -99,7 +100,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         UsageError: disk full or not writable; `path` is then as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    with writing(path):
+    with writing(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -117,7 +118,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_json_atomic(path: Path, value: Any) -> None:
     """`write_bytes_atomic` of `value` as indented JSON with sorted keys."""
     text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes_atomic(path, (text + "\n").encode())
+    # a path's bytes that are no UTF-8 reach Python as lone surrogates, which JSON has a spelling for and UTF-8 has not
+    write_bytes_atomic(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Record:
@@ -178,10 +180,14 @@ def damage_of(folder: Path, *, contents: bool = True) -> str | None:
 
 
 @contextmanager
-def complete_folder(target: Path) -> Iterator[Path]:
-    """Yields an empty `<target>.tmp` to fill; it becomes `target` with its manifest, or is removed on an error."""
+def complete_folder(target: Path, needed: int = 0) -> Iterator[Path]:
+    """Yields an empty `<target>.tmp` to fill; it becomes `target` with its manifest, or is removed on an error.
+
+    Args:
+        needed: as in `writing`.
+    """
     temporary, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old.tmp")
-    with writing(target):
+    with writing(target, needed):
         for leftover in (temporary, old):
             if leftover.exists():
                 shutil.rmtree(leftover)

@@ -71,8 +71,8 @@ class Dying:
             raise Killed
 
     @contextmanager
-    def checkpoint(self, step: int) -> Iterator[Path]:
-        with self.run.checkpoint(step) as folder:
+    def checkpoint(self, step: int, needed: int) -> Iterator[Path]:
+        with self.run.checkpoint(step, needed) as folder:
             yield folder
             if step >= self.step and self.moment == "saving":
                 raise Killed

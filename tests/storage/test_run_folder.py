@@ -455,9 +455,15 @@ def test_full_disk_on_append(run: Run) -> None:
 
 def test_short_write_is_taken_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.append_metrics({"step": 1})
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:5]))
-    with pytest.raises(UsageError, match="no space left"):
+    real, left = os.write, iter((5,))
+
+    def short(fd: int, data: bytes) -> int:
+        for room in left:
+            return real(fd, data[:room])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", short)
+    with pytest.raises(UsageError, match=r"no space left .*it needs 12 B"):
         run.append_metrics({"step": 2})
     assert (run.path / "train.jsonl").read_text() == '{"step": 1}\n'
 
