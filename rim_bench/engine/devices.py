@@ -13,6 +13,7 @@ import torch
 
 from rim_bench.engine.distributed import environment
 from rim_bench.engine.execution import ALONE, ExecutionContext
+from rim_bench.storage.records import FingerprintRecord
 from rim_bench.util.environment import cpu_model
 from rim_bench.util.errors import UsageError
 
@@ -77,6 +78,19 @@ def runtime(device: torch.device, execution: ExecutionContext = ALONE) -> dict[s
         "torch": torch.__version__,
         **({"cells_at_a_time": together or "unknown"} if together != 1 else {}),
     }
+
+
+def fingerprint(device: torch.device, processes: int = 1) -> FingerprintRecord:
+    """What decides the last bit of the weights beside the specification: runs that differ in it are replicates."""
+    cuda = device.type == "cuda"
+    return FingerprintRecord(
+        torch=torch.__version__,
+        device=torch.cuda.get_device_properties(device).name if cuda else "cpu",
+        host_cpu=cpu_model(),
+        capability=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        processes=processes,
+    )
 
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

@@ -19,11 +19,11 @@ from rim_bench.util.files import Record
 
 TARGETS = (0.25, 0.5, 0.75, 0.9)  # accuracies whose FLOPs are looked up
 COLUMNS = (
-    "section", "stamp", "task", "task_version", "evaluator_version", "data_sha256", "split", "backbone", "division",
-    "budget_kind", "budget_asked", "set", "ood", "n", "record", "label", "method", "seeds", "run_ids", "setting",
-    "rank_low", "rank_high", "accuracy", "ci_low", "ci_high", "seed_sd", "training_flops", "training_examples",
-    "budget_used", "tuning_trials", "flops", "passes", "full_ms", "ttft_ms", "fronts", "cost_kind", "cost", "cost_high",
-    "at_most", "against", "against_setting", "difference", "p", "holm", "detectable", "verdict",
+    "section", "stamp", "task", "task_version", "evaluator_version", "engine", "data_sha256", "split", "backbone",
+    "division", "budget_kind", "budget_asked", "set", "ood", "n", "record", "label", "method", "seeds", "run_ids",
+    "setting", "rank_low", "rank_high", "accuracy", "ci_low", "ci_high", "seed_sd", "training_flops",
+    "training_examples", "budget_used", "tuning_trials", "flops", "passes", "full_ms", "ttft_ms", "fronts", "cost_kind",
+    "cost", "cost_high", "at_most", "against", "against_setting", "difference", "p", "holm", "detectable", "verdict",
 )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ class LeaderboardNumbers:
         }  # fmt: skip
         whole = {
             "record": "section", "task_version": facts.task_version, "evaluator_version": facts.evaluator_version,
-            "data_sha256": facts.data, "backbone": rows[0].first.spec.backbone.label,
+            "engine": facts.engine, "data_sha256": facts.data, "backbone": rows[0].first.spec.backbone.label,
         }  # fmt: skip
         out: list[Record] = [base | whole]
         for scope in contest.scopes:

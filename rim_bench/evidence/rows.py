@@ -1,6 +1,7 @@
 """Stored runs as rows that may be compared.
 
-What differs in task, task version, evaluator version, data, split, questions or backbone is never in the same group.
+What differs in task, task version, evaluator version, data, split, questions, backbone or the version of the engine's
+numerics is never in the same group.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class ComparisonKey(NamedTuple):
     split: str
     backbone: str  # as JSON
     questions: str  # how many, and the first digits of their ids' sha256
+    engine: str = "1"  # version of the numerics that trained
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Evaluation:
     summary: EvaluationRecord
     training: TrainingRecord
     items: Mapping[str, ItemRecord]  # by item id, in stored order
+    commits: tuple[str, ...] = ()  # of rim-bench, that trained it
 
     @property
     def seed(self) -> int:
@@ -111,7 +114,8 @@ class Evaluation:
         names = ("task_title", "task_version", "evaluator_version", "data_sha256", "split")
         stated = [str(getattr(self.summary, name)) for name in names]
         ids = hashlib.sha256(canonical(sorted(self.items)).encode()).hexdigest()[:12]
-        return ComparisonKey._make([*stated, canonical(self.spec.backbone), f"{len(self.items):,} with ids {ids}"])
+        questions = f"{len(self.items):,} with ids {ids}"
+        return ComparisonKey._make([*stated, canonical(self.spec.backbone), questions, str(self.spec.numerics)])
 
     def values(self, field: str, ids: Sequence[str] | None = None, *, stored: bool = False) -> NDArray[np.float64]:
         """A field of these items, by default of all, as numbers; NaN where it is None.
@@ -277,7 +281,7 @@ def _mean_of(columns: Iterable[NDArray[np.float64]]) -> float | None:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows that may be compared: same task, versions, data, split, questions and backbone."""
+    """The rows that may be compared: same task, versions, data, split, questions, backbone and engine."""
 
     facts: ComparisonKey
     rows: tuple[Row, ...]
@@ -405,7 +409,9 @@ def read(
                 items = {i.id: i.only(_CURVE_FIELDS) if curve else i for i in run.read_items(key)}
                 if items:
                     evaluations.append(
-                        Evaluation(run.id, key, run.spec, summary, run.training() or TrainingRecord(), items)
+                        Evaluation(
+                            run.id, key, run.spec, summary, run.training() or TrainingRecord(), items, run.commits()
+                        )
                     )
                 else:
                     left_out.append(LeftOut(run.id, Reason.NO_ITEMS, f"its evaluation {key!r} has no items"))

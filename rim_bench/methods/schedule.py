@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from rim_bench.methods.layout import Layout
@@ -55,6 +55,9 @@ class TrainingPlan:
         if self.flops:
             raise ValueError("how many steps a budget in FLOPs gives is known when it is spent")
         return self.examples // self.batch_size
+
+
+SAMPLED = 256  # examples on which a stage is priced
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +189,30 @@ def flops_spans(
 ) -> tuple[Span, ...]:
     """The stages' parts of a budget in FLOPs, of which `inherited` are spent already.
 
+    A stage's share is one of the examples, as in a budget in examples: what it costs is estimated on `SAMPLED` of them,
+    spread over the data and over the stage.
+
     Raises:
         UsageError: less than what is inherited, or a stage whose share does not hold one step.
     """
     stages, own = method.stages(), plan.flops - inherited
-    if own < len(kept_stages(stages, start)):
+    kept = kept_stages(stages, start)
+    if own < len(kept):
         raise UsageError(
             f"a budget of {plan.flops:.4g} training FLOPs is spent before {method.name} begins: the weights it starts "
             "from cost "
             f"{inherited:.4g}; give more"
         )
-    out = spans(stages, own, start)
+    sample = data[:: max(1, len(data) // SAMPLED)][:SAMPLED]
+
+    def priced(stage: Stage) -> Stage:
+        drawn = random.Random(f"price {plan.seed}")
+        rows = [method.lay_train(e, stage, k / len(sample), drawn) for k, e in enumerate(sample)]
+        return replace(stage, share=stage.share * sum(map(price, rows)) / len(rows))
+
+    out = tuple(
+        replace(span, stage=stage) for span, stage in zip(spans(list(map(priced, kept)), own, start), kept, strict=True)
+    )
     schedule, chosen = Schedule(out, plan.warmup), next(batches(len(data), plan.batch_size, plan.seed))
     before = 0
     for span in out:

@@ -36,7 +36,7 @@ CSV_COLUMNS = (
     "throughput_examples_per_s", "peak_memory_bytes", "eval_examples_per_s", "train_examples", "inherited_examples",
     "train_flops", "inherited_flops", "train_flops_executed", "train_flops_padding", "budget_kind", "budget_asked",
     "budget_used", "budget_last_step", "tuning_trials", "train_examples_per_s", "train_seconds", "limit",
-    *_CLUSTER_COLUMNS, "flags",
+    "engine", "commits", *_CLUSTER_COLUMNS, "flags",
 )  # fmt: skip
 _RUN_NUMBERS: dict[str, Callable[[Evaluation], Any]] = {  # of an evaluation and its run as a whole
     "throughput_batch": lambda e: getattr(e.summary.throughput, "batch", None),
@@ -110,6 +110,7 @@ def _row_record(group: Group, row: Row) -> Record:
         "seeds": " ".join(str(p.seed) for p in row.parts), "run_ids": row.runs_text,
         "parent_ids": " ".join(str(p.spec.parent) for p in row.parts if p.spec.parent),
         "limit": first.summary.limit, "tuning_trials": tuning_trials(row),
+        "engine": facts.engine, "commits": " ".join(sorted({c for p in row.parts for c in p.commits})),
         "budget_kind": budget.kind, "budget_asked": budget.asked,
     }  # fmt: skip
     out |= {name: row.part_mean(pick) for name, pick in _RUN_NUMBERS.items()}

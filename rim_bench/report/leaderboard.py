@@ -38,7 +38,7 @@ from rim_bench.util.text import (
 
 TITLE = "Leaderboard at equal compute"
 _ONCE = (  # columns that all records of a section share
-    "stamp", "task", "task_version", "evaluator_version", "data_sha256", "split", "backbone", "division",
+    "stamp", "task", "task_version", "evaluator_version", "engine", "data_sha256", "split", "backbone", "division",
     "budget_kind", "budget_asked",
 )  # fmt: skip
 _SHORT_NAMES = {"flops": "FLOPs", "passes": "passes", "latency": "latency"}

@@ -52,6 +52,14 @@ def settings_note(evaluations: Iterable[Evaluation], heading: str, order: Callab
         yield f"{heading}: {'; '.join(texts)}."
 
 
+def engine_note(evaluations: Iterable[Evaluation]) -> str:
+    """Which engine trained the runs: the version of its numerics, and the commits."""
+    evaluations = list(evaluations)
+    versions = _distinct(sorted({e.spec.numerics for e in evaluations}))
+    commits = _distinct(sorted({c for e in evaluations for c in e.commits}))
+    return f"Trained by engine version {versions}, {f'commit {commits}' if commits else 'commit not recorded'}."
+
+
 def start_note(rows: Iterable[Row]) -> Iterator[str]:
     """Whether rows differ in their starting weights."""
     if len({p.spec.start for r in rows for p in r.parts}) > 1:
@@ -323,6 +331,7 @@ def comparison_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
         f"{_distinct(p.spec.dtype for p in parts)}; starts: {_distinct(p.spec.start for p in parts)}; "
         f"seeds: {_distinct(sorted({p.seed for p in parts}))}."
     )
+    yield engine_note(parts)
     yield from settings_note(parts, "Evaluation")
     answer, share = group.floor(head)
     constant = answer if answer == GUESS else f"the best constant answer ({answer!r})"
@@ -373,6 +382,7 @@ def leaderboard_notes(numbers: LeaderboardNumbers) -> Iterator[str]:
     contest, group = numbers.contest, numbers.contest.group
     first = group.rows[0].first
     yield question_note(group.facts[:5], len(first.items), backbone=first.spec.backbone.label)
+    yield engine_note(contest.evaluations)
     if contest.shared:
         yield f"All rows: {contest.shared}."
     yield _division_note(numbers)

@@ -19,7 +19,7 @@ from rim_bench.compute.training_flops import ROWS, training_cost
 from rim_bench.data.datasets import overlap
 from rim_bench.data.task import Task
 from rim_bench.engine.backbone import Backbone
-from rim_bench.engine.devices import peak_memory, pick_device, reset_peak
+from rim_bench.engine.devices import fingerprint, peak_memory, pick_device, reset_peak
 from rim_bench.engine.distributed import environment as launch_environment
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.markers import add_markers, train_markers_only
@@ -190,7 +190,7 @@ def _train_weights(
         start = str(planned.spec.start)
         trainer = Trainer(backbone, method, bridges, data, plan, run, start, inherited, watcher, group, strategy)
         check_rows(backbone, data, method, [s.stage for s in trainer.spans], bridges)
-    run.write_environment(_environment(device, study.task) | processes)
+    run.write_environment(_environment(device, study.task, 1 if group is None else group.size) | processes)
     reset_peak(device)
     outcome = trainer.run(lambda p: reporter.training(planned.label, p))
     bridges.eval()
@@ -226,6 +226,7 @@ def _train_weights(
         peak_memory_bytes=peak,
         device=str(device),
         processes=None if group is None else ProcessesRecord.from_json(group.record(device, strategy)),
+        fingerprints=run.fingerprints(),
     )
     run.finish(watcher.write, summary, trained.stored_bytes)
     run.remove_checkpoints()
@@ -333,9 +334,11 @@ def gpu_info(device: torch.device) -> dict[str, Any] | None:
     return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
 
 
-def _environment(device: torch.device, task: Task) -> dict[str, Any]:
+def _environment(device: torch.device, task: Task, processes: int = 1) -> dict[str, Any]:
+    """Of one start; `processes` train together."""
     own = {} if task.file_sha256 is None else {"task_file": {"path": str(task.path), "sha256": task.file_sha256}}
-    return environment(gpu=gpu_info(device)) | {"torch_threads": torch.get_num_threads()} | own
+    how = {"torch_threads": torch.get_num_threads(), "fingerprint": fingerprint(device, processes).to_json()}
+    return environment(gpu=gpu_info(device)) | how | own
 
 
 # One run: evaluation

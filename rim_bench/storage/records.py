@@ -324,6 +324,7 @@ class RunSpec(JsonRecord):
     quick: bool = said("a check of the plumbing, not a result", False)
     selection: RuleRecord | None = said("rule that chooses its checkpoint; missing: the last one", omit=True)
     tuned: GridRecord | None = said("learning rates that trials chose from; missing: none", omit=True)
+    numerics: int = said("version of the engine's numerics; missing: an engine before versions", 1, omit=True)
 
     @property
     def id(self) -> str:
@@ -485,6 +486,18 @@ class ProcessesRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FingerprintRecord(JsonRecord):
+    """What decides the last bit of the weights beside the specification."""
+
+    torch: str | None = said("version of torch")
+    device: str | None = said("name of the GPU, or `cpu`")
+    host_cpu: str | None = said("processor")
+    capability: str | None = said("processor features that torch uses, as AVX512")
+    threads: int | None = said("threads of torch")
+    processes: int = said("processes that train together", 1, omit=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecord(JsonRecord):
     """What training did and cost."""
 
@@ -510,6 +523,9 @@ class TrainingRecord(JsonRecord):
     peak_memory_bytes: int | None = said("most memory in use")
     device: str | None = said("device that it trained on")
     processes: ProcessesRecord | None = said("processes that trained together; missing: one", omit=True)
+    fingerprints: tuple[FingerprintRecord, ...] = said(
+        "what decides the last bit, of every start that differed; missing: not recorded", (), omit=True
+    )
 
     @property
     def chosen(self) -> ChosenRecord:

@@ -19,6 +19,7 @@ forgets it.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
@@ -35,6 +36,7 @@ from rim_bench.storage.evaluations import Evaluations
 from rim_bench.storage.records import (
     CandidateItem,
     EvaluationRecord,
+    FingerprintRecord,
     ItemRecord,
     LmEvalItem,
     LmEvalRecord,
@@ -185,6 +187,21 @@ class Run:
         path = self.path / "environment.json"
         file = read_json(path).get("task_file") if path.is_file() else None
         return file if isinstance(file, dict) else None
+
+    def _starts(self, key: str) -> tuple[Any, ...]:
+        """What environment.json has under a key, of every start that has it, oldest first; equal ones once."""
+        path = self.path / "environment.json"
+        newest = read_json(path) if path.is_file() else {}
+        stored = [canonical(start[key]) for start in (*newest.get("earlier", ()), newest) if start.get(key) is not None]
+        return tuple(map(json.loads, dict.fromkeys(stored)))
+
+    def fingerprints(self) -> tuple[FingerprintRecord, ...]:
+        """What decided the last bit, of every start that differed; empty where none was recorded."""
+        return tuple(map(FingerprintRecord.from_json, self._starts("fingerprint")))
+
+    def commits(self) -> tuple[str, ...]:
+        """The commits of rim-bench that trained it, in short, a changed tree with a +; empty outside of one."""
+        return tuple(f"{git['commit'][:7]}{'+' if git['dirty'] else ''}" for git in self._starts("git"))
 
     # Training
 
