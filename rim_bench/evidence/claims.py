@@ -1,11 +1,11 @@
 """What the controls in a table say: the method each controls, the claim it tests, and the verdict on that claim.
 
-The verdict is that of the table's own paired comparison. A claim is supported only where the method is called higher
-than its control (significant after Holm, at least the smallest detectable difference, and more than other seeds would
-make of it, Holm over the claims included), nothing but the control differs between the two, and the control would be
-lower even had all its unreadable outputs been right. Tied is "not shown"; where the control is higher the claim is
-contradicted. A method's difference to itself with its blocks taken away is an ablation: it shows what the trained model
-depends on, and its size is withheld unless the whole model beats a separately trained direct.
+The numbers are those of the table's own paired comparison. A claim is supported only where the method is higher than
+its control over training seeds and questions, Holm over the claims of the table, nothing but the control differs
+between the two, and the control would be lower even had all its unreadable outputs been right. From one seed nothing is
+shown; where the control is higher the claim is contradicted. A method's difference to itself with its blocks taken away
+is an ablation: it shows what the trained model depends on, and its size is withheld unless the whole model beats a
+separately trained direct.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from rim_bench.evidence import degenerate
-from rim_bench.evidence.pairs import Pair, PairedDifference, Whole, contrasts, judged
+from rim_bench.evidence.pairs import LEVEL, Pair, PairedDifference, Whole, contrasts, judged
 from rim_bench.evidence.rows import Group, Row, Subset
 from rim_bench.evidence.stats import tests
 from rim_bench.methods.controls import ANY, CONTROLS, OWN_STARTS, Control, warm_controls
@@ -45,8 +45,8 @@ class ClaimVerdict(NamedTuple):
     refused: str = ""  # why an ablation is no headline, so that its size is withheld
 
     @staticmethod
-    def of_pair(pair: Pair, row: Row, other: Row, control: Control, holm_seeds: float | None) -> ClaimVerdict:
-        """What a trained control says; `holm_seeds` is the seeds' p adjusted over the claims."""
+    def of_pair(pair: Pair, row: Row, other: Row, control: Control, holm: float | None) -> ClaimVerdict:
+        """What a trained control says; `holm` is `Pair.p_seeds` adjusted over the claims."""
         difference = pair.difference if pair.first is row else -pair.difference
         apart = [] if row.first.spec.total_budget == other.first.spec.total_budget else ["another training budget"]
         settings, theirs = (r.first.spec.method.settings for r in (row, other))
@@ -56,16 +56,15 @@ class ClaimVerdict(NamedTuple):
             shared = {}
         apart += [f"{k} {theirs[k]} instead of {v}" for k, v in shared.items() if k in theirs and theirs[k] != v]
         beside = f" ({', '.join(apart)})" if apart else ""
-        if pair.higher is None:
-            floor = " (both at the floor)" if pair.verdict.at_floor else ""
-            return ClaimVerdict(ClaimOutcome.NOT_SHOWN, f"tied{floor}{beside}", difference)
-        if (
-            holm_seeds is not None and pair.p_seeds is not None and holm_seeds >= 0.05
-        ):  # of many claims some pass by chance
-            word, seeds_p = "higher" if pair.higher is row else "lower", format_p(pair.p_seeds)
-            reason = f"{word} by itself (seeds p = {seeds_p}), not after Holm over the claims ({format_p(holm_seeds)})"
+        if pair.verdict.at_floor:
+            return ClaimVerdict(ClaimOutcome.NOT_SHOWN, f"both at the floor{beside}", difference)
+        if holm is None or pair.p_seeds is None:
+            return ClaimVerdict(ClaimOutcome.NOT_SHOWN, f"one seed{beside}", difference)
+        if holm >= LEVEL:
+            alone = f", by itself p = {format_p(pair.p_seeds)}" if pair.p_seeds < LEVEL else ""
+            reason = f"p = {format_p(holm)} over seeds and questions, Holm over the claims{alone}{beside}"
             return ClaimVerdict(ClaimOutcome.NOT_SHOWN, reason, difference)
-        if pair.higher is other:
+        if difference < 0:
             return ClaimVerdict(ClaimOutcome.CONTRADICTED, f"the control is higher{beside}", difference)
         failed = degenerate.unreadable(other, pair.scope)
         if not apart and abs(pair.difference) <= failed:  # had they been right, the control would be as good
@@ -97,11 +96,10 @@ class Finding(NamedTuple):
 
 
 class _PairIndex:
-    """The pairs of a group by rows and set of questions, and the seeds' p of those that test a claim."""
+    """The pairs of a group by rows and set of questions."""
 
     def __init__(self, group: Group, pairs: Sequence[Pair]) -> None:
         self.group = group
-        self.holm: Mapping[int, float] = {}  # by id of the pair, adjusted over the claims
         self._pairs = {(p.scope.name, frozenset((id(p.first), id(p.second)))): p for p in pairs}
 
     def get(self, scope: Subset, row: Row, other: Row) -> Pair | None:
@@ -111,8 +109,7 @@ class _PairIndex:
     def refused(self, scope: Subset, row: Row) -> str:
         """Why an ablation of a row is no headline; empty where it may be one.
 
-        The row must be higher than every separately trained direct of its start and budget, after Holm over the claims
-        as the claim itself must be.
+        The row must be higher than every separately trained direct of its start and budget.
         """
         start_and_budget = (row.first.spec.start, row.first.spec.total_budget)
         directs = [r for r in self.group.rows if r.method == DIRECT and r.first.default]
@@ -121,10 +118,7 @@ class _PairIndex:
             return "there is no separately trained direct of its start and budget"
         for direct in directs:
             pair = self.get(scope, row, direct)
-            beaten = pair is not None and pair.higher is row
-            if pair is not None and beaten:
-                beaten = self.holm[id(pair)] < 0.05 if id(pair) in self.holm else not pair.verdict.only_alone
-            if not beaten:
+            if pair is None or pair.higher is not row:
                 return f"{row.label} is not shown to beat {direct.label}"
         return ""
 
@@ -142,13 +136,13 @@ class _Link(NamedTuple):
 def findings(group: Group, pairs: Sequence[Pair]) -> list[Finding]:
     """Every control of the methods that this table compares, in order. `pairs`: those of the group.
 
-    The claims are a family of their own, smaller than that of all pairs: the seeds' p values are adjusted (Holm) over
-    them.
+    The claims are a family of their own, smaller than that of all pairs: the p values over seeds and questions are
+    adjusted (Holm) over them.
     """
     index = _PairIndex(group, pairs)
     links = [link for row in group.rows if row.first.default for link in _links(row, index)]
     tested = {id(p): p.p_seeds for link in links for p in link.pairs.values() if p.p_seeds is not None}
-    index.holm = dict(zip(tested, tests.holm(list(tested.values())), strict=True))
+    holm = dict(zip(tested, tests.holm(list(tested.values())), strict=True))
     out = []
     for row, control, other, own_pairs, missing in links:
         if other is None:
@@ -158,8 +152,7 @@ def findings(group: Group, pairs: Sequence[Pair]) -> list[Finding]:
         else:
             name = other.label
             says = {
-                scope: ClaimVerdict.of_pair(p, row, other, control, index.holm.get(id(p)))
-                for scope, p in own_pairs.items()
+                scope: ClaimVerdict.of_pair(p, row, other, control, holm.get(id(p))) for scope, p in own_pairs.items()
             }
         out.append(Finding(name, row.label, control.claim, says))
     return out + _evaluated_findings(index)
@@ -211,9 +204,8 @@ def _evaluated_findings(index: _PairIndex) -> list[Finding]:
             drafts += [(k, scope, c) for c in contrasts(sides, group.clusters(scope), ablations=True)]
     verdicts = judged([(c, group.floor(scope)[1]) for _, scope, c in drafts])
     for (k, scope, c), (_, verdict) in zip(drafts, verdicts, strict=True):
-        winner = verdict.winner
-        outcome = ClaimOutcome.SUPPORTED if winner is c.first else ClaimOutcome.CONTRADICTED
-        outcome = ClaimOutcome.NOT_SHOWN if winner is None else outcome
+        outcome = ClaimOutcome.SUPPORTED if verdict.higher is c.first else ClaimOutcome.CONTRADICTED
+        outcome = ClaimOutcome.NOT_SHOWN if verdict.higher is None else outcome
         refused = index.refused(scope, c.first.row)
         says[k][scope.name] = ClaimVerdict(outcome, difference=c.value, refused=refused)
     out = []

@@ -87,14 +87,14 @@ class Difference:
 
     @property
     def higher(self) -> MatchedAccuracy | None:
-        """The reading that is clearly better; None where they are tied."""
+        """The reading that is better; None where they are equivalent, undecided, or have one seed."""
         return self.verdict.higher
 
 
 def differences(fields: Sequence[Field]) -> list[Difference]:
     """Every pair of readings of different rows at every default cost of every field; Holm over all of them.
 
-    What is clear is what `pairs.PairedDifference` calls clear.
+    The verdict is that of `pairs.PairedDifference`.
     """
     drafts: list[tuple[Field, Cost, PairedDifference[MatchedAccuracy]]] = []
     for field in fields:

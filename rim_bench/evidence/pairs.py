@@ -1,6 +1,7 @@
-"""Every pair of rows on the same questions, and the one rule for what is called higher, also at equal inference cost.
+"""Every pair of rows on the same questions, and the one rule for its verdict, also at equal inference cost.
 
-"tied" is a difference smaller than the number of questions can show, and one that other training seeds could undo.
+A verdict is on methods, so it counts training seeds as well as questions: higher, lower, equivalent within
+`EQUIVALENCE`, or undecided. From one seed there is none: a difference is then said of these weights alone.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from rim_bench.evidence.rows import Group, Row, Subset
-from rim_bench.evidence.stats import clustered, tests
+from rim_bench.evidence.stats import clustered, crossed, tests
+from rim_bench.evidence.stats.crossed import SeedsAndQuestions
 from rim_bench.evidence.stats.intervals import Interval, Resampler
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ALONE = "this pair alone"
+EQUIVALENCE = 0.02  # accuracies that differ by less are as good
+LEVEL = 0.05
 TINY = 1e-9  # what differs by less is equal: sums of fractions are not exact
 
 
@@ -58,22 +61,33 @@ class Differs(Enum):
 class Verdict(Generic[S]):
     """What a contrast says of its two sides."""
 
-    higher: S | None  # the side that is clearly better, this pair taken by itself; None where they are tied
-    only_alone: bool = False  # not after Holm over the seeds' p of the family: nothing is ranked or headlined by it
+    higher: S | None = None  # the side that is better, over seeds and questions, after Holm over the family
+    equivalent: bool = False  # they differ by less than `EQUIVALENCE`, after Holm over the family
+    one_seed: bool = False  # a side has one seed: nothing is said of the methods
+    here: S | None = None  # with one seed: the side whose weights are better on these questions
+    seeds_needed: int | None = None  # undecided: of each side; None: no number decides on these questions
     at_floor: bool = False  # both sides are, so that neither is better
     differs: tuple[Differs, ...] = ()
 
     @property
-    def winner(self) -> S | None:
-        """The side that is clearly better also after Holm over the seeds' p: what may rank."""
-        return None if self.only_alone else self.higher
+    def undecided(self) -> bool:
+        """Whether the data do not say which is better, nor that neither is."""
+        return self.higher is None and not self.equivalent
 
     def text(self, outcome: str = "") -> str:
         """In words; `outcome` stands for "LABEL higher" where a side is higher."""
-        if self.higher is None:
-            text = "tied (both at the floor)" if self.at_floor else "tied"
+        if self.at_floor:
+            text = "undecided (both at the floor)"
+        elif self.one_seed:
+            better = "no difference shown" if self.here is None else outcome or f"{self.here.label} higher"
+            text = f"one seed (these weights: {better})"
+        elif self.higher is not None:
+            text = outcome or f"{self.higher.label} higher"
+        elif self.equivalent:
+            text = "equivalent"
         else:
-            text = (outcome or f"{self.higher.label} higher") + (f" ({ALONE})" if self.only_alone else "")
+            few = "no number of seeds" if self.seeds_needed is None else f"{self.seeds_needed:,} seeds"
+            text = f"undecided ({few} would decide)"
         return text + "".join(f" ({d.value})" for d in self.differs)
 
 
@@ -83,7 +97,7 @@ class PairedDifference(Generic[S]):
 
     first: S
     second: S
-    interval: Interval  # two-level bootstrap of the difference
+    bootstrap: Interval  # two-level, of the difference
     clusters: tuple[int, ...] | None = None  # the items' sources by number, where items share one
 
     @cached_property
@@ -115,49 +129,71 @@ class PairedDifference(Generic[S]):
         return tests.mcnemar(*self.counts) if exact else tests.normal_test(self.difference)
 
     @cached_property
-    def detectable(self) -> float | None:
-        """Smallest detectable difference at the discordance observed; None where no question is discordant.
+    def error(self) -> SeedsAndQuestions | None:
+        """The difference's error over seeds and questions, paired by training seed where both sides have it.
 
-        The discordance's upper bound is no way out: for no n is a difference within that bound detectable. Where
-        questions share a source, on n / design effect of them.
+        None where a side has one seed: nothing is known of retraining.
         """
+        mine, theirs = ([p.seed for p in side.row.parts] for side in (self.first, self.second))
+        if len(shared := [seed for seed in mine if seed in theirs]) > 1:
+            a, b = self.first.solved, self.second.solved
+            by_seed = a[[*map(mine.index, shared)]] - b[[*map(theirs.index, shared)]]
+            return crossed.paired(by_seed, self.clusters)
+        if min(len(mine), len(theirs)) < 2:
+            return None
+        return crossed.apart(self.first.solved, self.second.solved, self.clusters)
+
+    @cached_property
+    def detectable(self) -> float | None:
+        """Smallest detectable difference, over seeds and questions; None where nothing differs.
+
+        With one seed over the questions alone, at the discordance observed: its upper bound is no way out, for no n is
+        a difference within that bound detectable. Where questions share a source, on n / design effect of them.
+        """
+        if self.error is not None:
+            return self.error.detectable()
         if self.clusters is not None:
             return clustered.detectable_clustered(self.difference, self.clusters)
         squares = float((self.difference * self.difference).mean())
         return tests.detectable_difference(len(self.difference), min(1.0, squares)) if squares > 1e-12 else None
 
-    def retraining(self, level: float = 0.95) -> float | None:
-        """`tests.retraining_bound` of the difference."""
-        return tests.retraining_bound(self.first.solved, self.second.solved, level, self.clusters)
+    @property
+    def interval(self) -> Interval:
+        """95 % of the difference: over seeds and questions; with one seed the bootstrap over questions."""
+        if self.error is None:
+            return self.bootstrap
+        half = self.error.bound()
+        return Interval(max(-1.0, self.error.difference - half), min(1.0, self.error.difference + half))
 
-    @cached_property
+    @property
     def p_seeds(self) -> float | None:
-        """Two-sided p over training seeds and questions; None with one seed on each side."""
-        error = tests.retraining(self.first.solved, self.second.solved, self.clusters)
-        return None if error is None else error.p
+        """Two-sided p over training seeds and questions; None where a side has one seed."""
+        return None if self.error is None else self.error.p
 
-    def judged(self, holm: float, floor: float, holm_seeds: float | None = None) -> Verdict[S]:
-        """The verdict.
+    @property
+    def leader(self) -> S:
+        """The side with the larger mean."""
+        return self.first if (self.value if self.error is None else self.error.difference) > 0 else self.second
 
-        Clear is: adjusted p < 0.05, at least the smallest detectable difference, and, where a side has several seeds,
-        more than the retraining bound; that holds for this pair by itself, and the verdict says so where it does not
-        after Holm over the seeds' p of the family, too. Nothing is clear where both sides' intervals reach the floor.
+    def judged(self, holm: float, holm_equivalent: float, floor: float, family: int) -> Verdict[S]:
+        """The verdict. Neither side is better where the intervals of both reach the floor.
 
         Args:
-            holm: the adjusted `p`.
-            floor: accuracy of the best constant answer.
-            holm_seeds: the adjusted `p_seeds`.
+            holm: `p_seeds` adjusted over the family; with one seed `p`, over those of one seed.
+            holm_equivalent: the p of "they differ by `EQUIVALENCE` or more", adjusted likewise.
+            floor: what an answer gets that looks at nothing, in accuracy.
+            family: how many contrasts it is adjusted over.
         """
-        size, least = abs(self.value), self.detectable
-        clear = holm < 0.05 and least is not None and size >= least - TINY
-        if clear and (bound := self.retraining()) is not None:
-            clear = size > bound + TINY
-        higher = (self.first if self.value > 0 else self.second) if clear else None
         differs = differing(self.first.row, self.second.row)
         if all(clustered.lowest(s.solved, self.clusters) <= floor + TINY for s in (self.first, self.second)):
-            return Verdict(None, at_floor=True, differs=differs)
-        alone = higher is not None and holm_seeds is not None and holm_seeds >= 0.05
-        return Verdict(higher, only_alone=alone, differs=differs)
+            return Verdict(at_floor=True, one_seed=self.error is None, differs=differs)
+        better = self.leader if holm < LEVEL else None
+        if self.error is None:
+            return Verdict(one_seed=True, here=better, differs=differs)
+        if better is not None or holm_equivalent < LEVEL:
+            return Verdict(better, better is None, differs=differs)
+        needed = self.error.seeds_needed(EQUIVALENCE, alpha=LEVEL / family)
+        return Verdict(seeds_needed=needed and max(needed, self.error.seeds + 1), differs=differs)
 
 
 def contrasts(
@@ -180,16 +216,22 @@ def contrasts(
 
 
 def judged(drafts: Sequence[tuple[PairedDifference[S], float]]) -> list[tuple[float, Verdict[S]]]:
-    """Of a family of contrasts, each with its floor: Holm's adjusted p over the questions, and the verdict.
+    """Of a family of contrasts, each with its floor: Holm's adjusted p, and the verdict.
 
-    The seeds' p is adjusted among the contrasts that have several seeds.
+    Contrasts that differ in the method alone are one family, those with another start or budget a second one; each in
+    two parts, of several seeds and of one.
     """
-    family = [c for c, _ in drafts]
-    seeds = iter(tests.holm([c.p_seeds for c in family if c.p_seeds is not None]))
-    return [
-        (holm, c.judged(holm, floor, None if c.p_seeds is None else next(seeds)))
-        for (c, floor), holm in zip(drafts, tests.holm([c.p for c in family]), strict=True)
-    ]
+    families: dict[tuple[bool, bool], list[int]] = {}
+    for k, (c, _) in enumerate(drafts):
+        families.setdefault((c.error is None, bool(differing(c.first.row, c.second.row))), []).append(k)
+    out: dict[int, tuple[float, Verdict[S]]] = {}
+    for members in families.values():
+        errors = [(drafts[k][0], drafts[k][0].error) for k in members]
+        holm = tests.holm([c.p if e is None else e.p for c, e in errors])
+        alike = tests.holm([1.0 if e is None else e.p_equivalent(EQUIVALENCE) for _, e in errors])
+        for k, p, equivalent in zip(members, holm, alike, strict=True):
+            out[k] = p, drafts[k][0].judged(p, equivalent, drafts[k][1], len(members))
+    return [out[k] for k in range(len(drafts))]
 
 
 @dataclass(frozen=True)
@@ -207,17 +249,12 @@ class Pair:
     interval: Interval
     detectable: float | None
     verdict: Verdict[Whole]
-    p_seeds: float | None = None  # over training seeds and questions, for this pair by itself
+    p_seeds: float | None = None  # over training seeds and questions, not adjusted
 
     @property
     def higher(self) -> Row | None:
-        """The row that is clearly better, this pair taken by itself; None where they are tied."""
+        """The row that is better; None where they are equivalent, undecided, or have one seed."""
         return None if self.verdict.higher is None else self.verdict.higher.row
-
-    @property
-    def winner(self) -> Row | None:
-        """The row that is clearly better also after Holm over the seeds' p: what may rank."""
-        return None if self.verdict.winner is None else self.verdict.winner.row
 
 
 @dataclass(frozen=True)

@@ -106,14 +106,13 @@ class Rank:
 def ranking(contest: RankingGroup, scope: Subset, pairs: Sequence[Pair]) -> list[Rank]:
     """The rows of a contest on one set of questions, best first; tied rows keep their fixed order.
 
-    `pairs` are those of the contest. A pair that is clear only by itself ranks nobody: among many pairs of equally good
-    systems some are.
+    `pairs` are those of the contest.
     """
     rows = contest.group.rows
     places = []
     for row in rows:
         mine = [p for p in pairs if p.scope.name == scope.name and (p.first is row or p.second is row)]
-        winners = [p.winner for p in mine if p.winner is not None]
+        winners = [p.higher for p in mine if p.higher is not None]
         worse = sum(winner is row for winner in winners)
         places.append(Rank(row, 1 + len(winners) - worse, len(rows) - worse))
     return sorted(places, key=lambda p: (p.low, p.high))

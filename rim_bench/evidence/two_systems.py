@@ -34,12 +34,12 @@ class Margin:
     interval: Interval  # 90 %: equivalence at 5 % is that it lies inside the margin
     noninferior: bool  # the first is worse by less than the margin (5 %, one-sided)
     equivalent: bool  # they differ by less than the margin (5 %)
-    p_noninferior: float | None  # None with several seeds
+    p_noninferior: float | None  # None where one system has one seed and the other several
     p_equivalent: float | None
 
     @staticmethod
     def of(contrast: PairedDifference[Whole], margin: float) -> Margin:
-        """By Tango's test with one seed each; with several by t over seeds and items."""
+        """By Tango's test with one seed each; with several by t over seeds and questions."""
         if len(contrast.first.solved) == len(contrast.second.solved) == 1:
             (b, c), n = contrast.counts, len(contrast.difference)
             worse, differ = tests.noninferiority(b, c, n, margin), tests.equivalence(b, c, n, margin)
@@ -49,11 +49,11 @@ class Margin:
                     contrast.difference, contrast.clusters, margin, interval, worse, differ
                 )
             return Margin(margin, interval, worse < 0.05, differ < 0.05, worse, differ)
-        bound = contrast.retraining(0.9)
-        half = math.inf if bound is None else bound
-        interval = Interval(max(-1.0, contrast.value - half), min(1.0, contrast.value + half))
-        above = interval.low > -margin
-        return Margin(margin, interval, above, above and interval.high < margin, None, None)
+        if (error := contrast.error) is None:  # one seed of one system: nothing is known of its retraining
+            return Margin(margin, Interval(-1.0, 1.0), False, False, None, None)
+        half, worse, differ = error.bound(0.9), error.p_worse(margin), error.p_equivalent(margin)
+        interval = Interval(max(-1.0, error.difference - half), min(1.0, error.difference + half))
+        return Margin(margin, interval, worse < 0.05, differ < 0.05, worse, differ)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SubsetComparison:
 
     @property
     def higher(self) -> Whole | None:
-        """The system that is clearly better, this pair taken by itself; None where they are tied."""
+        """The system that is better; None where they are equivalent, undecided, or have one seed."""
         return self.verdict.higher
 
     @property
@@ -79,8 +79,8 @@ class SubsetComparison:
 
     @cached_property
     def retraining(self) -> float | None:
-        """What the difference must exceed to be more than other training seeds would make of it, or None."""
-        return self.contrast.retraining()
+        """What the difference must exceed to be more than other seeds and questions would make of it, or None."""
+        return None if self.contrast.error is None else self.contrast.error.bound()
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class SystemComparison:
         if self.whole is None:
             return True
         reading = self.beside_baseline[self.whole]
-        return reading.verdict.winner is reading.contrast.first
+        return reading.verdict.higher is reading.contrast.first
 
 
 def versus(

@@ -171,7 +171,7 @@ def equal_costs(numbers: LeaderboardNumbers) -> Iterator[Panel]:
                 tests = (format_p(d.p), format_p(d.holm), format_percent(d.detectable), d.verdict.text())
                 value, bounds = format_points(d.value), format_bounds(d.interval)
                 rows.append((cost_text(kind, d.cost.value), *sides, value, bounds, *tests))
-            names = ("first", "second", "difference", "bootstrap 95 %", "p (questions)", "Holm p")
+            names = ("first", "second", "difference", "95 %", "p (questions)", "Holm p")
             columns = (COST_NAMES[kind], *several, *names, "smallest detectable", "verdict")
             caption = f"Paired differences at equal {COST_NAMES[kind]}, points, first minus second; "
             yield Panel(caption + "Holm over all of them", columns, tuple(rows), False)

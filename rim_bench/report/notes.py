@@ -11,7 +11,7 @@ from rim_bench.evidence import training_budgets
 from rim_bench.evidence.claims import ClaimOutcome, evaluated_controls, findings
 from rim_bench.evidence.curves import SAME, TIMED, WIDE
 from rim_bench.evidence.leaderboard import LeaderboardNumbers
-from rim_bench.evidence.pairs import ALONE, Pair
+from rim_bench.evidence.pairs import EQUIVALENCE, Pair
 from rim_bench.evidence.rows import Evaluation, Group, Row, changed_questions, changed_training
 from rim_bench.evidence.split_protocol import Scored
 from rim_bench.evidence.stats.clustered import FEW
@@ -181,43 +181,36 @@ def _shared_budget(kind: str, asked: float | None, rows: Sequence[Row]) -> str:
 
 # Tests
 def rule_notes(rows: Sequence[Row]) -> Iterator[str]:
-    """What p and "higher" mean for these rows."""
+    """What p and the verdicts mean for these rows."""
     single = [r.label for r in rows if len(r.parts) == 1]
     several = len(single) < len(rows)
     yield (
         "p (questions): the error of the questions alone; exact McNemar test between two settings with one seed each, "
         "otherwise z = Σd/√Σd² over the questions' differences d of seed means."
     )
-    text = "Higher: Holm p < 0.05 and at least the smallest detectable difference (80 % power)"
     if several:
         yield (
-            "p (seeds): the error of the seeds and the questions together, from the t of this pair by itself, "
-            "unadjusted."
+            "p (seeds): the error of seeds and questions together, crossed random effects on the differences paired by "
+            "training seed, t on (seeds − 1) degrees of freedom. Holm p: of it, over the pairs that differ in the "
+            "method alone, and over the others."
         )
-        text += (
-            "; with several seeds also more than t·se, se² = s₁²/S₁ + s₂²/S₂ + var(d)/n with s over the S seeds, t of "
-            "Welch and Satterthwaite, each comparison by itself. With 3 seeds only large differences pass. Among many "
-            f'pairs of equally good systems some pass so: "{ALONE}" where the seeds\' p does not stay under 0.05 after '
-            "Holm over all pairs"
-        )
-    yield f"{text}. Everything else is tied."
-    if single and several:
         yield (
-            f"One seed: {', '.join(single)}. Beside a row with several seeds the other's spread over seeds stands for "
-            "both."
+            "Verdicts count seeds. Higher: Holm p < 0.05. Equivalent: they differ by less than "
+            f"{100 * EQUIVALENCE:g} points (TOST, Holm, 5 %). Everything else is undecided; so many seeds "
+            "would decide, with 80 % power, were the difference and the spread seen the true ones."
         )
     if single:
         yield (
-            'Between rows with one seed each: one seed says nothing of retraining, "higher" is said of these trained '
-            "models alone."
+            f"One seed: {', '.join(single)}. One seed gives no verdict on a method; what is higher is said of these "
+            "weights alone (Holm p of the questions < 0.05)."
         )
 
 
 def detectable_note(pairs: Sequence[Pair]) -> str:
     """What the column "smallest detectable" means, and what can be said where it has no number."""
     text = (
-        "Smallest detectable: the true difference found with 80 % power (two-sided 5 %) on n questions at the "
-        "discordance observed"
+        "Smallest detectable: the true difference found with 80 % power (two-sided 5 %) with these seeds and questions "
+        "at the spread observed; with one seed on the questions alone"
     )
     alike = {p.scope.name: len(p.scope.ids) for p in pairs if p.detectable is None}
     if not alike:
@@ -256,10 +249,9 @@ def claim_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
         return
     supported, not_shown = ClaimOutcome.SUPPORTED.value, ClaimOutcome.NOT_SHOWN.value
     yield (
-        f'Controls: "{supported}" only where the method is called higher than its control, nothing else differs, and '
-        "the control would be behind even if all its empty, unparseable and capped outputs had been right; tied is "
-        f'"{not_shown}". With several seeds the seeds\' p must also stay under 0.05 after Holm over the claims of '
-        "this grid."
+        f'Controls: "{supported}" only where the method is higher than its control over seeds and questions, Holm over '
+        "the claims of this table, nothing else differs, and the control would be behind even if all its empty, "
+        f'unparseable and capped outputs had been right; otherwise "{not_shown}", as with one seed.'
     )
     trained = {r.method for r in group.rows if r.first.default}
     for method in dict.fromkeys(r.method for r in group.rows if r.first.default):
@@ -395,14 +387,14 @@ def leaderboard_notes(numbers: LeaderboardNumbers) -> Iterator[str]:
         yield "One row only: there is nothing to rank it against."
     yield from evaluation_notes(contest.evaluations)
     yield (
-        "Rank: 1 + the rows clearly higher, to the number of rows − those clearly lower; Holm over the section's "
-        f"pairs, of the questions' p and of the seeds': what is higher in \"{ALONE}\" ranks nobody."
+        "Rank: 1 + the rows that are higher, to the number of rows − those that are lower; Holm over the section's "
+        "pairs. One seed ranks nobody."
     )
     yield from rule_notes(group.rows)
     yield from cluster_notes(group)
     yield (
         "±: standard deviation over training seeds. [..]: Wilson 95 % on the questions in rankings, points and "
-        f"pictures; two-level bootstrap 95 % over seeds and questions ({RESAMPLES:,} resamples) at equal cost, for "
+        f"pictures; two-level bootstrap 95 % over seeds and questions ({RESAMPLES:,} resamples) at equal cost and for "
         "differences and for areas."
     )
     yield from _curve_notes(numbers)

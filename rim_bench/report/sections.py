@@ -243,7 +243,7 @@ def paired(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
             short.setdefault(p.scope.name, []).append(line)
     caption = "Paired comparisons: difference in points, first minus second; Holm over all of them"
     names = ("first", "second", "questions", "difference", "only first / only second", "p (questions)", "Holm p")
-    ends = ("bootstrap 95 %", "smallest detectable", *(("p (seeds)",) if retrained else ()), "verdict")
+    ends = ("95 %", "smallest detectable", *(("p (seeds)",) if retrained else ()), "verdict")
     brief = ("method", "verdict", "points", "Holm p", "detectable")  # the verdict first: points never stand without it
     out = [Panel(caption, (*names, *ends), tuple(long), False)]
     for scope, lines in short.items():

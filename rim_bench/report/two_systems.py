@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rim_bench.evidence.pairs import ALONE
 from rim_bench.evidence.power import PowerLine, PowerPlan
 from rim_bench.evidence.two_systems import SubsetComparison, SystemComparison
 from rim_bench.report.notes import changed_notes, cluster_note
@@ -81,9 +80,13 @@ def _sentence(reading: SubsetComparison) -> str:
     if reading.higher is not None:
         other = second if reading.higher is first else first
         text = f"{reading.higher.label} is more accurate than {other.label} by {abs(size):.1f} points{where}"
-        text += f" ({ALONE}: not after Holm over the seeds' p)" if reading.verdict.only_alone else ""
+    elif reading.verdict.here is not None:
+        here = reading.verdict.here
+        other = second if here is first else first
+        text = f"These weights of {here.label} are more accurate than those of {other.label} by {abs(size):.1f} points"
+        text += f"{where}; one seed says nothing of the methods"
     else:
-        text = f"{first.label} and {second.label} are {reading.verdict.text()}{where}: {size:+.1f} points"
+        text = f"{first.label} and {second.label}: {reading.verdict.text()}{where}, {size:+.1f} points"
     if m.equivalent:
         return f"{text}; equivalent within {points}."
     if reading.higher is not None:
@@ -105,15 +108,15 @@ def notes(compared: SystemComparison) -> list[str]:
         out.append("One training seed each: it says nothing of retraining, only of these trained models.")
     else:
         out.append(
-            f"Seeds: {seeds[0]} and {seeds[1]}; p is over questions, the retraining bound and the margin over seeds, "
-            "too."
+            f"Seeds: {seeds[0]} and {seeds[1]}; verdict, interval, margin and smallest detectable difference count "
+            "seeds and questions, paired by seed where both systems have it."
         )
     if main.clusters is not None:
         out.append(cluster_note(len(main.difference), len(set(main.clusters))))
     drawn = "items" if main.clusters is None else "sources"
     out.append(
-        f"Intervals are 95 %; Holm over {compared.tests} tests; the bootstrap resamples seeds and {drawn}; detectable "
-        "is at 80 % power."
+        f"Intervals are 95 %; Holm over {compared.tests} tests; the bootstrap resamples {drawn}; detectable is at 80 % "
+        "power."
     )
     if main.detectable is None:
         out.append("No item is discordant: nothing can be said of how small a difference would have been found.")
@@ -126,24 +129,26 @@ def _quantities(reading: SubsetComparison) -> dict[str, str]:
     exact = len(c.first.solved) == len(c.second.solved) == 1
     if c.clusters is None:
         test = "exact McNemar" if exact else "z over questions"
-        how = "Tango score" if exact else "t over seeds and items"
+        how = "Tango score" if exact else "t over seeds and questions"
     else:
         test = "exact sign-flip over sources" if exact else "z over sources"
-        how = "the wider of Tango score and t over sources" if exact else "t over seeds and items"
+        how = "the wider of Tango score and t over sources" if exact else "t over seeds and sources"
     out = {}
     for side, accuracy in zip((c.first, c.second), reading.accuracies, strict=True):
         spread = "" if math.isnan(accuracy.sd) else f", sd over {len(side.solved)} seeds {100 * accuracy.sd:.1f}"
         value = f"{100 * accuracy.value:.1f} % {format_interval(*accuracy.interval)}"
         out[f"accuracy of {side.label}"] = f"{value} (Wilson){spread}"
-    out["difference"] = f"{100 * c.value:+.2f} points {format_interval(*c.interval)} (bootstrap)"
+    drawn = "bootstrap" if c.error is None else "t over seeds and questions"
+    out["difference"] = f"{100 * c.value:+.2f} points {format_interval(*c.interval)} ({drawn})"
     only_first, only_second = c.counts
     often = "" if exact else " (more often)"
     out[f"only the first / only the second{often}"] = f"{only_first} / {only_second}"
-    out[f"p ({test})"] = f"{format_p(c.p)}, Holm {format_p(reading.holm)}"
+    adjusted = f", Holm {format_p(reading.holm)}"
+    out[f"p ({test})"] = format_p(c.p) + (adjusted if c.p_seeds is None else "")
     out["smallest detectable difference"] = "-" if c.detectable is None else f"{100 * c.detectable:.1f} points"
     if reading.retraining is not None:
         out["retraining bound (t, 95 %)"] = f"{100 * reading.retraining:.1f} points"
-        out["p over seeds and items (t)"] = "-" if c.p_seeds is None else format_p(c.p_seeds)
+        out["p over seeds and questions (t)"] = "-" if c.p_seeds is None else format_p(c.p_seeds) + adjusted
     if (by_source := reading.clustered) is not None:
         error = f"{100 * by_source.se:.2f} points over {by_source.clusters:,} sources"
         out["clustered standard error"] = f"{error} {format_interval(*by_source.interval)} (95 %)"

@@ -1,4 +1,4 @@
-"""Tests of paired accuracies, and their power: McNemar, retraining, non-inferiority, equivalence.
+"""Tests of paired accuracies over questions, and their power: McNemar, non-inferiority, equivalence.
 
 Everything is a fraction in [0, 1], and a comparison of two systems on the same n items is (b, c, n): b items only the
 first solves, c only the second; the difference is (b − c)/n.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from rim_bench.evidence.stats.intervals import Interval, clustered, normal_quantile
+from rim_bench.evidence.stats.intervals import Interval, normal_quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,79 +44,6 @@ def normal_test(difference: NDArray[np.float64]) -> float:
     """
     squares = float((difference * difference).sum())
     return math.erfc(abs(float(difference.sum())) / math.sqrt(2 * squares)) if squares > 1e-12 else 1.0
-
-
-class RetrainingInterval(NamedTuple):
-    """How far a difference of mean accuracies would move with other training seeds and other items."""
-
-    difference: float
-    se: float  # infinite where nothing is known
-    freedom: float  # t's degrees of freedom
-
-    def bound(self, level: float = 0.95) -> float:
-        """What the difference must exceed to be more than that."""
-        if self.se == 0 or math.isinf(self.se):
-            return self.se
-        from scipy.stats import t as student
-
-        return float(student.ppf((1 + level) / 2, self.freedom)) * self.se
-
-    @property
-    def p(self) -> float:
-        """Two-sided p of "retraining would not show it"."""
-        if self.se == 0 or math.isinf(self.se):
-            return 1.0 if self.se or self.difference == 0 else 0.0
-        from scipy.stats import t as student
-
-        return float(2 * student.sf(abs(self.difference) / self.se, self.freedom))
-
-
-def retraining(
-    first: NDArray[np.float64], second: NDArray[np.float64], clusters: Sequence[int] | None = None
-) -> RetrainingInterval | None:
-    """The error of the difference of two mean accuracies over training seeds and items.
-
-    Arguments are [training seeds, items]. se² = s₁²/S₁ + s₂²/S₂ + var(d)/n: s is the standard deviation over the S
-    seeds of the accuracy, d the items' differences of seed means; Welch and Satterthwaite's degrees of freedom. Where
-    one side has one seed, the other's s stands for both. With few seeds t is large: three on each side show large
-    differences only. Where items share a source (`clusters`: its number, per item), the clustered variance on (clusters
-    − 1) degrees of freedom stands for var(d)/n.
-
-    Returns:
-        None with one seed on each side: nothing is known of retraining.
-    """
-    import numpy as np
-
-    seeds = [len(first), len(second)]
-    if seeds == [1, 1]:
-        return None
-    variances = [float(np.var(side.mean(1), ddof=1)) if len(side) > 1 else None for side in (first, second)]
-    known = [v for v in variances if v is not None]
-    if len(known) == 1:  # one and the same estimate for both sides
-        terms = [(known[0] / seeds[0] + known[0] / seeds[1], max(seeds) - 1)]
-    else:
-        terms = [(v / n, n - 1) for v, n in zip(known, seeds, strict=True)]
-    difference = first.mean(0) - second.mean(0)
-    n, value = len(difference), float(difference.mean())
-    if n < 2 or (clusters is not None and len(set(clusters)) < 2):
-        return RetrainingInterval(value, math.inf, 1)
-    if clusters is None:
-        terms.append((float(np.var(difference, ddof=1)) / n, n - 1))
-    else:
-        by_source = clustered(difference.tolist(), clusters)
-        terms.append((by_source.se**2, by_source.clusters - 1))
-    square = math.fsum(t for t, _ in terms)
-    if square <= 1e-18:
-        return RetrainingInterval(value, 0.0, 1)
-    return RetrainingInterval(value, math.sqrt(square), square**2 / math.fsum(t * t / f for t, f in terms))
-
-
-def retraining_bound(
-    first: NDArray[np.float64], second: NDArray[np.float64], level: float = 0.95, clusters: Sequence[int] | None = None
-) -> float | None:
-    """What a difference must exceed to be more than other seeds and items would make of it; None: one seed each."""
-    error = retraining(first, second, clusters)
-    return None if error is None else error.bound(level)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
