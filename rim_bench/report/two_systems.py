@@ -181,6 +181,7 @@ def _data(reading: SubsetComparison) -> Record:
         "clustered_se": None if clusters is None else clusters.se,
         "clusters": None if clusters is None else clusters.clusters, "margin": margin,
         "verdict": reading.verdict.text(), "higher": None if reading.higher is None else reading.higher.label,
+        "higher_weights": None if (here := reading.verdict.here) is None else here.label,
     }  # fmt: skip
 
 

@@ -175,7 +175,8 @@ def test_compare_two_runs(rim_bench: Command, store: Store) -> None:
     lost = sum(c and k % 8 == 0 for k, c in enumerate(good))
     assert code == 0 and reading["discordant"] == [lost, 0] and reading["difference"] == pytest.approx(lost / N)
     assert reading["p"] == pytest.approx(2 / 2**lost) and reading["holm"] == reading["p"] and reading["n"] == N
-    assert reading["higher"] == "rim (from cot)" and "more accurate than cot (from cot)" in made["headline"]
+    assert reading["higher"] is None and reading["higher_weights"] == "rim (from cot)"  # one seed: no verdict on rim
+    assert made["headline"].startswith("These weights of rim (from cot) are more accurate than those of cot (from cot)")
     assert (
         reading["margin"]["noninferior"] and not reading["margin"]["equivalent"] and reading["retraining_bound"] is None
     )
@@ -200,7 +201,7 @@ def test_compare_equal_systems_is_equivalent_only_with_enough_items(store: Store
         evaluate(other, coin(0.5, 200, 1 if name == "rim" else 2))
         small.append(other.id)
     (reading,) = versus(store, *big).readings
-    assert reading.verdict.text() == "tied" and reading.margin.equivalent and (reading.margin.p_equivalent or 1) < 0.05
+    assert reading.verdict.here is None and reading.margin.equivalent and (reading.margin.p_equivalent or 1) < 0.05
     assert "equivalent within 1 point" in two_systems.headline(versus(store, *big))
     (reading,) = versus(store, *small).readings
     assert not reading.margin.equivalent and "not shown to be as good" in two_systems.headline(versus(store, *small))
@@ -217,14 +218,16 @@ def test_compare_groups_of_seeds(store: Store) -> None:
     made = versus(store, groups["rim"], groups["cot"])
     inside, ood = made.readings
     assert (inside.scope.name, len(inside.scope.ids), ood.scope.name) == ("in distribution", 800, "OOD")
-    assert inside.retraining is not None and inside.margin.p_equivalent is None and inside.higher is not None
+    assert inside.retraining is not None and inside.higher is not None
+    assert inside.margin.noninferior and (inside.margin.p_equivalent or 0) > 0.9
     assert inside.contrast.first.solved.shape == (3, 800) and inside.accuracies[0].sd > 0
     half = (inside.margin.interval.high - inside.margin.interval.low) / 2
     assert half < inside.retraining  # 90 % against 95 %
     text = two_systems.table(made).to_markdown()
     assert "sd over 3 seeds" in text and "retraining bound" in text and "z over questions" in text
     one = versus(store, groups["rim"], groups["cot"].split(",")[0])
-    assert one.readings[0].retraining is not None and "Seeds: 3 and 1" in " ".join(two_systems.notes(one))
+    assert one.readings[0].verdict.one_seed and not one.readings[0].margin.noninferior
+    assert "Seeds: 3 and 1" in " ".join(two_systems.notes(one))
     seeds = groups["rim"].split(",")
     assert "[" in versus(store, seeds[0], seeds[1]).first  # two seeds of one recipe are told apart
 
@@ -266,14 +269,18 @@ def test_compare_refuses_by_name(store: Store) -> None:
 
 def test_an_ablation_is_no_headline_unless_the_whole_arm_beats_direct(rim_bench: Command, store: Store) -> None:
     """Blocks removed from a trained model: the difference is large, and both arms may still lie below direct."""
-    rim = arm(store, "rim", 0.7)
-    evaluate(rim, coin(0.3, N, 1), knob="K", value=0, key="removed")
-    low, high = arm(store, "direct", 0.5), arm(store, "direct", 0.8, seed=1)
+    seeds = range(4)
+    rims = [arm(store, "rim", 0.7, seed=seed) for seed in seeds]
+    for run in rims:
+        evaluate(run, coin(0.3, N, 1), knob="K", value=0, key="removed")
+    low = ",".join(arm(store, "direct", 0.5, seed=seed).id for seed in seeds)
+    high = ",".join(arm(store, "direct", 0.8, seed=seed + 10).id for seed in seeds)
+    rim, removed = ",".join(r.id for r in rims), ",".join(f"{r.id}@K=0" for r in rims)
     for second in ("@K=0", "@removed"):
-        code, out, err = rim_bench("compare", rim.id, rim.id + second)
+        code, out, err = rim_bench("compare", rims[0].id, rims[0].id + second)
         assert code == 2 and "--baseline" in err and out == ""
-    for order in ([rim.id, f"{rim.id}@K=0"], [f"{rim.id}@K=0", rim.id]):  # the whole arm is found in either place
-        beats, loses = versus(store, *order, low.id), versus(store, *order, high.id)
+    for order in ([rim, removed], [removed, rim]):  # the whole arm is found in either place
+        beats, loses = versus(store, *order, low), versus(store, *order, high)
         assert (
             beats.ablation
             and beats.allowed
@@ -282,11 +289,15 @@ def test_an_ablation_is_no_headline_unless_the_whole_arm_beats_direct(rim_bench:
         )
         assert loses.ablation and not loses.allowed and two_systems.headline(loses).startswith("Refused as a headline")
         assert len(loses.readings) == 1 and len(loses.against) == 2
-    data = two_systems.to_data(versus(store, rim.id, f"{rim.id}@K=0", high.id))
+    data = two_systems.to_data(versus(store, rim, removed, high))
     assert data["headline"] is None and data["refused"].startswith("Refused")
-    tied = train(store, "direct", seed=2)
-    evaluate(tied, losing(coin(0.7, N, 1), 200))  # hardly lower: not beaten
-    assert not versus(store, rim.id, f"{rim.id}@K=0", tied.id).allowed
+    one = versus(store, rims[0].id, f"{rims[0].id}@K=0", low.split(",")[0])
+    assert not one.allowed  # from one seed nothing is shown
+    near = []
+    for seed in range(20, 24):
+        near.append(train(store, "direct", seed=seed).id)
+        evaluate(Run(store.folder / near[-1]), losing(coin(0.7, N, 1), 200))  # hardly lower: not beaten
+    assert not versus(store, rim, removed, ",".join(near)).allowed
 
 
 def test_other_seeds_do_not_make_an_ablation_a_comparison(store: Store) -> None:
@@ -301,7 +312,7 @@ def test_other_seeds_do_not_make_an_ablation_a_comparison(store: Store) -> None:
 
 
 def test_an_ablation_needs_a_direct_that_is_beaten_among_all_pairs(store: Store) -> None:
-    """rim beats direct with p = 0.02 over the seeds, but not after Holm over the three pairs: no headline."""
+    """rim beats direct with p = 0.03 over seeds and questions, but not after Holm over the three pairs: no headline."""
 
     def three(name: str, shares: Sequence[float], **point: Any) -> str:
         runs = []
@@ -315,9 +326,9 @@ def test_an_ablation_needs_a_direct_that_is_beaten_among_all_pairs(store: Store)
     weaker = ",".join(
         f"{run}@removed" for run in three("rim", (0.58, 0.63, 0.68), knob="K", value=1, key="removed").split(",")
     )
-    made = versus(store, rim, weaker, three("direct", (0.48, 0.51, 0.54)))
-    assert "higher (this pair alone)" in made.against[0].verdict.text() and made.against[0].higher is not None
-    assert not made.allowed and "this pair alone" in two_systems.headline(made)
+    made = versus(store, rim, weaker, three("direct", (0.5, 0.48, 0.6)))
+    assert (made.against[0].contrast.p_seeds or 1) < 0.05 <= made.against[0].holm
+    assert not made.allowed and made.against[0].verdict.undecided
 
 
 def test_the_baseline_of_an_ablation_is_a_separately_trained_direct(store: Store) -> None:

@@ -14,6 +14,7 @@ from rim_bench.methods.controls import CONTROLS, OWN_STARTS
 from rim_bench.methods.registry import all_methods
 from rim_bench.report import comparison
 from rim_bench.storage.run_folder import Run, Store
+from rim_bench.util.table import Section
 
 N = 400
 
@@ -28,15 +29,25 @@ def right(share: float) -> list[bool]:
     return [k < share * N for k in range(N)]
 
 
-def arm(store: Store, name: str, share: float, *, settings: dict[str, Any] | None = None, **spec: Any) -> Run:
+def arm(store: Store, name: str, share: float, *, settings: dict[str, Any] | None = None, **spec: Any) -> list[Run]:
+    """Four seeds that answer alike: a verdict counts seeds."""
     method = {"method": {"name": name, "settings": settings or {}, "label": name}}
-    run = train(store, name, spec=method | spec, flops=spec.pop("flops", 3.1e12))
-    evaluate(run, right(share))
-    return run
+    flops = spec.pop("flops", 3.1e12)
+    runs = [train(store, name, seed=seed, spec=method | spec, flops=flops) for seed in range(4)]
+    for run in runs:
+        evaluate(run, right(share))
+    return runs
 
 
-def says(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, str]]:
-    (section,) = comparison.comparison(runs).sections
+def section_of(*runs: Run | Sequence[Run]) -> Section:
+    """The one section of the table of these runs."""
+    flat = [r for run in runs for r in ([run] if isinstance(run, Run) else run)]
+    (section,) = comparison.comparison(flat).sections
+    return section
+
+
+def says(runs: Sequence[Run | Sequence[Run]]) -> dict[tuple[str, str], dict[str, str]]:
+    section = section_of(*runs)
     found = [g for g in section.panels if g.caption.startswith("Controls") and g.short is False]
     lines = [dict(zip(g.columns, row, strict=True)) for g in found for row in g.rows]
     return {(x["control"].split(" (")[0], x["of"].split(" (")[0]): x for x in lines}
@@ -51,24 +62,18 @@ def test_supported_tied_and_contradicted(store: Store) -> None:
     ]
     told = says(runs)
     assert told["direct", "rim"]["the claim is"] == "supported" and told["direct", "rim"]["method − control"] == "+20.0"
-    assert told["pause", "rim"]["the claim is"] == "not shown: tied"
+    assert told["pause", "rim"]["the claim is"] == "not shown: p = 1.000 over seeds and questions, Holm over the claims"
     shuffled = told["rim-shuffled-steps", "rim"]
     assert shuffled["the claim is"] == "contradicted: the control is higher" and shuffled["method − control"] == "-10.0"
     assert shuffled["claim it tests"] == next(c.claim for c in CONTROLS if c.method == "rim-shuffled-steps")
     assert told["direct", "pause"]["the claim is"] == "supported" and ("rim-shuffled-steps", "direct") not in told
-    (notes,) = [s.notes for s in comparison.comparison(runs).sections]
-    (missing,) = [n for n in notes if n.startswith("Controls of rim without a row")]
+    (missing,) = [n for n in section_of(*runs).notes if n.startswith("Controls of rim without a row")]
     assert "rim-no-grounding" in missing and "rim-blocks-removed" in missing and "rim-shuffled-steps" not in missing
 
 
-def test_significant_but_under_the_detectable_difference_is_not_shown(store: Store) -> None:
-    told = says(
-        [arm(store, "rim", 0.5), arm(store, "direct", 0.5 - 7 / N)]
-    )  # 7 against 0: p = 0.016, detectable 1.9 points
-    assert (
-        told["direct", "rim"]["the claim is"] == "not shown: tied"
-        and told["direct", "rim"]["method − control"] == "+1.8"
-    )
+def test_one_seed_shows_nothing(store: Store) -> None:
+    told = says([arm(store, "rim", 0.7)[:1], arm(store, "direct", 0.5)[:1]])["direct", "rim"]
+    assert told["the claim is"] == "not shown: one seed" and told["method − control"] == "+20.0"
 
 
 def test_what_else_differs_keeps_a_claim_from_being_supported(store: Store) -> None:
@@ -88,12 +93,15 @@ def test_the_control_of_the_same_budget_is_taken(store: Store) -> None:
 def test_a_control_that_does_not_answer_supports_nothing(store: Store) -> None:
     """20 points higher, but a quarter of the control's outputs cannot be read: that is not what the claim is about."""
     broken = arm(store, "direct", 0.5)
-    evaluate(
-        broken, right(0.5), change=lambda k: {"unparseable": k >= 0.75 * N, "answer": "" if k >= 0.75 * N else "1"}
-    )
+
+    def unreadable_from(share: float) -> None:
+        for run in broken:
+            evaluate(run, right(0.5), change=lambda k: {"unparseable": k >= share * N, "answer": "1"})
+
+    unreadable_from(0.75)
     told = says([arm(store, "rim", 0.7), broken])["direct", "rim"]["the claim is"]
     assert told == "not shown: higher, but 25.0 % of the control's outputs are empty, unparseable or capped"
-    evaluate(broken, right(0.5), change=lambda k: {"unparseable": k >= 0.9 * N, "answer": "" if k >= 0.9 * N else "1"})
+    unreadable_from(0.9)
     assert says([arm(store, "rim", 0.7), broken])["direct", "rim"]["the claim is"] == "supported"
 
 
@@ -112,9 +120,7 @@ def test_missing_controls_of_a_warm_start_are_named(store: Store) -> None:
 def test_a_start_of_its_own_needs_direct_and_pause_from_it(store: Store) -> None:
     """coconut by its recipe trains a CoT first: direct from such weights is its control, too."""
     coconut = arm(store, "coconut", 0.7, start="recipe", settings={"epochs_cot": 6})
-    section = comparison.comparison(
-        [coconut, arm(store, "direct", 0.4, start="recipe"), arm(store, "direct", 0.6)]
-    ).sections[0]
+    section = section_of(coconut, arm(store, "direct", 0.4, start="recipe"), arm(store, "direct", 0.6))
     grid = next(g for g in section.panels if g.caption.startswith("Controls") and g.short is False)
     told = {(row[0], row[2].split()[0]): row[4] for row in grid.rows}
     assert told["direct", "thinking"] == "supported" and told["direct (from cot)", "its"] == "supported"
@@ -135,10 +141,11 @@ def test_own_starts_are_the_stages_that_are_given_by_a_start() -> None:
 # Evaluations that are controls
 
 
-def blocks_removed(store: Store, rim: float, less: float, *others: Run) -> dict[str, str]:
-    run = arm(store, "rim", rim)
-    evaluate(run, right(less), key="toy-test-0", effort=0)
-    section = comparison.comparison([run, *others]).sections[0]
+def blocks_removed(store: Store, rim: float, less: float, *others: Sequence[Run]) -> dict[str, str]:
+    runs = arm(store, "rim", rim)
+    for run in runs:
+        evaluate(run, right(less), key="toy-test-0", effort=0)
+    section = section_of(runs, *others)
     grid = next(g for g in section.panels if g.caption.startswith("Controls") and g.short is False)
     (line,) = [
         dict(zip(grid.columns, r, strict=True)) for r in grid.rows if "effort 0" in r[0] and r[1].startswith("rim")
@@ -170,7 +177,7 @@ def test_blocks_removed_is_no_headline_unless_rim_beats_direct(store: Store) -> 
     ],
 )
 def test_a_direct_that_says_nothing_of_it_does_not_help(
-    store: Store, other: Callable[[Store], Run], reason: str
+    store: Store, other: Callable[[Store], list[Run]], reason: str
 ) -> None:
     line = blocks_removed(store, 0.6, 0.2, other(store))
     assert (
@@ -185,16 +192,19 @@ def test_blocks_that_do_nothing_or_harm(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("apart", "verdict"), [(0, "supported: the same answers to all 400"), (3, "contradicted: other answers to 3 of")]
+    ("apart", "verdict"), [(0, "supported: the same answers to all 1,600"), (3, "contradicted: other answers to 3 of")]
 )
 def test_split_passes_are_held_against_their_own_run(store: Store, apart: int, verdict: str) -> None:
-    run = arm(store, "pause-curriculum", 0.5)
+    runs = arm(store, "pause-curriculum", 0.5)
     knob = {"name": "passes", "value": "split"}
-    summary = {"key": "toy-test-split", "change": lambda k: {"output": "#### 7"} if k < apart else {}}
-    evaluate(run, right(0.5), **summary)
-    stored = evaluation_of(run, "toy-test-split").to_json()
-    run.write_evaluation("toy-test-split", run.read_items("toy-test-split"), stored | {"knob": knob})
-    told = says([run, arm(store, "coconut", 0.5)])
+    for run in runs:
+        differ = apart if run is runs[0] else 0
+        evaluate(
+            run, right(0.5), key="toy-test-split", change=lambda k, n=differ: {"output": "#### 7"} if k < n else {}
+        )
+        stored = evaluation_of(run, "toy-test-split").to_json()
+        run.write_evaluation("toy-test-split", run.read_items("toy-test-split"), stored | {"knob": knob})
+    told = says([runs, arm(store, "coconut", 0.5)])
     (line,) = [x for x in told.values() if "passes split" in x["control"]]
     assert line["of"] == "coconut" and line["the claim is"].startswith(verdict) and line["method − control"] == "-"
 
@@ -202,12 +212,14 @@ def test_split_passes_are_held_against_their_own_run(store: Store, apart: int, v
 def test_two_sets_of_questions_have_a_verdict_each(store: Store) -> None:
     runs = []
     for name, inside, outside in (("direct", 0.5, 0.1), ("rim", 0.5, 0.8)):
-        run = train(store, name)
-        good = [k < inside * 300 for k in range(300)] + [k < outside * 100 for k in range(100)]
-        evaluate(run, good, ood=100)
-        runs.append(run)
+        for seed in range(4):
+            run = train(store, name, seed=seed)
+            good = [k < inside * 300 for k in range(300)] + [k < outside * 100 for k in range(100)]
+            evaluate(run, good, ood=100)
+            runs.append(run)
     line = says(runs)["direct", "rim"]
-    assert line["the claim is (in distribution)"] == "not shown: tied" and line["the claim is (OOD)"] == "supported"
+    assert line["the claim is (in distribution)"].startswith("not shown: p = 1.00")
+    assert line["the claim is (OOD)"] == "supported"
 
 
 def test_tables_without_a_compared_method_have_no_grid(store: Store) -> None:
@@ -220,17 +232,18 @@ def test_tables_without_a_compared_method_have_no_grid(store: Store) -> None:
 def test_oracle_numbers_decide_nothing(store: Store) -> None:
     """The best block of each question would solve all of them: no pair, claim or ranking knows of it."""
     rim, direct = arm(store, "rim", 0.5), arm(store, "direct", 0.5)
-    without = comparison.comparison([rim, direct]).sections[0]
-    evaluate(
-        rim,
-        right(0.5),
-        change=lambda k: {"blocks": [{"answer": "1", "correct": True}, {"answer": "2", "correct": False}]},
-    )
-    section = comparison.comparison([rim, direct]).sections[0]
+    without = section_of(rim, direct)
+    for run in rim:
+        evaluate(
+            run,
+            right(0.5),
+            change=lambda k: {"blocks": [{"answer": "1", "correct": True}, {"answer": "2", "correct": False}]},
+        )
+    section = section_of(rim, direct)
     (oracle,) = [g for g in section.panels if "never ranked" in g.caption]
     assert oracle.rows[0][2].startswith("100.0") and "oracle" in oracle.columns[2]
     assert [g for g in section.panels if g is not oracle] == list(without.panels)
-    assert says([rim, direct])["direct", "rim"]["the claim is"] == "not shown: tied"
+    assert says([rim, direct])["direct", "rim"]["the claim is"].startswith("not shown: p = 1.00")
 
 
 def retrained(store: Store, shares: dict[str, tuple[float, float, float]]) -> list[Run]:
@@ -244,34 +257,28 @@ def retrained(store: Store, shares: dict[str, tuple[float, float, float]]) -> li
     return runs
 
 
+SHARES = {"rim": (0.6, 0.65, 0.7), "direct": (0.48, 0.51, 0.54)}
+OTHERS = {"pause": (0.6, 0.65, 0.68), "pause-curriculum": (0.6, 0.66, 0.7), "pause-distinct": (0.62, 0.66, 0.69)}
+
+
 def test_over_seeds_a_claim_must_pass_the_family_of_claims(store: Store) -> None:
-    """rim beats direct with p = 0.02 over the seeds: by itself that is higher, among the claims of the grid it is not
-    shown.
-    """
-    shares = {"rim": (0.6, 0.65, 0.7), "direct": (0.48, 0.51, 0.54)}
-    alone = says(retrained(store, shares))["direct", "rim"]
-    assert alone["the claim is"] == "supported"  # the only claim that has a row
-    others = {"pause": (0.6, 0.65, 0.68), "pause-curriculum": (0.6, 0.66, 0.7), "pause-distinct": (0.62, 0.66, 0.69)}
-    runs = retrained(store, shares | others)
+    """rim beats direct with p = 0.02 over seeds and questions: among the claims of the grid that is not shown."""
+    assert says(retrained(store, SHARES))["direct", "rim"]["the claim is"] == "supported"  # the only claim with a row
+    runs = retrained(store, SHARES | OTHERS)
     told = says(runs)["direct", "rim"]["the claim is"]
-    assert told.startswith("not shown: higher by itself (seeds p = 0.0") and "not after Holm over the claims" in told
-    (section,) = comparison.comparison(runs).sections
-    paired = next(g for g in section.panels if g.caption.startswith("Paired comparisons"))
+    assert told.startswith("not shown: p = 0.") and "over the claims, by itself p = 0.0" in told
+    paired = next(g for g in section_of(runs).panels if g.caption.startswith("Paired comparisons"))
     verdicts = {(r[0].split()[0], r[1].split()[0]): r[-1] for r in paired.rows}
-    assert verdicts["direct", "rim"] == "rim (from cot) higher (this pair alone)"
-    assert any("this pair alone" in note for note in section.notes)
+    assert verdicts["direct", "rim"].startswith("undecided (") and "seeds would decide" in verdicts["direct", "rim"]
 
 
-def test_an_ablation_is_no_headline_where_beating_direct_is_shown_by_that_pair_alone(store: Store) -> None:
-    shares = {"rim": (0.6, 0.65, 0.7), "direct": (0.48, 0.51, 0.54)}
-    others = {"pause": (0.6, 0.65, 0.68), "pause-curriculum": (0.6, 0.66, 0.7), "pause-distinct": (0.62, 0.66, 0.69)}
-    runs, beside = retrained(store, shares), retrained(store, others)
+def test_an_ablation_is_no_headline_where_beating_direct_is_not_shown_among_all_pairs(store: Store) -> None:
+    runs, beside = retrained(store, SHARES), retrained(store, OTHERS)
     for run in runs[:3]:
         evaluate(run, right(0.2), key="toy-test-0", effort=0)
 
     def removed(runs: Sequence[Run]) -> str:
-        (section,) = comparison.comparison(runs).sections
-        grid = next(g for g in section.panels if g.caption.startswith("Controls") and g.short is False)
+        grid = next(g for g in section_of(runs).panels if g.caption.startswith("Controls") and g.short is False)
         (line,) = [
             dict(zip(grid.columns, r, strict=True)) for r in grid.rows if "effort 0" in r[0] and r[1].startswith("rim")
         ]
@@ -281,14 +288,14 @@ def test_an_ablation_is_no_headline_where_beating_direct_is_shown_by_that_pair_a
 
 
 def test_split_passes_of_a_run_that_answers_nothing_show_nothing(store: Store) -> None:
-    run = arm(store, "pause-curriculum", 0.0)
-    for key in ("toy-test", "toy-test-split"):
-        evaluate(run, right(0.0), key=key, change=lambda k: {"output": "", "answer": "", "empty": True})
-    stored = evaluation_of(run, "toy-test-split").to_json()
-    run.write_evaluation(
-        "toy-test-split", run.read_items("toy-test-split"), stored | {"knob": {"name": "passes", "value": "split"}}
-    )
-    coconut = arm(store, "coconut", 0.5)
-    (section,) = comparison.comparison([run, coconut]).sections
+    runs = arm(store, "pause-curriculum", 0.0)
+    for run in runs:
+        for key in ("toy-test", "toy-test-split"):
+            evaluate(run, right(0.0), key=key, change=lambda k: {"output": "", "answer": "", "empty": True})
+        stored = evaluation_of(run, "toy-test-split").to_json()
+        run.write_evaluation(
+            "toy-test-split", run.read_items("toy-test-split"), stored | {"knob": {"name": "passes", "value": "split"}}
+        )
+    section = section_of(runs, arm(store, "coconut", 0.5))
     grid = next(g for g in section.panels if g.caption.startswith("Controls") and g.short is False)
     assert [row[4] for row in grid.rows if "split" in row[0]] == ["not shown: every output is empty"]

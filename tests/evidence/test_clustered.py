@@ -18,7 +18,7 @@ from stored import evaluation_of
 from rim_bench.evidence.pairs import pairs
 from rim_bench.evidence.rows import collect
 from rim_bench.evidence.stats import clustered as cs
-from rim_bench.evidence.stats import intervals, tests
+from rim_bench.evidence.stats import crossed, intervals, tests
 from rim_bench.report import comparison
 from rim_bench.storage.run_folder import Run, Store
 
@@ -124,14 +124,15 @@ def test_detectable_uses_the_design_effect() -> None:
     assert cs.design_effect(np.ones(4), [0, 0, 1, 1]) == 1.0
 
 
-def test_retraining_bound_goes_by_source() -> None:
+def test_error_over_seeds_goes_by_source() -> None:
     rng = np.random.default_rng(5)
     a = (rng.random((2, 400)) < np.repeat(rng.random(20), 20)).astype(float)
     b = np.ones((2, 400)) * 0.5
     labels = np.repeat(np.arange(20), 20).tolist()
-    wide, narrow = tests.retraining_bound(a, b, clusters=labels), tests.retraining_bound(a, b)
-    assert wide is not None and narrow is not None and wide > 2 * narrow
-    assert tests.retraining_bound(a, b, clusters=[0] * 400) == float("inf")
+    assert crossed.paired(a - b, labels).se > 2 * crossed.paired(a - b).se
+    assert crossed.apart(a, b, labels).se > 2 * crossed.apart(a, b).se
+    assert crossed.paired(a - b, labels).difference == pytest.approx((a - b).mean())
+    assert crossed.paired(a - b, [0] * 400).bound() == float("inf") == crossed.apart(a, b, [0] * 400).bound()
 
 
 def test_as_good_is_never_looser_than_for_independent_items() -> None:
@@ -177,7 +178,7 @@ def test_a_table_of_clustered_items_goes_by_source(tmp_path: Path) -> None:
     group = collect(arms(Store(tmp_path / "a")))[0][0]
     (pair,) = pairs(group)
     assert (pair.b, pair.c) == (120, 280) and tests.mcnemar(120, 280) < 1e-10
-    assert pair.p == pytest.approx(tests.mcnemar(6, 14)) and pair.higher is None and pair.verdict.text() == "tied"
+    assert pair.p == pytest.approx(tests.mcnemar(6, 14)) and pair.higher is None and pair.verdict.here is None
     assert pair.interval.high - pair.interval.low > 0.5 and pair.detectable is not None and pair.detectable > 0.5
     table = comparison.comparison(arms(Store(tmp_path / "b")))
     grid = next(g for g in table.sections[0].panels if g.caption.startswith("Clustered"))

@@ -10,10 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, nct, ttest_rel
 from scipy.stats import t as student
 
-from rim_bench.evidence.stats import intervals, tests
+from rim_bench.evidence.stats import crossed, intervals, tests
 
 
 @pytest.mark.parametrize(
@@ -132,40 +132,62 @@ def answers(shares: tuple[float, ...], n: int = 300, seed: int = 0) -> np.ndarra
     return np.array([rng.permutation(np.arange(n) < round(s * n)) for s in shares], dtype=float)
 
 
-def test_retraining_bound_is_a_t_interval() -> None:
+def test_one_question_or_no_spread() -> None:
+    same = crossed.paired(np.ones((2, 5)))
+    assert (same.se, same.p, same.bound(), same.detectable()) == (0.0, 0.0, 0.0, None)
+    assert crossed.paired(np.zeros((2, 5))).p == 1.0 and crossed.paired(np.zeros((2, 5))).p_equivalent(0.02) == 0.0
+    one = crossed.paired(np.ones((2, 1)))
+    assert one.se == math.inf and one.p == 1.0 == one.p_equivalent(0.5) and one.seeds_needed(0.02) is None
+    apart = crossed.apart(np.ones((2, 1)), np.zeros((3, 1)))
+    assert apart.bound() == math.inf and apart.p == 1.0
+
+
+def test_seeds_alone_give_the_paired_t_test() -> None:
+    """Where a seed solves all or nothing more, questions add nothing: scipy's paired t test over seeds."""
+    a, b = np.array([0.9, 0.6, 0.8, 0.7]), np.array([0.5, 0.4, 0.3, 0.6])
+    error = crossed.paired(np.repeat((a - b)[:, None], 200, axis=1))
+    expected = ttest_rel(a, b)
+    assert error.p == pytest.approx(expected.pvalue) and error.by_question < 1e-30
+    assert error.difference - error.bound() == pytest.approx(expected.confidence_interval(0.95).low)
+    assert error.p_worse(0.0) == pytest.approx(ttest_rel(a, b, alternative="greater").pvalue)
+
+
+def test_mean_squares_are_those_of_the_two_way_layout() -> None:
+    rng = np.random.default_rng(3)
+    d = rng.normal(0.1, 1, (5, 1)) + rng.normal(0, 2, (1, 40)) + rng.normal(0, 0.5, (5, 40))
+    error = crossed.paired(d)
+    grand = d.mean()
+    ms_seeds = 40 * ((d.mean(1) - grand) ** 2).sum() / 4
+    ms_questions = 5 * ((d.mean(0) - grand) ** 2).sum() / 39
+    rest = ((d - d.mean(1, keepdims=True) - d.mean(0) + grand) ** 2).sum() / (4 * 39)
+    assert error.se**2 == pytest.approx((ms_seeds + ms_questions - rest) / 200) and error.freedom == 4
+    parts = (error.by_seed, error.by_question, error.rest)
+    assert parts == pytest.approx(((ms_seeds - rest) / 40, (ms_questions - rest) / 5, rest))
+
+
+def test_seeds_needed_decide() -> None:
+    """With so many seeds and the same components the pair is decided with 80 % power, with one fewer it is not."""
     a, b = answers((0.793, 0.613, 0.520)), answers((0.437, 0.593, 0.283), seed=1)
-    bound = tests.retraining_bound(a, b)
-    terms = [
-        (a.mean(1).var(ddof=1) / 3, 2),
-        (b.mean(1).var(ddof=1) / 3, 2),
-        ((a.mean(0) - b.mean(0)).var(ddof=1) / 300, 299),
-    ]
-    square = sum(t for t, _ in terms)
-    freedom = square**2 / sum(t * t / f for t, f in terms)
-    assert 4 < freedom < 5 and bound == pytest.approx(student.ppf(0.975, freedom) * square**0.5)
-    low, high = bootstrap(a, b)
-    assert (
-        bound is not None and bound > 0.3 > a.mean() - b.mean() > 0.2 and low > 0 < high
-    )  # the bootstrap over three seeds would pass it
+    error = crossed.paired(a - b)
+    needed = error.seeds_needed(0.02)
+    assert needed is not None and 3 < needed < 20
+
+    def power(seeds: int) -> float:
+        square = error.by_seed / seeds + error.by_question / 300 + error.rest / (seeds * 300)
+        shift, limit = abs(error.difference) / square**0.5, student.ppf(0.975, seeds - 1)
+        return float(nct.sf(limit, seeds - 1, shift) + nct.cdf(-limit, seeds - 1, shift))
+
+    assert power(needed) > 0.78 > power(needed - 2)
+    stricter = error.seeds_needed(0.02, alpha=0.001)
+    assert stricter is not None and stricter > needed
 
 
-def test_retraining_bound_of_large_differences_and_single_seeds() -> None:
-    cot, direct = answers((0.997, 0.999, 1.0), 1000), answers((0.61, 0.60, 0.55), 1000, seed=1)
-    bound = tests.retraining_bound(cot, direct)
-    assert bound is not None and bound < 0.1 < cot.mean() - direct.mean()
-    assert tests.retraining_bound(cot[:1], direct[:1]) is None
-    lent = tests.retraining_bound(
-        cot[:1], direct
-    )  # direct's spread stands for both: s²(1/1 + 1/3), 2 degrees of freedom
-    variance, items = direct.mean(1).var(ddof=1) * (1 + 1 / 3), (cot[0] - direct.mean(0)).var(ddof=1) / 1000
-    freedom = (variance + items) ** 2 / (variance**2 / 2 + items**2 / 999)
-    assert (
-        lent
-        == pytest.approx(student.ppf(0.975, freedom) * (variance + items) ** 0.5)
-        == tests.retraining_bound(direct, cot[:1])
-    )
-    assert tests.retraining_bound(np.ones((2, 5)), np.zeros((2, 5))) == 0.0
-    assert tests.retraining_bound(np.ones((2, 1)), np.zeros((2, 1))) == math.inf
+def test_seeds_apart_give_welchs_interval() -> None:
+    a, b = answers((0.793, 0.613, 0.520)), answers((0.437, 0.593, 0.283), seed=1)
+    error = crossed.apart(a, b)
+    square = a.mean(1).var(ddof=1) / 3 + b.mean(1).var(ddof=1) / 3 + (a.mean(0) - b.mean(0)).var(ddof=1) / 300
+    assert error.se == pytest.approx(square**0.5) and 3 < error.freedom <= 4
+    assert error.bound() == pytest.approx(student.ppf(0.975, error.freedom) * square**0.5)
 
 
 def test_normal_test_weighs_fractions() -> None:

@@ -14,7 +14,7 @@ from rim_bench.evidence import degenerate, gate
 from rim_bench.evidence.claims import ClaimOutcome, ClaimVerdict, findings
 from rim_bench.evidence.degenerate import OutputFlag
 from rim_bench.evidence.gate import Check, exit_code
-from rim_bench.evidence.pairs import ALONE, Differs, Verdict, pairs
+from rim_bench.evidence.pairs import Differs, Verdict, pairs
 from rim_bench.evidence.ranking import contests, ranking
 from rim_bench.evidence.rows import LeftOut, Reason, collect
 from rim_bench.evidence.two_systems import versus
@@ -76,14 +76,25 @@ def claims(runs: Sequence[Run]) -> list[tuple[str, str, dict[str, tuple[str, str
 
 
 def test_what_a_verdict_says_in_words(store: Store) -> None:
-    arms(store, {"rim": (0.9,), "direct": (0.5,)})
+    arms(store, {"rim": (0.9,) * 3, "direct": (0.5,) * 3})
     (pair,) = pairs(collect(store.runs()[0])[0][0])
     higher = pair.verdict
     assert higher.higher is not None and higher.text() == "rim (from cot) higher" and higher.text("lower") == "lower"
-    alone = replace(higher, only_alone=True, differs=(Differs.START, Differs.BUDGET))
-    assert alone.text() == f"rim (from cot) higher ({ALONE}) (other start) (other budget)" and alone.winner is None
-    assert alone.text("second higher") == f"second higher ({ALONE}) (other start) (other budget)"
-    assert Verdict(None).text("higher") == "tied" and Verdict(None, at_floor=True).text() == "tied (both at the floor)"
+    other = replace(higher, differs=(Differs.START, Differs.BUDGET))
+    assert other.text("second higher") == "second higher (other start) (other budget)"
+    assert Verdict().text("higher") == "undecided (no number of seeds would decide)"
+    assert Verdict(seeds_needed=1_000).text() == "undecided (1,000 seeds would decide)" and Verdict().undecided
+    assert Verdict(at_floor=True).text() == "undecided (both at the floor)"
+    assert Verdict(equivalent=True).text() == "equivalent" and not Verdict(equivalent=True).undecided
+    assert Verdict(one_seed=True).text() == "one seed (these weights: no difference shown)"
+    assert Verdict(one_seed=True, here=higher.higher).text() == "one seed (these weights: rim (from cot) higher)"
+
+
+def test_one_seed_gives_no_verdict_and_ranks_nobody(store: Store) -> None:
+    runs = arms(store, {"rim": (0.9,), "direct": (0.5,)})
+    (pair,) = pairs(collect(runs)[0][0])
+    assert pair.higher is None and pair.verdict.here is not None and pair.verdict.here.row.method == "rim"
+    assert {text for _, _, text in ranks(runs)} == {"1-2"}
 
 
 def test_what_a_control_says_in_words() -> None:
@@ -107,22 +118,18 @@ def test_what_a_control_says_in_words() -> None:
 
 
 def test_changed_words_change_no_rank_and_no_claim(store: Store, change_words: Callable[[], None]) -> None:
-    """Clear pairs, some that are clear only by themselves, a control that is higher, and an arm at the floor."""
+    """Pairs that are decided and some that are not, a control that is higher, and an arm at the floor."""
     shares = {
-        "rim": (0.6, 0.65, 0.7),
-        "direct": (0.48, 0.51, 0.54),
-        "pause": (0.6, 0.65, 0.68),
-        "pause-curriculum": (0.6, 0.66, 0.7),
+        "rim": (0.6, 0.63, 0.67, 0.7),
+        "direct": (0.48, 0.5, 0.52, 0.54),
+        "pause": (0.6, 0.63, 0.66, 0.68),
+        "rim-no-grounding": (0.2, 0.21, 0.21, 0.22),
     }
-    runs = arms(
-        store,
-        shares
-        | {"pause-distinct": (0.62, 0.66, 0.69), "rim-shuffled-steps": (0.9, 0.91, 0.92), "cot": (0.05, 0.04, 0.05)},
-    )
+    runs = arms(store, shares | {"rim-shuffled-steps": (0.97, 0.98, 0.98, 0.99), "cot": (0.05, 0.04, 0.05, 0.05)})
     before = ranks(runs), claims(runs)
     outcomes = {outcome for _, _, says in before[1] for outcome, _ in says.values()}
     assert outcomes == {"SUPPORTED", "NOT_SHOWN", "CONTRADICTED"} and len({text for _, _, text in before[0]}) > 1
-    assert any(p.verdict.only_alone for g in collect(runs)[0] for p in pairs(g))
+    assert {p.verdict.undecided for g in collect(runs)[0] for p in pairs(g)} == {True, False}
     change_words()
     assert (ranks(runs), claims(runs)) == before
     controls = [
@@ -135,17 +142,17 @@ def test_changed_words_change_no_rank_and_no_claim(store: Store, change_words: C
 
 
 def test_changed_words_change_no_claim_at_the_floor(store: Store, change_words: Callable[[], None]) -> None:
-    runs = arms(store, {"rim": (0.05,), "direct": (0.04,)})
+    runs = arms(store, {"rim": (0.05, 0.05), "direct": (0.04, 0.04)})
     (group,) = collect(runs)[0]
     (pair,) = pairs(group)
     assert pair.verdict.at_floor and pair.higher is None
     change_words()
     (finding,) = [f for f in findings(group, pairs(group)) if f.control.startswith("direct")]
-    assert [s.reason for s in finding.says.values()] == ["tied (both at the floor)"]
+    assert [s.reason for s in finding.says.values()] == ["both at the floor"]
 
 
 def test_changed_words_change_no_headline(store: Store, change_words: Callable[[], None]) -> None:
-    """An ablation whose arm beats direct only in this pair alone is refused, and one that beats it is not."""
+    """An ablation whose arm is not shown to beat direct is refused, and one that beats it is not."""
 
     def systems(at: Store, direct: Sequence[float]) -> tuple[str, str, str]:
         runs = arms(at, {"rim": (0.6, 0.65, 0.7), "direct": direct})
