@@ -219,6 +219,10 @@ class Row:
         """The part that stands for what all parts have in common."""
         return self.parts[0]
 
+    def of_seed(self, part: Evaluation) -> Row:
+        """The same row with one of its seeds alone."""
+        return replace(self, parts=(part,))
+
     @property
     def method(self) -> str:
         """The method's name."""
@@ -338,6 +342,10 @@ class Group:
         """The number of each question's source (template, seed question), from 0; None where no two share one."""
         items = self.rows[0].first.items
         return clustered.source_numbers([str(items[i].cluster or "") for i in scope.ids])
+
+    def left_floor(self, row: Row, scope: Subset) -> tuple[Evaluation, ...]:
+        """The seeds of a row that are shown above the floor: the others never left chance, which is no low accuracy."""
+        return tuple(p for p in row.parts if not self.at_floor(row.of_seed(p), scope))
 
     def at_floor(self, row: Row, scope: Subset) -> bool:
         """Whether the row's interval includes the best constant answer's accuracy, or lies under it."""

@@ -88,6 +88,8 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
                 record[f"lm_eval_{kind}"] = sections.lm_eval_score(row, kind, None if whole else ids)
             record |= {k: row.item_mean(k, ids) for k in sections.FAILURES}
             out.append(record | {k: row.cost_mean(k, ids) for k in _COST_FIELDS})
+            if len(row.parts) > 1 and not scope.level:
+                out += [_seed_record(group, row.of_seed(p), scope) for p in row.parts]
         if after := sections.block_accuracies(row, head.ids):
             names = [f"block {k + 1} ({head.name})" for k in range(len(after))]
             names.append(f"any block, oracle, never ranked ({head.name})")
@@ -95,6 +97,13 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
             for name, accuracy in zip(names, after, strict=True):
                 out.append(base | _measures(accuracy) | {"set": name, "ood": head.ood})
     return out
+
+
+def _seed_record(group: Group, row: Row, scope: Subset) -> Record:
+    """One seed of a row, with the name of the seed in the set's."""
+    record = _row_record(group, row) | _measures(row.accuracy(scope.ids))
+    record |= {"set": f"{scope.name}, seed {row.first.seed}", "ood": scope.ood, "floor": group.floor(scope)[1]}
+    return record | {"at_floor": group.at_floor(row, scope)}
 
 
 def _row_record(group: Group, row: Row) -> Record:

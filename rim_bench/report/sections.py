@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rim_bench.evidence import degenerate, training_budgets
@@ -49,6 +50,9 @@ def accuracy(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
     for row in group.rows:
         accuracies = [row.accuracy(s.ids) for s in others]
         main = format_accuracy(row.accuracy(head.ids), group.at_floor(row, head))
+        if 0 < len(left := group.left_floor(row, head)) < len(row.parts):  # no mean over both kinds
+            learned = replace(row, parts=left).accuracy(head.ids)
+            main = f"{len(left)} of {len(row.parts)} seeds left the floor: {format_accuracy(learned)}"
         size = (str(len(row.parts)), f"{len(head.ids):,}")
         long.append((row.label, *size, main, *map(format_accuracy, accuracies)))
         short.append((row.label, main, *(format_percent(a.value) for a in accuracies), *size))
@@ -72,14 +76,22 @@ def lm_eval_score(row: Row, kind: str, ids: Sequence[str] | None = None) -> floa
 
 
 def other_scores(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
-    """Accuracy by the flexible rule and by lm-eval's, and shares of failures."""
+    """Accuracy by the flexible rule and by lm-eval's, of the outputs that can be read, and shares of failures."""
     head, lines = group.scopes[0], []
     for row in group.rows:
         flexible = format_accuracy(row.accuracy(head.ids, lambda item: item.flexible))
         rates = [lm_eval_score(row, kind) for kind in ("strict", "flexible")] + [row.item_mean(k) for k in FAILURES]
-        lines.append((row.label, flexible, *map(format_percent, rates)))
+        accuracy, unparseable = row.accuracy(head.ids).value, row.item_mean("unparseable", head.ids) or 0.0
+        parsed = None if unparseable >= 1 else accuracy / (1 - unparseable)
+        lines.append((row.label, flexible, format_percent(parsed), *map(format_percent, rates)))
     lm_eval = ("lm-eval strict %", "lm-eval flexible %")
-    names = ("method", f"flexible % ({head.title})", *lm_eval, *(f"{k} %" for k in FAILURES))
+    names = (
+        "method",
+        f"flexible % ({head.title})",
+        f"of those parsed % ({head.title})",
+        *lm_eval,
+        *(f"{k} %" for k in FAILURES),
+    )
     caption = "Other scores and failures, % (of all questions where nothing else is said)"
     return [Panel(caption, names, tuple(lines), False)]
 

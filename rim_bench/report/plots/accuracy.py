@@ -113,6 +113,9 @@ def _level_panel(ax: Axes, group: Group) -> None:
         above = [100 * (a.interval.high - a.value) for a in accuracies]
         ys = [100 * a.value for a in accuracies]
         ax.errorbar(xs, ys, yerr=[below, above], label=_name(row, group), **look, **bars)
+        if len(row.parts) > 1:  # the seeds by themselves, small and open
+            seeds = [100 * row.of_seed(p).accuracy(s.ids).value for p in row.parts for s in levels]
+            ax.plot(xs * len(row.parts), seeds, "o", mfc="none", mec=look["color"], ms=2.5, mew=0.6, zorder=4)
     for k, scope in enumerate(levels):
         floor = 100 * group.floor(scope)[1]
         label = "best constant answer" if k == 0 else None
@@ -120,7 +123,8 @@ def _level_panel(ax: Axes, group: Group) -> None:
     ax.set_xticks(range(len(levels)), [escape_plot(s.name) for s in levels])
     ax.set_xlim(-0.5, len(levels) - 0.5)
     ax.set_ylim(0, 103)
-    ax.set_ylabel("accuracy, % (Wilson 95 %)")
+    circles = "; circles: seeds" if any(len(r.parts) > 1 for r in group.rows) else ""
+    ax.set_ylabel(f"accuracy, % (Wilson 95 %{circles})")
     ax.grid(axis="y", color="#D8D8D8", lw=0.6)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
 
@@ -138,7 +142,7 @@ def _dot_panel(ax: Axes, group: Group) -> None:
         ax.errorbar([value], [k], xerr=[[value - low], [high - value]], color=color, marker=marker, **bars)
         ax.annotate(f"{value:.1f} [{low:.1f}, {high:.1f}]", (1.0, k), xytext=(6, 0), **beside)
         if len(row.parts) > 1:  # the seeds by themselves, small and open
-            seeds = [100 * Row("", (p,)).accuracy(head.ids).value for p in row.parts]
+            seeds = [100 * row.of_seed(p).accuracy(head.ids).value for p in row.parts]
             ax.plot(seeds, [k + 0.22] * len(seeds), "o", mfc="none", mec=color, ms=3)
     floor = 100 * group.floor(head)[1]
     ax.axvline(floor, **FLOOR)

@@ -93,7 +93,8 @@ def _panel(ax: Axes, contest: RankingGroup, scope: Subset, kind: str) -> None:
     _cost_axis(ax, kind, [c for t in tracks.values() for c in t.costs])
     ax.set_ylim(0, 103)
     ax.set_xlabel(AXES[kind])
-    ax.set_ylabel("accuracy, % (Wilson 95 %)")
+    circles = "; circles: seeds" if any(len(r.parts) > 1 for r in contest.group.rows) else ""
+    ax.set_ylabel(f"accuracy, % (Wilson 95 %{circles})")
     text = f"{scope.title}, n = {len(scope.ids):,}"
     ax.text(0, 1.02, text, transform=ax.transAxes, fontsize=8, color="#606060", va="bottom")
     ax.grid(color="#E0E0E0", lw=0.6)
@@ -107,6 +108,9 @@ def _line(ax: Axes, track: CostCurve, scope: Subset, look: dict[str, Any]) -> No
     bars = [v for a in accuracies for v in (100 * a.interval.low, 100 * a.interval.high, math.nan)]
     ax.plot([c for c in track.costs for _ in range(3)], bars, color=look["color"], lw=0.8, zorder=3)
     for point, cost, y in zip(track.points, track.costs, ys, strict=True):
+        if len(point.row.parts) > 1:
+            seeds = [100 * point.row.of_seed(p).accuracy(scope.ids).value for p in point.row.parts]
+            ax.plot([cost] * len(seeds), seeds, "o", mfc="none", mec=look["color"], ms=2.5, mew=0.6, zorder=3)
         if point.default:
             ax.plot([cost], [y], "o", mfc="none", mec=look["color"], ms=10, mew=1.1, zorder=4)
 

@@ -78,9 +78,9 @@ def check_suffix(path: Path) -> None:
 
 
 def color_and_marker(method: str, others: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker: fixed for the known methods, then by name."""
+    """Colour and marker: fixed for the known methods, then by name. No two of 64 methods have both in common."""
     k = [*ORDER, *sorted(set(others) - set(ORDER))].index(method)
-    return COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
+    return COLORS[k % len(COLORS)], MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
 
 
 def line_styles(methods: Sequence[str], others: Sequence[str] = ()) -> list[dict[str, Any]]:
