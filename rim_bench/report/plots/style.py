@@ -77,21 +77,27 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"picture {str(path)!r} has the suffix {path.suffix!r}: allowed are {', '.join(SUFFIXES)}")
 
 
+def _place(method: str, others: Sequence[str]) -> int:
+    return [*ORDER, *sorted(set(others) - set(ORDER))].index(method)
+
+
 def color_and_marker(method: str, others: Sequence[str]) -> tuple[str, str]:
     """Colour and marker: fixed for the known methods, then by name. No two of 64 methods have both in common."""
-    k = [*ORDER, *sorted(set(others) - set(ORDER))].index(method)
+    k = _place(method, others)
     return COLORS[k % len(COLORS)], MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
 
 
 def line_styles(methods: Sequence[str], others: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Colour, marker and dash of a line for each method: several lines of one have its colour and other dashes.
+    """Colour, marker and dash of a line for each method: several lines of one have its colour and other dashes, and so
+    have methods that share a colour.
 
     `others`: methods that have a colour beside these.
     """
     out: list[dict[str, Any]] = []
     for k, method in enumerate(methods):
         color, marker = color_and_marker(method, [*methods, *others])
-        out.append({"color": color, "marker": marker, "ls": DASHES[methods[:k].count(method) % len(DASHES)]})
+        dash = methods[:k].count(method) + _place(method, [*methods, *others]) // len(COLORS)
+        out.append({"color": color, "marker": marker, "ls": DASHES[dash % len(DASHES)]})
     return out
 
 
