@@ -164,13 +164,17 @@ def versus(
         raise UsageError(
             f"{first!r} and {second!r} share {len(shared)} runs but not all: give the same seeds at both settings"
         )
-    if shared and a.first.key == b.first.key:
+    replicates = bool(shared) and replicated(a, b)
+    if shared and a.first.key == b.first.key and not replicates:
         raise UsageError(
             f"{first!r} and {second!r} are the same evaluation of {a.first.run!r}: there is nothing to compare"
         )
     recipes = [canonical(r.first.spec.recipe) for r in (a, b)]
     knobs = [canonical([r.first.summary.effort, r.first.summary.knob]) for r in (a, b)]
-    ablation = bool(shared) or (recipes[0] == recipes[1] and knobs[0] != knobs[1])  # whichever seeds the two sides have
+    one_recipe = recipes[0] == recipes[1] and knobs[0] != knobs[1]  # whichever seeds the two sides have
+    ablation = (bool(shared) and not replicates) or one_recipe
+        recipes[0] == recipes[1] and knobs[0] != knobs[1]
+    )  # whichever seeds the two sides have
     if baseline is not None:
         _check_direct(rows["--baseline"], (a, b), ablation)
     elif ablation:
@@ -180,6 +184,12 @@ def versus(
             "that the arm with it beats"
         )
     return _compared(list(rows.values()), margin / 100, ablation)
+
+
+def replicated(first: Row, second: Row) -> bool:
+    """Whether they are the same runs, trained twice: one specification, other weights."""
+    weights = [[p.summary.weights_sha256 for p in row.parts] for row in (first, second)]
+    return first.runs == second.runs and first.first.key == second.first.key and weights[0] != weights[1]
 
 
 def _system(store: Store, names: str, split: str, task: str | None) -> Row:

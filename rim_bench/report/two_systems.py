@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from rim_bench.evidence.power import PowerLine, PowerPlan
-from rim_bench.evidence.two_systems import SubsetComparison, SystemComparison
+from rim_bench.evidence.two_systems import SubsetComparison, SystemComparison, replicated
 from rim_bench.report.notes import changed_notes, cluster_note
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import QUICK, Look, Panel, Section, Table
@@ -110,6 +110,15 @@ def notes(compared: SystemComparison) -> list[str]:
         out.append(
             f"Seeds: {seeds[0]} and {seeds[1]}; verdict, interval, margin and smallest detectable difference count "
             "seeds and questions, paired by seed where both systems have it."
+        )
+    if replicated(*compared.rows[:2]):
+        machines = [
+            " or ".join(dict.fromkeys(f.label for p in r.parts for f in p.training.fingerprints)) or "not recorded"
+            for r in compared.rows[:2]
+        ]
+        out.append(
+            "Replicates: the same specifications, trained twice. Their difference is what rounding does, as another "
+            f"seed would ({machines[0]}; {machines[1]})."
         )
     if main.clusters is not None:
         out.append(cluster_note(len(main.difference), len(set(main.clusters))))

@@ -496,6 +496,13 @@ class FingerprintRecord(JsonRecord):
     threads: int | None = said("threads of torch")
     processes: int = said("processes that train together", 1, omit=True)
 
+    @property
+    def label(self) -> str:
+        """All of it in a few words."""
+        several = f", {self.processes} processes" if self.processes > 1 else ""
+        device = f"{self.device} of {self.host_cpu}" if self.device == "cpu" else self.device
+        return f"torch {self.torch}, {device}, {self.capability}, {self.threads} threads{several}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord(JsonRecord):

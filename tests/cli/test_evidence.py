@@ -232,6 +232,27 @@ def test_compare_groups_of_seeds(store: Store) -> None:
     assert "[" in versus(store, seeds[0], seeds[1]).first  # two seeds of one recipe are told apart
 
 
+def test_replicates_are_compared_and_said_to_be(store: Store, tmp_path: Path) -> None:
+    """One specification trained twice has one id: two results folders may hold other weights."""
+    twin = Store(tmp_path / "again")
+    for at, weights, threads in ((store, "a" * 64, 1), (twin, "b" * 64, 2)):
+        run = train(at, "rim")
+        evaluate(run, coin(0.6 if at is store else 0.5, N, 1), weights_sha256=weights)
+        stored = run.training()
+        assert stored is not None
+        fingerprint = {"torch": "2.13.0", "device": "cpu", "host_cpu": "X", "capability": "AVX2", "threads": threads}
+        run.finish(
+            lambda folder: (folder / "weights").write_bytes(b"w") and None,
+            stored.to_json() | {"fingerprints": [fingerprint]},
+        )
+    made = versus(store, run.id, str(run.path))
+    assert not made.ablation and made.readings[0].verdict.one_seed
+    (note,) = [n for n in two_systems.notes(made) if n.startswith("Replicates")]
+    assert "AVX2, 1 threads; torch" in note and note.endswith("2 threads).")
+    with pytest.raises(UsageError, match="nothing to compare"):
+        versus(store, run.id, str(store.folder / run.id))
+
+
 def test_compare_refuses_by_name(store: Store) -> None:
     rim = arm(store, "rim")
     for field, value, text in (
