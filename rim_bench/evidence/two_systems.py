@@ -173,8 +173,6 @@ def versus(
     knobs = [canonical([r.first.summary.effort, r.first.summary.knob]) for r in (a, b)]
     one_recipe = recipes[0] == recipes[1] and knobs[0] != knobs[1]  # whichever seeds the two sides have
     ablation = (bool(shared) and not replicates) or one_recipe
-        recipes[0] == recipes[1] and knobs[0] != knobs[1]
-    )  # whichever seeds the two sides have
     if baseline is not None:
         _check_direct(rows["--baseline"], (a, b), ablation)
     elif ablation:
