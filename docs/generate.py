@@ -37,6 +37,9 @@ def command_page() -> str:
     out = [NOTE, "# The commands", "", str(group.help), ""]
     out += ["`rim-bench COMMAND --help` prints the same in a terminal.", ""]
     out += [f"- [`{name}`](#{name.replace(' ', '-')}): {_first_line(command.help)}" for name, command in commands]
+    codes = importlib.import_module("rim_bench.cli.common").EXIT_CODES
+    out += ["", "## Exit codes", "", "| code | |", "|---:|---|", *(f"| {k} | {_cell(v)} |" for k, v in codes.items())]
+    out += ["", "Whatever ended a command, the same one again goes on where it stopped."]
     for name, command in commands:
         out += ["", *_command_section(name, command)]
     return "\n".join(out) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from rim_bench.cli import main
 from rim_bench.data.task import Task, load_task
 from rim_bench.evaluate import latency
 from rim_bench.methods.method import Encoded
+from rim_bench.util import progress
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -36,6 +38,12 @@ def timed_once() -> Iterator[None]:
     before, latency.ROUNDS = latency.ROUNDS, 1
     yield
     latency.ROUNDS = before
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a slow machine makes a command say of its phases is no part of what it prints."""
+    monkeypatch.setattr(progress, "PATIENCE", math.inf)
 
 
 @pytest.fixture

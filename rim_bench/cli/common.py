@@ -22,10 +22,24 @@ from rim_bench.util.text import escape_terminal
 
 if TYPE_CHECKING:
     from rim_bench.storage.run_folder import Damaged, Run
+    from rim_bench.util.console import RichReporter
 
 EMBEDDED_METHODS = "direct,pause,cot,coconut,rim"
-INTERRUPTED = 130
 FAULT = 70  # EX_SOFTWARE
+OUTPUT = 74  # EX_IOERR
+INTERRUPTED = 130
+EXIT_CODES = {
+    0: "done; of `check`: holds",
+    1: "a verdict alone: `check` found a regression, `cost --verify` other FLOPs",
+    2: "bad input, or something to act on, such as a full disk or too little memory, in one sentence",
+    3: "of `check`: not comparable",
+    4: "of `check`: underpowered",
+    FAULT: "a fault of rim-bench, with its traceback, or a worker process that died",
+    OUTPUT: "standard output could not be written: its device is full, or its reader went away",
+    INTERRUPTED: "interrupted (Ctrl-C)",
+    143: "ended by SIGTERM, as a shell counts it",
+}
+"""What the exit codes of all commands mean. Whatever ended a command, the same one again goes on where it stopped."""
 Split = Annotated[str, typer.Option("--split", help="test or validation.")]
 Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
 RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
@@ -166,9 +180,15 @@ def execution_of(context: typer.Context) -> ExecutionContext:
     return context.obj or ALONE
 
 
-@contextmanager
-def reporter_for() -> Iterator[Any]:
+@functools.cache
+def display() -> RichReporter:
+    """What shows the progress of this command: one, for a terminal has room for one."""
     from rim_bench.util.console import RichReporter
 
-    with RichReporter() as reporter:
+    return RichReporter()
+
+
+@contextmanager
+def reporter_for() -> Iterator[RichReporter]:
+    with display() as reporter:
         yield reporter

@@ -9,16 +9,18 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import typer
 
 import rim_bench
 from rim_bench.cli import bench, compute, data, evaluate, evidence, results, run
-from rim_bench.cli.common import FAULT, INTERRUPTED, as_command, echo
+from rim_bench.cli.common import EXIT_CODES, FAULT, INTERRUPTED, OUTPUT, as_command, display, echo
 from rim_bench.cli.launch import execution_of_command
-from rim_bench.cli.streams import OUTPUT, OutputLost, prepare_environment, prepare_streams
+from rim_bench.cli.streams import OutputLost, prepare_environment, prepare_streams
 from rim_bench.util.errors import sentence
+from rim_bench.util.progress import phase, watched
 from rim_bench.util.text import escape_terminal
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -50,6 +52,7 @@ def application(first: str = "") -> typer.Typer:
     """The command line. Where its first word is a command or `--help`, the other commands have names and texts only."""
     app = typer.Typer(
         help="rim-bench: what latent reasoning in language models is worth, measured.",
+        epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
         add_completion=False,
         pretty_exceptions_enable=False,
     )
@@ -112,7 +115,12 @@ def _command(arguments: Sequence[str]) -> int:
         echo(f"rim-bench {rim_bench.__version__}")
         return 0
     try:
-        with execution_of_command(arguments) as execution:
+        with ExitStack() as stack:
+            if arguments[0] != "lm-eval":  # which has bars of its own
+                display.cache_clear()
+                stack.enter_context(watched(display))
+                stack.enter_context(phase(f"working on rim-bench {arguments[0]}"))
+            execution = stack.enter_context(execution_of_command(arguments))
             code = 0 if execution is None else application(arguments[0])(standalone_mode=False, obj=execution)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

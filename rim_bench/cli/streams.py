@@ -14,7 +14,6 @@ import shutil
 import sys
 from typing import Any
 
-OUTPUT = 74  # EX_IOERR
 NARROWEST, WIDEST = 40, 10_000  # columns of a terminal
 SIZES = ("COLUMNS", "LINES", "TERMINAL_WIDTH", "JUPYTER_COLUMNS", "JUPYTER_LINES")  # numbers to rich and Typer
 SPELLED = {

@@ -20,6 +20,7 @@ from rim_bench.data.reader import Split
 from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task
 from rim_bench.util.errors import UsageError
+from rim_bench.util.progress import phase
 from rim_bench.util.table import Panel, Section, Table
 from rim_bench.util.text import escape_json, format_percent
 
@@ -321,6 +322,7 @@ NOTES = (
 )
 
 
+@phase("counting what the sets share")
 def leakage_report(
     name: str,
     suite: Sequence[str],

@@ -31,6 +31,7 @@ from rim_bench.data.numbers import canonical, parse_number
 from rim_bench.data.options import Steps
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
+from rim_bench.util.progress import phase
 from rim_bench.util.strict_json import parse_json, refused_item
 
 PROBE_SECONDS: Final = 3.0
@@ -222,6 +223,7 @@ def _object(value: Any, place: str) -> Mapping[str, Any]:
     return value
 
 
+@phase("fetching rows from the hub")
 def read_hub(hub: Hub, split: str, way_out: str) -> list[SourceRow]:
     """The rows of one split from the hub, in the hub's order, or from the local cache where the hub is out of reach.
 

@@ -38,6 +38,7 @@ from rim_bench.engine.tokenizer import Codec, load_codec, train_tokenizer
 from rim_bench.methods.method import Encoded, Example, Marker
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import read_json
+from rim_bench.util.progress import phase
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedTokenizerFast
@@ -117,7 +118,8 @@ class Backbone:
         if spec["kind"] == "scratch":
             if texts is None:
                 raise ValueError("a backbone from scratch needs texts to train its tokenizer on")
-            codec = Codec(train_tokenizer(texts, spec["vocabulary"], pattern))
+            with phase("training a tokenizer"):
+                codec = Codec(train_tokenizer(texts, spec["vocabulary"], pattern))
             backbone = cls(spec, scratch_model(spec, codec.size, codec.end, seed, attention), codec, {}, device)
         else:
             folder = locate(spec)

@@ -24,6 +24,7 @@ from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Method
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
+from rim_bench.util.progress import phase
 from rim_bench.util.table import Panel, Section, Table
 
 NORMS: Final = ("layer_norm",)
@@ -159,6 +160,7 @@ class _NoText:
         self.size, self.end = size, end
 
 
+@phase("counting FLOPs")
 def count_methods(
     methods: Sequence[str],
     model: str,

@@ -34,6 +34,7 @@ from rim_bench.engine.model_folder import (
     weight_files,
 )
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.progress import phase
 
 log = getLogger(__name__)
 hf_logging: Any = logging  # untyped
@@ -139,6 +140,7 @@ def constant_positions(config: Any) -> int:
     return min(positions, int(rope["original_max_position_embeddings"])) if kind == "longrope" else positions
 
 
+@phase("loading the model")
 def load_model(folder: Path, attention: str, *, untie: bool = True) -> Any:
     """The model in a folder, in float32, every weight accounted for. Nothing of the folder is executed.
 
@@ -197,6 +199,7 @@ WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 UNWANTED = ["onnx/*", "original/*"]
 
 
+@phase("looking up the files of the model")
 def locate(spec: Mapping[str, Any]) -> Path:
     """The folder with the weights of a "hub" or "path" backbone.
 

@@ -19,6 +19,7 @@ from rim_bench.methods.own_methods import bridges_of
 from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import RunSpec
 from rim_bench.util.errors import UsageError
+from rim_bench.util.progress import phase
 
 if TYPE_CHECKING:
     from rim_bench.storage.run_folder import Run
@@ -63,6 +64,7 @@ def build_bridges(method: Method, backbone: Backbone, seed: int) -> nn.ModuleDic
     return (bridges if bridges is not None else nn.ModuleDict()).to(backbone.device)
 
 
+@phase("loading a trained run")
 def load_trained(
     run: Run,
     *,

@@ -38,6 +38,7 @@ from rim_bench.storage.records import (
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical, read_json
+from rim_bench.util.progress import phase
 
 # of a curve point's items: what its run's default evaluation says, and times inside a batch
 _LEFT_OUT = {"prompt_hash", "reference", "output", "task", "strict", "lm_eval_strict", "lm_eval_flexible"}
@@ -115,7 +116,8 @@ class EvaluationRequest:
             raise UsageError(f"split {self.split!r} cannot be evaluated: allowed are test and validation")
         split: Any = self.split
         where: dict[str, Any] = {"data": self.data, "files": self.files, "allow_changed": self.allow_changed}
-        return evaluation_data(self.task, steps=self.steps, limit=self.limit, split=split, **where)
+        with phase(f"reading the questions of {self.task.name}"):
+            return evaluation_data(self.task, steps=self.steps, limit=self.limit, split=split, **where)
 
 
 def evaluate_run(
@@ -147,6 +149,7 @@ def evaluated(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:
     return stored
 
 
+@phase("evaluating")
 def evaluate(
     trained: TrainedModel, request: EvaluationRequest, on_items: Callable[[int, int], None] | None = None
 ) -> tuple[list[ItemRecord], EvaluationRecord]:
@@ -204,9 +207,11 @@ def _model(
     return lm
 
 
-def validation_accuracy(trained: TrainedModel, request: EvaluationRequest) -> tuple[float, int]:
+def validation_accuracy(
+    trained: TrainedModel, request: EvaluationRequest, on_items: Callable[[int, int], None] | None = None
+) -> tuple[float, int]:
     """Share of right answers among the questions, and their number: scores only, no item records, probes or timings."""
-    items = marked(trained, request, request.dataset())
+    items = marked(trained, request, request.dataset(), on_items)
     return accuracy_of(items), len(items)
 
 
@@ -312,9 +317,11 @@ def _summary(
     guess = sum(1 / len(e.choices) for e in dataset.examples if e.choices) / n
     floor = (GUESS, guess) if guess > count / n else (common, count / n)  # of an answer that looks at nothing
     drawn = {} if request.sampling is None else votes_record(request.sampling)
-    alone = latency(*timed)
+    with phase(f"timing single answers to {task.name}"):
+        alone = latency(*timed)
     reset_peak(device)  # of answering a batch: what lm-eval holds and what only probes is not the method's
-    together = throughput(*timed, request.batch_size)
+    with phase(f"timing batches of {task.name}"):
+        together = throughput(*timed, request.batch_size)
     share = sum((i.batch_s or 0.0) / i.batch_size for i in items if i.batch_size)  # seconds of decoding alone
     return EvaluationRecord(
         task=task.name,

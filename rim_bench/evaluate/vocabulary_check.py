@@ -13,6 +13,7 @@ from rim_bench.engine.backbone import Backbone
 from rim_bench.methods.method import Example
 from rim_bench.storage.records import RunSpec, TrainedOnRecord, UnseenTextRecord
 from rim_bench.util.errors import UsageError
+from rim_bench.util.progress import phase
 
 MOST = 0.5
 """Share of a set's questions that may hold a token never seen in training; above it the evaluation is refused."""
@@ -83,6 +84,7 @@ def check_text(
     return UnseenTextRecord(questions=len(odd), n=len(questions))
 
 
+@phase("looking for words that the tokenizer never saw")
 def about(
     backbone: Backbone, spec: RunSpec, name: str, questions: Sequence[tuple[str, str]], data: Path | None
 ) -> dict[str, Any]:

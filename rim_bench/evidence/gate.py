@@ -42,6 +42,7 @@ from rim_bench.storage.records import EvaluationRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
+from rim_bench.util.progress import phase
 
 GateVerdict = Literal["holds", "regressed", "bad input", "not comparable", "underpowered"]
 CODES: Mapping[GateVerdict, int] = {"holds": 0, "regressed": 1, "bad input": 2, "not comparable": 3, "underpowered": 4}
@@ -237,6 +238,7 @@ class Gate:
         check_margin(self.margin, self.min_n)
 
 
+@phase("comparing with the baseline")
 def check_all(
     names: Sequence[str], store: Store, against: Path, gate: Gate, repeats: Sequence[str] = ()
 ) -> list[Check]:

@@ -9,6 +9,7 @@ from typing import Any
 from rim_bench.evidence.gate import operating
 from rim_bench.evidence.stats import tests
 from rim_bench.util.errors import UsageError
+from rim_bench.util.progress import phase
 
 DISCORDANCES = (0.05, 0.1, 0.2, 0.3, 0.4)
 MOST = 20_000  # with more items the outcomes are too many to add up, and the formula is exact enough
@@ -62,6 +63,7 @@ class PowerPlan:
         return {"schema": 1, **asdict(self)}
 
 
+@phase("adding up the outcomes")
 def plan_power(
     n: int | None,
     discordance: float | None = None,

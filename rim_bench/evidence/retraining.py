@@ -26,6 +26,7 @@ from rim_bench.evidence.stats import intervals, tests
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
+from rim_bench.util.progress import phase
 
 ENOUGH = 20  # retrainings, without which no margin is given
 RATE = 0.05
@@ -184,6 +185,7 @@ def of_data(data: Mapping[str, Any]) -> Retrainings:
     return read_back
 
 
+@phase("comparing the retrainings")
 def retrainings(
     runs: Sequence[Run], *, split: str | None = None, task: str | None = None, enough: int = ENOUGH
 ) -> list[Retrainings]:

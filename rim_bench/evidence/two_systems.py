@@ -22,6 +22,7 @@ from rim_bench.storage.records import TrainingRecord
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical
+from rim_bench.util.progress import phase
 
 DIRECT = "direct"
 
@@ -127,6 +128,7 @@ class SystemComparison:
         return reading.verdict.higher is reading.contrast.first
 
 
+@phase("comparing two systems")
 def versus(
     store: Store,
     first: str,

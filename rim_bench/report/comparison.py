@@ -21,6 +21,7 @@ from rim_bench.report.sets import LM_EVAL_COLUMNS, lm_eval_records, lm_eval_sect
 from rim_bench.storage.run_folder import Damaged, Run, omitted_lines
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record
+from rim_bench.util.progress import phase
 from rim_bench.util.table import QUICK, Section, Table
 
 _COST_FIELDS = (
@@ -146,6 +147,7 @@ def _measures(a: Accuracy) -> Record:
     return {"n": a.n, "accuracy": a.value, "ci_low": a.interval.low, "ci_high": a.interval.high, "seed_sd": a.sd}
 
 
+@phase("comparing the runs")
 def comparison(
     runs: Iterable[Run],
     *,

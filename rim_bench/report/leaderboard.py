@@ -24,6 +24,7 @@ from rim_bench.report.notes import COST_NAMES, leaderboard_notes
 from rim_bench.report.sections import format_bounds
 from rim_bench.storage.run_folder import Damaged, Run
 from rim_bench.util.files import Record, finite, write_bytes_atomic
+from rim_bench.util.progress import phase
 from rim_bench.util.table import QUICK, Panel, Section, Table
 from rim_bench.util.text import (
     escape_json,
@@ -92,6 +93,7 @@ def _json(value: Any, indent: int | None = None) -> str:
     return escape_json(text)
 
 
+@phase("ranking the runs")
 def leaderboard(runs: Iterable[Run], *, split: str | None = None, damaged: Iterable[Damaged] = ()) -> Board:
     """The leaderboard of stored runs. `damaged` (from `Store.runs`) are named under it.
 

@@ -39,6 +39,7 @@ from rim_bench.storage.run_folder import CANDIDATES, Run
 from rim_bench.storage.selection import BEST, LAST, SPLITS, TIES, CheckpointRule, best
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import MANIFEST, complete_folder, damage_of, read_json, write_json_atomic
+from rim_bench.util.progress import phase
 
 
 class CheckpointSelector:
@@ -91,7 +92,8 @@ class CheckpointSelector:
         self.peak = max(self.peak, peak_memory(device))
         began = time.perf_counter()
         with undisturbed(self.trained):
-            items = marked(self.trained, self.request, self.questions)
+            with phase(f"answering the validation questions at step {step}") as looking:
+                items = marked(self.trained, self.request, self.questions, looking.advance)
             if candidate and self.selection.rule != LAST:
                 with complete_folder(self._weights(step), self.trained.stored_bytes) as folder:
                     self.trained.save(folder)

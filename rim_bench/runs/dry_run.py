@@ -23,6 +23,7 @@ from rim_bench.runs.tuning import same_training, stored_choices
 from rim_bench.storage.records import TrainingRecord
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
+from rim_bench.util.progress import phase
 from rim_bench.util.table import Panel, Section, Table
 from rim_bench.util.text import format_flops, format_number
 
@@ -108,6 +109,7 @@ class DryRun:
         return Table(title, self.quick, sections, records, tuple(records[0]), file="--format markdown")
 
 
+@phase("pricing the planned runs")
 def dry_run(plans: Sequence[Plan]) -> DryRun:
     """The runs of the plans with their state and price.
 

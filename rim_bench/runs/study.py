@@ -18,6 +18,7 @@ from rim_bench.methods.registry import load_method
 from rim_bench.runs.options import Options
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.progress import phase
 
 STARTS = ("recipe", "cot")
 
@@ -50,14 +51,15 @@ class StudySetting:
     def data(self) -> tuple[Split, Split]:
         """The training and the validation rows; read once."""
         options = self.options
-        return training_data(
-            self.task,
-            data=options.data,
-            steps=options.steps,
-            limit=options.limit,
-            files=options.files,
-            allow_changed=options.allow_changed_data,
-        )
+        with phase(f"reading the rows of {self.task.name}"):
+            return training_data(
+                self.task,
+                data=options.data,
+                steps=options.steps,
+                limit=options.limit,
+                files=options.files,
+                allow_changed=options.allow_changed_data,
+            )
 
     @cached_property
     def texts(self) -> list[str]:

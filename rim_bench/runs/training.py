@@ -44,7 +44,7 @@ from rim_bench.storage.selection import SPLITS
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import damage_of
-from rim_bench.util.progress import Reporter, Silent
+from rim_bench.util.progress import Reporter, Silent, phase
 
 # A whole plan
 
@@ -104,6 +104,11 @@ def check_budget(plan: Plan) -> None:
     study = plan[0].study
     if study.options.train_flops is None or all(planned.run.trained for planned in plan):
         return
+    with phase("pricing the budget"):
+        _check_budget(plan, study)
+
+
+def _check_budget(plan: Plan, study: StudySetting) -> None:
     backbone = Backbone.create(study.backbone, texts=study.texts, pattern=study.task.token_pattern)
     rows = study.data[0].examples
     plain = [backbone.encode_example(e) for e in rows]
@@ -179,7 +184,7 @@ def _train_weights(
     study, method, plan = planned.study, planned.method, planned.plan
     group, strategy = execution.group, study.options.strategy or launch_environment.STRATEGIES[0]
     processes = {} if group is None else {"processes": group.record(device, strategy)}
-    with nothing_left_of(run):
+    with nothing_left_of(run), phase(f"preparing {planned.label}"):
         backbone = _initial(planned, device)
         bridges = build_bridges(method, backbone, plan.seed)
         data = [backbone.encode_example(e) for e in method.transform(study.data[0].examples, plan.seed)]
@@ -192,11 +197,14 @@ def _train_weights(
         check_rows(backbone, data, method, [s.stage for s in trainer.spans], bridges)
     run.write_environment(_environment(device, study.task, 1 if group is None else group.size) | processes)
     reset_peak(device)
-    outcome = trainer.run(lambda p: reporter.training(planned.label, p))
+    with phase(f"training {planned.label}"):
+        outcome = trainer.run(lambda p: reporter.training(planned.label, p))
     bridges.eval()
     peak = max(watcher.peak, peak_memory(device))  # before validation
     if (validation := watcher.validation) is None:
-        accuracy, n = validation_accuracy(trained, evaluation_request(study, "validation"))
+        with phase(f"answering the validation questions of {planned.label}") as validating:
+            request = evaluation_request(study, "validation")
+            accuracy, n = validation_accuracy(trained, request, validating.advance)
         validation = ValidationRecord(accuracy=accuracy, n=n)
     inherited_examples = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
     if plan.flops:
@@ -228,7 +236,8 @@ def _train_weights(
         processes=None if group is None else ProcessesRecord.from_json(group.record(device, strategy)),
         fingerprints=run.fingerprints(),
     )
-    run.finish(watcher.write, summary, trained.stored_bytes)
+    with phase(f"storing {planned.label}"):
+        run.finish(watcher.write, summary, trained.stored_bytes)
     run.remove_checkpoints()
     watcher.clean()
     reporter.finished(planned.label)

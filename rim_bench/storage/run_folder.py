@@ -57,6 +57,7 @@ from rim_bench.util.files import (
     write_json_atomic,
     writing,
 )
+from rim_bench.util.progress import phase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -479,6 +480,7 @@ class Store:
             rows += [trained | evaluation for evaluation in evaluations or [{}]]
         return pd.DataFrame(rows)
 
+    @phase("reading the stored runs")
     def runs(self) -> tuple[list[Run], list[Damaged]]:
         """All runs by id, and beside them the folders that cannot be trusted, with the reason."""
         good: list[Run] = []

@@ -6,16 +6,31 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from rim_bench.util.progress import TrainingStep
+from rim_bench.util.progress import Phase, TrainingStep
 from rim_bench.util.text import escape_terminal
 
 QUIET = 20.0  # seconds between two lines where the output is not a terminal
 
 
+class _Count(MofNCompleteColumn):
+    """How many of how many, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task)
+
+
+class _Left(TimeRemainingColumn):
+    """The time left, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task).append(" left")
+
+
 class RichReporter:
-    """Draws stage, loss, examples/s and the time left."""
+    """Draws stage, loss, examples/s and the time left, and phases that take longer than a moment."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -23,24 +38,29 @@ class RichReporter:
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
-            MofNCompleteColumn(),
+            _Count(),
             TextColumn("{task.fields[detail]}", markup=False),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            _Left(),
             console=self.console,
             disable=not self.live,
         )
         self.task: tuple[str, TaskID] | None = None
-        self.last = 0.0
+        self.phase: tuple[Phase, TaskID] | None = None
+        self.last = 0.0  # when a line of this run's progress was printed
+        self.waited = 0.0  # when a line about a phase was
+        self.entered = False
 
     def __enter__(self) -> RichReporter:
+        self.bar.live.transient = False
         self.bar.start()
+        self.entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+        self.entered = False
 
     def note(self, text: str) -> None:
         self.console.print(escape_terminal(text), highlight=False, markup=False, soft_wrap=True)
@@ -60,6 +80,30 @@ class RichReporter:
             self.task = None
             self.note(f"{what}  {shown.completed:.0f}/{shown.total:.0f}  {shown.fields['detail']}".rstrip())
         self.last = 0.0
+
+    def under_way(self, phase: Phase) -> None:
+        what, seconds = escape_terminal(phase.what), time.monotonic() - phase.began
+        if self.live:
+            if self.phase is None or self.phase[0] is not phase:
+                if self.phase is not None:
+                    self.over(self.phase[0])
+                if not self.entered:
+                    self.bar.live.transient = True
+                    self.bar.start()
+                self.phase = (phase, self.bar.add_task(what, total=None, detail=""))
+            number, total = self.phase[1], phase.total or None
+            self.bar.update(number, completed=phase.done, total=total, detail=f"{seconds:.0f} s")
+        elif (last := max(self.last, self.waited)) < phase.began or time.monotonic() - last > QUIET:
+            self.waited = time.monotonic()
+            count = f"{phase.done}/{phase.total}, " if phase.total else ""
+            self.note(f"... {what} ({count}{seconds:.0f} s)")
+
+    def over(self, phase: Phase) -> None:
+        if self.phase is not None and self.phase[0] is phase:
+            self.bar.remove_task(self.phase[1])
+            self.phase = None
+            if not self.entered:
+                self.bar.stop()
 
     def _show(self, what: str, done: int, total: int, detail: str, left: float | None) -> None:
         what, detail = escape_terminal(what), escape_terminal(detail)

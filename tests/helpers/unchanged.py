@@ -43,6 +43,7 @@ WIDTH = 120  # columns
 WIDE = 400  # of the pages of help
 LONGEST = 12_000  # characters of one output that are stored; of a longer one its first lines and its sha256
 SHOWN = 12  # lines of a longer output that are stored
+SLOW = re.compile(r"\.\.\. .*\(.*\d+ s\)")  # what a command says of itself where the machine is slow
 DIFFERENCES = 12  # lines of each difference that are printed
 FAULT = 70  # the exit code of a traceback
 CLEARED = (
@@ -522,7 +523,8 @@ def normal(text: str, folder: Path) -> str:
     for path, word in ((folder, "<folder>"), (ROOT, "<checkout>")):
         text = text.replace(str(path), word)
     text = re.sub(r"(\d\.\d{6,})", _shorter, text)
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    lines = (line.rstrip() for line in text.splitlines())
+    return "\n".join(line for line in lines if not SLOW.fullmatch(line))
 
 
 def _shorter(match: re.Match[str]) -> str:

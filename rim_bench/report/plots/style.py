@@ -13,6 +13,7 @@ from rim_bench.evidence.rows import ORDER
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import write_bytes_atomic
+from rim_bench.util.progress import phase
 from rim_bench.util.table import QUICK
 from rim_bench.util.text import escape_plot
 
@@ -34,6 +35,7 @@ FLOOR: Any = {"color": GREY, "lw": 1, "ls": ":"}  # of the line of the best cons
 SUFFIXES = ("png", "svg", "pdf")
 
 
+@phase("drawing the picture")
 def save(figure: Figure, path: Path) -> None:
     """Writes the picture in the format of the suffix, without date or program version."""
     from matplotlib.text import Text
