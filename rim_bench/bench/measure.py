@@ -20,9 +20,10 @@ from rim_bench.bench.targets import parse_only, targets
 from rim_bench.engine.devices import pick_device
 from rim_bench.engine.pretrained import quiet
 from rim_bench.runs.options import Options
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_count, unknown
 from rim_bench.util.files import Record
 
+MOST_TOKENS = 1_000_000  # generated for a question
 EMBEDDED_TOKENS = 16  # generated on a generated task: its models have few positions
 
 
@@ -83,8 +84,7 @@ def measure(request: Request, show: Callable[[str], None] = lambda _: None) -> R
         UsageError: fewer than one round or generated token, or anything in the request that does not fit.
     """
     check_rounds(request.rounds)
-    if request.tokens is not None and request.tokens < 1:
-        raise UsageError(f"--tokens {request.tokens} must be at least 1")
+    check_count("--tokens", request.tokens, most=MOST_TOKENS)
     watch, began = Watch(pick_device(request.options.device)), time.perf_counter()
     with quiet():
         measured = request.run(show)
@@ -135,8 +135,6 @@ def use_threads(number: int | None) -> None:
     Raises:
         UsageError: fewer than one.
     """
-    if number is None:
-        return
-    if number < 1:
-        raise UsageError(f"--threads {number} is too small: give a whole number of at least 1")
-    torch.set_num_threads(number)
+    check_count("--threads", number, most=1024)
+    if number is not None:
+        torch.set_num_threads(number)

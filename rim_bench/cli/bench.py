@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ import typer
 from rim_bench.cli.common import echo, with_options
 from rim_bench.runs.options import read_numbers
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.files import check_place
 from rim_bench.util.flags import Flag, read_names, read_settings
 from rim_bench.util.text import escape_terminal
 
@@ -117,10 +117,8 @@ def bench(
         echo(page(measurements), nl=False)
         return
     _check_flags(kinds, options)
-    if options.json is not None:
-        _check_place("--json", options.json, options.json)
-    if options.record:
-        _check_place("--out", options.out, options.out / PAGE)
+    check_place("--json", options.json)
+    check_place("--out", options.out / PAGE if options.record else None)
     _measure(kinds, _study_options(kinds, options), options)
 
 
@@ -139,21 +137,6 @@ def _check_flags(kinds: tuple[str, ...], options: BenchOptions) -> None:
             "--json takes one measurement: name one (train, eval, ...) and at most one of --sizes, or store them with "
             "--record"
         )
-
-
-def _check_place(flag: str, asked: Path, path: Path) -> None:
-    """Refuses what could not be written once something is measured.
-
-    Tries a nameless file where `path` would come: in its folder, or in the nearest one above that is there.
-    """
-    try:
-        if path.is_dir():
-            raise UsageError(f"{flag} {str(asked)!r} cannot be written: {str(path)!r} is a folder")
-        folder = next(p for p in path.absolute().parents if p.exists())
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"{flag} {str(asked)!r} cannot be written: {error.strerror}") from None
 
 
 def _study_options(kinds: tuple[str, ...], asked: BenchOptions) -> Options:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rim_bench.cli.common import EMBEDDED_METHODS, check_format, echo, print_as
+from rim_bench.util.files import check_place
 from rim_bench.util.flags import read_settings
 
 
@@ -43,6 +44,7 @@ def cost(
     """What methods cost on a model, without training anything: FLOPs, passes, tokens, KV cache, training."""
     formats = ("terminal", "markdown", "csv", "latex", "json")
     check_format(format_, formats)
+    check_place("--json", json_)
     from rim_bench.compute.cost import Lengths, price_list
 
     names = [m.strip() for m in methods.split(",") if m.strip()]
@@ -89,6 +91,7 @@ def power(
     from rim_bench.report.two_systems import power_table
     from rim_bench.util.files import write_json_atomic
 
+    check_place("--json", json_)
     plan = plan_power(n, discordance, difference, power=power_, alpha=alpha, margin=margin)
     if json_ is not None:
         write_json_atomic(json_, plan.data())

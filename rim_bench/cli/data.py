@@ -10,6 +10,7 @@ import typer
 from rim_bench.cli.common import check_split, echo, print_as, with_options
 from rim_bench.data.options import DataOptions
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.files import check_place
 from rim_bench.util.flags import Flag
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def leakage(
     from rim_bench.data.leakage import leakage_report
 
     check_split(split)
+    check_place("--to", to)
     leaks = leakage_report(
         task,
         suite or (),

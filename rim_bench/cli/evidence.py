@@ -10,6 +10,7 @@ import typer
 
 from rim_bench.cli.common import Results, check_format, check_split, echo
 from rim_bench.util.errors import UsageError
+from rim_bench.util.files import check_place
 from rim_bench.util.text import escape_json
 
 
@@ -26,6 +27,7 @@ def baseline(
     from rim_bench.storage.run_folder import Store
 
     check_split(split)
+    check_place("--output", to)
     store, entries = Store(out), []
     for run in (store.find(name) for name in runs):
         chosen, summary = choose(run, split, task, key)
@@ -69,6 +71,8 @@ def check(
     from rim_bench.storage.run_folder import Store
     from rim_bench.util.files import write_bytes_atomic, write_json_atomic
 
+    for flag, path in (("--json", json_), ("--junit", junit), ("--summary", summary)):
+        check_place(flag, path)
     gate = Gate(margin, MIN_N if min_n is None else min_n, tuple(level or ()), key)
     checks = check_all(runs, Store(out), against, gate, repeat or ())
     table = report.table(checks, gate)
@@ -108,6 +112,8 @@ def margin(
     from rim_bench.util.files import write_bytes_atomic, write_json_atomic
 
     check_split(split)
+    check_place("--json", json_)
+    check_place("--output", to)
     if not 0 < rate < 0.5:
         raise UsageError(f"--rate {rate:g} must lie above 0 and below 0.5: it is a share, as in --rate 0.05")
     systems = retraining.retrainings([Store(out).find(name) for name in runs], split=split, task=task)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -19,7 +20,7 @@ from rim_bench.cli import bench, compute, data, evaluate, evidence, results, run
 from rim_bench.cli.common import EXIT_CODES, FAULT, INTERRUPTED, OUTPUT, as_command, display, echo
 from rim_bench.cli.launch import execution_of_command
 from rim_bench.cli.streams import OutputLost, prepare_environment, prepare_streams
-from rim_bench.util.errors import sentence
+from rim_bench.util.errors import UsageError, sentence
 from rim_bench.util.progress import phase, watched
 from rim_bench.util.text import escape_terminal
 
@@ -120,6 +121,9 @@ def _command(arguments: Sequence[str]) -> int:
                 display.cache_clear()
                 stack.enter_context(watched(display))
                 stack.enter_context(phase(f"working on rim-bench {arguments[0]}"))
+            for before, word in pairwise(arguments):
+                if not word or (word.startswith("--") and word.endswith("=")):
+                    raise UsageError(f"an empty text stands behind {(word or before)!r}: was a variable not set?")
             execution = stack.enter_context(execution_of_command(arguments))
             code = 0 if execution is None else application(arguments[0])(standalone_mode=False, obj=execution)
     except (KeyboardInterrupt, typer.Abort):

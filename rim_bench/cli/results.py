@@ -26,7 +26,8 @@ from rim_bench.cli.run import EXECUTION, print_dry_run, report_failures, runner_
 from rim_bench.data.options import DataOptions
 from rim_bench.runs.options import ExecutionOptions, StudyOptions
 from rim_bench.util.errors import UsageError, unknown
-from rim_bench.util.flags import Flag, read_settings
+from rim_bench.util.files import check_place
+from rim_bench.util.flags import Flag, read_names, read_settings
 
 VOCABULARY = 4096  # of the tokenizer that `show` builds
 PUBLISHED = Flag("Folder of the published files.", envvar="RIM_BENCH_DATA")
@@ -48,6 +49,7 @@ def table(
     formats = ("terminal", "markdown", "csv", "latex")
     check_format(format_, formats)
     check_split(split)
+    check_place("--out", out / "table.md" if write else None)
     chosen, damaged = chosen_runs(runs, out)
     from rim_bench.report.comparison import comparison
     from rim_bench.report.references import shipped
@@ -77,6 +79,7 @@ def plot(
     if kind not in kinds:
         raise unknown("kind of plot", kind, kinds)
     check_split(split)
+    check_place("--to", to)
     chosen, _ = chosen_runs(runs, out)
     from rim_bench.report.plots.accuracy import accuracy_plot
     from rim_bench.report.plots.selection import selection_plot, tuning_plot
@@ -111,6 +114,7 @@ def leaderboard(
     check_format(format_, formats)
     if split is not None:
         check_split(split)
+    check_place("--out", out / "leaderboard.md" if write or plots else None)
     chosen, damaged = chosen_runs(runs, out)
     from rim_bench.report.leaderboard import leaderboard as rank
 
@@ -173,6 +177,9 @@ def show(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A method's field: rim.K=4.")] = None,
 ) -> None:
     """Print a method's layouts on a real example: segments, positions, passes, loss weights, what sees what."""
+    if not Path(method).is_file() and len(names := read_names(method)) != 1:
+        one = f"`rim-bench show {names[0]}` shows the first" if names else "see `rim-bench list methods`"
+        raise UsageError(f"`rim-bench show` takes one method, and {method!r} names {len(names) or 'none'}: {one}")
     echo(explain(method, task, options, read_settings(set_ or []), row, effort))
 
 
@@ -194,6 +201,7 @@ def explain(
     from rim_bench.data.datasets import training_data
     from rim_bench.data.task import load_task
     from rim_bench.engine.tokenizer import Codec, train_tokenizer
+    from rim_bench.methods.method import check_effort
     from rim_bench.methods.own_methods import check_rows_of
     from rim_bench.methods.registry import load_method
 
@@ -201,8 +209,7 @@ def explain(
     base = load_method(name)
     recipe = task.recipe.get("methods", {}).get(base.name, {})
     method = load_method(name, {**recipe, **settings.get(base.name, {})})
-    if effort is not None and method.effort_field is None:
-        raise UsageError(f"{method.name} has no compute knob, so effort {effort} cannot be set")
+    check_effort(method, effort)
     train, _ = training_data(
         task, data=options.data, steps=options.steps, files=options.files, allow_changed=True
     )  # nothing is measured

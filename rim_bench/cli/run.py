@@ -22,6 +22,7 @@ from rim_bench.cli.common import (
 from rim_bench.evaluate.options import EvaluationSets
 from rim_bench.runs.options import ExecutionOptions, Options
 from rim_bench.util.errors import UsageError
+from rim_bench.util.files import check_place
 from rim_bench.util.flags import Flag, read_names
 from rim_bench.util.text import escape_terminal
 
@@ -56,6 +57,8 @@ def run(
     ] = False,
 ) -> None:
     """Train, evaluate and compare methods. What is done already is not done again."""
+    if not execution.dry_run:
+        check_place("--out", options.out / "table.md")
     requests = [dataclasses.replace(options, task=name) for name in tasks_of(options.task, bool(options.files))]
     runs, runner = run_requests(requests, sets, controls, execution, execution_of(context))
     if runs:
@@ -78,6 +81,7 @@ def train(context: typer.Context, options: Options) -> None:
     from rim_bench.runs.planned_run import plan_study
     from rim_bench.runs.training import run_plan
 
+    check_place("--out", options.out / "table.md")
     plan = plan_study(options)
     with reporter_for() as reporter:
         runs = run_plan(plan, reporter, evaluation=False, execution=execution_of(context))

@@ -19,6 +19,7 @@ from rim_bench.util.files import read_json
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
 """Values of a model's `model_type` that the engine runs."""
+MOST = 10_000_000  # of a number of a backbone, and 100,000 times as many parameters
 LORA = {"lora_rank": 128, "lora_alpha": 32}
 BYTES = 257  # smallest byte-level vocabulary: every byte and the end token
 SHAPE: dict[str, Any] = {"max_positions": 1024, "tied": False, "embedding_std": None, "dropout": 0.0}
@@ -200,6 +201,10 @@ def _scratch(name: str, entry: Mapping[str, Any], settings: Mapping[str, Any]) -
     ):
         if not fits(shape[key]):
             raise UsageError(f"{key} = {shape[key]} is not {wanted}")
+    square, rows = shape["width"] * (4 * shape["width"] + 3 * shape["intermediate"]), shape["vocabulary"]
+    parameters = shape["layers"] * square + (rows + shape["max_positions"]) * shape["width"]
+    if parameters > 100_000 * MOST:
+        raise UsageError(f"backbone {name!r} would have about {parameters:.1e} parameters: give smaller numbers")
     return {"name": name, "kind": "scratch", **shape, "tuning": "full"}
 
 
@@ -210,8 +215,8 @@ def _number(value: Any) -> bool:
 def _positive(key: str, value: Any) -> int:
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0
-    if number < 1:
-        raise UsageError(f"{key} = {value!r} is not a whole number of at least 1")
+    if not 1 <= number <= MOST:
+        raise UsageError(f"{key} = {value!r} is not a whole number of at least 1, and at most {MOST:,}")
     return number

@@ -26,7 +26,7 @@ from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded, Method, Stage
 from rim_bench.methods.own_methods import Checked, bridges_of, is_own
 from rim_bench.methods.registry import load_method
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_count, unknown
 from rim_bench.util.files import Record
 from rim_bench.util.table import Panel, Section, Table
 from rim_bench.util.text import format_bytes, format_flops
@@ -54,13 +54,8 @@ class Lengths:
 
     def __post_init__(self) -> None:
         for name, least in (("question", 1), ("chain", 0), ("answer", 1)):
-            flag, value = f"--{name}-tokens", getattr(self, name)
-            if value < least:
-                raise UsageError(f"{flag} {value} is too small: give a whole number of at least {least}")
-            if value > MOST_TOKENS:
-                raise UsageError(f"{flag} {value} is too large: give at most {MOST_TOKENS}")
-        if self.steps < 1:
-            raise UsageError(f"--chain-steps {self.steps} is too small: give a whole number of at least 1")
+            check_count(f"--{name}-tokens", getattr(self, name), least, MOST_TOKENS)
+        check_count("--chain-steps", self.steps)
 
     def example(self) -> Encoded:
         """An example of these lengths; no token occurs twice, so that each is recognised wherever a method puts it."""
@@ -325,8 +320,7 @@ def price_list(
     """
     if kv_dtype not in BYTES:
         raise unknown("number type of a KV cache", kv_dtype, BYTES)
-    if rank < 0:
-        raise UsageError(f"--lora-rank {rank} is negative: give 0 (no LoRA) or more")
+    check_count("--lora-rank", rank, 0, MOST_TOKENS)
     chosen = chosen_methods(methods, settings or {})  # first: a method's file may register the model's shape
     config = configuration(model)
     shape = Shape.of(config, rank)

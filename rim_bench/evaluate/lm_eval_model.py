@@ -36,7 +36,8 @@ from rim_bench.evaluate.predict import Prediction, Predictor
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record, whole
 from rim_bench.methods.layout import Layout, Segment
 from rim_bench.storage.run_folder import Store
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import MOST, UsageError, check_count, unknown
+from rim_bench.util.files import check_place
 from rim_bench.util.own_files import allow_files
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         for name in others:
             raise unknown(f"option of model {NAME}", name, OPTIONS)
+        for name, value in (("probe", probe), ("split_passes", split_passes)):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name}={value} must be True or False")
         sampling = sampling_of(votes, temperature, sample_seed)
         if trained is None:
             if path is None:
@@ -131,7 +135,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
                 logger.warning("no GPU is available: running on the CPU instead of %s", device)
                 device = "cpu"
             allow_files([] if method_file is None else [method_file], [] if trust is None else [trust])
-            run = Store(Path(results)).find(str(path))
+            run = Store(Path(str(results))).find(str(path))
             trained = load_trained(run, device=pick_device(device), execution=execution)
         self.trained, self.backbone, self.workspace = trained, trained.backbone, trained.workspace
         self.on_batch = on_batch
@@ -232,10 +236,9 @@ class RimLM(TemplateLM):  # type: ignore[misc]
                     "rim-bench decodes greedily, or with the votes and temperature of --model_args: leave out "
                     "do_sample, temperature and num_beams, or set them to false, 0 and 1"
                 )
-            caps = [c for name in ("max_gen_toks", "max_new_tokens") if (c := settings.get(name)) is not None]
+            caps = [c for name in CAPS if (c := settings.get(name)) is not None]
             limit = whole("max_gen_toks", caps[0] if caps else self.max_gen_toks, 1)
-            stops = settings.get("until") or []
-            until = tuple(str(stop) for stop in ([stops] if isinstance(stops, str) else stops) if stop)
+            until = stop_texts(settings.get("until"))
             question = self.question(context)
             layout = self.answerer.prompt(question)
             if self.answerer.fits(layout):
@@ -365,6 +368,53 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         return totals
 
 
+PASSED = ("batch_size", "max_batch_size", "device")
+"""Arguments of the model that lm-eval passes by itself, from options of its own."""
+CAPS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""Names of the cap of generated tokens, the one that tasks use first."""
+GENERATION = (*CAPS, "until", "do_sample", "temperature", "num_beams")
+"""What `--gen_kwargs` may say to rim-bench, sampling apart, which it refuses."""
+
+
+def stop_texts(stops: Any) -> tuple[str, ...]:
+    """Where an answer ends. Raises UsageError for what is no text and no list of texts."""
+    texts = [stops] if isinstance(stops, str) else stops or []
+    if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
+        raise UsageError(f"until {stops!r} must be a text or a list of texts: quote a number, as in until='\"7\"'")
+    return tuple(text for text in texts if text)
+
+
+def check_command(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of generation that lm-eval's options for model rim-bench give, the cap under the tasks' name for it.
+
+    Raises:
+        UsageError: what lm-eval passes by itself, given a second time; settings that have no effect, or of a wrong
+            kind; numbers or a place for results that would stop it after the work.
+    """
+    for name in PASSED:
+        if name in (options.get("model_args") or {}):
+            value = options["model_args"][name]
+            raise UsageError(f"{name}={value} in --model_args is what lm-eval passes by itself: give it as --{name}")
+    limit = options.get("limit")
+    if limit is not None and not 0 < float(limit) <= MOST:
+        raise UsageError(f"--limit {limit:g} is no number of questions: give at least 1, or a share between 0 and 1")
+    for seed in options.get("seed") or ():
+        check_count("--seed", seed, 0, 2**32 - 1)  # the smallest of the libraries'
+    if (place := options.get("output_path")) is not None:
+        check_place("--output_path", Path(place) if str(place).endswith(".json") else Path(place) / "results.json")
+    given = dict(options.get("gen_kwargs") or {})
+    for name in given:
+        if name not in GENERATION:
+            raise unknown("setting of --gen_kwargs", name, GENERATION)
+    stop_texts(given.get("until"))
+    caps = {name: given.pop(name) for name in CAPS if name in given}
+    if len(caps) > 1:
+        raise UsageError(f"--gen_kwargs caps the answer by {' and '.join(caps)}: give {CAPS[0]} alone")
+    for name, cap in caps.items():
+        given[CAPS[0]] = whole(name, cap, 1)
+    return given
+
+
 def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) -> None:
     """lm-eval's own command line with `--model rim-bench` registered, and our tasks beside its own and the user's.
 
@@ -387,6 +437,8 @@ def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) 
             raise UsageError(
                 "--use_cache cannot be used with model rim-bench: lm-eval's response cache is not keyed by the weights"
             )
+        if options.get("model") == NAME and (generation := check_command(options)):
+            namespace.gen_kwargs = generation
         if hasattr(namespace, "include_path"):
             folders = options.get("include_path") or []
             namespace.include_path = [str(tasks_folder()), *([folders] if isinstance(folders, str) else folders)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rim_bench.data.options import DataOptions, OwnCodeOptions
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_count, unknown
 from rim_bench.util.flags import Flag
 
 if TYPE_CHECKING:
@@ -73,11 +73,9 @@ class StoredRunOptions(DataOptions, EvalOptions, OwnCodeOptions):
             raise UsageError(f"--out {str(self.out)!r} is a file: give a folder, which is made where there is none")
 
     def check_counts(self, *names: str) -> None:
-        """Raises UsageError for a field that is under 1."""
+        """Raises UsageError for a field that is under 1, or over what libraries take."""
         for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value} is too small: give a whole number of at least 1")
+            check_count(f"--{name.replace('_', '-')}", getattr(self, name))
 
 
 @dataclass(frozen=True)

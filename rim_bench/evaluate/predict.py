@@ -17,6 +17,7 @@ from rim_bench.engine.generate import Completion, DecodingWork, Sampling, Stop, 
 from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.evaluate.self_consistency import majority
 from rim_bench.methods.layout import Layout
+from rim_bench.methods.method import check_effort
 from rim_bench.util.errors import UsageError
 
 ANSWER = "####"
@@ -68,8 +69,7 @@ class Predictor:
         self.trained, self.effort, self.sampling, self.split = trained, effort, sampling, split
         self.probe = probe and sampling is None
         self.backbone, self.method, self.workspace = trained.backbone, trained.method, trained.workspace
-        if effort is not None and self.method.effort_field is None:
-            raise UsageError(f"{self.method.name} has no compute knob, so effort {effort} cannot be set")
+        check_effort(self.method, effort)
         self.prompt((0,))  # refuses an effort that does not fit before any work is done
         self._stops: dict[tuple[str, ...], frozenset[int]] = {}
         self.shape = self.workspace.shape()

@@ -9,14 +9,17 @@ from typing import Any
 from rim_bench.data import answers
 from rim_bench.data.numbers import parse_number
 from rim_bench.engine.generate import Sampling
-from rim_bench.util.errors import UsageError
+from rim_bench.util.errors import MOST, UsageError, check_count
 
 TEMPERATURE = 0.7
 """As in the paper's experiments with its largest models."""
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """`value` as a whole number of at least `least`.
+MOST_VOTES = 10_000
+
+
+def whole(name: str, value: Any, least: int, most: int = MOST) -> int:
+    """`value` as a whole number from `least` to `most`.
 
     Raises:
         UsageError: anything else.
@@ -27,6 +30,7 @@ def whole(name: str, value: Any, least: int) -> int:
         number = least - 1
     if number < least or isinstance(value, bool) or (isinstance(value, float) and value != number):
         raise UsageError(f"{name} {value!r} must be a whole number of at least {least}")
+    check_count(name, number, least, most)
     return number
 
 
@@ -34,13 +38,13 @@ def sampling_of(votes: Any = 1, temperature: Any = None, sample_seed: Any = None
     """What is drawn for `votes` samples a question; None for one, which is decoded greedily.
 
     Args:
-        temperature: above 0; None is TEMPERATURE.
+        temperature: from 1e-4 to 1e4; None is TEMPERATURE.
         sample_seed: 0 or more; None is 0.
 
     Raises:
         UsageError: a value that does not fit, or a temperature or seed for a single, greedy answer.
     """
-    samples = whole("votes", votes, 1)
+    samples = whole("votes", votes, 1, MOST_VOTES)
     if samples == 1:
         for name, value in (("temperature", temperature), ("sample_seed", sample_seed)):
             if value is not None:
@@ -50,9 +54,10 @@ def sampling_of(votes: Any = 1, temperature: Any = None, sample_seed: Any = None
         heat = TEMPERATURE if temperature is None else float(temperature)
     except (TypeError, ValueError):
         heat = math.nan
-    if not (math.isfinite(heat) and heat > 0):
+    if not 1e-4 <= heat <= 1e4:
         raise UsageError(
-            f"temperature {temperature!r} must be a number above 0 (greedy decoding is votes 1, without a temperature)"
+            f"temperature {temperature!r} must be a number above 0, from 0.0001 to 10000 (greedy decoding is votes 1, "
+            "without a temperature)"
         )
     return Sampling(samples, heat, whole("sample_seed", 0 if sample_seed is None else sample_seed, 0))
 

@@ -18,11 +18,11 @@ from rim_bench.evaluate.evaluation import EvaluationRequest, evaluated
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record
 from rim_bench.evaluate.stored_runs import LoadedRun, stored_request
-from rim_bench.methods.method import Method
+from rim_bench.methods.method import MOST, Method
 from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import EvaluationRecord, ItemRecord
 from rim_bench.storage.run_folder import Run
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_count, unknown
 from rim_bench.util.files import canonical
 from rim_bench.util.progress import Reporter, Silent
 
@@ -114,6 +114,7 @@ def _check_knobs(knobs: Knobs, methods: Sequence[Method]) -> None:
                 raise UsageError(
                     f"knob {knob}: value {value!r} must be a whole number of at least {LEAST.get(name, 0)}"
                 )
+            check_count(f"knob {knob}: value", value, 0, MOST)
 
 
 class _Arm:

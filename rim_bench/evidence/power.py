@@ -13,6 +13,7 @@ from rim_bench.util.progress import phase
 
 DISCORDANCES = (0.05, 0.1, 0.2, 0.3, 0.4)
 MOST = 20_000  # with more items the outcomes are too many to add up, and the formula is exact enough
+LEAST = 1e-6  # of a share, a power or a level
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,14 @@ def plan_power(
         raise UsageError("--margin needs --n: what the gate does depends on how many items there are")
     if n is not None and not 1 <= n <= 10_000_000:
         raise UsageError(f"--n {n} must lie between 1 and 10,000,000")
-    if discordance is not None and not 0 < discordance <= 1:
-        raise UsageError(f"--discordance {discordance:g} must be a share above 0 and up to 1, as in --discordance 0.2")
+    if discordance is not None and not LEAST <= discordance <= 1:
+        raise UsageError(f"--discordance {discordance:g} must be a share from {LEAST:g} to 1, as in --discordance 0.2")
     for flag, value in (("--difference", difference), ("--margin", margin)):
-        if value is not None and not (math.isfinite(value) and 0 < value < 100):
-            raise UsageError(f"{flag} {value:g} must lie between 0 and 100: it is in points")
+        if value is not None and not 100 * LEAST <= value < 100:
+            raise UsageError(f"{flag} {value:g} must lie between {100 * LEAST:g} and 100: it is in points")
     for flag, value in (("--power", power), ("--alpha", alpha)):
-        if not 0 < value < 1:
-            raise UsageError(f"{flag} {value:g} must lie between 0 and 1")
+        if not LEAST <= value <= 1 - LEAST:
+            raise UsageError(f"{flag} {value:g} must lie between {LEAST:g} and 1 - {LEAST:g}")
     if discordance is not None and difference is not None and difference / 100 > discordance:
         raise UsageError(
             f"a difference of {difference:g} points needs a discordance of at least {difference / 100:g}, not "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from rim_bench.methods.layout import Layout
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_count, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -176,6 +176,17 @@ class Method:
             raise UsageError(f"{self.name}: {error}") from None
 
 
+MOST = 100_000
+"""Of a method's whole numbers: more than any model here has positions for, and laid out in a second."""
+
+
+def check_effort(method: Method, effort: int | None) -> None:
+    """Raises UsageError for a number of the compute knob that no layout has, or for a method without one."""
+    if effort is not None and method.effort_field is None:
+        raise UsageError(f"{method.name} has no compute knob, so effort {effort} cannot be set")
+    check_count("effort", effort, 0, MOST)
+
+
 def _convert(value: Any, kind: Any) -> Any:
     """`value` as a value of the annotated type `kind`; a ValueError names what the type takes."""
     if typing.get_origin(kind) is Literal:
@@ -199,9 +210,10 @@ def _convert(value: Any, kind: Any) -> Any:
                 isinstance(value, bool)
                 or not math.isfinite(number)
                 or (kind is int and isinstance(value, float) and number != value)
+                or (kind is int and abs(number) > MOST)
             ):
                 raise ValueError
             return number
         except (TypeError, ValueError, OverflowError):
-            raise ValueError("a whole number" if kind is int else "a number") from None
+            raise ValueError(f"a whole number of at most {MOST:,}" if kind is int else "a number") from None
     return str(value) if kind is str else value

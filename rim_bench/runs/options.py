@@ -12,11 +12,12 @@ from rim_bench.data.options import OwnCodeOptions, PlaceOptions
 from rim_bench.engine.distributed.environment import check_asked, check_strategy, started
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.storage.selection import LAST, CheckpointRule, LearningRateGrid, parse_tune
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_count, unknown
 from rim_bench.util.flags import Flag, read_names, read_pairs, read_settings, read_value
 
 EXECUTORS = ("local", "submitit", "ray")
 BUDGETS = ("examples", "train-flops")
+MOST_TOGETHER = 1_000_000  # examples of an optimizer step
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 
@@ -163,7 +164,11 @@ class Options(TrainOptions, ModelOptions, StoredRunOptions):
             )
         if self.examples is not None and self.train_flops is not None:
             raise UsageError("a run has one budget: give it in examples or in training FLOPs, not in both")
-        self.check_counts("examples", "train_flops", "cot_examples", "batch_size")
+        self.check_counts("examples", "cot_examples", "batch_size")
+        check_count("--train-flops", self.train_flops, most=10**30)
+        check_count("--batch-size", self.batch_size, most=MOST_TOGETHER)
+        for seed in self.seeds:
+            check_count("seed", seed, 0)
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"--lr {self.lr:g} is not a learning rate: give a positive number, such as 0.001")
         super().__post_init__()
@@ -228,8 +233,7 @@ def check_executor(name: str, workers: int | None, settings: Mapping[str, Any]) 
     """
     if name not in EXECUTORS:
         raise unknown("executor", name, EXECUTORS)
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers} is too small: give a whole number of at least 1")
+    check_count("--workers", workers, most=100_000)
     if name == "local" and settings:
         raise UsageError(
             f"--executor-set {settings_text(settings)} is for submitit and ray: the local executor has --workers and "

@@ -89,9 +89,6 @@ class StudySetting:
                 raise UsageError(
                     f"--set {name}.…: method {name!r} is not among the methods of this run ({', '.join(names)})"
                 )
-        for seed in seeds:
-            if seed < 0:
-                raise UsageError(f"seed {seed} must be 0 or more")
         if len(set(seeds)) < len(seeds) or not seeds:
             raise UsageError(f"seeds {list(seeds)} must be distinct, and at least one")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, check_count, unknown
 
 LAST, BEST, SPLITS = "last", "best", "16-split"
 RULES = (LAST, BEST, SPLITS)
@@ -48,6 +48,7 @@ class CheckpointRule:
             raise UsageError(
                 f"--checkpoint-points {self.points} is too small: --checkpoint {self.rule} needs at least {least}"
             )
+        check_count("--checkpoint-points", self.points, most=MOST_POINTS)
 
     @property
     def count(self) -> int:
@@ -61,6 +62,7 @@ class CheckpointRule:
         return {"rule": self.rule, "points": self.count, "ties": TIES, **(SPLIT if self.rule == SPLITS else {})}
 
 
+MOST_POINTS = 1000  # looks at validation, or learning rates
 LAST_RULE = CheckpointRule()
 
 
@@ -109,6 +111,7 @@ def parse_tune(text: str | None, trials: int | None, share: float | None) -> Lea
     n = TRIALS if trials is None else trials
     if n < 2:
         raise UsageError(f"--trials {n} is too small: give at least 2 learning rates to choose between")
+    check_count("--trials", n, most=MOST_POINTS)
     if share is not None and not 0 < share <= 1:
         raise UsageError(f"--tune-share {share:g} is not a share of the budget: give a number above 0 and up to 1")
     rates = tuple(float(f"{low * (high / low) ** (k / (n - 1)):.4g}") for k in range(n))

@@ -39,6 +39,18 @@ def own_line(error: BaseException) -> str | None:
     return place
 
 
+MOST = 2**63 - 1
+"""The largest whole number that torch and the other libraries take."""
+
+
+def check_count(flag: str, value: int | None, least: int = 1, most: int = MOST) -> None:
+    """Raises UsageError for a whole number outside these; None is one that was not given."""
+    if value is not None and value < least:
+        raise UsageError(f"{flag} {value} is too small: give a whole number of at least {least}")
+    if value is not None and value > most:
+        raise UsageError(f"{flag} {value} is too large: give at most {most:,}")
+
+
 def check_name(kind: str, name: str) -> None:
     """Raises UsageError for a name that is to become part of a folder's and is no plain one."""
     if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9._-]*", name):

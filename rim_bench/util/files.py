@@ -13,6 +13,7 @@ import math
 import os
 import resource
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ _REFUSALS = {
     errno.ENOTDIR,
     errno.EISDIR,
     errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 Record = dict[str, Any]
 
@@ -82,6 +84,28 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
             most = "" if limit == resource.RLIM_INFINITY else f"a file may have {format_bytes(limit)} (ulimit -f)"
             text += "".join(f"; {part}" for part in (size, most) if part)
         raise UsageError(text) from error
+
+
+def check_place(flag: str, path: Path | None) -> None:
+    """Refuses, before long work, a file that could not be written after it; None is one that was not asked for.
+
+    Tries a nameless file in its folder, or in the nearest one above that is there.
+    """
+    if path is None:
+        return
+    try:
+        if path.is_dir():
+            raise UsageError(f"{flag} {str(path)!r} cannot be written: it is a folder")
+        if path.exists():
+            os.close(os.open(path, os.O_WRONLY))
+            return
+        path.with_name(f".{path.name}.{os.getpid()}.tmp").exists()  # a name that is too long is refused here
+        folder = next(p for p in path.absolute().parents if p.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{flag} {str(path)!r} cannot be written: {reason}") from None
 
 
 def fsync(path: Path) -> None:

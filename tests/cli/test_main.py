@@ -148,6 +148,37 @@ def left(folder: Path) -> list[str]:
         ("show direct --effort 3", "no compute knob"),
         ("show rim --row 99999", "row 99999"),
         ("show rim --set rim.KK=3", "'KK'"),
+        ("show rim,coconut", "takes one method|names 2|`rim-bench show rim`"),
+        ("show ,", "takes one method|names none"),
+        ("show rim --effort 99999999999", "effort 99999999999 is too large"),
+        ("run --seeds 99999999999999999999", "seed 99999999999999999999 is too large|9,223,372,036,854,775,807"),
+        ("run --examples 99999999999999999999", "--examples 99999999999999999999 is too large"),
+        ("run --batch-size 1000000000000", "--batch-size 1000000000000 is too large"),
+        ("run --limit 99999999999999999999", "--limit 99999999999999999999 is too large"),
+        ("run --lr 1e400", "--lr inf"),
+        ("run --budget examples=1e29", "too large"),
+        ("run --set rim.K=1000000000000", "rim.K = '1000000000000'|at most 100,000"),
+        ("run --set rim.K=1e400", "rim.K = '1e400'"),
+        ("run --backbone width=1e400", "width = inf"),
+        ("run --backbone layers=1000000 --backbone width=1000000", "parameters"),
+        ("run --checkpoint best --checkpoint-points 1000000000", "--checkpoint-points 1000000000 is too large"),
+        ("run --tune lr=1e-5..1e-3 --trials 1000000000", "--trials 1000000000 is too large"),
+        ("run --model=", "an empty text stands behind '--model='"),
+        ("run --out /proc/nowhere", "--out '/proc/nowhere/table.md' cannot be written"),
+        ("eval nope --votes 99999999999", "votes 99999999999 is too large"),
+        ("eval nope --votes 5 --temperature 1e-320", "temperature 1e-320"),
+        ("eval nope --votes 5 --sample-seed 99999999999999999999", "sample_seed 99999999999999999999 is too large"),
+        ("power --difference 1e-300", "--difference 1e-300"),
+        ("power --n 9 --alpha 1e-320", "--alpha"),
+        ("power --n 9 --json .", "--json '.' cannot be written: it is a folder"),
+        ("cost --json /dev/null/x.json", "--json '/dev/null/x.json' cannot be written: Not a directory"),
+        ("cost --chain-steps 99999999999999999999", "--chain-steps 99999999999999999999 is too large"),
+        ("check nope --against b.toml --margin 2 --junit /proc/x", "--junit '/proc/x' cannot be written"),
+        ("margin nope --output /proc/x", "--output '/proc/x' cannot be written"),
+        ("baseline nope -o /proc/x", "--output '/proc/x' cannot be written"),
+        ("leakage --task chain --to /proc/x.md", "--to '/proc/x.md' cannot be written"),
+        ("plot --to /proc/x.svg", "--to '/proc/x.svg' cannot be written"),
+        ("table --write --out /proc/x", "--out '/proc/x/table.md' cannot be written"),
     ],
 )
 def test_one_sentence_and_nothing_written(
@@ -406,6 +437,6 @@ def test_a_fault_of_ours_is_not_taken_for_a_verdict(call: Call, monkeypatch: pyt
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(main, "app", broken)
+    monkeypatch.setattr(main, "application", broken)
     code, _, err = call("check")
     assert code == common.FAULT == 70 and "Traceback" in err and "ZeroDivisionError: a bug" in err

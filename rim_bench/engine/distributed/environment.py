@@ -18,7 +18,7 @@ STRATEGIES = ("ddp", "fsdp")
 def _number(name: str, default: int) -> int:
     """A whole number in the environment; raises UsageError for something else."""
     text = os.environ.get(name, "").strip() or str(default)
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise UsageError(
             f"{name}={text} in the environment is not a number of processes: give a whole one, or unset it"
         )
