@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from rim_bench.cli.common import (
 )
 from rim_bench.evaluate.options import EvaluationSets
 from rim_bench.runs.options import ExecutionOptions, Options
-from rim_bench.util.errors import UsageError
+from rim_bench.util.errors import UsageError, unreadable_path
 from rim_bench.util.files import check_place
 from rim_bench.util.flags import Flag, read_names
 from rim_bench.util.text import escape_terminal
@@ -58,7 +59,7 @@ def run(
 ) -> None:
     """Train, evaluate and compare methods. What is done already is not done again."""
     if not execution.dry_run:
-        check_place("--out", options.out / "table.md")
+        check_results(options.out)
     requests = [dataclasses.replace(options, task=name) for name in tasks_of(options.task, bool(options.files))]
     runs, runner = run_requests(requests, sets, controls, execution, execution_of(context))
     if runs:
@@ -81,7 +82,7 @@ def train(context: typer.Context, options: Options) -> None:
     from rim_bench.runs.planned_run import plan_study
     from rim_bench.runs.training import run_plan
 
-    check_place("--out", options.out / "table.md")
+    check_results(options.out)
     plan = plan_study(options)
     with reporter_for() as reporter:
         runs = run_plan(plan, reporter, evaluation=False, execution=execution_of(context))
@@ -90,6 +91,13 @@ def train(context: typer.Context, options: Options) -> None:
         assert training is not None and training.validation is not None
         validation = training.validation
         echo(f"{done.path}  validation {100 * validation.accuracy:.1f} % (n = {validation.n})")
+
+
+def check_results(out: Path) -> None:
+    """Refuses a results folder that could not be one, before anything is read."""
+    check_place("--out", out / "table.md")
+    if re.search("[\ud800-\udfff]", str(out.absolute())):
+        raise UsageError(unreadable_path(out.absolute()))
 
 
 def tasks_of(text: str, own_files: bool) -> list[str]:

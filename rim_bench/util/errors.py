@@ -81,12 +81,22 @@ def sentence(error: BaseException) -> str | None:
         return f"the disk is full ({where}): make room; the same command again goes on from the last checkpoint"
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError) and re.search("[\ud800-\udfff]", error.object):
+        return unreadable_path(error.object)
     if (package := _unimported(error)) is not None:
         text = " ".join(str(error).split())
         values = [f"{name}={value!r}" for name, value in os.environ.items() if value and repr(value) in text]
         hint = f"; the environment has {', '.join(values[:3])}" if values else ""
         return f"{package} cannot be imported ({type(error).__name__}: {text}){hint}"
     return None
+
+
+def unreadable_path(path: object) -> str:
+    """What is to be said of a path with bytes that reach Python as no characters: libraries take no such one."""
+    return (
+        f"{str(path)!r} has bytes that are no text in this locale, and the libraries that read and write models take "
+        "no such path: give another one, or a locale of UTF-8 (LC_ALL=C.UTF-8)"
+    )
 
 
 def _before(error: BaseException | None) -> Iterator[BaseException]:
@@ -123,9 +133,11 @@ def file_refusal(error: BaseException) -> int | None:
 
 def _unimported(error: BaseException) -> str | None:
     """The package of others at whose import an error was raised; None where it was raised anywhere else."""
-    names = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = [k for k, name in enumerate(names) if name.partition(".")[0] == "rim_bench"]
-    after = names[ours[-1] + 1 :] if ours else []
-    if not any(name.startswith("importlib.") for name in after):
-        return None
-    return next((p for name in after if (p := name.partition(".")[0]) != "importlib"), None)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames]
+    after = max((k for k, name in enumerate(names) if name == "rim_bench"), default=-1) + 1
+    for frame, name in zip(frames[after:], names[after:], strict=True):
+        if frame.f_code.co_name == "<module>":  # a module that is being imported
+            return name
+    missing = str(error.name).partition(".")[0] if isinstance(error, ImportError) and error.name else "rim_bench"
+    return None if missing == "rim_bench" else missing

@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import shutil
 import sys
 import time
@@ -23,6 +24,7 @@ from rim_bench.cli import common, main
 from rim_bench.data import rows
 from rim_bench.engine.trainer import Trainer
 from rim_bench.storage.run_folder import Run
+from rim_bench.util import progress
 from rim_bench.util.console import RichReporter
 from rim_bench.util.progress import TrainingStep
 
@@ -395,6 +397,35 @@ def test_a_full_disk_stops_and_the_same_command_goes_on(
     code, out, _ = call("train", *DIRECT)
     assert code == 0 and "validation" in out
     assert [record["step"] for record in Run(run).metrics()] == list(range(1, 11))
+
+
+def test_a_limit_on_files_stops_and_the_same_command_goes_on(
+    refused: Callable[..., str], call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The refusal is the system's own, inside torch's and safetensors' writing."""
+    shown: list[tuple[str, int, int]] = []
+
+    class Phase(progress.Phase):
+        def advance(self, done: int, total: int) -> None:
+            shown.append((self.what, done, total))
+
+    monkeypatch.setattr(progress, "Phase", Phase)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        said = refused("train", *DIRECT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "checkpoints/step-00000001': File too large; it needs 308 kB; a file may have 300 kB (ulimit -f)" in said
+    run = only(tmp_path / "results")
+    assert not any((run / "checkpoints").iterdir()) and not (run / "model").exists()
+    assert call("train", *DIRECT)[0] == 0 and (run / "model").is_dir()
+    assert shown[-1] == ("answering the validation questions of direct", 24, 24)
+
+
+def test_a_results_folder_whose_name_is_no_text(refused: Callable[..., str], tmp_path: Path) -> None:
+    said = refused("run", *DIRECT, "--out", os.fsdecode(b"r\xff"))
+    assert "r\\udcff" in said and "no text in this locale" in said and not left(tmp_path)
 
 
 def test_an_interruption_is_said_in_a_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
