@@ -44,8 +44,8 @@ class TrainedModel:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the weights that `save` writes: of LoRA the adapter and the markers' rows."""
-        lora = self.backbone.spec["tuning"] == "lora"
-        weights = [p for p in self.backbone.model.parameters() if p.requires_grad or not lora]
+        spec = self.backbone.spec
+        weights = [p for p in self.backbone.model.parameters() if p.requires_grad or spec["tuning"] != "lora"]
         return sum(p.nbytes for p in (*weights, *self.bridges.parameters()))
 
     def save(self, folder: Path) -> None:

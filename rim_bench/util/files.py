@@ -97,7 +97,8 @@ def check_place(flag: str, path: Path | None) -> None:
         if path.is_dir():
             raise UsageError(f"{flag} {str(path)!r} cannot be written: it is a folder")
         if path.exists():
-            os.close(os.open(path, os.O_WRONLY))
+            if path.is_file():  # opening a pipe would wait for its reader
+                os.close(os.open(path, os.O_WRONLY))
             return
         path.with_name(f".{path.name}.{os.getpid()}.tmp").exists()  # a name that is too long is refused here
         folder = next(p for p in path.absolute().parents if p.exists())
@@ -120,12 +121,17 @@ def fsync(path: Path) -> None:
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Replaces `path` by `data`; a reader, or a restart after a crash, sees the old bytes or the new ones.
 
+    A link, a pipe or a device stays what it is and is written through: `/dev/stdout` is no name for a new file.
+
     Raises:
         UsageError: disk full or not writable; `path` is then as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     with writing(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (path.is_symlink() or not path.is_file()):
+            path.write_bytes(data)
+            return
         try:
             with temporary.open("wb") as file:
                 file.write(data)

@@ -453,6 +453,18 @@ def test_full_disk_on_append(run: Run) -> None:
         run.append_metrics({"step": 1})
 
 
+def test_a_link_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_bytes_atomic(link, b"new")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_bytes_atomic(pipe, b"through")
+    assert link.is_symlink() and target.read_bytes() == b"new" and pipe.is_fifo() and os.read(reader, 9) == b"through"
+    os.close(reader)
+
+
 def test_short_write_is_taken_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.append_metrics({"step": 1})
     real, left = os.write, iter((5,))
