@@ -559,7 +559,7 @@ def test_models_by_folder_and_file(call: Callable[..., tuple[int, str, str]], tm
         ("--model plain.json", "'plain.json' is not a model's configuration: it has no model_type"),
         ("--model mamba.json", "'mamba' is not known|register_shape"),
         ("--kv-dtype bfloat17", "did you mean 'bfloat16'"),
-        ("--lora-rank -1", "--lora-rank -1 is negative"),
+        ("--lora-rank -1", "--lora-rank -1 is too small"),
         ("--format html", "unknown format 'html'"),
     ],
 )
