@@ -9,23 +9,28 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from rim_bench.runs.job import UNKNOWN, Job, JobResult, execute
 from rim_bench.runs.options import check_executor, load_extra, settings_text
+from rim_bench.runs.slurm_queue import SlurmQueue
 from rim_bench.util.errors import UsageError
 
 WORKERS = 2  # of the local one, where there is no GPU
 MINUTES = 24 * 60  # a submitit job may take, unless another number is given; its own default is a few minutes
-POLL = 0.5  # seconds between two looks at a queue
+POLL = 0.5  # seconds between two looks for answers
+PATIENCE = 10.0  # seconds after which a wait comes back without an answer
+HEAD = 20.0  # seconds without an answer of ray's head after which its tasks are lost; after 60, ray ends this process
 Answer = tuple[Job, JobResult]
 Work = Callable[[Job], JobResult]
 
@@ -39,7 +44,7 @@ class Executor(Protocol):
     @property
     def room(self) -> int: ...  # how many more jobs it takes now
     def start(self, job: Job) -> None: ...
-    def wait(self) -> list[Answer]: ...  # blocks until a job has ended; at least one must be under way
+    def wait(self) -> list[Answer]: ...  # those that ended since, PATIENCE at most; at least one must be under way
     def close(self) -> None: ...  # ends what is still under way
 
 
@@ -140,7 +145,7 @@ class Local:
 
     def wait(self) -> list[Answer]:
         out: list[Answer] = []
-        for future in wait_for(self.busy, return_when=FIRST_COMPLETED).done:
+        for future in wait_for(self.busy, PATIENCE, return_when=FIRST_COMPLETED).done:
             slot, job = self.busy.pop(future)
             try:
                 result = future.result()
@@ -163,7 +168,9 @@ class Local:
 
 # Other machines
 class Cluster(ABC):
-    """Tasks of another program, which places them on machines; what it does not take is a run that failed.
+    """Tasks of another program, which places them on machines.
+
+    What it does not take is put off while it has others of ours, since it may be full; else it is a run that failed.
 
     Args:
         most: tasks at a time; None: all that there are.
@@ -176,22 +183,28 @@ class Cluster(ABC):
         self.most, self.together = most, together
         self.busy: list[tuple[Any, Job]] = []
         self.lost: list[Answer] = []  # what it did not take
+        self.full = False
 
     @property
     def room(self) -> int:
+        if self.full:
+            return 0
         return 1 if self.most is None else self.most - len(self.busy) - len(self.lost)
 
     def start(self, job: Job) -> None:
         try:
             self.busy.append((self.send(job), job))
         except Exception as error:  # of several kinds: an unknown option, a queue that is gone, a job it cannot send
-            self.lost.append((job, died(f"{self.name} could not start it: {self.said(error)}")))
+            reason = f"{self.name} could not start it: {self.said(error)}"
+            self.full = bool(self.busy)
+            self.lost.append((job, JobResult("put off", reason=reason) if self.full else died(reason)))
 
     def wait(self) -> list[Answer]:
         if self.lost:
             out, self.lost = self.lost, []
             return out
         ready = self.ready([task for task, _ in self.busy])
+        self.full = self.full and not ready
         pairs = [(task, job) for task, job in self.busy if task in ready]
         self.busy = [(task, job) for task, job in self.busy if task not in ready]
         return [(job, self.result(task)) for task, job in pairs]
@@ -199,7 +212,7 @@ class Cluster(ABC):
     @abstractmethod
     def send(self, job: Job) -> Any: ...  # the task made of a job
     @abstractmethod
-    def ready(self, tasks: list[Any]) -> list[Any]: ...  # those that have ended; waits for the first
+    def ready(self, tasks: list[Any]) -> list[Any]: ...  # those that have ended; waits for the first, PATIENCE at most
     @abstractmethod
     def result(self, task: Any) -> JobResult: ...  # what an ended task answered, or why it did not
 
@@ -212,11 +225,23 @@ class Cluster(ABC):
         return UsageError(f"{self.name} does not take {what}: {first_lines(error)}")
 
 
+class Requeued:
+    """`execute`, in a job that Slurm begins again after its time limit: it goes on from the run's checkpoint."""
+
+    def __call__(self, job: Job) -> JobResult:
+        return execute(job)
+
+    def checkpoint(self, job: Job) -> Any:
+        """What submitit asks for before the limit; it begins a job again as often as its `max_num_timeout` says."""
+        return load_extra("submitit").helpers.DelayedSubmission(self, job)
+
+
 class Submitit(Cluster):
-    """One job of a cluster's queue per run (Slurm, or submitit's `cluster=local`).
+    """One job of a cluster's queue per run (Slurm, or submitit's `cluster=local`), which has the run's id for a name.
 
     Args:
         folder: of submitit's files; all machines must see it.
+        note: takes lines about the queue.
 
     Raises:
         UsageError: submitit is not installed, or settings that it does not have.
@@ -224,31 +249,58 @@ class Submitit(Cluster):
 
     name = "submitit"
 
-    def __init__(self, folder: Path, workers: int | None, settings: Mapping[str, Any], *, gpu: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int | None,
+        settings: Mapping[str, Any],
+        *,
+        gpu: bool,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         submitit = load_extra(self.name)
-        parameters = {"timeout_min": MINUTES, **({"gpus_per_node": 1} if gpu else {}), "name": "rim-bench", **settings}
+        parameters = {"timeout_min": MINUTES, **({"gpus_per_node": 1} if gpu else {}), **settings}
         cluster = parameters.pop("cluster", None)
         try:
             self.executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
             self.executor.update_parameters(**parameters)
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
             raise self.refused(settings, error) from None
-        here = self.executor.cluster in ("local", "debug")  # submitit's stand-ins for a queue: this machine
+        self.named = "name" in settings
+        self.queue = SlurmQueue(note) if self.executor.cluster == "slurm" else None
+        here = self.queue is None  # submitit's stand-ins for a queue: this machine
         most = workers or (WORKERS if here else None)
         # an exclusive "user" keeps other users away, not other cells
         alone = workers == 1 or settings.get("slurm_exclusive") is True
         super().__init__(most, most if here and most else 1 if alone else UNKNOWN)
 
     def send(self, job: Job) -> Any:
-        return self.executor.submit(execute, job)
+        if not self.named:
+            self.executor.update_parameters(name=job.run)
+        return self.executor.submit(Requeued(), job)
 
     def ready(self, tasks: list[Any]) -> list[Any]:
-        while not (done := [task for task in tasks if task.done()]):
+        end = time.monotonic() + PATIENCE
+        while not (done := self._ended(tasks)) and time.monotonic() < end:
             time.sleep(POLL)
         return done
 
+    def _ended(self, tasks: list[Any]) -> list[Any]:
+        if self.queue is None:
+            return [task for task in tasks if task.done()]
+        folder = tasks[0].paths.folder
+        with suppress(OSError):  # not the owner
+            folder.chmod(folder.stat().st_mode)  # a shared file system then looks for new files
+        ended = self.queue.ended([task.job_id for task in tasks])
+        return [task for task in tasks if task.job_id in ended or task.paths.result_pickle.exists()]
+
     def result(self, task: Any) -> JobResult:
         try:
+            if self.queue is not None and not task.paths.result_pickle.exists():
+                state, log = self.queue.state(task.job_id), f"; its log: {task.paths.stderr}"
+                if state.state == "CANCELLED":  # on purpose: another attempt would be none of ours to make
+                    return JobResult("refused", reason=f"its job {task.job_id} was cancelled{log}")
+                return died(f"its job {task.job_id} {state.words()}{log}")
             result: JobResult = task.result()
             return result
         except Exception as error:  # submitit's own, of several kinds: killed, timed out, lost
@@ -262,13 +314,23 @@ class Submitit(Cluster):
 class Ray(Cluster):
     """One ray task per run, in a fresh process of a cluster (`address=auto`, RAY_ADDRESS) or of this machine.
 
+    Args:
+        note: takes lines about the cluster.
+
     Raises:
         UsageError: ray is not installed, cannot be reached, or settings that it does not have.
     """
 
     name = "ray"
 
-    def __init__(self, workers: int | None, settings: Mapping[str, Any], *, gpu: bool) -> None:
+    def __init__(
+        self,
+        workers: int | None,
+        settings: Mapping[str, Any],
+        *,
+        gpu: bool,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.ray = ray = load_extra(self.name)
         parameters = {**({"num_gpus": 1} if gpu else {}), **settings}
         address = parameters.pop("address", None)
@@ -277,20 +339,46 @@ class Ray(Cluster):
             self.ours = not ray.is_initialized()
             if self.ours:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         except (ValueError, TypeError, ConnectionError, RuntimeError) as error:
             raise self.refused(settings, error) from None
+        self.head, self.lost_head = (host, int(port)), False
+        self.note: Callable[[str], None] | None = note
+        self.needs = {"CPU": parameters.get("num_cpus", 1), "GPU": parameters.get("num_gpus", 0)}
+        self.no_head = f"the head of the ray cluster ({host}:{port}) does not answer"
         # several machines, each with some of the cells
         several = bool(address or os.environ.get("RAY_ADDRESS")) and workers != 1
         super().__init__(workers, UNKNOWN if several else workers or os.cpu_count() or 1)
 
     def send(self, job: Job) -> Any:
+        if self.lost_head:
+            raise ConnectionError(self.no_head)
         return self.task.remote(job)
 
     def ready(self, tasks: list[Any]) -> list[Any]:
-        done: list[Any] = self.ray.wait(tasks, num_returns=1)[0]
+        self.lost_head = not self._head_answers()
+        if self.lost_head:
+            return tasks
+        if self.note is not None and not any(self._fits(node) for node in self.ray.nodes()):
+            self.note(f"no node of the ray cluster has {settings_text(self.needs)}: the cells wait until one joins")
+            self.note = None
+        done: list[Any] = self.ray.wait(tasks, num_returns=1, timeout=PATIENCE)[0]
         return done
 
+    def _fits(self, node: Mapping[str, Any]) -> bool:
+        return node["Alive"] and all(node["Resources"].get(name, 0) >= value for name, value in self.needs.items())
+
+    def _head_answers(self) -> bool:
+        end = time.monotonic() + HEAD
+        while time.monotonic() < end:
+            with suppress(OSError), socket.create_connection(self.head, timeout=POLL):
+                return True
+            time.sleep(POLL)
+        return False
+
     def result(self, task: Any) -> JobResult:
+        if self.lost_head:
+            return died(self.no_head)
         try:
             result: JobResult = self.ray.get(task)
             return result
@@ -301,6 +389,8 @@ class Ray(Cluster):
         return f"{type(error).__name__}: {first_lines(error)}"
 
     def close(self) -> None:
+        if self.lost_head:
+            return  # ray would wait for it
         for task, _ in self.busy:
             self.ray.cancel(task, force=True)
         if self.ours:
@@ -309,7 +399,14 @@ class Ray(Cluster):
 
 # Which one
 def open_engine(
-    name: str, workers: int | None, settings: Mapping[str, Any], *, folder: Path, gpu: bool, gpus: Sequence[str]
+    name: str,
+    workers: int | None,
+    settings: Mapping[str, Any],
+    *,
+    folder: Path,
+    gpu: bool,
+    gpus: Sequence[str],
+    note: Callable[[str], None] = lambda text: None,
 ) -> Executor:
     """The engine of that name.
 
@@ -319,12 +416,13 @@ def open_engine(
         folder: for the files of submitit.
         gpu: whether cells compute on one.
         gpus: those of this machine to hand out, as CUDA_VISIBLE_DEVICES names them.
+        note: takes lines about a queue.
     """
     check_executor(name, workers, settings)
     if name == "submitit":
-        return Submitit(folder, workers, settings, gpu=gpu)
+        return Submitit(folder, workers, settings, gpu=gpu, note=note)
     if name == "ray":
-        return Ray(workers, settings, gpu=gpu)
+        return Ray(workers, settings, gpu=gpu, note=note)
     return Local(workers or len(gpus) or WORKERS, gpus)
 
 

@@ -7,6 +7,8 @@ this, the same command goes on with what is not done.
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, starts,
 from rim_bench.runs.training import check_budget, check_start, evaluate, is_evaluated, note_data, run_plan, train
 from rim_bench.runs.tuning import Choice, Trial, choose, run_trial
 from rim_bench.storage.records import TrainingRecord
-from rim_bench.storage.run_folder import Run
+from rim_bench.storage.run_folder import Run, RunInUse
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import Reporter, Silent
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from rim_bench.evaluate.options import EvaluationSets
 
 ATTEMPTS = 2
+AGAIN = 5.0  # seconds between two looks at runs that other processes work on
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Runner:
         self.failures: dict[str, Failure] = {}
         self.trials: dict[str, Trial] = {}
         self.done: set[str] = set()
+        self.noted: set[str] = set()
 
     def __enter__(self) -> Runner:
         return self
@@ -141,7 +145,8 @@ class Runner:
         for planned in runs:
             every.setdefault(planned.id, planned)
         waiting = {i: p for i, p in every.items() if i not in self.failures and not self._settled(p)}
-        busy: dict[str, tuple[PlannedRun, int]] = {}
+        busy: dict[str, PlannedRun] = {}
+        attempts: Counter[str] = Counter()
         total = len(waiting)
         for planned in waiting.values():
             self.reporter.note(f"queued: {self.label(planned)} ({planned.id})")
@@ -151,23 +156,46 @@ class Runner:
                 if parent in self.failures:
                     del waiting[planned.id]
                     self._fail(planned, "not started", f"{self.failures[parent].label} has no result", 0)
-                elif self.engine.room and parent not in waiting and parent not in busy:
-                    busy[planned.id] = (waiting.pop(planned.id), 1)
+                elif self.engine.room and parent not in waiting and parent not in busy and not self._in_use(planned):
+                    del waiting[planned.id]
+                    if self._settled(planned):  # by another process meanwhile
+                        continue
+                    busy[planned.id] = planned
                     label, run, together = self.label(planned), planned.run, self.engine.together
                     job = Job(planned, label, Path.cwd(), self.evaluation, self.sets, self.threads, together)
                     self.engine.start(job)
+                    attempts[planned.id] += 1
                     self.reporter.note(f"running: {label}{', ' + _from_where(run) if run.latest_checkpoint() else ''}")
+            if not busy:
+                time.sleep(AGAIN if waiting else 0)
             for job, result in self.engine.wait() if busy else ():
-                planned, attempt = busy.pop(job.run)
-                if result.state == "failed" and attempt < ATTEMPTS:
+                planned, attempt = busy.pop(job.run), attempts[job.run]
+                if result.state == "put off":
+                    attempts[job.run] -= 1
+                    waiting[planned.id] = planned
+                    self._note_once(f"put off: {job.label}: {result.reason}")
+                elif result.state == "failed" and attempt < ATTEMPTS:
                     self.reporter.note(f"died: {job.label}: {result.reason}; once more {_from_where(planned.run)}")
-                    busy[planned.id] = (planned, attempt + 1)
+                    attempts[job.run] += 1
+                    busy[planned.id] = planned
                     self.engine.start(job)
                 else:
                     self._ended(planned, result, attempt, f"{total - len(waiting) - len(busy)} of {total}")
 
+    def _in_use(self, planned: PlannedRun) -> bool:
+        """Whether another process works on a run; it is noted once which."""
+        sentence = planned.run.in_use()
+        if sentence is not None:
+            self._note_once(f"put off: {self.label(planned)}: {sentence}")
+        return sentence is not None
+
+    def _note_once(self, text: str) -> None:
+        if text not in self.noted:
+            self.noted.add(text)
+            self.reporter.note(text)
+
     def _ended(self, planned: PlannedRun, result: JobResult, attempts: int, count: str) -> None:
-        if result.state != "done":
+        if result.state in ("refused", "failed"):
             return self._fail(planned, result.state, result.reason, attempts, result.trace)
         if result.trial is not None:
             self.trials[planned.id] = result.trial
@@ -214,6 +242,8 @@ class Runner:
                 evaluate(planned, self.reporter)
             else:
                 return False
+        except RunInUse:
+            return False
         except UsageError as error:
             self._fail(planned, "refused", str(error), 1)
             return True
@@ -246,7 +276,9 @@ def open_runner(
         reporter.note(
             "the cells compute on cpu, as this machine has no GPU: --device cuda is for a cluster that has some"
         )
-    engine = open_engine(name, workers, settings, folder=study.options.out / "submitit", gpu=cuda, gpus=gpus)
+    engine = open_engine(
+        name, workers, settings, folder=study.options.out / "submitit", gpu=cuda, gpus=gpus, note=reporter.note
+    )
     threads = None if engine.elsewhere or cuda else max(1, min(torch.get_num_threads(), cores() // max(1, engine.room)))
     return Runner(engine, reporter, evaluation=evaluation, sets=sets, threads=threads)
 

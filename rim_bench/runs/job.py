@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rim_bench.engine.execution import ExecutionContext
 from rim_bench.runs.planned_run import PlannedRun
+from rim_bench.storage.run_folder import RunInUse
 from rim_bench.util.errors import lacks_memory, sentence
 from rim_bench.util.progress import Silent
 
@@ -58,11 +59,12 @@ class JobResult:
     """What a process says at the end, or what is said of one that cannot.
 
     Attributes:
-        state: "refused" is bad input or a full disk, which another attempt would not change.
+        state: "refused" is bad input or a full disk, which another attempt would not change; "put off": it is to be
+            tried again later, as another process works on the run or a queue is full.
         trial: of a trial of a learning rate.
     """
 
-    state: Literal["done", "refused", "failed"]
+    state: Literal["done", "refused", "failed", "put off"]
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     reason: str = ""
@@ -93,6 +95,8 @@ def execute(job: Job) -> JobResult:
             if torch.cuda.is_initialized():
                 gc.collect()
                 torch.cuda.empty_cache()
+    except RunInUse as error:
+        return JobResult("put off", tuple(notes.lines), time.monotonic() - began, str(error))
     except Exception as error:
         known, took = sentence(error), time.monotonic() - began
         if known is not None and not lacks_memory(error):  # which may have been another process's

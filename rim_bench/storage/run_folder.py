@@ -24,6 +24,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,10 @@ _STEP = re.compile(r"step-(\d{8,})")
 CANDIDATES = "candidates"  # folder in a run's own: weights of its candidates, and their answers
 NOT_EVALUATED = "not_evaluated.json"
 _LOOKED = ": looked for "
+
+
+class RunInUse(UsageError):
+    """Another process holds the run."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,8 @@ class Run:
         """Holds the run for this process, which may enter it again; the kernel frees it when the process dies.
 
         Raises:
-            UsageError: at once, where another process holds it; a link in the folder, through which a file elsewhere
-                would be written or removed.
+            RunInUse: at once, where another process holds it.
+            UsageError: a link in the folder, through which a file elsewhere would be written or removed.
         """
         from filelock import FileLock, Timeout
 
@@ -164,16 +169,27 @@ class Run:
             try:
                 lock.acquire()
             except Timeout:
-                pid = holder.read_text().strip() if holder.is_file() else ""
-                owner = f"another process (pid {pid})" if pid else "another process"
-                raise UsageError(f"{owner} works on {str(self.path)!r}: wait for it or end it") from None
+                pid, _, machine = (holder.read_text().strip() if holder.is_file() else "").partition(" ")
+                where = f" on {machine}" if machine not in ("", socket.gethostname()) else ""
+                owner = f"another process (pid {pid}{where})" if pid else "another process"
+                raise RunInUse(f"{owner} works on {str(self.path)!r}: wait for it or end it") from None
         try:
-            write_bytes_atomic(holder, f"{os.getpid()}\n".encode())
+            write_bytes_atomic(holder, f"{os.getpid()} {socket.gethostname()}\n".encode())
             yield
         finally:
             if lock.lock_counter == 1:
                 holder.unlink(missing_ok=True)
             lock.release()
+
+    def in_use(self) -> str | None:
+        """Which other process holds the run, as a sentence; None where none does."""
+        if (self.path / "lock.pid").exists():  # that of a process that was killed may have stayed
+            try:
+                with self.lock():
+                    pass
+            except RunInUse as error:
+                return str(error)
+        return None
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Stores the environment of this start; those of earlier starts stay under `earlier`."""

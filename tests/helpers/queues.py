@@ -4,7 +4,9 @@ told.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,9 +18,12 @@ Work = Callable[[Job], JobResult]
 class _Task:
     """A job that is done."""
 
+    job_id = "1"
+
     def __init__(self, told: JobResult) -> None:
         self.told = told
-        self.paths = SimpleNamespace(stderr="log")
+        answer = SimpleNamespace(exists=lambda: True)
+        self.paths = SimpleNamespace(stderr="log", folder=Path("no-such"), result_pickle=answer)
 
     def done(self) -> bool:
         return True
@@ -41,6 +46,7 @@ class Queue:
     def __init__(self, refuses: dict[str, int] | None = None, work: Work | None = None, cluster: str = "slurm") -> None:
         self.refuses, self.work, self.cluster = dict(refuses or {}), work, cluster
         self.asked: list[str] = []
+        self.head = socket.create_server(("127.0.0.1", 0))
 
     def submit(self, work: Work, job: Job) -> _Task:
         self.asked.append(job.label)
@@ -71,7 +77,13 @@ class Queue:
     def init(self, **given: Any) -> None:
         pass
 
-    def wait(self, tasks: Sequence[_Task], num_returns: int) -> tuple[list[_Task], list[_Task]]:
+    def get_runtime_context(self) -> SimpleNamespace:
+        return SimpleNamespace(gcs_address=f"127.0.0.1:{self.head.getsockname()[1]}")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 2.0}}]
+
+    def wait(self, tasks: Sequence[_Task], num_returns: int, timeout: float) -> tuple[list[_Task], list[_Task]]:
         return list(tasks[:num_returns]), list(tasks[num_returns:])
 
     def get(self, task: _Task) -> JobResult:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,46 @@ def test_a_cell_that_a_queue_does_not_take_stops_no_other(tmp_path: Path, monkey
         f"died: direct: {reason}; once more from the beginning" in heard.notes
         and f"failed: pause: {reason}" in heard.notes
     )
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from rim_bench.storage.run_folder import Run
+with Run(Path(sys.argv[1])).lock():
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_cell_that_another_process_works_on_waits_for_it(
+    hidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rim_bench.runs.grid.AGAIN", 0.05)
+    plan = plan_study(options(tmp_path, "direct", "pause", examples=16))
+    run = plan[0].study.store.open(plan[0].spec)
+    with subprocess.Popen([sys.executable, "-c", HOLDS, run.path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        if hidden:  # as where the other began between the look and the job
+            (run.path / "lock.pid").unlink()
+
+        class Ending(Heard):
+            def note(self, text: str) -> None:
+                super().note(text)
+                if text.startswith("put off"):
+                    process.kill()
+                    process.wait()
+
+        heard, engine = Ending(), Here()
+        with Runner(engine, heard, evaluation=False) as runner:
+            (runs,) = runner.run([plan])
+    assert [r.spec.method.name for r in runs] == ["direct", "pause"] and not runner.failures
+    assert engine.began == (["direct", "pause", "direct"] if hidden else ["pause", "direct"])
+    owner = "another process" + ("" if hidden else f" (pid {process.pid})")
+    assert [n for n in heard.notes if n.startswith("put off")] == [
+        f"put off: direct: {owner} works on {str(run.path)!r}: wait for it or end it"
+    ]
 
 
 def test_bad_input_in_a_cell_is_told_once_and_stops_no_other(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import logging
 import lzma
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -23,7 +24,7 @@ import pytest
 
 from rim_bench.storage import run_folder as module
 from rim_bench.storage.records import TrainingRecord, spec_id
-from rim_bench.storage.run_folder import Run, Store
+from rim_bench.storage.run_folder import Run, RunInUse, Store
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import write_bytes_atomic, write_json_atomic
@@ -403,12 +404,16 @@ def test_a_second_process_is_turned_away_at_once(run: Run) -> None:
     started = time.monotonic()
     with pytest.raises(UsageError, match=rf"another process \(pid {process.pid}\) works on .*{run.id}"), run.lock():
         pass
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 2 and f"(pid {process.pid})" in (run.in_use() or "")
+    (run.path / "lock.pid").write_text("12 node7\n")
+    with pytest.raises(RunInUse, match=r"another process \(pid 12 on node7\) works on"), run.lock():
+        pass
     process.kill()
     process.wait(10)
     process.stdout.close()
+    assert run.in_use() is None and not (run.path / "lock.pid").exists()
     with run.lock(), Run(run.path).lock():  # free again, and the same process may enter twice
-        assert (run.path / "lock.pid").read_text() == f"{os.getpid()}\n"
+        assert (run.path / "lock.pid").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
     assert not (run.path / "lock.pid").exists()
 
 
