@@ -159,12 +159,8 @@ class Run:
         """
         from filelock import FileLock, Timeout
 
-        if (link := next((p for p in self.path.rglob("*") if p.is_symlink()), None)) is not None:
-            raise UsageError(
-                f"{str(link)!r} is a link: a run is written into its own folder only, so put in its place "
-                "what it leads to"
-            )
         lock, holder = FileLock(self.path / "lock", timeout=0, is_singleton=True), self.path / "lock.pid"
+        _refuse_links((self.path / "lock", holder))
         with writing(self.path / "lock"):
             try:
                 lock.acquire()
@@ -174,6 +170,7 @@ class Run:
                 owner = f"another process (pid {pid}{where})" if pid else "another process"
                 raise RunInUse(f"{owner} works on {str(self.path)!r}: wait for it or end it") from None
         try:
+            _refuse_links(self.path.rglob("*"))  # no other process adds or removes files any more
             write_bytes_atomic(holder, f"{os.getpid()} {socket.gethostname()}\n".encode())
             yield
         finally:
@@ -189,6 +186,8 @@ class Run:
                     pass
             except RunInUse as error:
                 return str(error)
+            except UsageError:
+                return None  # who works on it next is told
         return None
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
@@ -400,6 +399,13 @@ class Run:
         now = {k: v for k, v in {**before, **missing}.items() if k not in set(evaluated)}
         if now != before:
             write_json_atomic(self.path / NOT_EVALUATED, {"schema": 1, "sets": now})
+
+
+def _refuse_links(paths: Iterable[Path]) -> None:
+    if (link := next((path for path in paths if path.is_symlink()), None)) is not None:
+        raise UsageError(
+            f"{str(link)!r} is a link: a run is written into its own folder only, so put in its place what it leads to"
+        )
 
 
 @dataclass(frozen=True)
