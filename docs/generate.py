@@ -135,7 +135,7 @@ appears under its name only when it is complete; what does not match its hash is
 ```text
 results/runs/<id>/
   spec.json                  what the run is; its hash is in the id
-  environment.json           versions, commit, hardware and command line of every start
+  environment.json           versions, commit, hardware, command line and own task file of every start
   train.jsonl(.xz)           one record per optimizer step, compressed when training is done
   train.json                 the summary of training
   checkpoints/step-00000100/ newest complete checkpoint, with manifest.json

@@ -6,7 +6,8 @@ import textwrap
 from typing import Any
 
 from rim_bench.data.suites import load_suite, suites
-from rim_bench.data.task import SPLITS, Task, forms, load_task, task_names
+from rim_bench.data.task import Task, load_task, task_names
+from rim_bench.data.task_file import SPLITS, forms
 
 
 def sizes(task: Task) -> dict[str, int]:

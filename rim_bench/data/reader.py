@@ -30,7 +30,8 @@ from rim_bench.data.rows import (
     to_example,
     with_field,
 )
-from rim_bench.data.task import SPLITS, Task, forms, generator_of, module_of
+from rim_bench.data.task import Task, generator_of, module_of
+from rim_bench.data.task_file import SPLITS, forms
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError, unknown
 
@@ -119,7 +120,7 @@ class TaskReader:
         Raises:
             UsageError: it cannot be imported.
         """
-        return module_of(self.block["reader"], self.task.name, "reader") if "reader" in self.block else None
+        return module_of(self.task, "reader") if "reader" in self.block else None
 
     @property
     def evaluation_only(self) -> bool:
@@ -204,9 +205,10 @@ class TaskReader:
         for i, row in enumerate(rows):
             example = to_example(row, fields, block["source"], self.where.steps, f"{name}/{split}/{i}", self.task.kind)
             try:
-                placed.append((row.place, example if complete is None else complete(example)))
-            except ValueError as error:
-                raise UsageError(f"{row.place}: {error}") from None
+                completed = example if complete is None else _checked(complete(example))
+                placed.append((row.place, completed))
+            except (Exception, SystemExit) as error:  # what a reader of somebody's own raises
+                raise _refusal(f"{row.place}: ", error) from None
         if "questions" in subset:
             placed = listed(placed, self.task.path.parent / subset["questions"], source)
             questions = Path(subset["questions"]).name
@@ -275,8 +277,8 @@ class TaskReader:
                 return read(path), str(path)
             try:
                 rows = [SourceRow(f"{path}, {place}", fields) for place, fields in parse(read_text(path))]
-            except ValueError as error:
-                raise UsageError(f"{path}, {error}") from None
+            except (Exception, SystemExit) as error:
+                raise _refusal(f"{path}, ", error) from None
             if not rows:
                 raise UsageError(f"data file {str(path)!r} is empty")
             return rows, str(path)
@@ -357,9 +359,33 @@ def _generation(
 ) -> tuple[Example, ...]:
     """What a generator makes, its answers of this kind and form; kept for the next call with the same arguments."""
     try:
-        examples = tuple(generate(size, list(levels), seed, split))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+        examples = tuple(map(_checked, generate(size, list(levels), seed, split)))
+        if len(examples) != size:
+            raise ValueError(f"{len(examples):,} examples were made, and {size:,} were asked for")
+    except (Exception, SystemExit) as error:
+        raise _refusal(f"generator of {split} examples: ", error) from None
     for example in examples:
         _refuse_unscorable(example, kind, form, example.id)
     return examples
+
+
+def _checked(example: Any) -> Example:
+    """The same. Raises ValueError where it is no example whose parts are text: code of somebody's own made it."""
+    if (
+        not isinstance(example, Example)
+        or not isinstance(example.steps, tuple)
+        or not isinstance(example.choices, tuple)
+    ):
+        raise ValueError(f"{example!r} is no Example with tuples of steps and choices")
+    texts = (example.id, example.question, example.answer, example.level, example.cluster)
+    if not all(isinstance(text, str) for text in (*texts, *example.steps, *example.choices)):
+        raise ValueError(f"{example!r} has parts that are no text")
+    return example
+
+
+def _refusal(place: str, error: BaseException) -> UsageError:
+    """The error for what a reader or a generator raised."""
+    if isinstance(error, UsageError):
+        return error
+    said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return UsageError(f"{place}{' '.join(said.split())}")

@@ -263,5 +263,7 @@ def _training_plan(study: StudySetting, method: str, seed: int, *, is_start: boo
     if options.train_flops is not None and not is_start:
         return TrainingPlan(flops=options.train_flops, **shared)
     asked = options.cot_examples if is_start else options.examples
-    examples = asked if asked is not None else int(recipe["cot_examples" if is_start else "examples"])
+    key = "cot_examples" if is_start else "examples"
+    if (examples := recipe.get(key) if asked is None else asked) is None:
+        raise UsageError(f"the recipe of task {study.task.name} has no {key}: give --{key.replace('_', '-')} N")
     return TrainingPlan(examples=QUICK_STEPS * batch_size if options.quick and asked is None else examples, **shared)

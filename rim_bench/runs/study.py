@@ -14,7 +14,7 @@ from rim_bench.data.task import Task, load_task
 from rim_bench.engine.distributed.environment import check_batch
 from rim_bench.methods.controls import Control, UnrunControl, controls_for, matched_settings
 from rim_bench.methods.method import Method
-from rim_bench.methods.registry import load_method
+from rim_bench.methods.registry import all_methods, load_method
 from rim_bench.runs.options import Options
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError, unknown
@@ -89,6 +89,14 @@ class StudySetting:
                 raise UsageError(
                     f"--set {name}.…: method {name!r} is not among the methods of this run ({', '.join(names)})"
                 )
+        if self.task.file_sha256 is not None:  # a shipped recipe names shipped methods, which a test holds
+            known, rates = {*all_methods(), *names}, self.task.recipe.get("lr", {})
+            named = {
+                *self.task.recipe.get("methods", {}),
+                *(name for of_origin in rates.values() for name in of_origin),
+            }
+            for name in sorted(named - known - {"start", "default"}):
+                raise unknown(f"method in the recipe of task {self.task.name}", name, known)
         if len(set(seeds)) < len(seeds) or not seeds:
             raise UsageError(f"seeds {list(seeds)} must be distinct, and at least one")
 

@@ -92,6 +92,8 @@ def note_data(study: StudySetting, reporter: Reporter, *, evaluation: bool = Tru
     examples = evaluation_request(study).dataset().examples
     if study.options.checkpoint == SPLITS:
         held_out(len(examples))
+    if study.task.form == "choice" and (bad := next((e for e in examples if e.answer not in e.choices), None)):
+        raise UsageError(f"task {study.task.name}: {bad.id} offers no choice that is its answer, {bad.answer!r}")
     if shared := overlap(train_set.examples, examples):
         reporter.note(f"{shared} test questions stand in the training set word for word")
 

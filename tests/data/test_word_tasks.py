@@ -193,6 +193,8 @@ def test_a_subset_is_chosen_by_its_questions_and_counts_copies(tmp_path: Path) -
     wanted = sorted([question_hash("A?"), question_hash("A?"), question_hash("B?")])
     (tmp_path / "multiarith_180.txt").write_text("# what this is\n" + "\n".join(wanted) + "\n")
     (tmp_path / "task.yaml").write_text(re.sub(" *registered:.*\n", "", task.path.read_text()))
+    base = task.path.with_name("word_problems.base")
+    (tmp_path / base.name).write_text(base.read_text())
     mine = load_task(str(tmp_path / "task.yaml"))
     rows = [{"input": q, "target": 1} for q in ("C?", "A?", "B?", "A?", "A?", "B?")]
     found = evaluation_data(mine, files={"test": write(tmp_path / "rows.jsonl", rows)})

@@ -174,7 +174,8 @@ def test_leakage(call: Call, rows: Path, tmp_path: Path) -> None:
 def own_task(folder: Path, name: str) -> Path:
     block: dict[str, Any] = {"title": TEXT, "summary": TEXT, "source": "rows", "licence": TEXT, "note": TEXT}
     metadata = {"version": 1, "rim_bench": block}
-    (folder / f"{name}.yaml").write_text(json.dumps({"task": TEXT, "metadata": metadata}))  # JSON is YAML
+    base = load_task("svamp").path.with_name("word_problems.base")
+    (folder / f"{name}.yaml").write_text(json.dumps({"include": str(base), "task": TEXT, "metadata": metadata}))
     return folder / f"{name}.yaml"
 
 
