@@ -24,6 +24,7 @@ from rim_bench.runs.training import run_plan
 from rim_bench.storage.records import BudgetRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
+from rim_bench.util.own_files import allow_files
 from rim_bench.util.progress import TrainingStep
 
 STEPS = 16  # of each arm; the shared start has 8
@@ -229,13 +230,18 @@ class Mine(Pause):
 """
 
 
-def test_a_method_file_that_changed_since_training_is_refused(task: str, tmp_path: Path) -> None:
+def test_a_method_file_that_changed_since_training_is_refused(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = tmp_path / "mine.py"
     own.write_text(OWN, "utf-8")
     (run,), _ = train(options(task, tmp_path, methods=(str(own),), start="recipe", settings={}, examples=8))
     assert load_trained(run).method.settings() == {"N": 2}
     own.write_text(OWN.replace("N: int = 2", "N: int = 3"), "utf-8")
-    with pytest.raises(UsageError, match=r"mine\.py' has changed since the run was trained"):
+    assert load_trained(run).method.settings() == {"N": 2}  # this process still has what was trained
+    monkeypatch.setattr("rim_bench.util.own_files._allowed", {})  # as another process, which is given the file as it is
+    allow_files([own])
+    with pytest.raises(UsageError, match=r"mine\.py' \(sha256 .*what was given has another content"):
         load_trained(run)
 
 
