@@ -133,8 +133,8 @@ def _method_file(name: str) -> OwnFile:
     """Raises UsageError where there is none, before it is read."""
     if not Path(name).expanduser().is_file():
         raise UsageError(
-            f"method file {str(Path(name))!r} does not exist: give a path to a Python file or a name from `rim-bench list "
-            "methods`"
+            f"method file {str(Path(name))!r} does not exist: give a path to a Python file or a name from `rim-bench "
+            "list methods`"
         )
     return read_own(name)
 
