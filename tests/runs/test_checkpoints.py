@@ -349,7 +349,7 @@ def by_step(monkeypatch: pytest.MonkeyPatch) -> None:
         state["step"] = step
         evaluate(self, step, stage, **others)
 
-    def answer(trained: Any, request: Any, dataset: Any) -> list[ItemRecord]:
+    def answer(trained: Any, request: Any, dataset: Any, show: Any) -> list[ItemRecord]:
         return answer_records(SHARES[state["step"]])
 
     monkeypatch.setattr(CheckpointSelector, "evaluate", noted)

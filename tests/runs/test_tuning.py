@@ -48,7 +48,7 @@ def rigged(monkeypatch: pytest.MonkeyPatch, shares: dict[float, float]) -> None:
     from rim_bench.runs import training as run_module
 
     monkeypatch.setattr(
-        run_module, "validation_accuracy", lambda trained, request: (shares[trained.spec.optimizer.lr], 20)
+        run_module, "validation_accuracy", lambda trained, request, show: (shares[trained.spec.optimizer.lr], 20)
     )
 
 
