@@ -515,7 +515,8 @@ def call(arguments: list[str]) -> tuple[int, str, str]:
         code = stopped.code
     finally:
         sys.argv = argv
-    return code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()
+    said = "".join(line for line in err.getvalue().splitlines(keepends=True) if not SLOW.fullmatch(line.rstrip()))
+    return code if isinstance(code, int) else 0, out.getvalue(), said
 
 
 def normal(text: str, folder: Path) -> str:
@@ -523,8 +524,7 @@ def normal(text: str, folder: Path) -> str:
     for path, word in ((folder, "<folder>"), (ROOT, "<checkout>")):
         text = text.replace(str(path), word)
     text = re.sub(r"(\d\.\d{6,})", _shorter, text)
-    lines = (line.rstrip() for line in text.splitlines())
-    return "\n".join(line for line in lines if not SLOW.fullmatch(line))
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def _shorter(match: re.Match[str]) -> str:
