@@ -75,9 +75,14 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
         size = f"it needs {format_bytes(needed)}" if needed else ""
         if refusal in (errno.ENOSPC, errno.EDQUOT):
             folder = next(p for p in path.absolute().parents if p.exists())
-            free = f"{format_bytes(shutil.disk_usage(folder).free)} are free" if refusal == errno.ENOSPC else "a quota"
-            text = f"no space left on the disk while writing {str(path)!r} ({', '.join(filter(None, (size, free)))})"
-            raise UsageError(f"{text}: free some and start again, which goes on with the run") from error
+            free = shutil.disk_usage(folder).free
+            if refusal == errno.EDQUOT:
+                room = "there is a quota"
+            else:  # more than enough: of a device, or where no further file may be
+                room = "" if free > needed > 0 else f"{format_bytes(free)} are free"
+            numbers = f" ({', '.join(filter(None, (size, room)))})" if size or room else ""
+            text = f"no space left on the disk while writing {str(path)!r}{numbers}"
+            raise UsageError(f"{text}: free some and start again, which goes on with a run") from error
         text = f"cannot write {str(path)!r}: {os.strerror(refusal)}"
         if refusal == errno.EFBIG:
             limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
