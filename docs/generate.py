@@ -119,6 +119,7 @@ def _cell(text: str) -> str:
 RECORDS = {
     "RunSpec": "`spec.json`",
     "TrainingRecord": "`train.json`",
+    "StepRecord": "a line of `train.jsonl(.xz)`",
     "EvaluationRecord": "`eval/<key>/summary.json`",
     "ItemRecord": "a line of `eval/<key>/items.jsonl.gz`",
     "CandidateItem": "a line of `candidates/eval/<key>/items.jsonl.gz`",
@@ -138,6 +139,7 @@ results/runs/<id>/
   environment.json           versions, commit, hardware, command line and own task file of every start
   train.jsonl(.xz)           one record per optimizer step, compressed when training is done
   train.json                 the summary of training
+  manifest.json              size and sha256 of every record: of all files here but weights and the growing train.jsonl
   checkpoints/step-00000100/ newest complete checkpoint, with manifest.json
   candidates/                checkpoints to choose between, and their answers (`--checkpoint`)
   model/                     final weights with manifest.json; its existence means "trained"
@@ -148,6 +150,23 @@ results/runs/<id>/
 The id is `<method>-<task>-<12 hex digits of the specification's sha256>`: equal specifications have equal ids, so that
 the same command finds what it has done. Keys that a version does not know are kept, and files of older versions are
 read alike.
+
+## What is damaged
+
+Whatever reads a record compares it with `manifest.json`, and each of its values with the type below. A record that is
+changed, gone, not listed, of another type, nested deeply or unpacked far larger than such files are costs one run: it
+stands as a row "damaged" with the file's name in every table and format, in `Store.frame()` (column `damaged`) and on
+the error stream of `plot` and `sweep`, and every other run is shown as ever. Delete a damaged evaluation's folder and
+evaluate again; move a damaged run away and train it again; put back what is gone. Where a record was removed on
+purpose, `rim-bench seal --again RUN` takes the records as they are.
+
+Before a record is written its hash stands under `writing` in the manifest, and after it under `files`: a process that is
+killed at any moment leaves nothing that reads as damaged. What it left half written goes when the run is next opened
+under its lock. A run of an earlier version has no manifest: it is read, and tables say that it is "unsealed" until
+`rim-bench seal` has written one. Measurements of `rim-bench bench` have a `.sha256` file each, a baseline file its
+checksum inside.
+
+A manifest finds damage and mistakes. It is no signature: who may write the folder may write the manifest too.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import sys
@@ -16,11 +17,22 @@ from rim_bench.bench.record import FIELDS, SCHEMA, undocumented
 from rim_bench.bench.report import TITLES, table
 from rim_bench.report.plots.scaling import scaling_pictures
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, fsync, read_json, write_bytes_atomic, write_json_atomic, writing
+from rim_bench.util.files import (
+    Record,
+    fsync,
+    is_there,
+    json_bytes,
+    parse_object,
+    read_regular,
+    write_bytes_atomic,
+    write_json_atomic,
+    writing,
+)
 from rim_bench.util.text import code_markdown, escape_markdown, escape_terminal
 
 FOLDER = Path("results") / "bench"
 PAGE = "README.md"
+HASH = ".sha256"
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # of file systems without links
 Warn = Callable[[str], None]
 
@@ -47,6 +59,7 @@ def add(record: Record, folder: Path, warn: Warn = lambda text: print(escape_ter
     """
     path = folder / file_name(record)
     _write_new(path, record)
+    write_bytes_atomic(path.with_suffix(HASH), _hash_line(path, json_bytes(record)))  # a kill before it: unsealed
     if record["scaling"] is not None:
         scaling_pictures(record, path.with_suffix(""))
     write_bytes_atomic(folder / PAGE, page(stored(folder, warn)).encode())
@@ -77,6 +90,47 @@ def _write_new(path: Path, record: Record) -> None:
         fsync(path.parent)
 
 
+def _hash_line(path: Path, data: bytes) -> bytes:
+    """What the file beside a measurement says of it, as `sha256sum` reads it."""
+    return f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
+
+
+def seal(folder: Path, *, again: bool = False) -> list[Path]:
+    """Writes the hash beside each measurement of a folder that has none, or anew; returns those measurements.
+
+    Raises:
+        UsageError: no measurement is there, or one cannot be read.
+    """
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise UsageError(f"{str(folder)!r} has neither runs nor measurements: name another folder with --out")
+    new = [path for path in paths if again or not is_there(path.with_suffix(HASH))]
+    for path in new:
+        _measurement(path, sealed=False)
+    for path in new:
+        write_bytes_atomic(path.with_suffix(HASH), _hash_line(path, read_regular(path)))
+    return new
+
+
+def _measurement(path: Path, *, sealed: bool) -> Record:
+    """The measurement in a file. Raises UsageError where it is none, or not what the hash beside it says."""
+    data = read_regular(path)
+    if sealed and _hash_line(path, data) != read_regular(path.with_suffix(HASH)):
+        raise UsageError(f"{str(path)!r} is damaged: it does not match {path.with_suffix(HASH).name}")
+    record = parse_object(data, repr(str(path)))
+    if record.get("schema") != SCHEMA or record.get("measurement") not in TITLES:
+        raise UsageError(f"{str(path)!r} is not a measurement that this version of `rim-bench bench` stores")
+    if strange := undocumented(record):
+        raise UsageError(f"{str(path)!r} is not a measurement of `rim-bench bench`: it has {', '.join(strange[:3])}")
+    try:
+        _section(path.name, record)  # whether the page can show it
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise UsageError(
+            f"{str(path)!r} is not a measurement of `rim-bench bench`: fields are missing ({error})"
+        ) from None
+    return record
+
+
 def stored(folder: Path, warn: Warn | None = None) -> list[tuple[str, Record]]:
     """Name and record of every measurement, oldest first.
 
@@ -86,26 +140,18 @@ def stored(folder: Path, warn: Warn | None = None) -> list[tuple[str, Record]]:
         UsageError: a file that is no measurement, without `warn`.
     """
     out = []
+    unsealed = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = read_json(path)
-            if record.get("schema") != SCHEMA or record.get("measurement") not in TITLES:
-                raise UsageError(f"{str(path)!r} is not a measurement that this version of `rim-bench bench` stores")
-            if strange := undocumented(record):
-                raise UsageError(
-                    f"{str(path)!r} is not a measurement of `rim-bench bench`: it has {', '.join(strange[:3])}"
-                )
-            try:
-                _section(path.name, record)  # whether the page can show it
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                raise UsageError(
-                    f"{str(path)!r} is not a measurement of `rim-bench bench`: fields are missing ({error})"
-                ) from None
-            out.append((path.name, record))
+            sealed = is_there(path.with_suffix(HASH))
+            out.append((path.name, _measurement(path, sealed=sealed)))
+            unsealed += [] if sealed else [path.name]
         except UsageError as error:
             if warn is None:
                 raise
             warn(f"left out: {error}")
+    if unsealed and warn is not None:
+        warn(f"unsealed: no hash vouches for {', '.join(unsealed)}; `rim-bench seal --out {folder}` writes it")
     return sorted(out, key=lambda pair: (str(pair[1]["machine"]["date"]), pair[0]))
 
 

@@ -13,7 +13,7 @@ from rim_bench.cli.common import echo, with_options
 from rim_bench.runs.options import read_numbers
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import check_place
-from rim_bench.util.flags import Flag, read_names, read_settings
+from rim_bench.util.flags import Flag, read_names, read_settings, refuse_unused
 from rim_bench.util.text import escape_terminal
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def bench(
     if what is not None and what not in (*KINDS, SHOWN):
         raise unknown("measurement", what, (*KINDS, SHOWN))
     from rim_bench.bench.history import PAGE, page, stored
+    from rim_bench.data.task import load_task
 
     if what == SHOWN:
         for parameter in context.command.params:  # what the environment says is for measurements
@@ -119,7 +120,10 @@ def bench(
     _check_flags(kinds, options)
     check_place("--json", options.json)
     check_place("--out", options.out / PAGE if options.record else None)
-    _measure(kinds, _study_options(kinds, options), options)
+    study = _study_options(kinds, options)
+    if load_task(study.task).metadata["source"] == "generator":
+        refuse_unused(options, "data", f"{study.task} is generated and reads no file")
+    _measure(kinds, study, options)
 
 
 def _check_flags(kinds: tuple[str, ...], options: BenchOptions) -> None:

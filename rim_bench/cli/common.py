@@ -150,14 +150,16 @@ def check_split(split: str) -> None:
 def chosen_runs(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list[Damaged]]:
     """The named runs, or all arms of the results folder; shared starts and trials are not rows of a comparison.
 
+    Beside them those that cannot be trusted.
+
     Raises:
         UsageError: no such run, or none at all.
     """
-    from rim_bench.storage.run_folder import Store
+    from rim_bench.storage.run_folder import Store, verified
 
     store = Store(out)
     if names:
-        return [store.find(name) for name in names], []
+        return verified(store.locate(name) for name in names)
     good, damaged = store.runs()
     arms = [r for r in good if r.spec.role not in ("start", "trial")]
     if not arms and not damaged:
@@ -165,6 +167,12 @@ def chosen_runs(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list
             f"no run is stored in {str(store.folder)!r}: `rim-bench run` makes some, --out names another results folder"
         )
     return arms, damaged
+
+
+def name_damaged(damaged: Sequence[Damaged]) -> None:
+    """A line on the error stream for each run that is left out because it cannot be trusted."""
+    for folder in damaged:
+        echo(f"{folder.path.name} is left out, for it is damaged: {folder.reason}", err=True)
 
 
 def write_tables(table: Any, out: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rim_bench.cli.common import EMBEDDED_METHODS, check_format, echo, print_as
+from rim_bench.util.errors import cannot_apply
 from rim_bench.util.files import check_place
 from rim_bench.util.flags import read_settings
 
@@ -46,13 +47,19 @@ def cost(
     check_format(format_, formats)
     check_place("--json", json_)
     from rim_bench.compute.cost import Lengths, price_list
+    from rim_bench.methods.registry import load_method
 
     names = [m.strip() for m in methods.split(",") if m.strip()]
     settings = read_settings(set_ or [])
+    known = {load_method(name).name for name in names}
+    if unused := [name for name in settings if name not in known]:
+        raise cannot_apply(f"--set {unused[0]}.…", f"{', '.join(sorted(known))} are priced")
     lengths = Lengths(question_tokens, chain_tokens, answer_tokens, chain_steps)
     prices = price_list(names, model, lengths, settings, kv_dtype=kv_dtype, rank=lora_rank)
     data, table, differing = prices.data(), prices.table(), 0
     if verify:
+        if kv_dtype != "bfloat16":
+            raise cannot_apply(f"--kv-dtype {kv_dtype}", "--verify counts FLOPs and no bytes")
         from rim_bench.engine.flop_counters import count_methods
 
         counts = count_methods(names, model, lengths, settings, rank=lora_rank)

@@ -9,9 +9,9 @@ import typer
 
 from rim_bench.cli.common import check_split, echo, print_as, with_options
 from rim_bench.data.options import DataOptions
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, cannot_apply, unknown
 from rim_bench.util.files import check_place
-from rim_bench.util.flags import Flag
+from rim_bench.util.flags import Flag, refuse_unused
 
 if TYPE_CHECKING:
     pass
@@ -28,6 +28,8 @@ def list_(
         raise unknown("list", what, kinds)
     if name is not None and what not in ("tasks", "suites"):
         raise UsageError(f"`rim-bench list {what}` takes no name ({name!r}): it lists one line each")
+    if long and what not in ("tasks", "suites"):
+        raise cannot_apply("--long", f"{what} have one line each")
     if what == "tasks":
         from rim_bench.data.listing import task_lines
 
@@ -85,14 +87,24 @@ def leakage(
     if to is not None:
         if to.suffix not in list(formats.values())[1:]:
             raise unknown("file type", to.suffix, list(formats.values())[1:])
-        format_ = next(name for name, suffix in formats.items() if suffix == to.suffix)
+        by_suffix = next(name for name, suffix in formats.items() if suffix == to.suffix)
+        if format_ not in ("terminal", by_suffix):
+            raise cannot_apply(f"--format {format_}", f"{str(to)!r} is written as {by_suffix}")
+        format_ = by_suffix
+    if text and worst == 0:
+        raise cannot_apply("--text", "--worst 0 names no question")
     for flag, value in (("--worst", worst + 1), ("--limit", options.limit), ("--ngram", ngram)):
         if value is not None and value < 1:
             raise UsageError(f"{flag} {value - (flag == '--worst')} is too small")
     from rim_bench.data.leakage import leakage_report
+    from rim_bench.data.suites import asked
+    from rim_bench.data.task import load_task
 
     check_split(split)
     check_place("--to", to)
+    read = [load_task(name) for name in dict.fromkeys((task, *asked(suite or (), eval_tasks or ())))]
+    if all(one.metadata["source"] == "generator" for one in read):
+        refuse_unused(options, "data", "all of these tasks are generated and read no file")
     leaks = leakage_report(
         task,
         suite or (),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rim_bench.cli.common import chosen_runs, echo, execution_of, reporter_for, with_options
+from rim_bench.cli.common import chosen_runs, echo, execution_of, name_damaged, reporter_for, with_options
 from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions
 from rim_bench.util.errors import UsageError
 from rim_bench.util.flags import Flag
@@ -23,12 +23,13 @@ def eval_(
     sets: EvaluationSets,
 ) -> None:
     """Evaluate trained runs once more: other tasks, another number of blocks, several votes, the validation split."""
-    from rim_bench.evaluate.stored_runs import accuracy_text, evaluate_sets, evaluate_stored, plan_sets
+    from rim_bench.evaluate.stored_runs import accuracy_text, check_used, evaluate_sets, evaluate_stored, plan_sets
     from rim_bench.storage.run_folder import Store
 
     _ = options.sampling  # refuses what does not fit
     options.allow()
     trained, execution = [Store(options.out).find(name) for name in runs], execution_of(context)
+    check_used(trained, options, sets=sets.any)
     with reporter_for() as reporter:
         planned = plan_sets(sets, options, reporter)
         for line in evaluate_sets(trained, planned, options, reporter, execution=execution):
@@ -76,9 +77,8 @@ def sweep(
     chosen, damaged = chosen_runs(runs, options.out)
     from rim_bench.evaluate.sweep import sweep as evaluate_curves
 
+    name_damaged(damaged)
     with reporter_for() as reporter:
-        for folder in damaged:
-            reporter.note(f"{folder.path.name} is left out: {folder.reason}")
         points = evaluate_curves(chosen, options, reporter, knobs=knobs, execution=execution_of(context))
     for point in points:
         share = sum(i.correct for i in point.run.read_items(point.key)) / point.summary.n

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rim_bench.cli.common import Results, check_format, check_split, echo
-from rim_bench.util.errors import UsageError
+from rim_bench.util.errors import UsageError, cannot_apply
 from rim_bench.util.files import check_place
 from rim_bench.util.text import escape_json
 
@@ -28,6 +28,9 @@ def baseline(
 
     check_split(split)
     check_place("--output", to)
+    if key is not None and (task is not None or split != "test"):
+        flag = f"--split {split}" if task is None else f"--task {task}"
+        raise cannot_apply(flag, f"--key {key} names the evaluation")
     store, entries = Store(out), []
     for run in (store.find(name) for name in runs):
         chosen, summary = choose(run, split, task, key)

@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": run.train,
     "eval": evaluate.eval_,
     "table": results.table,
+    "seal": results.seal,
     "plot": results.plot,
     "show": results.show,
     "lm-eval": evaluate.lm_eval,

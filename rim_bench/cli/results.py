@@ -17,6 +17,7 @@ from rim_bench.cli.common import (
     chosen_runs,
     echo,
     execution_of,
+    name_damaged,
     print_as,
     reporter_for,
     with_options,
@@ -25,9 +26,9 @@ from rim_bench.cli.common import (
 from rim_bench.cli.run import EXECUTION, print_dry_run, report_failures, runner_of
 from rim_bench.data.options import DataOptions
 from rim_bench.runs.options import ExecutionOptions, StudyOptions
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, cannot_apply, unknown
 from rim_bench.util.files import check_place
-from rim_bench.util.flags import Flag, read_names, read_settings
+from rim_bench.util.flags import Flag, read_names, read_settings, refuse_unused
 
 VOCABULARY = 4096  # of the tokenizer that `show` builds
 PUBLISHED = Flag("Folder of the published files.", envvar="RIM_BENCH_DATA")
@@ -65,6 +66,42 @@ def table(
     print_as(format_, table)
 
 
+def seal(
+    runs: RunNames = None,
+    out: Results = Path("results"),
+    again: Annotated[
+        bool, typer.Option("--again", help="Also where there is one: take the records as they are now.")
+    ] = False,
+) -> None:
+    """Write the manifest of runs that have none, of an earlier version, or the hashes of stored measurements.
+
+    What is changed or gone later is then named wherever it is read.
+    """
+    from rim_bench.bench import history
+    from rim_bench.storage.run_folder import Store
+
+    store = Store(out)
+    chosen = [store.locate(name) for name in runs] if runs else store.folders()
+    if not chosen:
+        written = history.seal(out, again=again)
+        return echo(f"sealed: {len(written)} measurements in {out}")
+    sealed, damaged = 0, []
+    for run in chosen:
+        try:
+            if again or not run.sealed:
+                changed = run.write_manifest()
+                sealed += 1
+                if again and changed:
+                    echo(f"{run.id}: {', '.join(changed)}")
+            else:
+                run.verify()
+        except UsageError as error:
+            damaged.append(f"{run.id}: {error}")
+    echo(f"sealed: {sealed} of {len(chosen)} runs; {len(chosen) - sealed - len(damaged)} have their manifest")
+    if damaged:
+        raise UsageError("; ".join(damaged))
+
+
 def plot(
     runs: RunNames = None,
     out: Results = Path("results"),
@@ -80,7 +117,10 @@ def plot(
         raise unknown("kind of plot", kind, kinds)
     check_split(split)
     check_place("--to", to)
-    chosen, _ = chosen_runs(runs, out)
+    if kind != "accuracy" and split != "test":
+        raise cannot_apply(f"--split {split}", f"a picture of kind {kind} shows training and what it chose")
+    chosen, damaged = chosen_runs(runs, out)
+    name_damaged(damaged)
     from rim_bench.report.plots.accuracy import accuracy_plot
     from rim_bench.report.plots.selection import selection_plot, tuning_plot
     from rim_bench.report.plots.training import training_plot
@@ -143,11 +183,13 @@ def study(
 
     What is done already is not done again.
     """
+    from rim_bench.runs.study import check_used
     from rim_bench.runs.study_file import plans_of, read_study, run_study, wanted_sets, write_results
 
     execution = execution_of(context)
     request = read_study(file, where)
     plans = plans_of(request, elsewhere=way.elsewhere)
+    check_used([plan[0].study for plan in plans], sets=wanted_sets(request).any)
     if way.dry_run:
         return print_dry_run(plans, way)
     with reporter_for() as reporter, runner_of(way, plans, reporter, wanted_sets(request)) as runner:
@@ -209,6 +251,11 @@ def explain(
     base = load_method(name)
     recipe = task.recipe.get("methods", {}).get(base.name, {})
     method = load_method(name, {**recipe, **settings.get(base.name, {})})
+    for other in settings:
+        if other != base.name:
+            raise cannot_apply(f"--set {other}.…", f"{base.name} is shown")
+    if task.metadata["source"] == "generator":
+        refuse_unused(options, "data", f"{task.name} is generated and reads no file")
     check_effort(method, effort)
     train, _ = training_data(
         task, data=options.data, steps=options.steps, files=options.files, allow_changed=True

@@ -80,10 +80,12 @@ def run(
 def train(context: typer.Context, options: Options) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
     from rim_bench.runs.planned_run import plan_study
+    from rim_bench.runs.study import check_used
     from rim_bench.runs.training import run_plan
 
     check_results(options.out)
     plan = plan_study(options)
+    check_used([plan[0].study])
     with reporter_for() as reporter:
         runs = run_plan(plan, reporter, evaluation=False, execution=execution_of(context))
     for done in runs:
@@ -142,7 +144,7 @@ def run_requests(
     from rim_bench.evaluate.stored_runs import evaluate_sets, plan_sets
     from rim_bench.runs.grid import run_plans
     from rim_bench.runs.planned_run import plan_study
-    from rim_bench.runs.study import study_setting
+    from rim_bench.runs.study import check_used, study_setting
     from rim_bench.runs.warm_starts import evaluate_controls, warm_options
 
     elsewhere = way.elsewhere
@@ -154,6 +156,7 @@ def run_requests(
         pick_device(requests[0].device)  # some of them are evaluations, which this process makes
         planned = [setting.with_controls() for setting in settings]
     plans = [plan_study(request, elsewhere=elsewhere) for request in planned]
+    check_used([plan[0].study for plan in plans], sets=wanted.any, controls=controls)
     if way.dry_run:
         print_dry_run(plans, way)
         return [], None

@@ -19,6 +19,7 @@ from rim_bench.data.options import Steps
 from rim_bench.data.reader import Split
 from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task
+from rim_bench.storage.records import OverlapRecord
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import phase
 from rim_bench.util.table import Panel, Section, Table
@@ -31,6 +32,7 @@ words, ignoring punctuation, white space and case, but at least 8 and at most 13
 HALF = 0.5
 WORDS = re.compile(r"\d[\d,]*(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)*")
 _DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_OTHERS = re.compile(r"[\W\d_]+")  # than letters
 _Gram = tuple[str, ...]
 
 
@@ -60,15 +62,25 @@ class Leak:
     short: int  # questions with fewer words than that: they have no n-gram
     exact: int  # equal but for white space
     masked: int  # equal but for numbers, case, punctuation and white space; what is exact is masked too
+    in_validation: int | None  # exact, of the training task's validation rows; None of these themselves
+    masked_in_validation: int | None  # the same with numbers masked
     any: int  # that share at least one n-gram
     half: int  # of whose n-grams at least half stand in the training set
     hits: tuple[Hit, ...]  # the worst, the worst first
 
     @classmethod
     def of(
-        cls, task: Task, dataset: Split, train: Split, items: Sequence[_Item], size: int, shown: _Shown, worst: int
+        cls,
+        task: Task,
+        dataset: Split,
+        train: Split,
+        items: Sequence[_Item],
+        size: int,
+        shown: _Shown,
+        worst: int,
+        held: Sequence[_Item] | None,
     ) -> Leak:
-        """What the questions of a set share with the training rows that `shown` names."""
+        """What the questions of a set share with the training rows that `shown` names, and with `held` out ones."""
         exact, masked = [i.exact in shown.exact for i in items], [i.masked in shown.masked for i in items]
         rows = [[row for g in i.grams if (row := shown.grams.get(g)) is not None] for i in items]
         shares = [len(r) / len(i.grams) if i.grams else 0.0 for r, i in zip(rows, items, strict=True)]
@@ -93,6 +105,8 @@ class Leak:
             sum(not i.grams for i in items),
             sum(exact),
             sum(masked),
+            None if held is None else sum(i.exact in {h.exact for h in held} for i in items),
+            None if held is None else sum(i.masked in {h.masked for h in held} for i in items),
             sum(s > 0 for s in shares),
             sum(s >= HALF for s in shares),
             tuple(hits),
@@ -115,6 +129,30 @@ class _Item:
     exact: str
     masked: str
     grams: tuple[_Gram, ...]
+
+
+def overlap(task: Task, train: Split, validation: Split, questions: Sequence[str]) -> OverlapRecord:
+    """How many of the evaluated questions stand in a task's training and validation rows.
+
+    The rows of a generator have one form, and differ in what would be masked: there only equal questions count.
+    """
+    masked = task.metadata["source"] != "generator"
+    letters = {_OTHERS.sub("", q.lower()) for q in questions}
+    counts = []
+    for rows in (train.examples, validation.examples):
+        shown = {_plain(e.question) for e in rows}
+        like = (e for e in rows if masked and _OTHERS.sub("", e.question.lower()) in letters)  # as all that are equal
+        forms = {_masked(words(e.question)) for e in like}
+        exact = sum(_plain(q) in shown for q in questions)
+        counts.append((exact, sum(_masked(words(q)) in forms for q in questions) if masked else None))
+    return OverlapRecord(
+        n=len(questions),
+        train_exact=counts[0][0],
+        train_masked=counts[0][1],
+        validation_rows=len(validation.examples),
+        validation_exact=counts[1][0],
+        validation_masked=counts[1][1],
+    )
 
 
 def words(text: str, pattern: str | None = None) -> list[str]:
@@ -141,10 +179,12 @@ def leakage(
     ngram: int | None = None,
     pattern: str | None = None,
     worst: int = 5,
+    validation: Split | None = None,
 ) -> list[Leak]:
     """Compare the questions of every set with the training questions.
 
     Args:
+        validation: the training task's validation rows; they may be one of the sets.
         ngram: words in a run; None: `usual_ngram` of each set.
         pattern: pieces of a generated task's text instead of words (`Task.token_pattern`): there, signs are not
             punctuation.
@@ -163,6 +203,8 @@ def leakage(
         sizes.append(size := ngram or usual_ngram([len(w) for w in split]))
         pairs = zip(split, dataset.examples, strict=True)
         prepared.append([_Item(_plain(e.question), _masked(w), tuple(grams(w, size))) for w, e in pairs])
+    rows = () if validation is None else validation.examples
+    held = [_Item(_plain(e.question), _masked(words(e.question, pattern)), ()) for e in rows]
     every = [item for items in prepared for item in items]
     exact, masked, runs = {i.exact for i in every}, {i.masked for i in every}, {g for i in every for g in i.grams}
     shown = _Shown({}, {}, {})
@@ -178,7 +220,7 @@ def leakage(
                 if key in wanted:
                     into.setdefault(key, row)
     return [
-        Leak.of(task, dataset, train, items, size, shown, worst)
+        Leak.of(task, dataset, train, items, size, shown, worst, None if dataset is validation else held)
         for (task, dataset), items, size in zip(sets, prepared, sizes, strict=True)
     ]
 
@@ -205,8 +247,13 @@ COLUMNS = (
     "short",
     "exact",
     "masked",
+    "in_validation",
+    "masked_in_validation",
     "any",
     "half",
+    "validation_rows",
+    "validation_in_train",
+    "masked_validation_in_train",
 )
 
 
@@ -216,6 +263,7 @@ class Report:
 
     task: Task
     train: Split
+    validation: Leak
     leaks: tuple[Leak, ...]
     missing: Mapping[str, str]
     known: tuple[str, ...] = ()  # what the YAMLs of these tasks say of rows in common with others
@@ -223,8 +271,8 @@ class Report:
     def table(self, text: bool = False) -> Table:
         """The report as a table; with `text` the questions of the worst examples stand in it, else their ids alone."""
 
-        def share(count: int, n: int) -> str:
-            return f"{count:,} ({format_percent(count / n)} %)"
+        def share(count: int | None, n: int) -> str:
+            return "-" if count is None else f"{count:,} ({format_percent(count / n)} %)"
 
         rows = [
             (
@@ -238,6 +286,8 @@ class Report:
                 str(k.short),
                 k.split,
                 k.data_sha256[:8],
+                share(k.in_validation, k.n),
+                share(k.masked_in_validation, k.n),
             )
             for k in self.leaks
         ]
@@ -252,6 +302,8 @@ class Report:
             "too short",
             "split",
             "data",
+            "in validation",
+            "masked, in validation",
         )
         grids = [Panel("Questions that stand in the training set, and their share of the set", names, tuple(rows))]
         if worst := [(k, h) for k in self.leaks for h in k.hits]:
@@ -264,7 +316,8 @@ class Report:
             grids.append(Panel("The worst of each set", columns, tuple(line[: len(columns)] for line in lines)))
         head = (
             f"trained on {self.task.title}: {len(self.train.examples):,} rows, data {self.train.sha256[:8]}, "
-            f"{self.train.source}"
+            f"{self.train.source}; validation: {self.validation.n:,} rows, of which {self.validation.exact:,} are "
+            f"training rows too ({self.validation.masked:,} but for their numbers)"
         )
         records = tuple(
             {
@@ -272,6 +325,9 @@ class Report:
                 "train_sha256": self.train.sha256,
                 "train_rows": len(self.train.examples),
                 **asdict(k),
+                "validation_rows": self.validation.n,
+                "validation_in_train": self.validation.exact,
+                "masked_validation_in_train": self.validation.masked,
             }
             for k in self.leaks
         )
@@ -299,6 +355,7 @@ class Report:
             "rows": len(self.train.examples),
             "sha256": self.train.sha256,
             "source": self.train.source,
+            "validation": {k: getattr(self.validation, k) for k in ("n", "exact", "masked")},
         }
         whole = {
             "schema": 1,
@@ -317,6 +374,7 @@ NOTES = (
     "percentile of the "
     f"set's question lengths, at least {SHORTEST} and at most {LONGEST}, unless it was given. A question with fewer "
     "words has none.",
+    "In validation: those that stand in the rows that choose checkpoints and rates, exact and with numbers masked.",
     "Of a generated task's text the pieces of its own tokenizer count as words. Training rows: those that train, "
     "without validation.",
 )
@@ -345,8 +403,10 @@ def leakage_report(
     """
     task = load_task(name)
     tasks = [load_task(n) for n in asked(suite, names)] or [task]
-    train, _ = training_data(task, data=data, steps=steps, limit=limit, allow_changed=allow_changed)
+    train, held = training_data(task, data=data, steps=steps, limit=limit, allow_changed=allow_changed)
     sets, missing = readable(tasks, data=data, steps=steps, limit=limit, split=split, allow_changed=allow_changed)
-    leaks = leakage(train, sets, ngram=ngram, pattern=task.token_pattern, worst=worst)
+    every = [*sets, (task, held)]  # what chooses, beside what tests
+    *leaks, shown = leakage(train, every, ngram=ngram, pattern=task.token_pattern, worst=worst, validation=held)
     known = {t.title: t.metadata["overlap"] for t in (task, *tasks) if "overlap" in t.metadata}
-    return Report(task, train, tuple(leaks), missing, tuple(f"{title}: {text}" for title, text in known.items()))
+    texts = tuple(f"{title}: {text}" for title, text in known.items())
+    return Report(task, train, shown, tuple(leaks), missing, texts)

@@ -33,7 +33,7 @@ from rim_bench.data.rows import (
 from rim_bench.data.task import Task, generator_of, module_of
 from rim_bench.data.task_file import SPLITS, forms
 from rim_bench.methods.method import Example
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, cannot_apply, unknown
 
 DATA_VARIABLE: Final = "RIM_BENCH_DATA"
 """Environment variable with the folder of the published files, for calls that name none."""
@@ -101,10 +101,16 @@ class TaskReader:
         hub = self.block.get("hub")
         self.hub = Hub(hub["path"], hub.get("config"), {s: hub[s] for s in SPLITS if s in hub}) if hub else None
         if self.generated:
+            if self.files:
+                split, path = next(iter(self.files.items()))
+                raise cannot_apply(f"--file {split}={path}", f"task {task.name} is generated and reads no file")
             return
         for split in where.files or {}:
             if split not in SPLITS:
                 raise unknown("split", split, SPLITS)
+        for split, path in self.files.items():
+            if not path.is_file():
+                raise NoSplit(f"task {task.name}: its {split} file is not there: looked for {path}")
         named = where.data if where.data is not None else os.environ.get(DATA_VARIABLE) or None
         self.folder = None if named is None or self.files else Path(named).expanduser()
         if self.folder is not None and not self.folder.is_dir():

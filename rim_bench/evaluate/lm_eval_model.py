@@ -34,6 +34,7 @@ from rim_bench.evaluate.distributed import GenerateBatch, ScoreBatch, answer_all
 from rim_bench.evaluate.multiple_choice import ChoicePredictor, branches
 from rim_bench.evaluate.predict import Prediction, Predictor
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record, whole
+from rim_bench.evaluate.vocabulary_check import UnseenText
 from rim_bench.methods.layout import Layout, Segment
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import MOST, UsageError, check_count, unknown
@@ -122,6 +123,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         **others: Any,
     ) -> None:
         super().__init__()
+        self._unseen: UnseenText | None = None  # a loaded run is checked by whoever loaded it
         for name in others:
             raise unknown(f"option of model {NAME}", name, OPTIONS)
         for name, value in (("probe", probe), ("split_passes", split_passes)):
@@ -137,6 +139,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             allow_files([] if method_file is None else [method_file], [] if trust is None else [trust])
             run = Store(Path(str(results))).find(str(path))
             trained = load_trained(run, device=pick_device(device), execution=execution)
+            self._unseen = UnseenText(trained)
         self.trained, self.backbone, self.workspace = trained, trained.backbone, trained.workspace
         self.on_batch = on_batch
         blocks = None if effort is None else whole("effort", effort, 0)
@@ -212,6 +215,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             "rim_bench_prompt_note": note,
             "rim_bench_prompts_that_differ": self.differs,
             "rim_bench_overlong_prompts": self.overlong,
+            "rim_bench_unseen_prompts": None if self._unseen is None else self._unseen.counts,
             **drawn,
         }
 
@@ -265,9 +269,20 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         What is counted belongs to the latest requests of a task.
         """
         self.counts.update((task, Counter()) for task in {r.task_name for r in requests})
+        self._check_text([(request.task_name, request.args[0]) for request in requests])
         for request in requests:
             doc = request.doc if isinstance(request.doc, dict) else {}
             self.counts[request.task_name]["differs"] += doc.get("question") != request.args[0].removesuffix("\n")
+
+    def _check_text(self, asked: Sequence[tuple[str, str]]) -> None:
+        """Refuses texts, of tasks, that a tokenizer from scratch never saw in training."""
+        if self._unseen is None:
+            return
+        by_task: dict[str, list[tuple[str, str]]] = {}
+        for task, text in dict.fromkeys(asked):
+            by_task.setdefault(task, []).append((f"request {len(by_task.get(task, ()))}", text))
+        for task, texts in by_task.items():
+            self._unseen.check(task, texts)
 
     def _warn(self) -> None:
         if self.overlong:
@@ -348,6 +363,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of plain text under the backbone, without the method's positions, in disjoint windows."""
+        self._check_text([(request.task_name, request.args[0]) for request in requests])
         totals = [0.0] * len(requests)
         windows: list[tuple[int, Layout, tuple[int, ...]]] = []
         for i, request in enumerate(requests):

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rim_bench.data.leakage import overlap
+from rim_bench.data.reader import Files
 from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task, task_names, task_of
 from rim_bench.engine.devices import pick_device
@@ -22,10 +24,12 @@ from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
 from rim_bench.evaluate.options import QUICK_ROWS, EvaluationSets, StoredRunOptions
 from rim_bench.evaluate.self_consistency import votes_record
-from rim_bench.evaluate.vocabulary_check import CannotBeAsked, about
-from rim_bench.storage.records import EvaluationRecord, LmEvalRecord
+from rim_bench.evaluate.vocabulary_check import CannotBeAsked, about, training_rows
+from rim_bench.methods.registry import method_of
+from rim_bench.storage.records import EvaluationRecord, LmEvalRecord, OverlapRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
+from rim_bench.util.flags import refuse_unused
 from rim_bench.util.progress import Reporter
 
 if TYPE_CHECKING:
@@ -53,13 +57,22 @@ class LoadedRun:
         """What a summary says of an evaluation on another task than the run's (`vocabulary_check.about`)."""
         return about(self.trained.backbone, self.run.spec, name, questions, self.data)
 
+    def overlap(self, questions: Sequence[str], files: Files | None = None) -> OverlapRecord | None:
+        """The questions that stand in the run's training and validation rows; None where these are not there."""
+        spec = self.run.spec
+        rows = training_rows(spec, self.data, files)
+        return None if rows is None else overlap(task_of(spec.task.name, self.run.task_file), *rows, questions)
+
     def evaluate(self, request: EvaluationRequest, label: str, reporter: Reporter) -> EvaluationRecord:
         """The stored record of a request, which is evaluated where it is not stored yet."""
         if (stored := evaluated(self.run, request)) is not None:
             return stored
+        examples, own = request.dataset().examples, request.task.name == self.run.spec.task.name
         more: dict[str, Any] = {}
-        if request.task.name != self.run.spec.task.name:
-            more = self.about(request.task.title, [(e.id, e.question) for e in request.dataset().examples])
+        if not own:
+            more = self.about(request.task.title, [(e.id, e.question) for e in examples])
+        if not request.curve:  # a point of a curve has its run's default evaluation beside it, which says it
+            more["overlap"] = self.overlap([e.question for e in examples], request.files if own else None)
         stored = evaluate_run(
             self.run, self.trained, request, lambda done, total: reporter.evaluating(label, done, total), more
         )
@@ -71,6 +84,7 @@ class LoadedRun:
         from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest
 
         run, quick = self.run, options.quick or self.run.spec.quick
+        note_quick(run, options, reporter)
         limit = QUICK_ROWS if options.limit is None and quick else options.limit
         drawn = {} if options.sampling is None else votes_record(options.sampling)
         request = LmEvalRequest(
@@ -87,12 +101,24 @@ class LoadedRun:
         with run.lock():
             if (stored := request.stored(run)) is not None:
                 return stored
-            more, label = self.about(task.name, task.questions(limit)), f"{run.id} on {task.name}"
+            questions, label = task.questions(limit), f"{run.id} on {task.name}"
+            more = self.about(task.name, questions)
+            if (shared := self.overlap([text for _, text in questions])) is not None:
+                more["overlap"] = shared
             stored = request.evaluate(
                 run, self.trained, lambda done, total: reporter.evaluating(label, done, total), **more
             )
             reporter.finished(label)
             return stored
+
+
+def note_quick(run: Run, options: StoredRunOptions, reporter: Reporter) -> None:
+    """Says that a plumbing check is asked few questions, where that was not asked for."""
+    if run.spec.quick and not options.quick and options.limit is None and run.spec.task.limit is None:
+        reporter.note(
+            f"{run.id} was trained with --quick, a plumbing check: it is asked the first {QUICK_ROWS} questions, and "
+            "--limit N more of them"
+        )
 
 
 def stored_request(run: Run, options: StoredRunOptions) -> EvaluationRequest:
@@ -116,6 +142,32 @@ def stored_request(run: Run, options: StoredRunOptions) -> EvaluationRequest:
         device=pick_device(options.device).type,
         allow_changed=options.allow_changed_data,
     )
+
+
+def check_used(runs: Sequence[Run], options: StoredRunOptions, *, sets: bool = False) -> None:
+    """Refuses options that no evaluation of these runs has a use for.
+
+    Args:
+        sets: further sets are evaluated; the runs' own tasks then are not, unless `options` names a task.
+
+    Raises:
+        UsageError: one was given.
+    """
+    if sets and not options.task:
+        refuse_unused(options, "files", "further sets are evaluated, and the files are one task's (--task)")
+        return
+    own = [task_of(run.spec.task.name, run.task_file) for run in runs]
+    asked = [load_task(options.task)] if options.task else own
+    if all(task.metadata["source"] == "generator" for task in asked):
+        refuse_unused(options, "files", "the task is generated and reads no file")
+    if not sets and all(task.metadata["source"] == "generator" for task in (*asked, *own)):
+        refuse_unused(options, "data", "these tasks are generated and read no file")
+    for run, task in zip(runs, asked * len(runs) if options.task else asked, strict=True):
+        if task.name == run.spec.task.name and options.steps != run.spec.task.steps:
+            refuse_unused(options, "steps", f"run {run.id} is asked its own task as it was trained on it")
+    writes = any(method_of(run.spec.method).writes_steps for run in runs)
+    if not sets and not writes and all(task.form == "choice" for task in asked):
+        refuse_unused(options, "max_tokens", "the questions are multiple choice, and none of these runs writes steps")
 
 
 def evaluate_stored(
@@ -151,6 +203,7 @@ def evaluate_stored(
         **drawn,
     )
     label = run.id if request.task.name == run.spec.task.name else f"{run.id} on {request.task.name}"
+    note_quick(run, options, reporter)
     with run.lock():
         stored = subject.evaluate(request, label, reporter)
     logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)

@@ -17,13 +17,14 @@ from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluated
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record
-from rim_bench.evaluate.stored_runs import LoadedRun, stored_request
+from rim_bench.evaluate.stored_runs import LoadedRun, check_used, stored_request
 from rim_bench.methods.method import MOST, Method
 from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import EvaluationRecord, ItemRecord
 from rim_bench.storage.run_folder import Run
-from rim_bench.util.errors import UsageError, check_count, unknown
+from rim_bench.util.errors import UsageError, cannot_apply, check_count, unknown
 from rim_bench.util.files import canonical
+from rim_bench.util.flags import refuse_unused
 from rim_bench.util.progress import Reporter, Silent
 
 VOTES = (3, 5, 9)
@@ -70,7 +71,12 @@ def sweep(
     trained = [run for run in arms if run.trained]
     if not trained:
         raise UsageError("none of these runs is trained, so there is nothing to sweep: `rim-bench run` trains")
-    _check_knobs(knobs or {}, [method_of(run.spec.method) for run in trained])
+    methods = [method_of(run.spec.method) for run in trained]
+    _check_knobs(knobs or {}, methods)
+    check_used(trained, options)
+    drawn = any(name.rpartition(".")[2] == "votes" for name in knobs or {})
+    if not drawn and all(method.effort_field is not None for method in methods):
+        refuse_unused(options, "temperature sample_seed", "no votes are drawn: each of these runs turns its own knob")
     for run in arms:
         if run not in trained:
             reporter.note(f"{run.id}: not trained, left out")
@@ -109,6 +115,9 @@ def _check_knobs(knobs: Knobs, methods: Sequence[Method]) -> None:
         has = {m.effort_field for m in methods if m.name == method} - {None} if dot else fields
         if name not in (allowed := {*LEAST, *(str(h) for h in has)}):
             raise unknown("knob of these runs", name, allowed)
+        if not dot and name in LEAST and all(m.effort_field is not None for m in methods):
+            why = f"each of these methods turns its own knob; of one of them it is --knob {methods[0].name}.{name}=..."
+            raise cannot_apply(f"--knob {knob}", why)
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int) or value < LEAST.get(name, 0):
                 raise UsageError(

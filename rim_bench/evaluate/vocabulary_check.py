@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from rim_bench.data.datasets import training_data
+from rim_bench.data.reader import Files, Split
 from rim_bench.data.task import task_of
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.methods.method import Example
 from rim_bench.storage.records import RunSpec, TrainedOnRecord, UnseenTextRecord
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import phase
 
+log = logging.getLogger(__name__)
 MOST = 0.5
 """Share of a set's questions that may hold a token never seen in training; above it the evaluation is refused."""
 
@@ -28,15 +32,17 @@ def shown(backbone: Backbone, examples: Iterable[Example]) -> frozenset[int]:
     return frozenset(ids)
 
 
-def training_examples(spec: RunSpec, data: Path | None) -> tuple[Example, ...] | None:
-    """The examples that a run was trained on, by its specification; None where they are not there, or not the same."""
-    task_spec = spec.task
+def training_rows(spec: RunSpec, data: Path | None, files: Files | None = None) -> tuple[Split, Split] | None:
+    """The rows that a run was trained on and its validation rows; None where they are not there, or not the same."""
+    wanted = spec.task
     try:
-        task = task_of(task_spec.name)
-        train, _ = training_data(task, data=data, steps=task_spec.steps, limit=task_spec.limit, allow_changed=True)
+        task = task_of(wanted.name)
+        where: dict[str, Any] = {"data": data, "files": files, "steps": wanted.steps, "limit": wanted.limit}
+        train, held = training_data(task, allow_changed=True, **where)
     except UsageError:
         return None
-    return train.examples if train.sha256 == task_spec.train_sha256 else None
+    same = (train.sha256, held.sha256) == (wanted.train_sha256, wanted.validation_sha256)
+    return (train, held) if same else None
 
 
 _known: dict[tuple[str, str], frozenset[int]] = {}
@@ -47,10 +53,9 @@ def shown_in_training(backbone: Backbone, spec: RunSpec, data: Path | None) -> f
     tokenizer = sha256(backbone.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     key = (str(spec.task.train_sha256), tokenizer)
     if key not in _known:
-        examples = training_examples(spec, data)
-        if examples is None:
+        if (rows := training_rows(spec, data)) is None:
             return None
-        _known[key] = shown(backbone, examples)
+        _known[key] = shown(backbone, rows[0].examples)
     return _known[key]
 
 
@@ -82,6 +87,30 @@ def check_text(
             f"{name}), and at most {MOST:.0%} may: evaluate the run on tasks in the same words, or train on this one"
         )
     return UnseenTextRecord(questions=len(odd), n=len(questions))
+
+
+class UnseenText:
+    """What a run that lm-eval asks was never shown, by task; its questions are not known before they are asked."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        self.backbone, self.spec = trained.backbone, trained.spec
+        self.counts: dict[str, int | None] = {}  # task -> texts with an unseen token; None: the training text is gone
+
+    def check(self, task: str, texts: Sequence[tuple[str, str]]) -> None:
+        """Counts the texts, (name, text) each, with a token that a tokenizer from scratch never saw in training.
+
+        Raises:
+            CannotBeAsked: more than `MOST` of them have one.
+        """
+        if self.spec.backbone.kind != "scratch":
+            return
+        known = shown_in_training(self.backbone, self.spec, None)
+        record = check_text(self.backbone, known, texts, self.spec.task.name, task)
+        self.counts[task] = record.questions
+        if record.questions is None:
+            log.warning("%s: the training text is not there, so that unseen text could not be looked for", task)
+        elif record.questions:
+            log.warning("%s: %d of %d texts hold text never seen in training", task, record.questions, len(texts))
 
 
 @phase("looking for words that the tokenizer never saw")

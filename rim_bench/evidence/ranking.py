@@ -29,6 +29,7 @@ from rim_bench.evidence.rows import (
     Subset,
     grouped,
     headings,
+    overlap_text,
     read,
 )
 from rim_bench.storage.run_folder import Run
@@ -127,11 +128,18 @@ def contests(runs: Iterable[Run], split: str | None = None) -> tuple[list[Rankin
     """
     runs = list(runs)
     everything, left_out = read(runs, split)
+    seen = [e for e in everything if not e.held_out]
+    left_out += [
+        LeftOut(e.run, Reason.OVERLAP, f"its evaluation {e.key!r}: {overlap_text(e.summary.overlap)}") for e in seen
+    ]
+    everything = [e for e in everything if e.held_out]
     defaults = [e for e in everything if e.default]
     why = "is not at the method's default setting"
     left_out += [
         LeftOut(e.run, Reason.OTHER_SETTING, f"its evaluation {e.key!r} {why}") for e in everything if not e.default
     ]
+    if not defaults and seen:
+        return [], left_out
     if not defaults:
         where = f" on {split}" if split else ""
         beside = "; ".join(map(LeftOut.text, left_out))

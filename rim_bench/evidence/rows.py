@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rim_bench.data.datasets import GUESS
 from rim_bench.evidence.stats import clustered, intervals
 from rim_bench.evidence.stats.intervals import Interval
-from rim_bench.storage.records import EvaluationRecord, ItemRecord, RunSpec, RuntimeRecord, TrainingRecord
+from rim_bench.storage.records import (
+    EvaluationRecord,
+    ItemRecord,
+    OverlapRecord,
+    RunSpec,
+    RuntimeRecord,
+    TrainingRecord,
+)
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 
 ORDER = ("direct", "pause", "cot", "coconut", "rim")
 CHANGED = "changed data"
+UNSEALED = "unsealed"
+OVERLAP = "overlap"
 _CURVE_FIELDS = ("id", "correct", "overlong", "passes", "flops_prefill", "flops_decode")  # what a curve's point needs
 
 
@@ -57,6 +66,7 @@ class Evaluation:
     training: TrainingRecord
     items: Mapping[str, ItemRecord]  # by item id, in stored order
     commits: tuple[str, ...] = ()  # of rim-bench, that trained it
+    sealed: bool = True  # whether a manifest vouches for the run's records
 
     @property
     def seed(self) -> int:
@@ -107,6 +117,12 @@ class Evaluation:
         runtime = self.summary.runtime or RuntimeRecord(device=how.device, dtype=how.dtype)
         names = ("device", "host_cpu", "threads", "dtype", "cells_at_a_time")
         return {k: str(value) for k in names if (value := getattr(runtime, k)) is not None}
+
+    @property
+    def held_out(self) -> bool:
+        """Whether its questions are none that the run was trained on or chosen by, but for a few."""
+        shared = self.summary.overlap
+        return shared is None or not (shared.trained or (shared.chose and self.spec.selects_on_validation))
 
     @cached_property
     def facts(self) -> ComparisonKey:
@@ -374,8 +390,9 @@ class Reason(Enum):
     ON_TEST = auto()  # its checkpoint is chosen on test items
     NO_ITEMS = auto()  # an evaluation without answers
     NOT_EVALUATED = auto()
-    UNREADABLE = auto()  # damaged, or by an older version
+    DAMAGED = auto()
     TWICE = auto()  # beside another one that counts
+    OVERLAP = auto()  # its questions were trained on, or chose
     OTHER_SETTING = auto()  # not the method's default, where only that is ranked
     OTHER_QUESTIONS = auto()  # or another split, evaluator or version than all runs have
     NO_POINT = auto()  # of any curve
@@ -406,28 +423,34 @@ def read(
     left_out: list[LeftOut] = []
     for run in sorted(runs, key=lambda r: r.id):
         try:
-            if (apart := run.spec.kept_apart) is not None:
-                left_out.append(LeftOut(run.id, Reason[apart.name], apart.value))
-                continue
-            summaries = run.evaluations()
-            for key, summary in summaries.items():
-                other_split = split not in (None, summary.split)
-                if summary.repeat or summary.curve != curve or other_split:
-                    continue
-                items = {i.id: i.only(_CURVE_FIELDS) if curve else i for i in run.read_items(key)}
-                if items:
-                    evaluations.append(
-                        Evaluation(
-                            run.id, key, run.spec, summary, run.training() or TrainingRecord(), items, run.commits()
-                        )
-                    )
-                else:
-                    left_out.append(LeftOut(run.id, Reason.NO_ITEMS, f"its evaluation {key!r} has no items"))
-            if all(s.curve for s in summaries.values()):
-                detail = "not evaluated yet" + (" but for points of a curve" if summaries else "")
-                left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))
+            whole, parts = _read_run(run, split, curve)
         except UsageError as error:
-            left_out.append(LeftOut(run.id, Reason.UNREADABLE, str(error)))
+            whole, parts = [], [LeftOut(run.id, Reason.DAMAGED, str(error))]
+        evaluations += whole
+        left_out += parts
+    return evaluations, left_out
+
+
+def _read_run(run: Run, split: str | None, curve: bool) -> tuple[list[Evaluation], list[LeftOut]]:
+    """`read` of one run. Raises UsageError where it is damaged."""
+    evaluations: list[Evaluation] = []
+    left_out: list[LeftOut] = []
+    if (apart := run.spec.kept_apart) is not None:
+        return [], [LeftOut(run.id, Reason[apart.name], apart.value)]
+    summaries, training = run.evaluations(), run.training() or TrainingRecord()
+    run.not_evaluated()
+    run.lm_eval_evaluations.all()
+    for key, summary in summaries.items():
+        if summary.repeat or summary.curve != curve or split not in (None, summary.split):
+            continue
+        items = {i.id: i.only(_CURVE_FIELDS) if curve else i for i in run.read_items(key)}
+        if items:
+            evaluations.append(Evaluation(run.id, key, run.spec, summary, training, items, run.commits(), run.sealed))
+        else:
+            left_out.append(LeftOut(run.id, Reason.NO_ITEMS, f"its evaluation {key!r} has no items"))
+    if all(s.curve for s in summaries.values()):
+        detail = "not evaluated yet" + (" but for points of a curve" if summaries else "")
+        left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))
     return evaluations, left_out
 
 
@@ -526,9 +549,26 @@ def changed_training(rows: Iterable[Row]) -> list[str]:
     return sorted({r.label for r in rows for p in r.parts if p.spec.task.registered is False})
 
 
+def overlap_text(shared: OverlapRecord | None) -> str:
+    """How many evaluated questions stand in which rows; empty where none does, or none was looked for."""
+    if shared is None or not shared.any:
+        return ""
+    parts = []
+    for rows, exact, masked in (
+        ("training", shared.train_exact, shared.train_masked),
+        ("validation", shared.validation_exact, shared.validation_masked),
+    ):
+        if exact or masked:
+            more = "" if masked is None else f", {masked:,} but for their numbers"
+            parts.append(f"{exact:,} of {shared.n:,} questions stand in the {rows} rows{more}")
+    return "; ".join(parts)
+
+
 def stamp(rows: Sequence[Row]) -> str:
     """One cell of a CSV: what holds for any of these rows, nothing where all is as registered."""
     words = [QUICK] if any(r.quick for r in rows) else []
     if changed_questions(rows) or changed_training(rows):
         words.append(CHANGED)
+    words += [] if all(p.held_out for r in rows for p in r.parts) else [OVERLAP]
+    words += [] if all(p.sealed for r in rows for p in r.parts) else [UNSEALED]
     return "; ".join(words)

@@ -72,6 +72,17 @@ def enough(n: int, share: float = SPLIT["share"]) -> bool:
     return 1 <= round(share * n) < n
 
 
+def _marks(items: Sequence[CandidateItem]) -> dict[str, str]:
+    """Id -> a 1 or 0 for each candidate. Raises UsageError where the items do not fit together."""
+    marks = {i.id: i.correct for i in items}
+    readable = all(m and set(m) <= {"0", "1"} for m in marks.values())
+    if len(marks) < len(items) or len({len(m) for m in marks.values()}) != 1 or not readable:
+        raise UsageError(
+            "the candidates' answers do not fit together: every question once, with a 1 or 0 for each candidate"
+        )
+    return marks
+
+
 def run_splits(
     items: Sequence[CandidateItem], *, splits: int = 16, share: float = SPLIT["share"], seed: int = 0
 ) -> Result:
@@ -83,18 +94,12 @@ def run_splits(
     Raises:
         UsageError: too few questions, an id twice, or items with different numbers of candidates.
     """
-    marks = {str(i.id): str(i.correct) for i in items}
-    widths = {len(m) for m in marks.values()}
-    readable = all(m and set(m) <= {"0", "1"} for m in marks.values())
-    if len(marks) < len(items) or len(widths) != 1 or not readable:
-        raise UsageError(
-            "the candidates' answers do not fit together: every question once, with a 1 or 0 for each candidate"
-        )
+    marks = _marks(items)
 
     def accuracy(ids: Sequence[str], candidate: int) -> float:
         return sum(marks[i][candidate] == "1" for i in ids) / len(ids)
 
-    ids, (candidates,) = sorted(marks), widths
+    ids, candidates = sorted(marks), len(next(iter(marks.values())))
     out = []
     for k in range(splits):
         held = frozenset(random.Random(f"16-split {seed} {k}").sample(ids, held_out(len(ids), share)))
@@ -180,10 +185,14 @@ def scored_runs(runs: Iterable[Run], split: str | None = None) -> tuple[list[Sco
             stored = run.candidate_evaluations
             summaries = stored.all()
             keys = [k for k, s in summaries.items() if split in (None, s.split)]
-            scored += [Scored(run, summaries[k], tuple(stored.items(k))) for k in keys]
+            run.training()
+            own = [Scored(run, summaries[k], tuple(stored.items(k))) for k in keys]
+            for one in own:
+                _marks(one.items)
+            scored += own
             if not keys:
                 detail = "its candidates have not answered the test questions yet"
                 left_out.append(LeftOut(run.id, Reason.NOT_EVALUATED, detail))
         except UsageError as error:
-            left_out.append(LeftOut(run.id, Reason.UNREADABLE, str(error)))
+            left_out.append(LeftOut(run.id, Reason.DAMAGED, str(error)))
     return scored, left_out

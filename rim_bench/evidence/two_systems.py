@@ -230,7 +230,9 @@ def _evaluation(store: Store, name: str, split: str, task: str | None) -> Evalua
         key, summary = choose(run, split, task)
     measured(run, key, summary)  # refuses what is damaged, twice there or neither right nor wrong
     items = {i.id: i for i in run.read_items(key)}
-    return Evaluation(run.id, key, run.spec, summary, run.training() or TrainingRecord(), items)
+    return Evaluation(
+        run.id, key, run.spec, summary, run.training() or TrainingRecord(), items, run.commits(), run.sealed
+    )
 
 
 def _check_same_questions(first: Row, second: Row, first_name: str, second_name: str) -> None:

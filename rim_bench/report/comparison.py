@@ -12,7 +12,7 @@ from typing import Any
 from rim_bench.evidence import degenerate, split_protocol
 from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.pairs import pairs as pairs_of
-from rim_bench.evidence.rows import Accuracy, Evaluation, Group, LeftOut, Reason, Row, Subset, collect, headings, stamp
+from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Reason, Row, Subset, collect, headings, stamp
 from rim_bench.evidence.training_budgets import Budget, tuning_flops, tuning_trials
 from rim_bench.report import references, sections
 from rim_bench.report.notes import comparison_notes, trained_elsewhere
@@ -60,8 +60,12 @@ _RUN_NUMBERS: dict[str, Callable[[Evaluation], Any]] = {  # of an evaluation and
     for kind in ("ttft_ms", "full_ms")
     for suffix, statistic in (("", "median"), ("_p95", "p95"))
 }
+_OVERLAP_COLUMNS = (
+    "overlap_train_exact", "overlap_train_masked", "overlap_validation_exact", "overlap_validation_masked",
+)  # fmt: skip
 OPTIONAL_COLUMNS = (  # only where some record has one: a table of runs that chose nothing looks as it always did
-    "checkpoint", "chosen_step", "tuning_flops", "tuning_rate", *sections.SPLIT_COLUMNS, *LM_EVAL_COLUMNS,
+    "checkpoint", "chosen_step", "tuning_flops", "tuning_rate", *_OVERLAP_COLUMNS, *sections.SPLIT_COLUMNS,
+    *LM_EVAL_COLUMNS,
 )  # fmt: skip
 
 
@@ -127,6 +131,8 @@ def _row_record(group: Group, row: Row) -> Record:
     if (rule := first.spec.rule) is not None:
         steps = [str(p.training.chosen.step) for p in row.parts]
         out |= {"checkpoint": rule, "chosen_step": " ".join(steps)}
+    if (shared := first.summary.overlap) is not None and shared.any:
+        out |= {name: getattr(shared, name.removeprefix("overlap_")) for name in _OVERLAP_COLUMNS}
     if (flops := tuning_flops(row)) is not None:
         rates = dict.fromkeys(f"{t.chosen:g}" for p in row.parts if (t := p.training.tuning))
         out |= {"tuning_flops": flops, "tuning_rate": " ".join(rates)}
@@ -158,21 +164,24 @@ def comparison(
 ) -> Table:
     """The comparison table of stored runs, a pure function of what lies in their folders.
 
-    `split` keeps the evaluations on one split; `damaged` (from `Store.runs`) are named under the table; `published`
-    numbers of the same task get a panel of their own, and are in no ranking and no CSV.
+    `split` keeps the evaluations on one split; `damaged` (from `Store.runs`) and what turns out to be
+    damaged are rows without a number; `published` numbers of the same task get a panel of their own, and are in no
+    ranking and no CSV.
 
     Raises:
         UsageError: none of the runs has an evaluation that can be read.
     """
-    runs = list(runs)
-    groups, no_rows = collect(runs, split)
+    groups, no_rows = collect(runs := list(runs), split)
     by_splits, missing = split_protocol.scored_runs(runs, split)
     no_rows = [item for item in no_rows if item.reason is not Reason.ON_TEST]  # those have a section of their own
-    left_out = [*map(LeftOut.text, no_rows), *omitted_lines(runs), *map(LeftOut.text, missing)]
-    left_out += [f"{d.path.name}: {d.reason}" for d in damaged]
+    bad = sections.damaged_runs(damaged, [*no_rows, *missing])
+    runs = [run for run in runs if run.id not in bad]
+    left_out = [item.text() for item in no_rows if item.reason is not Reason.DAMAGED] + omitted_lines(runs)
+    left_out += [item.text() for item in missing if item.reason is not Reason.DAMAGED]
     if not groups and not by_splits:
-        reasons = "; ".join(left_out) or "no run is stored there; `rim-bench run` makes some"
-        raise UsageError(f"there is nothing to compare: {reasons}")
+        reasons = [f"{name}: {why}" for name, why in bad.items()] + left_out
+        why = "; ".join(reasons) or "no run is stored there; `rim-bench run` makes some"
+        raise UsageError(f"there is nothing to compare: {why}")
     parts = overview(groups)
     whole = not parts  # else the terminal shows other tasks' sets in the overview alone
     records: list[Record] = []
@@ -187,8 +196,9 @@ def comparison(
         records += _records(group, pairs)
         brief = not whole and all(trained_elsewhere(p) for r in group.rows for p in r.parts)
         parts.append(Section(f"{heading} ({QUICK})" if group.quick else heading, tuple(panels), tuple(notes), brief))
-    parts += sections.split_sections(by_splits) + lm_eval_section(runs)
+    parts += sections.split_sections(by_splits) + lm_eval_section(runs) + sections.damaged_section(bad)
     records += sections.split_records(by_splits) + lm_eval_records(runs)
+    records += [{"stamp": sections.DAMAGED, "label": name, "run_ids": name, "flags": why} for name, why in bad.items()]
     columns = CSV_COLUMNS + used_columns(records, OPTIONAL_COLUMNS)
     quick = any(g.quick for g in groups) or any(s.quick for s in by_splits)
     return Table(title, quick, tuple(parts), tuple(records), columns, tuple(left_out))

@@ -17,11 +17,11 @@ from rim_bench.evidence.curves import COSTS
 from rim_bench.evidence.equal_cost import default_costs
 from rim_bench.evidence.leaderboard import COLUMNS, TARGETS, LeaderboardNumbers, MeasuredSetting
 from rim_bench.evidence.ranking import RankingGroup, contests
-from rim_bench.evidence.rows import LeftOut, Subset
+from rim_bench.evidence.rows import OVERLAP, Reason, Subset
 from rim_bench.evidence.stats.intervals import Interval
 from rim_bench.report.comparison import used_columns
 from rim_bench.report.notes import COST_NAMES, leaderboard_notes
-from rim_bench.report.sections import format_bounds
+from rim_bench.report.sections import DAMAGED, damaged_runs, damaged_section, format_bounds, state_section
 from rim_bench.storage.run_folder import Damaged, Run
 from rim_bench.util.files import Record, finite, write_bytes_atomic
 from rim_bench.util.progress import phase
@@ -68,7 +68,7 @@ class Board:
         sections = []
         for number, section in enumerate(self.table.sections, 1):
             shared, *records = by_section[number]
-            head = {"title": section.title, **{k: shared[k] for k in _ONCE}, "notes": list(section.notes)}
+            head = {"title": section.title, **{k: shared.get(k) for k in _ONCE}, "notes": list(section.notes)}
             lines = ",\n".join(_json({k: r[k] for k in fields if r.get(k) not in (None, "")}) for r in records)
             sections.append(f'{_json(head, indent=1)[:-2]},\n "records": [\n{lines}\n]}}')
         whole = _json({"schema": 1, "title": self.table.heading, "left_out": list(self.table.left_out)}, indent=1)
@@ -95,13 +95,16 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 @phase("ranking the runs")
 def leaderboard(runs: Iterable[Run], *, split: str | None = None, damaged: Iterable[Damaged] = ()) -> Board:
-    """The leaderboard of stored runs. `damaged` (from `Store.runs`) are named under it.
+    """The leaderboard of stored runs. `damaged` (from `Store.runs`) and what turns out to be damaged are rows
+    without a number.
 
     Raises:
         UsageError: nothing to rank, or runs that must not be in one leaderboard.
     """
     ranked, unranked = contests(runs, split)
-    left_out = (*map(LeftOut.text, unranked), *(f"{d.path.name}: {d.reason}" for d in damaged))
+    bad = damaged_runs(damaged, unranked)
+    seen = {item.run: item.detail for item in unranked if item.reason is Reason.OVERLAP}
+    left_out = tuple(item.text() for item in unranked if item.reason not in (Reason.DAMAGED, Reason.OVERLAP))
     parts: list[Section] = []
     records: list[Record] = []
     for number, contest in enumerate(ranked, 1):
@@ -110,7 +113,15 @@ def leaderboard(runs: Iterable[Run], *, split: str | None = None, damaged: Itera
         title = f"{contest.title} ({QUICK})" if contest.group.quick else contest.title
         parts.append(Section(title, panels, tuple(leaderboard_notes(numbers))))
         records += [{"section": number, **record} for record in numbers.records()]
-    quick, columns = any(c.group.quick for c in ranked), COLUMNS + used_columns(records, ("tuning_flops",))
+    caption = "Questions that trained or chose: no held-out sets"
+    unnumbered = [(section, bad, DAMAGED) for section in damaged_section(bad)]
+    unnumbered += [(s, seen, OVERLAP) for s in state_section("Out of the ranking", caption, OVERLAP, seen)]
+    for section, reasons, state in unnumbered:
+        parts.append(section)
+        shared = {"section": len(parts), "stamp": state}
+        records += [shared | {"record": "section"}]
+        records += [shared | {"record": state, "label": k, "run_ids": k, "reason": why} for k, why in reasons.items()]
+    quick, columns = any(c.group.quick for c in ranked), COLUMNS + used_columns(records, ("tuning_flops", "reason"))
     table = Table(TITLE, quick, tuple(parts), tuple(records), columns, left_out, "leaderboard.md")
     return Board(table, tuple(ranked))
 

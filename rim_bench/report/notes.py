@@ -12,7 +12,7 @@ from rim_bench.evidence.claims import ClaimOutcome, evaluated_controls, findings
 from rim_bench.evidence.curves import SAME, TIMED, WIDE
 from rim_bench.evidence.leaderboard import LeaderboardNumbers
 from rim_bench.evidence.pairs import EQUIVALENCE, Pair
-from rim_bench.evidence.rows import Evaluation, Group, Row, changed_questions, changed_training
+from rim_bench.evidence.rows import Evaluation, Group, Row, changed_questions, changed_training, overlap_text
 from rim_bench.evidence.split_protocol import Scored
 from rim_bench.evidence.stats.clustered import FEW
 from rim_bench.evidence.stats.intervals import RESAMPLES, wilson
@@ -66,12 +66,22 @@ def start_note(rows: Iterable[Row]) -> Iterator[str]:
         yield "Rows differ in their starting weights: a difference between them may be the start's."
 
 
-def changed_notes(rows: Sequence[Row]) -> Iterator[str]:
-    """Which questions and training rows are not those that the task registers."""
+def trust_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """What a reader must know before taking the numbers at their word: changed data, records without a manifest."""
     if changed_questions(rows):
         yield "CHANGED DATA: the questions are not the set that the task registers (--allow-changed-data)."
     if trained := ", ".join(changed_training(rows)):
         yield f"CHANGED DATA: trained on rows that are not the registered ones (--allow-changed-data): {trained}."
+    texts: dict[tuple[str, bool], list[str]] = {}
+    for row in rows:
+        for part in row.parts:
+            if text := overlap_text(part.summary.overlap):
+                texts.setdefault((text, part.held_out), []).append(row.label)
+    for (text, held_out), labels in texts.items():
+        yield f"OVERLAP{'' if held_out else ', so out of every ranking'}: {text} ({_distinct(labels)})."
+    if unsealed := sorted({p.run for r in rows for p in r.parts if not p.sealed}):
+        names = ", ".join(unsealed[:3]) + (f" and {len(unsealed) - 3} more" if len(unsealed) > 3 else "")
+        yield f"UNSEALED: no manifest vouches for the records of {names}; `rim-bench seal` writes one."
 
 
 # Evaluations
@@ -308,6 +318,9 @@ def split_notes(scored: Sequence[Scored]) -> Iterator[str]:
         "split SE: standard deviation over splits divided by the root of their number. All splits share the same "
         "questions, so it says how much the split matters, and is no sampling error."
     )
+    for text in dict.fromkeys(overlap_text(s.summary.overlap) for s in scored):
+        if text:
+            yield f"OVERLAP: {text}."
     if any(s.too_few for s in scored):
         yield "Sets of questions that are too few for the protocol are left out."
 
@@ -352,7 +365,7 @@ def comparison_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
     yield from evaluation_notes(parts)
     yield from transfer_notes(parts)
     yield from dict.fromkeys(f"Questions: {note}." for p in parts for note in p.summary.data_notes)
-    yield from changed_notes(group.rows)
+    yield from trust_notes(group.rows)
     for cut in sorted({p.cut for p in parts if p.cut is not None}):
         yield f"First {cut:,} rows only: not the full set."
     for row in group.rows:
@@ -404,7 +417,7 @@ def leaderboard_notes(numbers: LeaderboardNumbers) -> Iterator[str]:
         low = f" {ALL_AT_FLOOR}" if all(group.at_floor(r, scope) for r in group.rows) else ""
         yield f"Floor ({scope.name}): the best constant answer ({answer!r}) scores {format_percent(share)} %.{low}"
     yield from selection_notes(group.rows)
-    yield from changed_notes(group.rows)
+    yield from trust_notes(group.rows)
     if group.quick:
         yield f"{QUICK}."
 

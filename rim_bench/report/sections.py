@@ -6,7 +6,7 @@ Rows keep a fixed order, and nobody is bolded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from rim_bench.evidence import degenerate, training_budgets
 from rim_bench.evidence.claims import findings
 from rim_bench.evidence.degenerate import OutputFlag
 from rim_bench.evidence.pairs import Pair
-from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Row, Subset
+from rim_bench.evidence.rows import Accuracy, Evaluation, Group, LeftOut, Reason, Row, Subset
 from rim_bench.evidence.split_protocol import Scored
 from rim_bench.evidence.stats import clustered
 from rim_bench.evidence.stats.intervals import Clustered, Interval
 from rim_bench.evidence.training_budgets import tuning_flops
 from rim_bench.report import notes
 from rim_bench.storage.records import ItemRecord
+from rim_bench.storage.run_folder import Damaged
 from rim_bench.storage.selection import SPLITS
 from rim_bench.util.files import Record
 from rim_bench.util.table import QUICK, Panel, Section
@@ -38,6 +39,26 @@ from rim_bench.util.text import (
 
 FAILURES = ("unparseable", "empty", "capped", "overlong")  # fields of an item
 _MOST_LEVELS = 12  # more level columns than this are left to the CSV
+
+
+DAMAGED = "damaged"
+
+
+def damaged_runs(damaged: Iterable[Damaged], left_out: Iterable[LeftOut]) -> dict[str, str]:
+    """Name -> reason of every run that cannot be trusted: those that were known to be, and those found on reading."""
+    reasons = {item.run: item.detail for item in left_out if item.reason is Reason.DAMAGED}
+    return dict(sorted(({d.path.name: d.reason for d in damaged} | reasons).items()))
+
+
+def state_section(title: str, caption: str, state: str, reasons: Mapping[str, str]) -> list[Section]:
+    """A row for each run that has no number here, and a note why; nothing without any."""
+    panel = Panel(caption, ("run", "state"), tuple((name, state) for name in reasons), align="ll")
+    return [Section(title, (panel,), tuple(f"{name}: {why}" for name, why in reasons.items()))] if reasons else []
+
+
+def damaged_section(reasons: Mapping[str, str]) -> list[Section]:
+    """A row for each run that cannot be trusted."""
+    return state_section("Damaged runs", "No number of these runs is shown", DAMAGED, reasons)
 
 
 def accuracy(group: Group, pairs: Sequence[Pair]) -> list[Panel]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from rim_bench.evidence.rows import CHANGED, Group, Row, changed_questions
+from rim_bench.evidence.rows import CHANGED, Group, Row, changed_questions, overlap_text
 from rim_bench.report.notes import trained_elsewhere, transfers_note
 from rim_bench.storage.records import LmEvalRecord
 from rim_bench.storage.run_folder import Run
@@ -94,6 +94,8 @@ def lm_eval_section(runs: Iterable[Run]) -> list[Section]:
     for name, _, record in _lm_evaluations(runs):
         versions.add(str(record.lm_eval_version))
         notes |= dict.fromkeys(f"{record.task}, {name}: {note}." for note in record.notes)
+        if shared := overlap_text(record.overlap):
+            notes[f"OVERLAP: {record.task}, {name}: {shared}."] = None
         how = [f"version {record.task_version}", f"{record.num_fewshot}-shot", str(record.split)]
         how += [f"n={record.documents:,}", f"documents {record.evaluated_sha256[:8]}"]
         if record.limit is not None and record.limit < record.documents_in_all:

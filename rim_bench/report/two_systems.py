@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rim_bench.evidence.power import PowerLine, PowerPlan
 from rim_bench.evidence.two_systems import SubsetComparison, SystemComparison, replicated
-from rim_bench.report.notes import changed_notes, cluster_note
+from rim_bench.report.notes import cluster_note, trust_notes
 from rim_bench.util.files import Record, canonical
 from rim_bench.util.table import QUICK, Look, Panel, Section, Table
 from rim_bench.util.text import format_interval, format_number, format_p, format_percent
@@ -99,7 +99,7 @@ def _sentence(reading: SubsetComparison) -> str:
 def notes(compared: SystemComparison) -> list[str]:
     """What a reader must know of the systems, and how the numbers are compared."""
     main, seeds = compared.readings[0].contrast, [len(r.parts) for r in compared.rows[:2]]
-    out = [f"{QUICK}: {r.label}" for r in compared.rows if r.quick] + [*changed_notes(compared.rows)]
+    out = [f"{QUICK}: {r.label}" for r in compared.rows if r.quick] + [*trust_notes(compared.rows)]
     if len({canonical(r.first.spec.backbone) for r in compared.rows}) > 1:
         out.append("Other backbones: the difference is not that of the methods alone.")
     if len({r.first.settings.get("dtype") for r in compared.rows} | {None}) > 2:

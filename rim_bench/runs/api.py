@@ -74,9 +74,11 @@ def run(*, progress: Progress = None, **options: Any) -> Results:
         progress: see `Progress`.
         options: fields of `Options`: methods, task, seeds, model, data, examples, quick, out ...
     """
+    from rim_bench.runs.study import check_used
     from rim_bench.runs.training import run_plan
 
     plan = plan_study(**options)
+    check_used([plan[0].study])
     with _reporter(progress) as reporter:
         return Results(tuple(run_plan(plan, reporter)))
 
@@ -98,6 +100,7 @@ def evaluate_run(run: PlannedRun | Run, *, progress: Progress = None, **options:
         run: a planned run has the evaluation that goes with its study; a stored one is asked what `options` say.
         options: fields of `StoredRunOptions`: task, split, effort, votes, max_tokens ...
     """
+    from rim_bench.evaluate.stored_runs import check_used as check_asked
     from rim_bench.evaluate.stored_runs import evaluate_stored
     from rim_bench.runs import training
 
@@ -106,6 +109,7 @@ def evaluate_run(run: PlannedRun | Run, *, progress: Progress = None, **options:
             return training.evaluate(run, reporter)
         stored, asked = run.run if isinstance(run, PlannedRun) else run, _read(StoredRunOptions, options)
         asked.allow()
+        check_asked([stored], asked)
         evaluate_stored(stored, asked, reporter)
         return stored
 

@@ -31,15 +31,20 @@ from rim_bench.storage.records import (
     EvaluationRecord,
     ItemRecord,
     LookRecord,
+    LooksRecord,
+    OverlapRecord,
     SelectionRecord,
     TrainingRecord,
     ValidationRecord,
+    read_record,
 )
 from rim_bench.storage.run_folder import CANDIDATES, Run
 from rim_bench.storage.selection import BEST, LAST, SPLITS, TIES, CheckpointRule, best
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import MANIFEST, complete_folder, damage_of, read_json, write_json_atomic
+from rim_bench.util.files import MANIFEST, complete_folder, damage_of, is_there, read_json
 from rim_bench.util.progress import phase
+
+SCORES = f"{CANDIDATES}/scores.json"
 
 
 class CheckpointSelector:
@@ -73,13 +78,13 @@ class CheckpointSelector:
     def resume(self, step: int) -> None:
         """Training goes on behind `step`: later candidates are void, and leftovers of a kill are removed."""
         if not self.points:  # the same run was looked at before, and no longer is: what was seen then is not of its end
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove_candidates(self.run)
         self.seen = [r for r in self._stored() if r.step <= step]
         known = {self._weights(r.step) for r in self.seen}
         for path in sorted(self.folder.glob("step-*")):
             if path not in known:
                 shutil.rmtree(path)
-        if self._scores.is_file():
+        if self.seen or is_there(self.run.path / SCORES):
             self._write()
 
     def evaluate(self, step: int, stage: str, *, candidate: bool, ends: bool) -> None:
@@ -171,28 +176,22 @@ class CheckpointSelector:
         clean(self.run, self.selection)
 
     @property
-    def _scores(self) -> Path:
-        return self.folder / "scores.json"
-
-    @property
     def _candidates(self) -> list[LookRecord]:
         return [r for r in self.seen if r.candidate]
 
     def _weights(self, step: int) -> Path:
         return weights_folder(self.run, step)
 
-    def _stored(self) -> list[LookRecord]:
+    def _stored(self) -> tuple[LookRecord, ...]:
         """Raises UsageError where the file is damaged."""
-        stored = read_json(self._scores).get("seen") if self._scores.is_file() else []
-        if not isinstance(stored, list) or not all(isinstance(r, dict) for r in stored):
-            raise UsageError(f"{str(self._scores)!r} is damaged: its seen is no list of records; move the run away")
-        looks = [LookRecord.from_json(r) for r in stored]
-        if not all(type(r.step) is int and type(r.n) is int and 0 <= r.accuracy <= 1 for r in looks):
-            raise UsageError(f"{str(self._scores)!r} is damaged: a record has values that cannot be; move the run away")
+        seal, path = self.run.seal, self.run.path / SCORES
+        looks = read_record(LooksRecord, seal.read(SCORES), path).seen if seal.has(SCORES) else ()
+        if not all(0 <= look.accuracy <= 1 for look in looks):
+            raise UsageError(f"{str(path)!r} is damaged: a record has values that cannot be; move the run away")
         return looks
 
     def _write(self) -> None:
-        write_json_atomic(self._scores, {"schema": 1, "seen": [r.to_json() for r in self.seen]})
+        self.run.write(SCORES, LooksRecord(seen=tuple(self.seen)).to_json())
 
 
 @contextmanager
@@ -218,7 +217,13 @@ def weights_folder(run: Run, step: int) -> Path:
 def clean(run: Run, selection: CheckpointRule) -> None:
     """Removes candidates of a trained run, but for those that the test questions choose between."""
     if selection.rule != SPLITS:
-        shutil.rmtree(run.path / CANDIDATES, ignore_errors=True)
+        _remove_candidates(run)
+
+
+def _remove_candidates(run: Run) -> None:
+    if is_there(run.path / CANDIDATES):
+        with run.seal.replacing({SCORES: None}):
+            shutil.rmtree(run.path / CANDIDATES, ignore_errors=True)
 
 
 def link_files(source: Path, folder: Path) -> None:
@@ -244,6 +249,7 @@ def evaluate_candidates(
     run: Run,
     request: EvaluationRequest,
     device: torch.device,
+    shared: OverlapRecord,
     on_items: Callable[[int, int], None] | None = None,
     execution: ExecutionContext = ALONE,
 ) -> EvaluationRecord:
@@ -312,6 +318,7 @@ def evaluate_candidates(
             "device": device.type,
             "dtype": "bfloat16" if device.type == "cuda" else "float32",
         },
+        "overlap": shared.to_json(),
         "candidates": [c.to_json() for c in candidates],
         "flops": sum(c.flops for c in candidates),
         "seconds": round(time.perf_counter() - began, 3),

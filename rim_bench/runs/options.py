@@ -13,7 +13,7 @@ from rim_bench.engine.distributed.environment import check_asked, check_strategy
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.storage.selection import LAST, CheckpointRule, LearningRateGrid, parse_tune
 from rim_bench.util.errors import UsageError, check_count, unknown
-from rim_bench.util.flags import Flag, read_names, read_pairs, read_settings, read_value
+from rim_bench.util.flags import Flag, read_names, read_pairs, read_settings, read_value, refuse_unused
 
 EXECUTORS = ("local", "submitit", "ray")
 BUDGETS = ("examples", "train-flops")
@@ -156,6 +156,8 @@ class Options(TrainOptions, ModelOptions, StoredRunOptions):
             for name, value in {**parse_budget(self.budget), "budget": None}.items():
                 object.__setattr__(self, name, value)  # read once: the same options again do not have two budgets
         _ = self.selection, self.grid  # refuses what does not fit
+        if isinstance(self.tune, LearningRateGrid):
+            refuse_unused(self, "trials tune_share", "the grid to tune on has its rates and its share")
         check_asked(self.processes)
         check_strategy(self.strategy)
         if self.tune is not None and self.lr is not None:

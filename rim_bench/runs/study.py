@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from rim_bench.compute.backbones import resolve_backbone
-from rim_bench.data.datasets import training_data
+from rim_bench.data.datasets import evaluation_data, training_data
+from rim_bench.data.leakage import overlap
 from rim_bench.data.reader import Split
 from rim_bench.data.task import Task, load_task
 from rim_bench.engine.distributed.environment import check_batch
+from rim_bench.evaluate.options import QUICK_ROWS
 from rim_bench.methods.controls import Control, UnrunControl, controls_for, matched_settings
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import all_methods, load_method
 from rim_bench.runs.options import Options
+from rim_bench.storage.records import OverlapRecord
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.flags import refuse_unused
 from rim_bench.util.progress import phase
 
 STARTS = ("recipe", "cot")
@@ -60,6 +65,26 @@ class StudySetting:
                 files=options.files,
                 allow_changed=options.allow_changed_data,
             )
+
+    @property
+    def evaluation_limit(self) -> int | None:
+        """Questions that its evaluation asks at most."""
+        options = self.options
+        return options.limit if options.limit is not None or not options.quick else QUICK_ROWS
+
+    @cached_property
+    def overlap(self) -> OverlapRecord:
+        """The test questions that stand among its training and validation rows. Opens the test split."""
+        options = self.options
+        test = evaluation_data(
+            self.task,
+            data=options.data,
+            steps=options.steps,
+            limit=self.evaluation_limit,
+            files=options.files,
+            allow_changed=options.allow_changed_data,
+        )
+        return overlap(self.task, *self.data, [e.question for e in test.examples])
 
     @cached_property
     def texts(self) -> list[str]:
@@ -156,6 +181,28 @@ class StudySetting:
                 changed = {k: v for k, v in shared.items() if getattr(usual, k) != v}
                 settings[control.method] = {**changed, **settings.get(control.method, {})}
         return dataclasses.replace(options, methods=tuple(names), settings={k: v for k, v in settings.items() if v})
+
+
+def check_used(studies: Sequence[StudySetting], *, sets: bool = False, controls: bool = False) -> None:
+    """Refuses options that no request has a use for.
+
+    Args:
+        studies: of the requests, which have the same options but for the task and the budget.
+        sets: further sets are evaluated.
+        controls: so are controls, with starts of their own.
+
+    Raises:
+        UsageError: one was given.
+    """
+    options, tasks = studies[0].options, [study.task for study in studies]
+    names = ", ".join(dict.fromkeys(task.name for task in tasks))
+    if not sets and all(task.metadata["source"] == "generator" for task in tasks):
+        refuse_unused(options, "data", f"{names} is generated and reads no file")
+    if not controls and all(study.start == "recipe" for study in studies):
+        refuse_unused(options, "cot_examples", "no method starts from a shared CoT run (--start cot)")
+    methods = [study.method(name) for study in studies for name in options.methods]
+    if not (sets or controls or any(task.form == "generate" for task in tasks) or any(m.writes_steps for m in methods)):
+        refuse_unused(options, "max_tokens", f"{names} is multiple choice, and none of these methods writes steps")
 
 
 def study_setting(options: Options, *, elsewhere: bool = False) -> StudySetting:

@@ -16,7 +16,7 @@ from rim_bench.compute.adapters import matched_backbone, matched_shape
 from rim_bench.compute.backbones import configuration
 from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import ROWS, training_cost
-from rim_bench.data.datasets import overlap
+from rim_bench.data.leakage import overlap
 from rim_bench.data.task import Task
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.devices import fingerprint, peak_memory, pick_device, reset_peak
@@ -28,7 +28,6 @@ from rim_bench.engine.pretrained import locate
 from rim_bench.engine.trained_model import TrainedModel, build_bridges, load_trained
 from rim_bench.engine.trainer import Trainer
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated, validation_accuracy
-from rim_bench.evaluate.options import QUICK_ROWS
 from rim_bench.evidence.split_protocol import held_out
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded, Method, Stage
@@ -40,7 +39,7 @@ from rim_bench.runs.study import StudySetting
 from rim_bench.runs.tuning import adopt, run_trials, same_training
 from rim_bench.storage.records import ProcessesRecord, TrainingRecord, UsedBudgetRecord, ValidationRecord
 from rim_bench.storage.run_folder import Run
-from rim_bench.storage.selection import SPLITS
+from rim_bench.storage.selection import BEST, SPLITS
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import damage_of
@@ -82,7 +81,7 @@ def note_data(study: StudySetting, reporter: Reporter, *, evaluation: bool = Tru
     """Notes what there is to say of the data before anything is trained.
 
     Raises:
-        UsageError: too few test questions for the 16-split protocol.
+        UsageError: too few test questions for the 16-split protocol, or validation rows that choose and are among them.
     """
     train_set, validation_set = study.data
     for note in (*train_set.notes, *validation_set.notes):
@@ -94,8 +93,17 @@ def note_data(study: StudySetting, reporter: Reporter, *, evaluation: bool = Tru
         held_out(len(examples))
     if study.task.form == "choice" and (bad := next((e for e in examples if e.answer not in e.choices), None)):
         raise UsageError(f"task {study.task.name}: {bad.id} offers no choice that is its answer, {bad.answer!r}")
-    if shared := overlap(train_set.examples, examples):
-        reporter.note(f"{shared} test questions stand in the training set word for word")
+    shared = study.overlap
+    if shared.chose and (study.options.checkpoint == BEST or study.options.grid is not None):
+        rule = "--checkpoint best" if study.options.checkpoint == BEST else "--tune"
+        raise UsageError(
+            f"{shared.validation_exact} of the {shared.n} test questions stand in the validation set, by which {rule} "
+            "chooses: give other validation rows (--file validation=PATH), or leave out the rule"
+        )
+    if shared.train_exact:
+        reporter.note(f"{shared.train_exact} test questions stand in the training set word for word")
+    if shared.validation_exact:
+        reporter.note(f"{shared.validation_exact} test questions stand in the validation set word for word")
 
 
 def check_budget(plan: Plan) -> None:
@@ -208,6 +216,9 @@ def _train_weights(
             request = evaluation_request(study, "validation")
             accuracy, n = validation_accuracy(trained, request, validating.advance)
         validation = ValidationRecord(accuracy=accuracy, n=n)
+    train_set, held = study.data
+    shown = overlap(study.task, train_set, held, [e.question for e in held.examples]).train_exact
+    validation = dataclasses.replace(validation, train_exact=shown or None)
     inherited_examples = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
     if plan.flops:
         kind, asked, used, last_step = "train-flops", plan.flops, outcome.flops + inherited, outcome.last_step_flops
@@ -358,13 +369,12 @@ def _environment(device: torch.device, task: Task, processes: int = 1) -> dict[s
 def evaluation_request(study: StudySetting, split: str = "test", effort: int | None = None) -> EvaluationRequest:
     """The evaluation that goes with a study."""
     options = study.options
-    limit = options.limit if options.limit is not None or not options.quick else QUICK_ROWS
     return EvaluationRequest(
         study.task,
         options.data,
         options.files,
         options.steps,
-        limit,
+        study.evaluation_limit,
         split,
         effort,
         options.max_tokens or int(study.task.recipe.get("max_tokens", 128)),
@@ -394,8 +404,9 @@ def evaluate(planned: PlannedRun, reporter: Reporter | None = None, execution: E
             reporter.evaluating(label, done, total)
 
         if planned.selection.rule == SPLITS:
-            evaluate_candidates(run, request, device, show, execution)
+            evaluate_candidates(run, request, device, planned.study.overlap, show, execution)
         else:
-            evaluate_run(run, load_trained(run, device=device, execution=execution), request, show)
+            trained = load_trained(run, device=device, execution=execution)
+            evaluate_run(run, trained, request, show, {"overlap": planned.study.overlap})
         reporter.finished(label)
     return run

@@ -4,29 +4,45 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rim_bench.storage.records import CandidateItem, EvaluationRecord, ItemRecord, JsonRecord, LmEvalItem, LmEvalRecord
+from rim_bench.storage.records import (
+    CandidateItem,
+    EvaluationRecord,
+    ItemRecord,
+    JsonRecord,
+    LmEvalItem,
+    LmEvalRecord,
+    read_record,
+    read_records,
+)
+from rim_bench.storage.seal import Seal
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, canonical, finite, read_json, write_bytes_atomic, write_json_atomic, writing
+from rim_bench.util.files import Record, canonical, finite, is_there, json_bytes, unpacked, write_bytes_atomic, writing
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+SUMMARY, ITEMS = "summary.json", "items.jsonl.gz"
 Summary = TypeVar("Summary", EvaluationRecord, LmEvalRecord)
 Item = TypeVar("Item", ItemRecord, CandidateItem, LmEvalItem)
 
 
 @dataclass(frozen=True)
 class Evaluations(Generic[Summary, Item]):
-    """The evaluations in one folder, with the records that their files hold."""
+    """The evaluations in one folder of a sealed one, with the records that their files hold."""
 
-    path: Path
+    seal: Seal
+    inside: str  # path of the folder below the sealed one
     summary_type: type[Summary]
     item_type: type[Item]
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.seal.folder / self.inside
 
     def folder(self, key: str) -> Path:
         """Where an evaluation lies. Raises ValueError for a key that is no folder name."""
@@ -53,43 +69,64 @@ class Evaluations(Generic[Summary, Item]):
         if about.get("n", len(rows)) != len(rows):
             raise ValueError(f"the summary speaks of n = {about['n']}, but there are {len(rows)} items")
         data = gzip.compress("".join(canonical(finite(row)) + "\n" for row in rows).encode(), mtime=0)
-        with writing(folder):  # while the items change, the old summary would not fit them
-            (folder / "summary.json").unlink(missing_ok=True)
-        write_bytes_atomic(folder / "items.jsonl.gz", data)
         stored = {"count": len(rows), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
         about = {**finite(about), "n": len(rows), "items": stored}
-        write_json_atomic(folder / "summary.json", about)
+        files = {f"{self.inside}/{key}/{name}": d for name, d in ((ITEMS, data), (SUMMARY, json_bytes(about)))}
+        with self.seal.replacing(files):
+            with writing(folder):  # while the items change, the old summary would not fit them
+                (folder / SUMMARY).unlink(missing_ok=True)
+            for name, content in files.items():
+                write_bytes_atomic(self.seal.folder / name, content)
         return self.summary_type.from_json(about)
 
     def read(self, key: str) -> Summary | None:
         """The summary of a complete evaluation, or None. Raises UsageError where its files do not fit together."""
-        return self._verified(key)[0] if (self.folder(key) / "summary.json").is_file() else None
+        return self._verified(key)[0] if is_there(self.folder(key) / SUMMARY) else None
 
     def all(self) -> dict[str, Summary]:
-        """Key -> summary of every complete evaluation, by key. Raises UsageError where one is damaged."""
-        names = sorted(p.parent.name for p in self.path.glob("*/summary.json") if _KEY.fullmatch(p.parent.name))
-        return {key: self._verified(key)[0] for key in names}
+        """Key -> summary of every complete evaluation, by key.
+
+        Raises:
+            UsageError: one is damaged, or the manifest lists one that is gone.
+        """
+        keys: set[str] = set()
+        try:
+            keys.update(path.name for path in self.path.iterdir() if _KEY.fullmatch(path.name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise UsageError(f"{str(self.path)!r} cannot be read: {error.strerror}") from None
+        if (listed := self.seal.manifest()) is not None:
+            head, tail = f"{self.inside}/", f"/{SUMMARY}"
+            names = (n for n in listed.files if n.startswith(head) and n.endswith(tail))
+            keys.update(n.removeprefix(head).removesuffix(tail) for n in names)
+        present = (key for key in sorted(keys) if self.seal.has(f"{self.inside}/{key}/{SUMMARY}"))
+        return {key: self._verified(key)[0] for key in present}
 
     def items(self, key: str) -> list[Item]:
         """The items of an evaluation, in the order they were written.
 
         Raises:
-            UsageError: it is missing or damaged.
-            KeyError, ValueError: a line is no record of an item.
+            UsageError: it is missing or damaged, or a line is no record of an item.
         """
-        lines = gzip.decompress(self._verified(key)[1]).splitlines()
-        return [self.item_type.from_json(json.loads(line)) for line in lines]
+        (summary, data), path = self._verified(key), self.folder(key) / ITEMS
+        items = read_records(self.item_type, unpacked(data, path), path)
+        if summary.n != len(items) or len({item.id for item in items}) != len(items):
+            raise UsageError(f"{str(path)!r} is damaged: it is not {summary.n} items with an id each")
+        return items
 
     def _verified(self, key: str) -> tuple[Summary, bytes]:
-        folder = self.folder(key)
-        summary = self.summary_type.from_json(read_json(folder / "summary.json"))
+        folder, inside = self.folder(key), f"{self.inside}/{key}"
         problem = f"evaluation {str(folder)!r} is damaged: %s; delete that folder to evaluate again"
         try:
-            data = (folder / "items.jsonl.gz").read_bytes()
-        except OSError as error:
-            raise UsageError(problem % f"items.jsonl.gz: {error.strerror}") from None
+            summary = read_record(self.summary_type, self.seal.read(f"{inside}/{SUMMARY}"), folder / SUMMARY)
+            data = self.seal.read(f"{inside}/{ITEMS}")
+        except UsageError as error:
+            raise UsageError(problem % error) from None
         if summary.stored_items is None or hashlib.sha256(data).hexdigest() != summary.stored_items.sha256:
-            raise UsageError(problem % "items.jsonl.gz does not match the sha256 in summary.json")
+            raise UsageError(problem % f"{ITEMS} does not match the sha256 in {SUMMARY}")
+        if summary.stored_items.count not in (None, summary.n):
+            raise UsageError(problem % f"{SUMMARY} speaks of {summary.n} items and of {summary.stored_items.count}")
         return summary, data
 
 

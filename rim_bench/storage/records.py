@@ -1,7 +1,7 @@
 """The records of a run folder as frozen dataclasses: each field is a key of the file, with a line that says what it is.
 
 A record that is read and written again has the same bytes: keys that this version does not know stay in `extra`, and
-keys that the file lacks are not added.
+keys that the file lacks are not added. A value of another type than its field is refused by name.
 """
 
 # ruff: noqa: RUF009 (what `said` makes of a mutable default is a factory)
@@ -12,13 +12,15 @@ import hashlib
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
-from typing import Any, NamedTuple, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
 
-from rim_bench.storage.selection import SPLITS, Apart, CheckpointRule, LearningRateGrid
-from rim_bench.util.files import canonical
+from rim_bench.storage.selection import BEST, SPLITS, Apart, CheckpointRule, LearningRateGrid
+from rim_bench.util.errors import UsageError
+from rim_bench.util.files import HUGE, canonical, parse_lines, parse_object
 from rim_bench.util.text import leaves, short
 
 NEEDED: Any = object()  # a file without this key is damaged
@@ -42,12 +44,62 @@ def said(doc: str, default: Any = None, *, key: str | None = None, omit: bool = 
     return field(default=default, metadata=metadata, compare=not hidden, repr=not hidden)
 
 
+BEYOND = "is beyond all that is measured here"
+
+
+class BadRecord(UsageError):
+    """A value that is not what its field holds, or a key that is missing."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key} {problem}")
+        self.key, self.problem = key, problem
+
+    def below(self, key: str) -> BadRecord:
+        """The same in a part of a record."""
+        return BadRecord(f"{key}.{self.key}" if self.key else key, self.problem)
+
+
+class _Kind(NamedTuple):
+    """What a field may hold."""
+
+    types: tuple[type, ...]  # of JSON's values; none: anything
+    words: str = ""
+    read: Callable[[Any], Any] | None = None  # makes the value of JSON's, and raises BadRecord; None: as it is
+
+    @property
+    def number(self) -> bool:
+        """Whether it is one, or null."""
+        return int in self.types and str not in self.types
+
+    def exact(self, key: str, value: Any) -> bool:
+        """Whether every value of this type is of the kind. Raises BadRecord where this one is not."""
+        kind = type(value)
+        if kind in self.types or not self.types:
+            return True
+        whole = isinstance(value, float) and value.is_integer() and int in self.types  # it may be written 3e12
+        if kind is bool or not (whole or isinstance(value, self.types)):
+            raise BadRecord(key, f"is {short(value)[:60]!r}, not {self.words}")
+        return False
+
+    def value(self, key: str, value: Any) -> Any:
+        """The field's value. Raises BadRecord."""
+        self.exact(key, value)
+        if self.number and isinstance(value, int | float) and not -HUGE < value < HUGE:
+            raise BadRecord(key, BEYOND)
+        if self.read is None or value is None:
+            return value
+        try:
+            return self.read(value)
+        except BadRecord as error:
+            raise error.below(key) from None
+
+
 class _Key(NamedTuple):
     """A key of a file and the field that holds it."""
 
     key: str
     name: str
-    read: Callable[[Any], Any] | None  # from JSON; raises TypeError or AttributeError; None: as it is
+    kind: _Kind
     default: Any
     omit: bool
 
@@ -61,10 +113,10 @@ class JsonRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The record of a JSON object. A part that is no object where one belongs is kept in `extra`.
+        """The record of a JSON object.
 
         Raises:
-            KeyError: a key that is needed is missing.
+            BadRecord: a value that is not what its field holds, or a needed key that is missing.
         """
         plan = _read_plan(cls, tuple(value))  # type: ignore[arg-type]  # it takes a record class for unhashable
         record = cls.__new__(cls)  # not __init__, which takes five times as long: defaults stand in the class
@@ -72,13 +124,17 @@ class JsonRecord:
         values.update({name: new() for name, new in plan.factories}, stored=plan.present)
         values.update(value if plan.names is None else zip(plan.names, value.values(), strict=True))
         values.pop("", None)
-        values["extra"] = extra = {key: value[key] for key in plan.unknown}
-        for key, name, read, default in plan.readers:
-            try:
-                values[name] = read(value[key])
-            except (TypeError, AttributeError):
-                values[name], extra[key] = default, value[key]
-                values["stored"] -= {key}
+        values["extra"] = {key: value[key] for key in plan.unknown}
+        types = tuple(map(type, value.values()))
+        if types not in plan.sound:
+            exact = [kind.exact(key, value[key]) for key, kind in plan.kinds]
+            if all(exact):
+                plan.sound.add(types)
+        for key in plan.numbers:
+            if (number := value[key]) is not None and not -HUGE < number < HUGE:
+                raise BadRecord(key, BEYOND)
+        for key, name, kind in plan.readers:
+            values[name] = kind.value(key, value[key])
         return record
 
     def only(self, names: Iterable[str]) -> Self:
@@ -120,19 +176,48 @@ def _keys(cls: type[JsonRecord]) -> dict[str, _Key]:
         if not f.metadata["hidden"]:
             key = f.metadata.get("key", f.name)
             default = f.default if f.default_factory is MISSING else f.default_factory()
-            out[key] = _Key(key, f.name, _reader(hints[f.name]), default, f.metadata["omit"])
+            out[key] = _Key(key, f.name, _kind(hints[f.name]), default, f.metadata["omit"])
     return out
 
 
-def _reader(hint: Any) -> Callable[[Any], Any] | None:
-    """What makes a field's value of JSON: nested records, and tuples of them or of plain values."""
+_PLAIN: Mapping[Any, _Kind] = {
+    Any: _Kind(()),
+    str: _Kind((str,), "a text"),
+    int: _Kind((int,), "a whole number"),
+    float: _Kind((float, int), "a number"),
+    bool: _Kind((bool,), "true or false"),
+    types.NoneType: _Kind((types.NoneType,), "null"),
+}
+
+
+def _kind(hint: Any) -> _Kind:
+    """What a field may hold by its annotation: JSON's plain values, records, tuples and dictionaries of these."""
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    parts, origin = typing.get_args(hint), typing.get_origin(hint)
     if isinstance(hint, types.UnionType):
-        readers = [r for r in map(_reader, typing.get_args(hint)) if r is not None]
-        return (lambda value: None if value is None else readers[0](value)) if readers else None
-    if typing.get_origin(hint) is tuple:
-        inner = _reader(typing.get_args(hint)[0])
-        return lambda value: tuple(value if inner is None else map(inner, value))
-    return hint.from_json if isinstance(hint, type) and issubclass(hint, JsonRecord) else None
+        kinds = [_kind(part) for part in parts]
+        read = next((kind.read for kind in kinds if kind.read is not None), None)
+        return _Kind(tuple(t for k in kinds for t in k.types), " or ".join(k.words for k in kinds), read)
+    if origin is dict:
+        inner = _kind(parts[1])
+        if not inner.types:
+            return _Kind((dict,), "an object")
+        return _Kind((dict,), "an object", lambda value: {key: inner.value(key, v) for key, v in value.items()})
+    if origin is tuple and parts[-1] is ...:
+        element = _kind(parts[0])
+        return _Kind(
+            (list, tuple), "a list", lambda value: tuple(element.value(str(k), v) for k, v in enumerate(value))
+        )
+    if origin is tuple:
+        return _Kind((list, tuple), "a list", lambda value: _fixed(tuple(map(_kind, parts)), value))
+    return _Kind((dict,), "an object", hint.from_json)
+
+
+def _fixed(kinds: Sequence[_Kind], value: Sequence[Any]) -> tuple[Any, ...]:
+    if len(value) != len(kinds):
+        raise BadRecord("", f"has {len(value)} values, not {len(kinds)}")
+    return tuple(kind.value(str(k), v) for k, (kind, v) in enumerate(zip(kinds, value, strict=True)))
 
 
 class _ReadPlan(NamedTuple):
@@ -141,24 +226,60 @@ class _ReadPlan(NamedTuple):
     names: tuple[str, ...] | None  # of the fields, in the order of the keys, empty for an unknown key; None: the keys
     unknown: tuple[str, ...]
     present: frozenset[str]  # known keys
-    readers: tuple[tuple[str, str, Callable[[Any], Any], Any], ...]  # key, field, what reads its value, default
+    kinds: tuple[tuple[str, _Kind], ...]  # of the keys
+    numbers: tuple[str, ...]  # keys
+    readers: tuple[tuple[str, str, _Kind], ...]  # key, field, and how it is read
     factories: tuple[tuple[str, Callable[[], Any]], ...]  # fields whose default is a new object
+    sound: set[tuple[type, ...]]  # types of the values that were seen and fit, whatever the values are
 
 
 @cache
 def _read_plan(cls: type[JsonRecord], keys: tuple[str, ...]) -> _ReadPlan:
     known = _keys(cls)  # type: ignore[arg-type]
     if missing := [k.key for k in known.values() if k.default is MISSING and k.key not in keys]:
-        raise KeyError(missing[0])
+        raise BadRecord(missing[0], "is missing")
     present = [known[k] for k in keys if k in known]
     names = tuple(known[k].name if k in known else "" for k in keys)
     return _ReadPlan(
         None if names == keys else names,
         tuple(k for k in keys if k not in known),
         frozenset(k.key for k in present),
-        tuple((k.key, k.name, k.read, k.default) for k in present if k.read is not None),
+        tuple((k.key, k.kind) for k in present),
+        tuple(k.key for k in present if k.kind.number),
+        tuple((k.key, k.name, k.kind) for k in present if k.kind.read is not None),
         tuple((f.name, f.default_factory) for f in fields(cls) if f.default_factory is not MISSING),
+        set(),
     )
+
+
+# Files
+Record = TypeVar("Record", bound=JsonRecord)
+
+
+def read_record(cls: type[Record], data: bytes, path: Path) -> Record:
+    """The record in a file of these bytes. Raises UsageError naming the file and what of it is damaged."""
+    try:
+        return cls.from_json(parse_object(data, repr(str(path))))
+    except BadRecord as error:
+        raise UsageError(f"{str(path)!r} is damaged: {error}") from None
+
+
+def read_records(cls: type[Record], data: bytes, path: Path) -> list[Record]:
+    """The records in a file of one JSON object a line. Raises UsageError naming the line."""
+    return [record for _, record in _numbered(cls, data, path)]
+
+
+def read_lines(cls: type[JsonRecord], data: bytes, path: Path) -> list[dict[str, Any]]:
+    """The same as plain objects."""
+    return [value for value, _ in _numbered(cls, data, path)]
+
+
+def _numbered(cls: type[Record], data: bytes, path: Path) -> Iterator[tuple[dict[str, Any], Record]]:
+    for where, value in parse_lines(data, repr(str(path))):
+        try:
+            yield value, cls.from_json(value)
+        except BadRecord as error:
+            raise UsageError(f"{where} is damaged: {error}") from None
 
 
 # spec.json
@@ -356,6 +477,11 @@ class RunSpec(JsonRecord):
         return self.rule == SPLITS
 
     @property
+    def selects_on_validation(self) -> bool:
+        """Whether validation questions chose its checkpoint or its learning rate."""
+        return self.rule == BEST or self.tuned is not None
+
+    @property
     def kept_apart(self) -> Apart | None:
         """Why it is no row of a comparison or ranking; None where it is one, or a start (left out without a word)."""
         if self.is_trial:
@@ -402,6 +528,39 @@ class ValidationRecord(JsonRecord):
 
     accuracy: float = said("share of right answers", 0.0)
     n: int = said("number of questions", 0)
+    train_exact: int | None = said("questions that stand in the training rows too; missing: none", omit=True)
+
+
+MOST_SHARED = 0.01
+"""Share of the evaluated questions that may stand word for word in the rows that trained, or that chose. A published
+set has a few such by accident, which move its accuracy by no more than that; with more it is no held-out set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapRecord(JsonRecord):
+    """Evaluated questions that stand in what the run was trained on, or in the validation rows that choose."""
+
+    n: int = said("number of questions", NEEDED)
+    train_exact: int = said("those that stand in the training rows, white space aside", NEEDED)
+    train_masked: int | None = said("the same but for numbers, case and punctuation; null: generated, of one form")
+    validation_rows: int = said("number of validation rows", NEEDED)
+    validation_exact: int = said("questions that stand in the validation rows, white space aside", NEEDED)
+    validation_masked: int | None = said("the same but for numbers, case and punctuation; null: generated")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is something to say."""
+        return any((self.train_exact, self.train_masked, self.validation_exact, self.validation_masked))
+
+    @property
+    def trained(self) -> bool:
+        """Whether more than `MOST_SHARED` of the questions were trained on."""
+        return self.train_exact > MOST_SHARED * self.n
+
+    @property
+    def chose(self) -> bool:
+        """Whether more than `MOST_SHARED` of the questions, or of the validation rows, are the same."""
+        return self.validation_exact > MOST_SHARED * min(self.n, self.validation_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -433,6 +592,16 @@ class LookRecord(JsonRecord):
         return ChosenRecord(step=self.step, stage=self.stage, accuracy=self.accuracy, n=self.n)
 
 
+# candidates/scores.json
+@dataclass(frozen=True, kw_only=True)
+class LooksRecord(JsonRecord):
+    """What was seen so far while a run trains."""
+
+    schema: int = said("version of this format", 1)
+    seen: tuple[LookRecord, ...] = said("every evaluation on validation", ())
+
+
+# train.json
 @dataclass(frozen=True, kw_only=True)
 class SelectionRecord(JsonRecord):
     """How the run's checkpoint was chosen."""
@@ -538,6 +707,24 @@ class TrainingRecord(JsonRecord):
     def chosen(self) -> ChosenRecord:
         """The checkpoint that became the model; empty where none was chosen."""
         return (self.selection and self.selection.chosen) or ChosenRecord()
+
+
+# train.jsonl(.xz)
+@dataclass(frozen=True, kw_only=True)
+class StepRecord(JsonRecord):
+    """One optimizer step."""
+
+    step: int = said("number of steps done with it", NEEDED)
+    stage: str | None = said("stage of the curriculum")
+    loss: float | None = said("loss; null: it was no finite number")
+    losses: dict[str, float | None] = said("its parts", dict)
+    lr: float | None = said("learning rate")
+    examples: int | None = said("training examples up to here")
+    tokens: int | None = said("tokens trained on in this step")
+    grad_norm: float | None = said("norm of the gradient before it was clipped")
+    flops: int | None = said("training FLOPs of this step")
+    flops_executed: int | None = said("those with padding")
+    seconds: float | None = said("seconds of this step")
 
 
 # eval/<key>/summary.json
@@ -678,7 +865,7 @@ class EvaluationRecord(JsonRecord):
     task: str | None = said("name of the task")
     task_title: str = said("its title in tables", "")
     task_version: int | str = said("its version", "")
-    evaluator_version: str = said("version of the scorer", "")
+    evaluator_version: int | str = said("version of the scorer", "")
     split: str = said("`test` or `validation`", "")
     n: int = said("number of questions", 0)
     data_sha256: str = said("sha256 of the questions", "")
@@ -705,6 +892,7 @@ class EvaluationRecord(JsonRecord):
     prompt_note: str | None = said("in what lm-eval's prompt differs from the training prompt; null: in nothing")
     trained_on: TrainedOnRecord | None = said("the run's own task, where this is another", omit=True)
     unseen_text: UnseenTextRecord | None = said("another task: questions with text never seen in training", omit=True)
+    overlap: OverlapRecord | None = said("questions that trained or chose; missing: not counted", omit=True)
     lm_eval: LmEvalScores | None = said("lm-eval's own scores, in files of early versions", omit=True)
     candidates: tuple[CandidateRecord, ...] = said("16-split: the candidates, in the order of training", (), omit=True)
     flops: int | None = said("16-split: inference FLOPs of all candidates", omit=True)
@@ -761,6 +949,7 @@ class LmEvalRecord(JsonRecord):
     notes: tuple[str, ...] = said("what there is to say of the evaluation", ())
     trained_on: TrainedOnRecord | None = said("the run's own task", omit=True)
     unseen_text: UnseenTextRecord | None = said("documents with text never seen in training", omit=True)
+    overlap: OverlapRecord | None = said("documents whose questions trained or chose; missing: not counted", omit=True)
     n: int | None = said("number of item records", omit=True)
     stored_items: StoredItemsRecord | None = said("the file of the item records", key="items", omit=True)
 

@@ -5,6 +5,7 @@
       environment.json           versions, commit, hardware, argv of every start
       train.jsonl(.xz)           one record per optimizer step, compressed when training is done
       train.json                 the summary of training
+      manifest.json              size and sha256 of the records (`rim_bench.storage.seal`)
       checkpoints/step-00000100/ newest complete checkpoint, with manifest.json
       model/                     final weights with manifest.json; its existence means "trained"
       eval/<key>/                items.jsonl.gz, then summary.json; its existence means "evaluated"
@@ -19,21 +20,24 @@ forgets it.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rim_bench.storage.evaluations import Evaluations
+from rim_bench.storage.evaluations import ITEMS, SUMMARY, Evaluations
 from rim_bench.storage.records import (
     CandidateItem,
     EvaluationRecord,
@@ -43,7 +47,9 @@ from rim_bench.storage.records import (
     LmEvalRecord,
     RunSpec,
     TrainingRecord,
+    read_record,
 )
+from rim_bench.storage.seal import Seal
 from rim_bench.storage.step_log import StepLog
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import (
@@ -53,9 +59,12 @@ from rim_bench.util.files import (
     damage_of,
     finite,
     fsync,
-    read_json,
+    is_alive,
+    is_leftover,
+    is_there,
+    json_bytes,
+    parse_object,
     write_bytes_atomic,
-    write_json_atomic,
     writing,
 )
 from rim_bench.util.progress import phase
@@ -67,6 +76,9 @@ log = logging.getLogger(__name__)
 _STEP = re.compile(r"step-(\d{8,})")
 CANDIDATES = "candidates"  # folder in a run's own: weights of its candidates, and their answers
 NOT_EVALUATED = "not_evaluated.json"
+OWN_RECORDS = ("spec.json", "environment.json", "train.json", "train.jsonl.xz", NOT_EVALUATED, "candidates/scores.json")
+NEW = ".new-"  # begins the name of a folder that is to become a run's
+HOUR = 3600.0  # seconds: no folder of another machine needs as long to become a run's
 _LOOKED = ": looked for "
 
 
@@ -114,7 +126,17 @@ class Run:
     @cached_property
     def spec(self) -> RunSpec:
         """The specification. Raises UsageError where it is missing or damaged."""
-        return RunSpec.from_json(read_json(self.path / "spec.json"))
+        return read_record(RunSpec, self.seal.read("spec.json"), self.path / "spec.json")
+
+    @property
+    def seal(self) -> Seal:
+        """The manifest of its records."""
+        return Seal(self.path)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it has one: nothing vouches for the records of a run that has not."""
+        return self.seal.manifest() is not None
 
     def check(self, spec: RunSpec | Mapping[str, Any]) -> None:
         """Refuses a run that is no row of any table.
@@ -137,6 +159,7 @@ class Run:
 
     def verify(self) -> None:
         """Raises UsageError for the first thing in the folder that cannot be trusted; an unfinished run is fine."""
+        self.seal.check()
         try:
             expected = self.spec.id
         except ValueError as error:
@@ -145,9 +168,39 @@ class Run:
             raise UsageError(f"run folder {str(self.path)!r} does not carry the id of its spec.json, {expected!r}")
         self.metrics()
         self.training()
-        self.evaluations()
+        self.not_evaluated()
+        for stored in (self.own_evaluations, self.candidate_evaluations, self.lm_eval_evaluations):
+            stored.all()
         if (self.path / "model").is_dir() and (damage := damage_of(self.path / "model", contents=False)) is not None:
             raise UsageError(f"model {str(self.path / 'model')!r} is damaged: {damage}")
+
+    def write_manifest(self) -> list[str]:
+        """Writes the manifest of the records as they are; returns the names of those that the one before did not list
+        like this.
+
+        Raises:
+            UsageError: a record cannot be read, or another process works on the run.
+        """
+        with self.lock():
+            try:
+                before = self.seal.manifest()
+            except UsageError:  # it is what is damaged
+                before = None
+            self.seal.path.unlink(missing_ok=True)
+            try:
+                self.verify()
+                names = [*OWN_RECORDS]
+                for stored in (self.own_evaluations, self.candidate_evaluations, self.lm_eval_evaluations):
+                    for key in stored.all():
+                        stored.items(key)  # whether they can be read
+                        names += [f"{stored.inside}/{key}/{file}" for file in (SUMMARY, ITEMS)]
+                now = self.seal.create({name: self.seal.read(name) for name in names if self.seal.has(name)})
+            except UsageError:
+                if before is not None:
+                    write_bytes_atomic(self.seal.path, before.data())
+                raise
+        old = {} if before is None else before.files
+        return sorted(n for n in now.files.keys() | old.keys() if now.files.get(n) != old.get(n))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -171,6 +224,8 @@ class Run:
                 raise RunInUse(f"{owner} works on {str(self.path)!r}: wait for it or end it") from None
         try:
             _refuse_links(self.path.rglob("*"))  # no other process adds or removes files any more
+            if lock.lock_counter == 1:
+                self._remove_leftovers()
             write_bytes_atomic(holder, f"{os.getpid()} {socket.gethostname()}\n".encode())
             yield
         finally:
@@ -190,26 +245,55 @@ class Run:
                 return None  # who works on it next is told
         return None
 
+    def _remove_leftovers(self) -> None:
+        """Removes what killed processes left half written; this one holds the lock."""
+        for folder, folders, files in os.walk(self.path):
+            for name in [
+                name for name in folders if name.endswith(".tmp")
+            ]:  # `complete_folder` is called under the lock
+                folders.remove(name)
+                shutil.rmtree(Path(folder) / name, ignore_errors=True)
+            for name in filter(is_leftover, files):
+                with suppress(OSError):
+                    (Path(folder) / name).unlink()
+        for new in self.path.parent.glob(f"{NEW}{glob.escape(self.id)}-*"):  # else it would have become this folder
+            writer = re.fullmatch(r"(.+)\.(\d{1,9})-[0-9a-f]{8}", new.name.removeprefix(f"{NEW}{self.id}-"))
+            with suppress(OSError):  # a process of another machine is only known to need less than an hour
+                here = writer is None or writer[1] == platform.node()
+                young = time.time() - new.stat().st_mtime < HOUR
+                if not (writer and is_alive(int(writer[2])) if here else young):
+                    shutil.rmtree(new, ignore_errors=True)
+
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Stores the environment of this start; those of earlier starts stay under `earlier`."""
-        path = self.path / "environment.json"
-        before = read_json(path) if path.is_file() else None
+        before = self.read("environment.json")
         earlier = [] if before is None else [*before.pop("earlier", []), before]
-        write_json_atomic(path, {**environment, **({"earlier": earlier} if earlier else {})})
+        self.write("environment.json", {**environment, **({"earlier": earlier} if earlier else {})})
+
+    def read(self, name: str) -> Record | None:
+        """The object in one of the run's files; None where it is not there. Raises UsageError where it is damaged."""
+        where = repr(str(self.path / name))
+        return parse_object(self.seal.read(name), where, paths=True) if self.seal.has(name) else None
+
+    def write(self, name: str, value: Any) -> None:
+        """Writes one of the run's files, which the manifest then lists."""
+        self.seal.write(name, json_bytes(value))
 
     @property
     def task_file(self) -> Record | None:
         """Path and sha256 of the YAML of one's own task that it was trained on; None where nothing is said of one."""
-        path = self.path / "environment.json"
-        file = read_json(path).get("task_file") if path.is_file() else None
+        file = (self.read("environment.json") or {}).get("task_file")
         return file if isinstance(file, dict) else None
 
     def _starts(self, key: str) -> tuple[Any, ...]:
         """What environment.json has under a key, of every start that has it, oldest first; equal ones once."""
-        path = self.path / "environment.json"
-        newest = read_json(path) if path.is_file() else {}
-        stored = [canonical(start[key]) for start in (*newest.get("earlier", ()), newest) if start.get(key) is not None]
-        return tuple(map(json.loads, dict.fromkeys(stored)))
+        newest = self.read("environment.json") or {}
+        earlier = newest.get("earlier", [])
+        starts = [*earlier, newest] if isinstance(earlier, list) else [earlier]
+        stored = [start.get(key) if isinstance(start, dict) else 0 for start in starts]
+        if not all(value is None or isinstance(value, dict) for value in stored):
+            raise UsageError(f"{str(self.path / 'environment.json')!r} is damaged: its {key} is no object")
+        return tuple(map(json.loads, dict.fromkeys(canonical(value) for value in stored if value is not None)))
 
     def fingerprints(self) -> tuple[FingerprintRecord, ...]:
         """What decided the last bit, of every start that differed; empty where none was recorded."""
@@ -217,7 +301,7 @@ class Run:
 
     def commits(self) -> tuple[str, ...]:
         """The commits of rim-bench that trained it, in short, a changed tree with a +; empty outside of one."""
-        return tuple(f"{git['commit'][:7]}{'+' if git['dirty'] else ''}" for git in self._starts("git"))
+        return tuple(f"{str(git.get('commit'))[:7]}{'+' if git.get('dirty') else ''}" for git in self._starts("git"))
 
     # Training
 
@@ -297,7 +381,7 @@ class Run:
         """
         if training is not None:
             value = training.to_json() if isinstance(training, TrainingRecord) else training
-            write_json_atomic(self.path / "train.json", finite(value))
+            self.write("train.json", finite(value))
         self._steps.compress()
         with complete_folder(self.path / "model", needed) as temporary:
             write(temporary)
@@ -324,25 +408,25 @@ class Run:
 
     def training(self) -> TrainingRecord | None:
         """The training summary (train.json), or None."""
-        path = self.path / "train.json"
-        return TrainingRecord.from_json(read_json(path)) if path.is_file() else None
+        name = "train.json"
+        return read_record(TrainingRecord, self.seal.read(name), self.path / name) if self.seal.has(name) else None
 
     # Evaluation
 
     @property
     def own_evaluations(self) -> Evaluations[EvaluationRecord, ItemRecord]:
         """The run's evaluations on tasks of rim-bench."""
-        return Evaluations(self.path / "eval", EvaluationRecord, ItemRecord)
+        return Evaluations(self.seal, "eval", EvaluationRecord, ItemRecord)
 
     @property
     def candidate_evaluations(self) -> Evaluations[EvaluationRecord, CandidateItem]:
         """What its candidates answered, of which the test questions choose one: rows of no comparison."""
-        return Evaluations(self.path / CANDIDATES / "eval", EvaluationRecord, CandidateItem)
+        return Evaluations(self.seal, f"{CANDIDATES}/eval", EvaluationRecord, CandidateItem)
 
     @property
     def lm_eval_evaluations(self) -> Evaluations[LmEvalRecord, LmEvalItem]:
         """The run's evaluations on tasks of lm-eval's own: rows of no comparison."""
-        return Evaluations(self.path / "lm_eval" / "eval", LmEvalRecord, LmEvalItem)
+        return Evaluations(self.seal, "lm_eval/eval", LmEvalRecord, LmEvalItem)
 
     def write_evaluation(
         self, key: str, items: Sequence[ItemRecord | Mapping[str, Any]], summary: EvaluationRecord | Mapping[str, Any]
@@ -385,12 +469,9 @@ class Run:
 
     def not_evaluated(self) -> dict[str, Omission]:
         """Set -> why the run was not evaluated on it. Raises UsageError where the file is damaged."""
-        path = self.path / NOT_EVALUATED
-        if not path.is_file():
-            return {}
-        sets = read_json(path).get("sets")
+        sets = (self.read(NOT_EVALUATED) or {"sets": {}}).get("sets")
         if not isinstance(sets, dict):
-            raise UsageError(f"{str(path)!r} is damaged: it has no sets; delete it")
+            raise UsageError(f"{str(self.path / NOT_EVALUATED)!r} is damaged: it has no sets")
         return {str(name): Omission.of(str(reason)) for name, reason in sets.items()}
 
     def record_not_evaluated(self, missing: Mapping[str, str], evaluated: Iterable[str]) -> None:
@@ -398,7 +479,8 @@ class Run:
         before = {name: omission.text() for name, omission in self.not_evaluated().items()}
         now = {k: v for k, v in {**before, **missing}.items() if k not in set(evaluated)}
         if now != before:
-            write_json_atomic(self.path / NOT_EVALUATED, {"schema": 1, "sets": now})
+            with self.lock():
+                self.write(NOT_EVALUATED, {"schema": 1, "sets": now})
 
 
 def _refuse_links(paths: Iterable[Path]) -> None:
@@ -429,11 +511,13 @@ class Store:
         spec = spec if isinstance(spec, RunSpec) else RunSpec.from_json(spec)
         run = Run(self.folder / spec.id)
         if not run.path.exists():
-            new = self.folder / f".new-{run.id}-{uuid.uuid4().hex[:8]}"
+            new = self.folder / f"{NEW}{run.id}-{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
             with writing(run.path):
                 try:
                     new.mkdir(parents=True)
-                    write_json_atomic(new / "spec.json", spec.to_json())
+                    data = json_bytes(spec.to_json())
+                    write_bytes_atomic(new / "spec.json", data)
+                    Seal(new).create({"spec.json": data})
                     new.rename(run.path)
                 except OSError as error:
                     if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else: another process was faster
@@ -445,89 +529,110 @@ class Store:
         return run
 
     def find(self, name: str) -> Run:
-        """A run by its id, by the beginning of its id, or by the path of its folder.
+        """The run of `locate`. Raises UsageError where none or several fit, or its spec.json cannot be read."""
+        run = self.locate(name)
+        _ = run.spec  # raises where it cannot be read
+        return run
+
+    def locate(self, name: str) -> Run:
+        """A run by its id, by the beginning of its id, or by the path of its folder; nothing in it is read.
 
         Raises:
-            UsageError: none or several fit, or the folder has no readable spec.json.
+            UsageError: none or several fit.
         """
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         ids = sorted(p.name for p in folders if p.is_dir() and not p.name.startswith("."))
         if name in ids:
-            run = Run(self.folder / name)
-        elif Path(name).is_dir() and (Path(name) / "spec.json").is_file():
-            run = Run(Path(name).resolve())
-        else:
-            fitting = [i for i in ids if name and i.startswith(name)]
-            if len(fitting) > 1:
-                raise UsageError(f"run {name!r} is not unique under {str(self.folder)!r}: {', '.join(fitting)}")
-            if not fitting:
-                raise unknown("run", name, ids)
-            run = Run(self.folder / fitting[0])
-        _ = run.spec  # raises where it cannot be read
-        return run
+            return Run(self.folder / name)
+        if Path(name).is_dir() and is_there(Path(name) / "spec.json"):
+            return Run(Path(name).resolve())
+        fitting = [i for i in ids if name and i.startswith(name)]
+        if len(fitting) > 1:
+            raise UsageError(f"run {name!r} is not unique under {str(self.folder)!r}: {', '.join(fitting)}")
+        if not fitting:
+            raise unknown("run", name, ids)
+        return Run(self.folder / fitting[0])
 
     def frame(self) -> pd.DataFrame:
-        """One row an evaluation of every sound run: what was trained, on what, what it cost and how it answered.
+        """One row an evaluation of every run: what was trained, on what, what it cost and how it answered.
 
-        Shared starts and trials stand in it too (column `role`); a run without an evaluation has one row. Damaged
-        folders are named by `runs`.
+        Shared starts and trials stand in it too (column `role`); a run without an evaluation has one row. So has a
+        damaged one: its name, and in the column `damaged` why nothing else is said of it.
         """
         import pandas as pd
 
         rows: list[Record] = []
-        for run in self.runs()[0]:
-            spec, training = run.spec, run.training() or TrainingRecord()
-            kind, amount = spec.total_budget
-            trained = {
-                "run": run.id,
-                "role": spec.role,
-                "method": spec.method.title,
-                "backbone": None if spec.backbone is None else spec.backbone.name,
-                "trained_on": spec.task.name,
-                "start": spec.start,
-                "seed": spec.seed,
-                "budget": kind,
-                "budget_amount": amount,
-                "quick": spec.quick,
-                "training_flops": training.flops,
-                "inherited_flops": training.inherited_flops,
-                "training_seconds": training.seconds,
-            }
-            evaluations = [
-                {"evaluation": key, "task": e.task, "split": e.split, "n": e.n, "effort": e.effort}
-                | {"accuracy": sum(item.correct for item in items) / len(items)}
-                for key, e in run.evaluations().items()
-                if (items := run.read_items(key))
-            ]
-            rows += [trained | evaluation for evaluation in evaluations or [{}]]
-        return pd.DataFrame(rows)
+        good, bad = self.runs()
+        for run in good:
+            try:
+                rows += [{**row, "damaged": None} for row in _evaluation_rows(run)]
+            except UsageError as error:
+                bad.append(Damaged(run.path, str(error)))
+        return pd.DataFrame(rows + [{"run": d.path.name, "damaged": d.reason} for d in bad])
+
+    def folders(self) -> list[Run]:
+        """Every run folder by id, sound or not."""
+        if not is_there(self.folder):
+            return []
+        try:
+            paths = sorted(self.folder.iterdir())
+        except OSError as error:
+            raise UsageError(f"{str(self.folder)!r} cannot be read: {error.strerror}") from None
+        return [Run(path) for path in paths if not path.name.startswith(".") and not path.is_file()]
 
     @phase("reading the stored runs")
     def runs(self) -> tuple[list[Run], list[Damaged]]:
         """All runs by id, and beside them the folders that cannot be trusted, with the reason."""
-        good: list[Run] = []
-        bad: list[Damaged] = []
-        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
-            if not path.is_dir() or path.name.startswith("."):
-                continue
-            run = Run(path)
-            try:
-                run.verify()
-                good.append(run)
-            except UsageError as error:
-                bad.append(Damaged(path, str(error)))
-        return good, bad
+        return verified(self.folders())
+
+
+def verified(runs: Iterable[Run]) -> tuple[list[Run], list[Damaged]]:
+    """The runs that can be trusted, and the others with the reason."""
+    good: list[Run] = []
+    bad: list[Damaged] = []
+    for run in runs:
+        try:
+            run.verify()
+            good.append(run)
+        except (UsageError, OSError) as error:
+            bad.append(Damaged(run.path, str(error)))
+    return good, bad
+
+
+def _evaluation_rows(run: Run) -> list[Record]:
+    """A run's rows of `Store.frame`."""
+    spec, training = run.spec, run.training() or TrainingRecord()
+    kind, amount = spec.total_budget
+    trained = {
+        "run": run.id,
+        "role": spec.role,
+        "method": spec.method.title,
+        "backbone": spec.backbone.name,
+        "trained_on": spec.task.name,
+        "start": spec.start,
+        "seed": spec.seed,
+        "budget": kind,
+        "budget_amount": amount,
+        "quick": spec.quick,
+        "training_flops": training.flops,
+        "inherited_flops": training.inherited_flops,
+        "training_seconds": training.seconds,
+    }
+    evaluations = [
+        {"evaluation": key, "task": e.task, "split": e.split, "n": e.n, "effort": e.effort}
+        | {"accuracy": sum(item.correct for item in items) / len(items)}
+        for key, e in run.evaluations().items()
+        if (items := run.read_items(key))
+    ]
+    return [trained | evaluation for evaluation in evaluations or [{}]]
 
 
 def omitted_lines(runs: Iterable[Run]) -> list[str]:
     """A line for each set and reason, with the number of runs; where files were looked for is in the runs' own file."""
     omitted: dict[tuple[str, str], list[str]] = {}
     for run in runs:
-        try:
-            for name, omission in run.not_evaluated().items():
-                omitted.setdefault((name, omission.reason), []).append(run.id)
-        except UsageError as error:
-            omitted.setdefault(("a list of omitted sets", str(error)), []).append(run.id)
+        for name, omission in run.not_evaluated().items():
+            omitted.setdefault((name, omission.reason), []).append(run.id)
     return [
         f"{name}: asked for and not evaluated for {ids[0] if len(ids) == 1 else f'{len(ids)} runs'}: {reason}"
         for (name, reason), ids in sorted(omitted.items())

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, finite, fsync, write_bytes_atomic, writing
+from rim_bench.storage.records import StepRecord, read_lines
+from rim_bench.storage.seal import Seal
+from rim_bench.util.files import Record, finite, fsync, is_there, read_regular, unpacked, write_bytes_atomic, writing
 
 
 @dataclass(frozen=True)
@@ -60,23 +61,15 @@ class StepLog:
                 raise
 
     def _lines(self) -> list[tuple[bytes, Record]]:
-        path = self.packed if self.packed.is_file() else self.plain
-        if not path.is_file():
+        seal = Seal(self.folder)
+        if seal.has(self.packed.name):
+            path, data = self.packed, unpacked(seal.read(self.packed.name), self.packed)
+        elif is_there(self.plain):
+            path, data = self.plain, read_regular(self.plain)
+        else:
             return []
-        try:
-            data = lzma.decompress(path.read_bytes()) if path == self.packed else path.read_bytes()
-        except (OSError, lzma.LZMAError) as error:
-            raise UsageError(f"{str(path)!r} is damaged: {error}") from None
-        out = []
-        for number, line in enumerate(data.split(b"\n")[:-1], 1):  # what follows the last newline is torn
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{str(path)!r} line {number} is damaged: {error}") from None
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-                raise UsageError(f"{str(path)!r} line {number} is damaged: it is no record with a step")
-            out.append((line, record))
-        return out
+        whole = data[: data.rfind(b"\n") + 1]  # what follows the last newline is torn
+        return list(zip(whole.splitlines(), read_lines(StepRecord, whole, path), strict=True))
 
     def read(self) -> list[Record]:
         """All complete records. Raises UsageError naming the line that cannot be read."""
@@ -84,17 +77,17 @@ class StepLog:
 
     def truncate(self, step: int) -> None:
         """Drops the records with `record["step"]` > `step`; what is left is not compressed and can be appended to."""
-        if self.plain.is_file() or self.packed.is_file():
+        if is_there(self.plain) or is_there(self.packed):
             kept = [line + b"\n" for line, record in self._lines() if record["step"] <= step]
-            write_bytes_atomic(self.plain, b"".join(kept))
-            self.packed.unlink(missing_ok=True)
+            with Seal(self.folder).replacing({self.packed.name: None}):
+                write_bytes_atomic(self.plain, b"".join(kept))
+                self.packed.unlink(missing_ok=True)
 
     def compress(self) -> None:
         """Training is done: the same records in a seventh of the space."""
-        if self.plain.is_file():
-            write_bytes_atomic(
-                self.packed, lzma.compress(b"".join(line + b"\n" for line, _ in self._lines()), preset=9)
-            )
+        if is_there(self.plain):
+            lines = b"".join(line + b"\n" for line, _ in self._lines())
+            Seal(self.folder).write(self.packed.name, lzma.compress(lines, preset=9))
             self.plain.unlink()
 
     def sync(self) -> None:

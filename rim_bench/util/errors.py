@@ -51,6 +51,11 @@ def check_count(flag: str, value: int | None, least: int = 1, most: int = MOST) 
         raise UsageError(f"{flag} {value} is too large: give at most {most:,}")
 
 
+def cannot_apply(flag: str, why: str) -> UsageError:
+    """The error for an option that was given and would change nothing."""
+    return UsageError(f"{flag} cannot apply: {why}; leave it out")
+
+
 def check_name(kind: str, name: str) -> None:
     """Raises UsageError for a name that is to become part of a folder's and is no plain one."""
     if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9._-]*", name):

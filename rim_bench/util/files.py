@@ -9,12 +9,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import lzma
 import math
 import os
+import re
 import resource
 import shutil
+import stat
 import tempfile
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +42,14 @@ _REFUSALS = {
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
+LARGEST = 1 << 30  # bytes of a file that is read whole
+PACKED = 300  # times its own bytes that a packed file may hold where that is more than 64 MiB: answers pack 80 to 1
+DEEPEST = 40  # objects and lists inside each other; a record has six
+HUGE = 1e300  # beyond it the sums of statistics are no numbers
+_TEMPORARY = re.compile(
+    r"\..+\.(\d{1,9})\.[0-9a-f]{8}\.tmp"
+)  # what `write_bytes_atomic` calls it: the process's number
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 Record = dict[str, Any]
 
 
@@ -150,20 +162,134 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         fsync(path.parent)
 
 
-def write_json_atomic(path: Path, value: Any) -> None:
-    """`write_bytes_atomic` of `value` as indented JSON with sorted keys."""
-    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has the number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is one that `write_bytes_atomic` of a process that is gone left half written."""
+    writer = _TEMPORARY.fullmatch(name)
+    return writer is not None and not is_alive(int(writer[1]))
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as a file has it: indented JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # a path's bytes that are no UTF-8 reach Python as lone surrogates, which JSON has a spelling for and UTF-8 has not
-    write_bytes_atomic(path, (text + "\n").encode("utf-8", "backslashreplace"))
+    return text.encode("utf-8", "backslashreplace")
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """`write_bytes_atomic` of `json_bytes`."""
+    write_bytes_atomic(path, json_bytes(value))
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name, be it a file or not. Raises UsageError where nobody may look."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    return True
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. Raises UsageError for one that is missing, no plain file, too large or not to be read."""
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise UsageError(f"{str(path)!r} is damaged: it is {'a folder' if path.is_dir() else 'no file of bytes'}")
+        if info.st_size > LARGEST:
+            raise UsageError(f"{str(path)!r} is damaged: it has {info.st_size:,} bytes, and at most {LARGEST:,} may be")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{str(path)!r} is missing") from None
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+
+
+def unpacked(data: bytes, path: Path) -> bytes:
+    """What a .gz or .xz file holds. Raises UsageError where it is damaged, or holds far more than such files do."""
+    most = min(LARGEST, max(LARGEST // 16, PACKED * len(data)))
+    packed: Any = zlib.decompressobj(31) if path.suffix == ".gz" else lzma.LZMADecompressor(memlimit=LARGEST)
+    try:
+        out: bytes = packed.decompress(data, most)
+    except (zlib.error, lzma.LZMAError) as error:
+        raise UsageError(f"{str(path)!r} is damaged: {error}") from None
+    if not packed.eof and len(out) == most:
+        raise UsageError(f"{str(path)!r} is damaged: unpacked it has more than {most:,} bytes")
+    if not packed.eof or packed.unused_data:
+        raise UsageError(f"{str(path)!r} is damaged: it {'goes on behind' if packed.eof else 'stops before'} its end")
+    return out
+
+
+def parse_object(data: bytes, name: str, *, paths: bool = False) -> Record:
+    """The object of a JSON text.
+
+    Args:
+        paths: it may hold paths, whose bytes need be no text.
+
+    Raises:
+        UsageError: `name` is no JSON (`strict_json.parse_json`) or no object, is nested deeper than `DEEPEST`, or has a
+            character that no file can hold.
+    """
+    try:
+        value = parse_json(data.decode())
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__}, not an object")
+        level: list[Any] = [value]
+        for _ in range(DEEPEST):
+            inner = (outer.values() if isinstance(outer, dict) else outer for outer in level)
+            level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+        if level:
+            raise ValueError("it is nested too deeply")
+        if not paths and _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise UsageError(f"{name} is damaged: {error}") from None
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+_DECODE = json.JSONDecoder(parse_constant=_refuse).decode
+
+
+def parse_lines(data: bytes, name: str) -> Iterator[tuple[str, Record]]:
+    """What to call a line, and its object, of a file of one JSON object a line. Raises UsageError as `parse_object`."""
+    try:
+        lines = data.decode().split("\n")
+    except ValueError as error:
+        raise UsageError(f"{name} is damaged: {error}") from None
+    spelled = b"\\u" in data
+    for number, line in enumerate(lines[: -1 if lines[-1] == "" else None], 1):
+        where = f"{name} line {number}"
+        try:
+            value = _DECODE(line)  # quicker than `parse_json`, which says what is wrong
+        except (ValueError, RecursionError):
+            value = None
+        if type(value) is not dict or spelled or line.count("[") + line.count("{") > DEEPEST:
+            value = parse_object(line.encode(), where)
+        yield where, value
 
 
 def read_json(path: Path) -> Record:
     """The object in a JSON file. Raises UsageError naming the file."""
+    data = read_regular(path)
     try:
-        value = parse_json(path.read_text("utf-8-sig"), numbers=False)
-    except FileNotFoundError:
-        raise UsageError(f"{str(path)!r} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(data.decode("utf-8-sig"), numbers=False)
+    except ValueError as error:
         raise UsageError(f"{str(path)!r} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"{str(path)!r} is damaged: it holds a {type(value).__name__}, not an object")

@@ -6,13 +6,14 @@ limit: Annotated[int | None, Flag("Only the first N rows of each split.")] = Non
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from rim_bench.util.errors import UsageError
+from rim_bench.util.errors import UsageError, cannot_apply
 
 
 class Flag:
@@ -59,6 +60,37 @@ def flag_fields(cls: type) -> dict[str, FlagField]:
         for flag in (note for note in notes if isinstance(note, Flag)):
             out[field.name] = FlagField(field.name, kind, flag, field.default)
     return out
+
+
+def flag_of(options: Any, name: str) -> str | None:
+    """An option as it was given: "--data DIR"; None where it has its default, or what the environment says."""
+    cls: Any = type(options)
+    field, value = flag_fields(cls)[name], getattr(options, name)
+    origin = next(f for f in dataclasses.fields(options) if f.name == name)
+    usual = origin.default if origin.default_factory is dataclasses.MISSING else origin.default_factory()
+    from_environment = field.flag.envvar is not None and str(value) == os.environ.get(field.flag.envvar)
+    if value == usual or from_environment:
+        return None
+    flag = max(field.flag.names, key=len, default="--" + name.replace("_", "-"))
+    if isinstance(value, Mapping):
+        value = next(f"{k}={v}" for k, v in value.items())
+    return flag if value is True else f"{flag} {value}"
+
+
+def refuse_unused(options: Any, names: str, why: str) -> None:
+    """Refuses options that were given and would change nothing.
+
+    Args:
+        options: a dataclass of them.
+        names: of its fields, with spaces between them.
+        why: they would change nothing.
+
+    Raises:
+        UsageError: one was given.
+    """
+    for name in names.split():
+        if (flag := flag_of(options, name)) is not None:
+            raise cannot_apply(flag, why)
 
 
 def read_pairs(texts: list[str], flag: str, form: str) -> dict[str, str]:

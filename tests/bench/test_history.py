@@ -161,7 +161,8 @@ def test_a_process_that_is_killed_while_it_stores_blocks_nothing(
     path = history.add(made(), tmp_path)
     with pytest.raises(UsageError, match="never replaced"):
         history.add({**made(), "rounds": 4}, tmp_path)
-    assert json.loads(path.read_text()) == made() and set(tmp_path.iterdir()) == {left, path, tmp_path / history.PAGE}
+    assert json.loads(path.read_text()) == made()
+    assert set(tmp_path.iterdir()) == {left, path, path.with_suffix(history.HASH), tmp_path / history.PAGE}
     assert [name for name, _ in history.stored(tmp_path)] == [path.name]
 
 
@@ -281,7 +282,7 @@ def test_scaling_has_a_point_for_every_value(
             assert rate == pytest.approx(flops / seconds["median"] / 1e9, rel=1e-3)
     if vary == "K":
         path = history.add(told, tmp_path)
-        assert sorted(p.suffix for p in tmp_path.glob(f"{path.stem}.*")) == [".json", ".png", ".svg"]
+        assert sorted(p.suffix for p in tmp_path.glob(f"{path.stem}.*")) == [".json", ".png", ".sha256", ".svg"]
         again = scaling_pictures(json.loads(path.read_text()), tmp_path / "again")
         assert again[0].read_bytes() == path.with_suffix(".svg").read_bytes()
         assert f"![K]({path.stem}.svg)" in (tmp_path / history.PAGE).read_text("utf-8")
@@ -382,7 +383,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(
         code == 0
         and len(measured) == 1
         and Path("new/one.json").is_file()
-        and len(list(Path("folder/new").iterdir())) == 2
+        and len(list(Path("folder/new").iterdir())) == 3
     )
 
 

@@ -23,6 +23,7 @@ FLAGS = {
     "eval": f"--task -t {DATA} --out -o --split --effort --max-tokens --votes --temperature --sample-seed"
     f" --split-passes --repeat --eval-batch-size --device --quick --allow-changed-data {SETS} {OWN}",
     "table": "--out -o --split --format -f --write --references",
+    "seal": "--out -o --again",
     "plot": "--out -o --kind -k --to --split",
     "show": "--task -t --data --file --steps --row --effort --set",
     "lm-eval": "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import time
@@ -10,11 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from rim_bench.data.leakage import grams, leakage, leakage_report, usual_ngram, words
+from rim_bench.data.leakage import grams, leakage, leakage_report, overlap, usual_ngram, words
 from rim_bench.data.reader import Split
 from rim_bench.data.task import load_task
 from rim_bench.methods.method import Example
+from rim_bench.storage.records import OverlapRecord
 
+ROWS = {
+    "train": [(1, "red"), (2, "blue"), (3, "old")],
+    "validation": [(4, "red"), (5, "new")],
+    "test": [(1, "red"), (9, "blue"), (5, "new"), (7, "red")],
+}
 Call = Callable[..., tuple[int, str, str]]
 WORDS = [
     f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ra", "so", "ti") for b in ("bel", "dor", "fin", "gam", "hus")
@@ -27,6 +34,24 @@ def dataset(questions: list[str], name: str) -> Split:
 
 def sentence(rng: random.Random, length: int = 20) -> list[str]:
     return [rng.choice(WORDS) for _ in range(length)]
+
+
+def test_validation_rows_are_counted_on_both_sides() -> None:
+    """Test rows that stand in the validation rows, and validation rows that stand in the training rows."""
+    task = load_task("json")
+    train, held, test = (dataset([f"Ann has {k} nuts, {w}?" for k, w in rows], name) for name, rows in ROWS.items())
+    (leak,) = leakage(train, [(task, test)], validation=held)
+    assert (leak.exact, leak.masked, leak.in_validation, leak.masked_in_validation) == (1, 3, 1, 3)
+    counted = overlap(task, train, held, [e.question for e in test.examples])
+    assert counted == OverlapRecord(
+        n=4, train_exact=1, train_masked=3, validation_rows=2, validation_exact=1, validation_masked=3
+    )
+    assert counted.any and counted.trained and counted.chose
+    generated = overlap(load_task("chain"), train, held, [e.question for e in test.examples])
+    assert (generated.train_exact, generated.train_masked, generated.validation_masked) == (1, None, None)
+    few = dataclasses.replace(counted, n=100, validation_rows=100)
+    assert few.any and not few.trained and not few.chose  # 1 %
+    assert dataclasses.replace(few, train_exact=2).trained and dataclasses.replace(few, validation_rows=99).chose
 
 
 def test_words_are_without_case_and_punctuation() -> None:

@@ -86,6 +86,7 @@ HELP = (
     "train",
     "eval",
     "table",
+    "seal",
     "plot",
     "show",
     "cost",
@@ -126,6 +127,11 @@ COMMANDS = {
         "leaderboard --out small -f json",
         "table rim-chain-7080 rim-chain-e329 direct-chain-431c direct-chain-e320 --out small -f markdown",
         "table --out harmed -f markdown",
+        "table --out harmed -f csv",
+        "table --out harmed -f latex",
+        "leaderboard --out harmed -f csv",
+        "seal --out small",
+        "seal --out harmed",
         "table --out unfinished -f markdown",
         "table --out published --references -f markdown",
         "table --out published --references -f latex",
@@ -405,6 +411,11 @@ def _edit(
     _write_json(evaluation / "summary.json", before | {"items": stored, "n": len(items)} | dict(summary or {}))
 
 
+def _seal(*runs: Path) -> None:
+    """Takes what was changed here for what the runs stored."""
+    call(["seal", "--again", *map(str, runs)])
+
+
 def _fails(item: dict[str, Any]) -> None:
     for name in ("correct", "strict", "flexible"):
         if name in item:
@@ -425,6 +436,7 @@ def _retrained(run: Path, runs: Path) -> list[str]:
                 lambda k, item, seed=seed: _fails(item) if (k * 7919 + seed * 104_729) % 997 < 3 * seed else None,
                 every=5,
             )  # type: ignore[misc]
+        _seal(copy)
         ids.append(copy.name)
     return ids
 
@@ -498,6 +510,7 @@ def _states(folder: Path) -> None:
             (run / "train.json").unlink()
     for run in published:
         _edit(next((run / "eval").iterdir()), summary={"task": "gsm8k", "task_title": "GSM8K"})
+    _seal(*(run for run in harmed if not run.name.startswith("direct")), *unfinished, *published)
 
 
 # Running and comparing

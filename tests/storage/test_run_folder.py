@@ -92,7 +92,7 @@ def test_id_is_a_hash_of_the_spec(tmp_path: Path) -> None:
     assert run.path == tmp_path / "runs" / spec_id(SPEC) and Store(tmp_path).open(shuffled).path == run.path
     assert (
         names(tmp_path / "runs") == [run.id]
-        and names(run.path) == ["spec.json"]
+        and names(run.path) == ["manifest.json", "spec.json"]
         and Run(run.path).spec.to_json() == SPEC
     )
     for bad in ({"method": {}}, SPEC | {"lr": float("nan")}):
@@ -143,7 +143,7 @@ def test_runs_names_the_damaged(tmp_path: Path) -> None:
     assert (
         "2 bytes instead of 3" in reasons[runs[1].path]
         and "sha256" in reasons[runs[2].path]
-        and "line 1" in reasons[runs[3].path]
+        and "train.jsonl.xz' is damaged" in reasons[runs[3].path]
     )
     assert "train.json" in reasons[runs[4].path] and "does not carry the id" in reasons[renamed]
 
@@ -373,10 +373,13 @@ def test_kill_in_the_middle_of_an_evaluation(run: Run) -> None:
     run.write_evaluation("test", ITEMS[:2], {"round": 1})
     code = """
         import rim_bench.storage.evaluations as module
-        def stop(path, value):
-            print("now", flush=True)
-            time.sleep(60)
-        module.write_json_atomic = stop  # the items are there, the summary is not
+        write = module.write_bytes_atomic
+        def stop(path, data):
+            if path.name == "summary.json":
+                print("now", flush=True)
+                time.sleep(60)
+            write(path, data)
+        module.write_bytes_atomic = stop  # the items are there, the summary is not
         run.write_evaluation("test", [{"id": "new"}], {"round": 2})
     """
     kill_when_told(child(run.path.parents[1], code))
@@ -435,13 +438,13 @@ def test_full_disk_leaves_nothing_half_written(run: Run, monkeypatch: pytest.Mon
         ("x.json", lambda: write_json_atomic(run.path / "x.json", {"a": 2})),
         ("model", lambda: run.finish(lambda folder: (folder / "w").write_bytes(b"w") and None)),
         ("step-00000002", lambda: save(run, 2)),
-        ("items.jsonl.gz", lambda: run.write_evaluation("test", ITEMS, {})),
+        ("manifest.json", lambda: run.write_evaluation("test", ITEMS, {})),
     ):
         with pytest.raises(UsageError, match=f"no space left on the disk while writing '.*{path}'"):
             write()
     monkeypatch.undo()
     assert json.loads((run.path / "x.json").read_text()) == {"a": 1} and run.latest_checkpoint() == (1, old)
-    assert [n for n in names(run.path) if n != "eval"] == before and names(run.path / "eval/test") == []
+    assert names(run.path) == before and run.evaluations() == {}
     assert names(run.path / "checkpoints") == [old.name]
 
 
