@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -11,6 +12,7 @@ from typing import Final, Literal, get_args
 from rim_bench.data.options import Steps
 from rim_bench.data.reader import Files, NoSplit, Split, TaskReader, Where
 from rim_bench.data.task import Task, load_task
+from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError, unknown
 
 VALIDATION_SEED: Final = "rim-bench validation 1"
@@ -124,6 +126,12 @@ def evaluation_data(
             return reader.split("validation").first(limit)
         return training_data(task, data=data, steps=steps, limit=limit, files=files, allow_changed=allow_changed)[1]
     return reader.split("test").first(limit)
+
+
+def overlap(train: Iterable[Example], test: Iterable[Example]) -> int:
+    """How many test examples ask a question that training shows, compared word for word (white space aside)."""
+    shown = {" ".join(example.question.split()) for example in train}
+    return sum(" ".join(example.question.split()) in shown for example in test)
 
 
 def _check_request(task: Task, steps: str, limit: int | None) -> None:

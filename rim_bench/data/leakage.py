@@ -131,7 +131,7 @@ class _Item:
     grams: tuple[_Gram, ...]
 
 
-def overlap(task: Task, train: Split, validation: Split, questions: Sequence[str]) -> OverlapRecord:
+def count_overlap(task: Task, train: Split, validation: Split, questions: Sequence[str]) -> OverlapRecord:
     """How many of the evaluated questions stand in a task's training and validation rows.
 
     The rows of a generator have one form, and differ in what would be masked: there only equal questions count.

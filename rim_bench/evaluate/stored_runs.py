@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rim_bench.data.leakage import overlap
+from rim_bench.data.leakage import count_overlap
 from rim_bench.data.reader import Files
 from rim_bench.data.suites import asked, readable
 from rim_bench.data.task import Task, load_task, task_names, task_of
@@ -61,7 +61,7 @@ class LoadedRun:
         """The questions that stand in the run's training and validation rows; None where these are not there."""
         spec = self.run.spec
         rows = training_rows(spec, self.data, files)
-        return None if rows is None else overlap(task_of(spec.task.name, self.run.task_file), *rows, questions)
+        return None if rows is None else count_overlap(task_of(spec.task.name, self.run.task_file), *rows, questions)
 
     def evaluate(self, request: EvaluationRequest, label: str, reporter: Reporter) -> EvaluationRecord:
         """The stored record of a request, which is evaluated where it is not stored yet."""

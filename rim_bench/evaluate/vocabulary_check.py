@@ -45,6 +45,12 @@ def training_rows(spec: RunSpec, data: Path | None, files: Files | None = None) 
     return (train, held) if same else None
 
 
+def training_examples(spec: RunSpec, data: Path | None) -> tuple[Example, ...] | None:
+    """The examples that a run was trained on, by its specification; None where they are not there, or not the same."""
+    rows = training_rows(spec, data)
+    return None if rows is None else rows[0].examples
+
+
 _known: dict[tuple[str, str], frozenset[int]] = {}
 
 
@@ -53,9 +59,9 @@ def shown_in_training(backbone: Backbone, spec: RunSpec, data: Path | None) -> f
     tokenizer = sha256(backbone.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     key = (str(spec.task.train_sha256), tokenizer)
     if key not in _known:
-        if (rows := training_rows(spec, data)) is None:
+        if (examples := training_examples(spec, data)) is None:
             return None
-        _known[key] = shown(backbone, rows[0].examples)
+        _known[key] = shown(backbone, examples)
     return _known[key]
 
 

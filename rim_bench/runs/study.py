@@ -10,7 +10,7 @@ from typing import Any
 
 from rim_bench.compute.backbones import resolve_backbone
 from rim_bench.data.datasets import evaluation_data, training_data
-from rim_bench.data.leakage import overlap
+from rim_bench.data.leakage import count_overlap
 from rim_bench.data.reader import Split
 from rim_bench.data.task import Task, load_task
 from rim_bench.engine.distributed.environment import check_batch
@@ -84,7 +84,7 @@ class StudySetting:
             files=options.files,
             allow_changed=options.allow_changed_data,
         )
-        return overlap(self.task, *self.data, [e.question for e in test.examples])
+        return count_overlap(self.task, *self.data, [e.question for e in test.examples])
 
     @cached_property
     def texts(self) -> list[str]:

@@ -16,7 +16,7 @@ from rim_bench.compute.adapters import matched_backbone, matched_shape
 from rim_bench.compute.backbones import configuration
 from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import ROWS, training_cost
-from rim_bench.data.leakage import overlap
+from rim_bench.data.datasets import overlap
 from rim_bench.data.task import Task
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.devices import fingerprint, peak_memory, pick_device, reset_peak
@@ -217,7 +217,7 @@ def _train_weights(
             accuracy, n = validation_accuracy(trained, request, validating.advance)
         validation = ValidationRecord(accuracy=accuracy, n=n)
     train_set, held = study.data
-    shown = overlap(study.task, train_set, held, [e.question for e in held.examples]).train_exact
+    shown = overlap(train_set.examples, held.examples)
     validation = dataclasses.replace(validation, train_exact=shown or None)
     inherited_examples = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
     if plan.flops:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rim_bench.data.leakage import grams, leakage, leakage_report, overlap, usual_ngram, words
+from rim_bench.data.leakage import count_overlap, grams, leakage, leakage_report, usual_ngram, words
 from rim_bench.data.reader import Split
 from rim_bench.data.task import load_task
 from rim_bench.methods.method import Example
@@ -42,12 +42,12 @@ def test_validation_rows_are_counted_on_both_sides() -> None:
     train, held, test = (dataset([f"Ann has {k} nuts, {w}?" for k, w in rows], name) for name, rows in ROWS.items())
     (leak,) = leakage(train, [(task, test)], validation=held)
     assert (leak.exact, leak.masked, leak.in_validation, leak.masked_in_validation) == (1, 3, 1, 3)
-    counted = overlap(task, train, held, [e.question for e in test.examples])
+    counted = count_overlap(task, train, held, [e.question for e in test.examples])
     assert counted == OverlapRecord(
         n=4, train_exact=1, train_masked=3, validation_rows=2, validation_exact=1, validation_masked=3
     )
     assert counted.any and counted.trained and counted.chose
-    generated = overlap(load_task("chain"), train, held, [e.question for e in test.examples])
+    generated = count_overlap(load_task("chain"), train, held, [e.question for e in test.examples])
     assert (generated.train_exact, generated.train_masked, generated.validation_masked) == (1, None, None)
     few = dataclasses.replace(counted, n=100, validation_rows=100)
     assert few.any and not few.trained and not few.chose  # 1 %
