@@ -338,7 +338,9 @@ class Ray(Cluster):
             self.task = ray.remote(max_retries=0, max_calls=1, **parameters)(execute)
             self.ours = not ray.is_initialized()
             if self.ours:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+                # without an address it would join whatever cluster began here last
+                where = address or os.environ.get("RAY_ADDRESS") or "local"
+                ray.init(address=where, log_to_driver=False, logging_level="ERROR")
             host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         except (ValueError, TypeError, ConnectionError, RuntimeError) as error:
             raise self.refused(settings, error) from None

@@ -1,4 +1,4 @@
-"""Grids on a ray cluster of two nodes on the loopback, whose parts end at the wrong moments: every cell ends once, as
+"""Grids on a ray cluster of two nodes on this machine, whose parts end at the wrong moments: every cell ends once, as
 one process would have made it, or is reported by name, and nothing is trained twice.
 
 Not part of the suite, as it needs `pip install ray`, and minutes:
@@ -27,7 +27,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
-    small = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
     try:
         cluster.add_node(**small)
@@ -69,9 +69,10 @@ def test_a_worker_and_a_node_that_are_lost_are_replaced(grid: Cells, cluster: An
 def test_a_head_that_is_lost_is_reported_and_the_same_command_goes_on_elsewhere(grid: Cells, cluster: Any) -> None:
     command = grid.start("head", SEEDS)
     grid.waiting(SEEDS)
+    address = cluster.address
     cluster.head_node.kill_gcs_server()
     assert command.end() == 70
-    assert command.said().count("failed: ") == SEEDS and f"({cluster.address}) does not answer" in command.said()
+    assert command.said().count("failed: ") == SEEDS and f"({address}) does not answer" in command.said()
     grid.executor = ["--executor", "local", "--workers", "1"]
     grid.open_gate()
     again = grid.start("head", SEEDS)

