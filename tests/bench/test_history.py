@@ -346,12 +346,12 @@ def test_the_command_prints_stores_and_shows(call: Call, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "--json", "folder"), "--json 'folder' cannot be written: 'folder' is a folder"),
+        (("train", "--json", "folder"), "--json 'folder' cannot be written: it is a folder"),
         (("train", "--json", "file/one.json"), "--json 'file/one.json' cannot be written: Not a directory"),
         (("train", "--json", "locked/new/one.json"), "--json 'locked/new/one.json' cannot be written: Read-only"),
-        (("train", "--record", "--out", "file"), "--out 'file' cannot be written: Not a directory"),
-        (("train", "--record", "--out", "locked"), "--out 'locked' cannot be written: Read-only"),
-        (("train", "--record", "--out", "taken"), "--out 'taken' cannot be written: 'taken/README.md' is a folder"),
+        (("train", "--record", "--out", "file"), "--out 'file/README.md' cannot be written: Not a directory"),
+        (("train", "--record", "--out", "locked"), "--out 'locked/README.md' cannot be written: Read-only"),
+        (("train", "--record", "--out", "taken"), "--out 'taken/README.md' cannot be written: it is a folder"),
         (("--against", "plain"), "unknown comparison 'plain'"),  # train knows it, and would have been measured
     ],
 )
@@ -402,13 +402,13 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(
         (("bench", "--json", "x.json"), "--json takes one measurement"),
         (("bench", "targets", "--methods", "rim"), "--methods has no meaning"),
         (("bench", "targets", "--only", "12"), "no row of the targets"),
-        (("bench", "targets", "--only", ""), "--only '' names no row of the targets"),
+        (("bench", "targets", "--only", ""), "an empty text stands behind '--only'"),
         (("bench", "targets", "--only", " ,"), "--only ' ,' names no row of the targets"),
         (("bench", "train", "--against", ","), "--against ',' names nothing: give plain, hf, none"),
         (("bench", "train", "--against", "hff"), "unknown comparison 'hff'"),
         (("bench", "train", "--rounds", "0"), "must be at least 1"),
-        (("bench", "eval", "--tokens", "0"), "--tokens 0 must be at least 1"),
-        (("bench", "eval", "--tokens", "-5"), "--tokens -5 must be at least 1"),
+        (("bench", "eval", "--tokens", "0"), "--tokens 0 is too small: give a whole number of at least 1"),
+        (("bench", "eval", "--tokens", "-5"), "--tokens -5 is too small: give a whole number of at least 1"),
         (("bench", "train", "--threads", "0"), "--threads 0 is too small"),
         (("bench", "train", "--task", "gsm8k", "--data", "nowhere"), "data folder 'nowhere' does not exist"),
     ],
