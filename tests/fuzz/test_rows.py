@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from rim_bench.data.answers import score
 from rim_bench.data.reader import TaskReader, Where
-from rim_bench.data.task import Task, forms, load_task, task_names
+from rim_bench.data.task import Task, load_task, task_names
+from rim_bench.data.task_file import forms
 from rim_bench.util.errors import UsageError
 
 GRAPH = "Every jelgpus is a lorpus. Tom is a jelgpus. Every lorpus is a scrompus. Is Tom a lempus or scrompus?"
