@@ -445,8 +445,8 @@ def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) 
     setup_logging()
     sys.argv = ["rim-bench lm-eval", *arguments]  # what lm-eval's parser reads
     parser = HarnessCLI()
-    namespace = parser.parse_args()
     try:
+        namespace = parser.parse_args()
         config = EvaluatorConfig.load_yaml_config(namespace.config) if getattr(namespace, "config", None) else {}
         options = config | {k: v for k, v in vars(namespace).items() if v}
         if options.get("use_cache") and options.get("model") == NAME:  # refused before it makes a file
