@@ -167,4 +167,4 @@ def command_lines(draw: st.DrawFn) -> list[str]:
 
 
 def test_command_lines(campaign: Campaign, sandbox: Path) -> None:
-    campaign.run("command lines", holds, command_lines(), 0.25)
+    campaign.run("command lines", holds, command_lines(), 0.2)

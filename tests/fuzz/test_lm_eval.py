@@ -75,4 +75,4 @@ def test_lm_eval_arguments(campaign: Campaign, sandbox: Path) -> None:
     def check(line: list[str]) -> Any:
         holds(line)
 
-    campaign.run("lm-eval", check, command_lines(runs), 0.08)
+    campaign.run("lm-eval", check, command_lines(runs), 0.06)

@@ -55,4 +55,4 @@ def test_model_folders(campaign: Campaign, sandbox: Path) -> None:
     cases = st.tuples(
         st.integers(0, 2), place, st.one_of(st.none(), file_op, file_op), changed, st.integers(0, len(COMMANDS) - 1)
     )
-    campaign.run("model folders", check, cases, 0.12)
+    campaign.run("model folders", check, cases, 0.1)

@@ -87,4 +87,4 @@ def test_hostile_names(campaign: Campaign, sandbox: Path) -> None:
             raise Broken("a tag in Markdown")
 
     cases = st.tuples(*[words] * 6, st.integers(0, len(COMMANDS) - 1))
-    campaign.run("hostile names", check, cases, 0.08)
+    campaign.run("hostile names", check, cases, 0.06)

@@ -83,7 +83,7 @@ def test_task_files(campaign: Campaign, sandbox: Path) -> None:
         st.lists(byte_op, min_size=1, max_size=2).map(lambda some: ("bytes", *some)),
     )
     cases = st.tuples(st.integers(0, 1), ops, added, st.integers(0, len(TASK_COMMANDS) - 1))
-    campaign.run("task files", check, cases, 0.1)
+    campaign.run("task files", check, cases, 0.08)
 
 
 def toml(value: Any) -> str:
@@ -241,4 +241,4 @@ def test_own_methods(campaign: Campaign, sandbox: Path) -> None:
         st.one_of(st.none(), st.none(), st.none(), st.lists(byte_op, min_size=1, max_size=1)),
         st.integers(0, len(METHOD_COMMANDS) - 1),
     )
-    campaign.run("own methods", check, cases, 0.1)
+    campaign.run("own methods", check, cases, 0.08)

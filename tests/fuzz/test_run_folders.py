@@ -80,7 +80,7 @@ def test_damaged_folders(campaign: Campaign, sandbox: Path) -> None:
                     raise Broken(f"{name} has changed without a word: {whole[key][name]} became {line[name]}")
 
     cases = st.tuples(place, file_op, st.integers(0, len(READERS) - 1))
-    campaign.run("run folders", check, cases, 0.15)
+    campaign.run("run folders", check, cases, 0.12)
 
 
 def test_consistent_nonsense(campaign: Campaign, sandbox: Path) -> None:
