@@ -407,10 +407,11 @@ def check_command(options: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: what lm-eval passes by itself, given a second time; settings that have no effect, or of a wrong
             kind; numbers or a place for results that would stop it after the work.
     """
-    for name in PASSED:
-        if name in (options.get("model_args") or {}):
-            value = options["model_args"][name]
+    for name, value in (options.get("model_args") or {}).items():
+        if name in PASSED:
             raise UsageError(f"{name}={value} in --model_args is what lm-eval passes by itself: give it as --{name}")
+        if name not in (*OPTIONS, "trust_remote_code"):  # `trained` and others are for Python
+            raise unknown(f"option of model {NAME}", name, OPTIONS)
     limit = options.get("limit")
     if limit is not None and not 0 < float(limit) <= MOST:
         raise UsageError(f"--limit {limit:g} is no number of questions: give at least 1, or a share between 0 and 1")

@@ -589,6 +589,8 @@ def test_command_line_keeps_the_users_own_tasks(
         (["--model_args", "batch_size=3"], "batch_size=3 in --model_args is what .* give it as --batch_size"),
         (["--model_args", "max_batch_size=3"], "give it as --max_batch_size"),
         (["--model_args", "device=cpu"], "give it as --device"),
+        (["--model_args", "path=x,on_batch=used"], "unknown option of model rim-bench 'on_batch'"),
+        (["--model_args", "path=x,trained=1"], "unknown option of model rim-bench 'trained'"),
         (["--model_args", "path={x"], "lm-eval: Invalid JSON: path={x"),
         (["--metadata", "{"], "lm-eval: Invalid JSON: {"),
         (["--model_args", "path=x,probe=maybe"], "probe=maybe must be True or False"),

@@ -40,7 +40,7 @@ CODES = {"check": (0, 1, 2, 3, 4), "cost": (0, 1, 2)}
 codes: Counter[str] = Counter()
 """How often a command had an exit code."""
 LONGEST = 20  # seconds of the processor that one command line may take
-SENTENCE = 4_000  # characters, beside what was given
+SENTENCE = 8_000  # characters, beside what was given
 LEFTOVER = re.compile(r"\.(new-|.*\.tmp)")  # names of files and folders that were being written
 OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # what a terminal would obey, beside line ends and bars
 
