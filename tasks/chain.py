@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, reduce
 from typing import Final
 
 from rim_bench.methods.method import Example
@@ -88,6 +88,23 @@ def _last_moves(depth: int, value: int) -> tuple[tuple[tuple[int, str], ...], tu
     """(value before, operation) pairs that end a chain of this depth at `value`, and how many chains lead to each."""
     pairs = tuple((v, op) for v in range(10) for op in OPERATIONS if apply(op, v) == value)
     return pairs, tuple(itertools.accumulate(_ways(depth - 1)[v] for v, _ in pairs))
+
+
+def shortcuts(question: str) -> dict[str, str]:
+    """What a question shows without following the chain: its start, and its last operations whatever stands before.
+
+    Operations are told apart by what they make of the ten digits: `+2` and `+1` are one value with `+3`.
+    """
+    start, *steps = question.split("|")[:-1]
+    operations = tuple(step[2:] for step in steps if step != BLANK)
+    names = {"last operation": 1, "last two operations": 2, "last three operations": 3}
+    return {"start": start[2:]} | {name: _outcomes(operations[-k:]) for name, k in names.items()}
+
+
+@cache
+def _outcomes(operations: tuple[str, ...]) -> str:
+    """What these operations make of the digits 0 to 9."""
+    return "".join(str(reduce(lambda value, operation: apply(operation, value), operations, k)) for k in range(10))
 
 
 def _draw(depth: int, answer: int, rng: random.Random) -> tuple[str, tuple[str, ...]]:

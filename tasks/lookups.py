@@ -31,7 +31,7 @@ from rim_bench.methods.method import Example
 from rim_bench.tasks.litmus import TOKEN_PATTERN, fill
 from rim_bench.tasks.streams import stream
 
-__all__ = ["FAMILY", "TOKEN_PATTERN", "Family", "generate", "table"]
+__all__ = ["FAMILY", "TOKEN_PATTERN", "Family", "generate", "shortcuts", "table"]
 
 ITEMS: Final = "abcdefghijklmnopqrst"
 KEYS: Final = ITEMS.upper()
@@ -89,6 +89,13 @@ class Family:
         line = "".join(items) + fill(max(self.counts) - count, rng)
         question = f"{key}{line}?" if level.startswith(FIRST) else f"{line}?{key}"
         return question, tuple(f"{item}{entry}" for item, entry in zip(items, selected, strict=True))
+
+
+def shortcuts(question: str) -> dict[str, str]:
+    """The key, and single items without it."""
+    items = [mark for mark in question if mark in ITEMS]
+    key = next(mark for mark in question if mark in KEYS)
+    return {"key": key, "first item": items[0], "last item": items[-1], "number of items": str(len(items))}
 
 
 FAMILY: Final = Family("lookups", 12, (1, 2, 3, 4, 5, 6), "xor")

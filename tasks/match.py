@@ -26,7 +26,7 @@ from rim_bench.methods.method import Example
 from rim_bench.tasks.litmus import TOKEN_PATTERN, fill
 from rim_bench.tasks.streams import stream
 
-__all__ = ["DIGITS", "LEVELS", "TOKEN_PATTERN", "generate"]
+__all__ = ["DIGITS", "LEVELS", "TOKEN_PATTERN", "generate", "shortcuts"]
 
 DIGITS: Final = "0123456789abcdefg"
 MAX_DIGITS: Final = 6
@@ -39,6 +39,14 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
     """`n` examples of levels "m=3", "pairs m=3", "lookup m=3", ...; arguments and errors as `streams.stream`."""
     allowed = tuple(kind + level for kind in ("", PAIRS, CONTROL) for level in LEVELS)
     return stream("match", n, levels, seed, split, allowed=allowed, answers="01", draw=_draw)
+
+
+def shortcuts(question: str) -> dict[str, str]:
+    """The number that is looked for, and single digits."""
+    line, _, wanted = question.partition("?")
+    digits = [mark for mark in line if mark in DIGITS]
+    ends = {"first digit": digits[0], "last digit": digits[-1]}
+    return {"wanted sum": wanted, **ends, "number of digits": str(len(digits))}
 
 
 def _draw(level: str, answer: str, rng: random.Random) -> tuple[str, tuple[str, ...]]:

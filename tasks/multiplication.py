@@ -82,6 +82,12 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
     return out
 
 
+def shortcuts(question: str) -> dict[str, str]:
+    """Single digits of the two factors."""
+    first, second = question.split(" * ")
+    return {"lowest digits": f"{first[0]} {second[0]}", "highest digits": f"{first[-1]} {second[-1]}"}
+
+
 def line(example: Example) -> str:
     """An example as a line of the published format."""
     return f"{example.question}||{' '.join(example.steps)} #### {example.answer}"

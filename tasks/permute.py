@@ -26,7 +26,7 @@ from rim_bench.methods.method import Example
 from rim_bench.tasks.litmus import TOKEN_PATTERN, fill
 from rim_bench.tasks.streams import stream
 
-__all__ = ["LEVELS", "POINTS", "TOKEN_PATTERN", "generate", "permutations"]
+__all__ = ["LEVELS", "POINTS", "TOKEN_PATTERN", "generate", "permutations", "shortcuts"]
 
 POINTS: Final = 5
 MAX_DEPTH: Final = 8
@@ -56,6 +56,13 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
     """`n` examples of levels "T=1" to "T=8", or of the control's; arguments and errors as `litmus.stream`."""
     allowed = (*LEVELS, *(CONTROL + level for level in LEVELS))
     return stream("permute", n, levels, seed, split, allowed=allowed, answers="01234", draw=_draw)
+
+
+def shortcuts(question: str) -> dict[str, str]:
+    """The start, and single permutations at the ends."""
+    moves = [mark for mark in question if mark in MOVES]
+    ends = {"first permutation": moves[0], "last permutation": moves[-1], "last two permutations": "".join(moves[-2:])}
+    return {"start": question[0], **ends}
 
 
 def _draw(level: str, answer: str, rng: random.Random) -> tuple[str, tuple[str, ...]]:

@@ -150,6 +150,31 @@ def _rule(concept: str, one: str, many: str, negated: bool, rng: random.Random) 
     )
 
 
+def shortcuts(question: str) -> dict[str, str]:
+    """Whether there is a "not" in what is asked, and what the rules about its property say, whoever they are about.
+
+    Of those rules: the last one, and the one whose concept stands in most sentences (the published program's decoy
+    stands in one).
+    """
+    facts, _, asked = question.partition("True or false: ")
+    denies, wanted = " not " in asked, asked.split()[-1:]
+    sentences = [[word.lower().removesuffix("es") for word in fact.split()] for fact in facts.split(".")]
+    rules = [words for words in sentences if words and words[-1:] == [word.rstrip(".") for word in wanted]]
+
+    def named(words: Sequence[str]) -> int:
+        concept = words[words[0] in ("every", "each")]
+        return sum(concept in other for other in sentences)
+
+    def says(words: Sequence[str]) -> str:
+        return "as asked" if ("not" in words) == denies else "the opposite"
+
+    return {
+        "a not in what is asked": str(denies),
+        "last rule about the property": says(rules[-1]) if rules else "",
+        "rule about the property of the concept named most": says(max(rules, key=named)) if rules else "",
+    }
+
+
 def parse(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`example1`, fields) of each example of a published file, in its order; or of each item of an array of rows.
 

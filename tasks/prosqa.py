@@ -278,6 +278,24 @@ def _row(graph: Graph, target_first: bool, rng: random.Random) -> dict[str, Any]
     }
 
 
+def shortcuts(question: str) -> dict[str, str]:
+    """Which option the facts name more often, earlier and later, whatever they say of it."""
+    asked = _ASKED.search(question)
+    if asked is None:
+        return {}
+    facts = re.findall(r"\w+", question[: asked.start()])
+    one, other = ([k for k, word in enumerate(facts) if word == option] for option in asked.groups()[1:])
+
+    def larger(a: int, b: int) -> str:
+        return "first" if a > b else "second" if b > a else "neither"
+
+    return {
+        "option named more often": larger(len(one), len(other)),
+        "option named earlier": larger(min(other, default=-1), min(one, default=-1)),
+        "option named later": larger(max(one, default=-1), max(other, default=-1)),
+    }
+
+
 def _example(name: str, row: Mapping[str, Any], level: str) -> Example:
     return replace(complete(Example(name, row["question"], tuple(row["steps"]), row["answer"])), level=level)
 

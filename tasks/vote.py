@@ -11,9 +11,9 @@ from typing import Final
 
 from rim_bench.methods.method import Example
 from rim_bench.tasks.litmus import TOKEN_PATTERN
-from rim_bench.tasks.lookups import Family
+from rim_bench.tasks.lookups import Family, shortcuts
 
-__all__ = ["FAMILY", "TOKEN_PATTERN", "generate"]
+__all__ = ["FAMILY", "TOKEN_PATTERN", "generate", "shortcuts"]
 
 FAMILY: Final = Family("vote", 16, (1, 3, 5, 7, 9), "vote")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rim_bench.cli.common import check_split, echo, print_as, with_options
+from rim_bench.cli.common import check_format, check_split, echo, print_as, with_options
 from rim_bench.data.options import DataOptions
 from rim_bench.util.errors import UsageError, cannot_apply, unknown
 from rim_bench.util.files import check_place
@@ -128,3 +128,26 @@ def leakage(
 
     write_bytes_atomic(to, written.encode())
     echo(str(to))
+
+
+@with_options("task trained_on data files steps limit split allow_changed_data format_")
+def floors(
+    options: DataOptions,
+    task: Annotated[str, typer.Argument(help="The task whose questions are asked.")],
+    trained_on: Annotated[
+        str | None, typer.Option("--trained-on", help="The task whose training rows shortcuts know. Default: the same.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="terminal, markdown, csv, latex or json.")
+    ] = "terminal",
+) -> None:
+    """What a task gives away without reasoning, by level: the best constant answer, a guess, and shortcuts."""
+    check_format(format_, ("terminal", "markdown", "csv", "latex", "json"))
+    check_split(split)
+    from rim_bench.data.task import load_task
+    from rim_bench.report.floors import floors_table
+
+    asked = load_task(task)
+    table = floors_table(asked, load_task(trained_on) if trained_on else asked, options, split)
+    print_as(format_, table, json=table.to_json)

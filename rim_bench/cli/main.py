@@ -44,6 +44,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": evidence.compare,
     "list": data.list_,
     "leakage": data.leakage,
+    "floors": data.floors,
     "bench": bench.bench,
 }
 """The commands in the order of `rim-bench --help`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,9 @@ from rim_bench.data.options import Steps
 from rim_bench.data.task_file import block_problems, lm_eval_problems, parse_yaml, with_included
 from rim_bench.util.errors import UsageError, check_name, unknown
 from rim_bench.util.own_files import OwnFile, allow, allowed_tasks, read_own, refusal
+
+Features = Callable[[str], Mapping[str, str]]
+"""A question -> its shallow features, by name."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ class Task:
         name = self.metadata.get("generator")
         pattern: str | None = getattr(generator_of(self), "TOKEN_PATTERN", None) if name else None
         return pattern
+
+    @property
+    def shortcuts(self) -> Features | None:
+        """What says of a question which shallow features it has, by name; None where the task's code says nothing."""
+        roles = (role for role in PARTS if role in self.metadata)
+        return next((said for role in roles if (said := getattr(module_of(self, role), "shortcuts", None))), None)
 
     def lm_eval_metadata(
         self,

@@ -26,6 +26,7 @@ from rim_bench.evaluate.lm_eval_model import PROMPT_DIFFERS, RimLM, through_lm_e
 from rim_bench.evaluate.multiple_choice import ChoicePredictor
 from rim_bench.evaluate.predict import Prediction
 from rim_bench.evaluate.self_consistency import TEMPERATURE, sampling_of, votes_record
+from rim_bench.evaluate.shortcuts import measured_shortcuts
 from rim_bench.methods.method import Example, Method
 from rim_bench.storage.records import (
     EvaluationRecord,
@@ -34,6 +35,7 @@ from rim_bench.storage.records import (
     KnobRecord,
     RuntimeRecord,
     SettingsRecord,
+    ShortcutRecord,
 )
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
@@ -135,9 +137,14 @@ def evaluate_run(
     """
     if (stored := evaluated(run, request)) is not None:
         return stored
+    shortcuts: tuple[ShortcutRecord, ...] = ()
+    if not request.curve and not request.repeat:  # which are no rows of a comparison
+        task = request.task
+        files = request.files if task.name == run.spec.task.name else None
+        shortcuts = measured_shortcuts(run, task, request.dataset(), request.data, files)
     items, summary = evaluate(trained, request, on_items)
     rows = [item.without(*_LEFT_OUT) for item in items] if request.curve else items
-    return run.write_evaluation(request.key(), rows, replace(summary, **(more or {})))
+    return run.write_evaluation(request.key(), rows, replace(summary, shortcuts=shortcuts, **(more or {})))
 
 
 def evaluated(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:

@@ -202,7 +202,7 @@ def _evaluated_findings(index: _PairIndex) -> list[Finding]:
         for scope in (s for s in group.scopes if not s.level and not control.split_passes):
             sides = [Whole(r, r.solved(scope.ids)) for r in (row, turned)]
             drafts += [(k, scope, c) for c in contrasts(sides, group.clusters(scope), ablations=True)]
-    verdicts = judged([(c, group.floor(scope)[1]) for _, scope, c in drafts])
+    verdicts = judged([(c, group.floor(scope).value) for _, scope, c in drafts])
     for (k, scope, c), (_, verdict) in zip(drafts, verdicts, strict=True):
         outcome = ClaimOutcome.SUPPORTED if verdict.higher is c.first else ClaimOutcome.CONTRADICTED
         outcome = ClaimOutcome.NOT_SHOWN if verdict.higher is None else outcome

@@ -97,7 +97,7 @@ def _seeds(row: Row, hits: int) -> str:
 
 def _one_answer(group: Group, row: Row, scope: Subset) -> Iterator[OutputFlag]:
     """One and the same answer to nearly all questions."""
-    bar = max(ONE_ANSWER, (1 + group.floor(scope)[1]) / 2)
+    bar = max(ONE_ANSWER, (1 + group.constant_floor(scope).value) / 2)
     over: list[tuple[float, str]] = []  # by seed
     for part in row.parts:
         items = [part.items[i] for i in _asked(part, scope)]

@@ -101,7 +101,7 @@ def differences(fields: Sequence[Field]) -> list[Difference]:
         clusters = field.group.clusters(field.scope)
         for cost in default_costs(field.tracks):
             drafts += [(field, cost, c) for c in contrasts(field.readings(cost.value), clusters)]
-    out, verdicts = [], judged([(c, field.group.floor(field.scope)[1]) for field, _, c in drafts])
+    out, verdicts = [], judged([(c, field.group.floor(field.scope).value) for field, _, c in drafts])
     for (field, cost, c), (holm, verdict) in zip(drafts, verdicts, strict=True):
         numbers = (c.value, c.p, holm, c.interval, c.detectable)
         out.append(Difference(field.scope, cost, c.first, c.second, *numbers, verdict))

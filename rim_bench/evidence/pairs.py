@@ -277,7 +277,7 @@ def pairs(group: Group) -> list[Pair]:
     for scope in (s for s in group.scopes if not s.level):
         sides = [Whole(r, r.solved(scope.ids)) for r in group.rows]
         drafts += [(scope, c) for c in contrasts(sides, group.clusters(scope))]
-    out, verdicts = [], judged([(c, group.floor(scope)[1]) for scope, c in drafts])
+    out, verdicts = [], judged([(c, group.floor(scope).value) for scope, c in drafts])
     for (scope, c), (holm, verdict) in zip(drafts, verdicts, strict=True):
         (b, k), rows = c.counts, (c.first.row, c.second.row)
         out.append(Pair(scope, *rows, c.value, b, k, c.p, holm, c.interval, c.detectable, verdict, c.p_seeds))

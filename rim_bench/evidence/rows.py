@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rim_bench.data.datasets import GUESS
+from rim_bench.evidence.floors import Floor, FloorKind, constant_floor, with_shortcuts
 from rim_bench.evidence.stats import clustered, intervals
 from rim_bench.evidence.stats.intervals import Interval
 from rim_bench.storage.records import (
@@ -334,38 +335,43 @@ class Group:
                 out.append(Subset(level or "no level", is_ood, tuple(levels[is_ood, level]), True))
         return tuple(out)
 
-    def floor(self, scope: Subset) -> tuple[str, float]:
-        """The best constant answer to the scope's questions and its accuracy."""
+    def floor(self, scope: Subset) -> Floor:
+        """What an answer to the scope's questions gets without reasoning."""
         if scope not in self._floors:
-            self._floors[scope] = self._floor(scope)
+            items = self.rows[0].first.items
+            measured = [p.summary.shortcuts for r in self.rows for p in r.parts]
+            levels = {(item.ood, str(item.level or "")) for item in (items[i] for i in scope.ids)}
+            self._floors[scope] = with_shortcuts(self.constant_floor(scope), measured, levels)
         return self._floors[scope]
 
     @cached_property
-    def _floors(self) -> dict[Subset, tuple[str, float]]:
+    def _floors(self) -> dict[Subset, Floor]:
         return {}
 
-    def _floor(self, scope: Subset) -> tuple[str, float]:
-        first = self.rows[0].first
+    def constant_floor(self, scope: Subset) -> Floor:
+        """The same of an answer that looks at nothing."""
+        first, n = self.rows[0].first, len(scope.ids)
         stored = first.summary.floor
-        if stored is not None and len(scope.ids) == len(first.items):
-            return str(stored.answer), float(stored.accuracy)
-        answers = Counter(str(first.items[i].reference) for i in scope.ids)
-        answer, count = min(answers.items(), key=lambda a: (-a[1], a[0]))
-        chance = sum(float(first.items[i].chance or 0.0) for i in scope.ids)
-        return (GUESS, chance / len(scope.ids)) if chance > count else (answer, count / len(scope.ids))
+        if stored is not None and n == len(first.items):
+            kind = FloorKind.GUESS if stored.answer == GUESS else FloorKind.CONSTANT
+            return Floor(kind, str(stored.answer), float(stored.accuracy), n)
+        items = [first.items[i] for i in scope.ids]
+        return constant_floor([str(item.reference) for item in items], [float(item.chance or 0.0) for item in items])
 
     def clusters(self, scope: Subset) -> tuple[int, ...] | None:
         """The number of each question's source (template, seed question), from 0; None where no two share one."""
         items = self.rows[0].first.items
         return clustered.source_numbers([str(items[i].cluster or "") for i in scope.ids])
 
-    def left_floor(self, row: Row, scope: Subset) -> tuple[Evaluation, ...]:
-        """The seeds of a row that are shown above the floor: the others never left chance, which is no low accuracy."""
-        return tuple(p for p in row.parts if not self.at_floor(row.of_seed(p), scope))
+    def left_chance(self, row: Row, scope: Subset) -> tuple[Evaluation, ...]:
+        """The seeds of a row that are shown above an answer that looks at nothing: the others learned nothing."""
+        constant = self.constant_floor(scope)
+        return tuple(p for p in row.parts if not self.at_floor(row.of_seed(p), scope, constant))
 
-    def at_floor(self, row: Row, scope: Subset) -> bool:
-        """Whether the row's interval includes the best constant answer's accuracy, or lies under it."""
-        return clustered.lowest(row.solved(scope.ids), self.clusters(scope)) <= self.floor(scope)[1] + 1e-9
+    def at_floor(self, row: Row, scope: Subset, floor: Floor | None = None) -> bool:
+        """Whether the row is not shown above the floor, by default the best one: its interval reaches it."""
+        floor = floor or self.floor(scope)
+        return clustered.lowest(row.solved(scope.ids), self.clusters(scope)) <= floor.value + 1e-9
 
 
 def headings(groups: Sequence[Group]) -> list[str]:

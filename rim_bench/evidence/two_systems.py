@@ -287,7 +287,7 @@ def _compared(rows: Sequence[Row], margin: float, ablation: bool) -> SystemCompa
 
     def floor(scope: Subset) -> float:
         known = next(iter(first.items.values())).reference is not None or len(scope.ids) == len(first.items)
-        return group.floor(scope)[1] if known else 0.0
+        return group.floor(scope).value if known else 0.0
 
     readings = []
     for (scope, contrast), (holm, verdict) in zip(drafts, judged([(c, floor(s)) for s, c in drafts]), strict=True):

@@ -31,7 +31,8 @@ _CLUSTER_COLUMNS = ("clusters", "clustered_se", "clustered_low", "clustered_high
 CSV_COLUMNS = (
     "stamp", "task", "task_version", "evaluator_version", "data_sha256", "train_sha256", "split", "backbone",
     "method", "label", "start", "effort", "seeds", "run_ids", "parent_ids", "set", "ood", "n",
-    "accuracy", "ci_low", "ci_high", "seed_sd", "floor", "at_floor", "flexible", "lm_eval_strict", "lm_eval_flexible",
+    "accuracy", "ci_low", "ci_high", "seed_sd", "floor", "floor_of", "floor_low", "floor_high", "at_floor",
+    "flexible", "lm_eval_strict", "lm_eval_flexible",
     *sections.FAILURES, *_COST_FIELDS, "ttft_ms", "ttft_ms_p95", "full_ms", "full_ms_p95", "throughput_batch",
     "throughput_ttft_ms", "throughput_ttft_ms_p95", "throughput_full_ms", "throughput_full_ms_p95",
     "throughput_examples_per_s", "peak_memory_bytes", "eval_examples_per_s", "train_examples", "inherited_examples",
@@ -84,7 +85,7 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
         for scope in group.scopes:
             ids = scope.ids
             record = base | _measures(row.accuracy(ids)) | {"set": scope.name, "ood": scope.ood}
-            record |= {"floor": group.floor(scope)[1], "at_floor": group.at_floor(row, scope)}
+            record |= _floor_record(group, row, scope)
             record |= _cluster_record(group, row, scope)
             record["flags"] = degenerate.degenerate_text(flags, row, scope)
             record["flexible"] = row.accuracy(ids, lambda item: item.flexible).value
@@ -107,8 +108,15 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
 def _seed_record(group: Group, row: Row, scope: Subset) -> Record:
     """One seed of a row, with the name of the seed in the set's."""
     record = _row_record(group, row) | _measures(row.accuracy(scope.ids))
-    record |= {"set": f"{scope.name}, seed {row.first.seed}", "ood": scope.ood, "floor": group.floor(scope)[1]}
-    return record | {"at_floor": group.at_floor(row, scope)}
+    record |= {"set": f"{scope.name}, seed {row.first.seed}", "ood": scope.ood}
+    return record | _floor_record(group, row, scope)
+
+
+def _floor_record(group: Group, row: Row, scope: Subset) -> Record:
+    """The floor of a set of questions, and whether the row is at it."""
+    floor = group.floor(scope)
+    named = {"floor_of": floor.text(), "floor_low": floor.interval.low, "floor_high": floor.interval.high}
+    return {"floor": floor.value, **named, "at_floor": group.at_floor(row, scope)}
 
 
 def _row_record(group: Group, row: Row) -> Record:

@@ -6,20 +6,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from rim_bench.data.datasets import GUESS
 from rim_bench.evidence import training_budgets
 from rim_bench.evidence.claims import ClaimOutcome, evaluated_controls, findings
 from rim_bench.evidence.curves import SAME, TIMED, WIDE
+from rim_bench.evidence.floors import FloorKind
 from rim_bench.evidence.leaderboard import LeaderboardNumbers
 from rim_bench.evidence.pairs import EQUIVALENCE, Pair
-from rim_bench.evidence.rows import Evaluation, Group, Row, changed_questions, changed_training, overlap_text
+from rim_bench.evidence.rows import Evaluation, Group, Row, Subset, changed_questions, changed_training, overlap_text
 from rim_bench.evidence.split_protocol import Scored
 from rim_bench.evidence.stats.clustered import FEW
 from rim_bench.evidence.stats.intervals import RESAMPLES, wilson
 from rim_bench.evidence.training_budgets import tuning_flops
 from rim_bench.methods.controls import CONTROLS
 from rim_bench.util.table import QUICK
-from rim_bench.util.text import format_flops, format_number, format_percent, leaves
+from rim_bench.util.text import format_flops, format_interval, format_number, format_percent, leaves
 
 COST_NAMES = {"flops": "FLOPs per item", "passes": "sequential passes", "latency": "latency"}
 ALL_AT_FLOOR = "All accuracies are at the floor and cannot be ranked."
@@ -325,6 +325,18 @@ def split_notes(scored: Sequence[Scored]) -> Iterator[str]:
         yield "Sets of questions that are too few for the protocol are left out."
 
 
+def floor_notes(group: Group, scopes: Iterable[Subset]) -> Iterator[str]:
+    """What the floor of each set of questions is, and whether any row is above it."""
+    for scope in scopes:
+        floor, constant = group.floor(scope), group.constant_floor(scope)
+        beside = "" if floor.measured else "; shortcuts were not measured"
+        if floor.kind is FloorKind.SHORTCUT:
+            beside = f", {constant.text()} {format_percent(constant.value)} %"
+        low = f" {ALL_AT_FLOOR}" if all(group.at_floor(r, scope) for r in group.rows) else ""
+        value = f"{format_percent(floor.value)} % {format_interval(*floor.interval)}"
+        yield f"Floor ({scope.name}): {floor.text()} scores {value}{beside}.{low}"
+
+
 # A section of the comparison
 def comparison_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
     """Everything that is said of a comparable group."""
@@ -338,17 +350,13 @@ def comparison_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
     )
     yield engine_note(parts)
     yield from settings_note(parts, "Evaluation")
-    answer, share = group.floor(head)
-    constant = answer if answer == GUESS else f"the best constant answer ({answer!r})"
-    yield f"Floor: {constant} scores {format_percent(share)} % ({head.title})."
+    yield from floor_notes(group, [s for s in group.scopes if not s.level])
     if rules := sorted({str(c) for p in parts if (c := p.summary.choice) is not None}):
         by_length = (f"{r.label} {format_percent(r.item_mean('correct_norm', head.ids))} %" for r in group.rows)
         yield (
             f"Chosen by the {' or '.join(rules)}; by that over the choice's characters (lm-eval's acc_norm), "
             f"{head.title}: {', '.join(by_length)}."
         )
-    if all(group.at_floor(r, head) for r in group.rows):
-        yield ALL_AT_FLOOR
     if any(len(r.parts) > 1 for r in group.rows):
         yield (
             "± is the standard deviation over training seeds; the interval is the question error of their mean on n "
@@ -412,10 +420,7 @@ def leaderboard_notes(numbers: LeaderboardNumbers) -> Iterator[str]:
     )
     yield from _curve_notes(numbers)
     yield from _area_notes(numbers)
-    for scope in contest.scopes:
-        answer, share = group.floor(scope)
-        low = f" {ALL_AT_FLOOR}" if all(group.at_floor(r, scope) for r in group.rows) else ""
-        yield f"Floor ({scope.name}): the best constant answer ({answer!r}) scores {format_percent(share)} %.{low}"
+    yield from floor_notes(group, contest.scopes)
     yield from selection_notes(group.rows)
     yield from trust_notes(group.rows)
     if group.quick:

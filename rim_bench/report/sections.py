@@ -70,18 +70,22 @@ def accuracy(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
     long, short = [], []
     for row in group.rows:
         accuracies = [row.accuracy(s.ids) for s in others]
+        low = [not s.level and group.at_floor(row, s) for s in others]
         main = format_accuracy(row.accuracy(head.ids), group.at_floor(row, head))
-        if 0 < len(left := group.left_floor(row, head)) < len(row.parts):  # no mean over both kinds
-            learned = replace(row, parts=left).accuracy(head.ids)
-            main = f"{len(left)} of {len(row.parts)} seeds left the floor: {format_accuracy(learned)}"
+        if 0 < len(left := group.left_chance(row, head)) < len(row.parts):  # no mean over both kinds
+            learned = replace(row, parts=left)
+            text = format_accuracy(learned.accuracy(head.ids), group.at_floor(learned, head))
+            main = f"{len(left)} of {len(row.parts)} seeds left chance: {text}"
         size = (str(len(row.parts)), f"{len(head.ids):,}")
-        long.append((row.label, *size, main, *map(format_accuracy, accuracies)))
-        short.append((row.label, main, *(format_percent(a.value) for a in accuracies), *size))
+        long.append((row.label, *size, main, *map(format_accuracy, accuracies, low)))
+        values = (format_percent(a.value) + "°" * at_floor for a, at_floor in zip(accuracies, low, strict=True))
+        short.append((row.label, main, *values, *size))
     names = ("method", "seeds", "n", f"accuracy % ({head.title})", *(f"{s.title} % (n={len(s.ids):,})" for s in others))
     starred = [s.name + ("*" if s.ood and s.level else "") for s in others]
     caption = "Accuracy, % with Wilson 95 % intervals"
     size_and_mark = f", n = {len(head.ids):,}" + (f" {head.title}" if others else "")
     size_and_mark += "; * = OOD" if any(s.ood and s.level for s in others) else ""
+    size_and_mark += "; ° = at the floor" if any("°" in cell for line in short for cell in line[2:]) else ""
     return [
         Panel(caption, names, tuple(long), False),
         Panel(caption + size_and_mark, ("method", "accuracy %", *starred, "seeds", "n"), tuple(short), True),

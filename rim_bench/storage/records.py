@@ -811,6 +811,17 @@ class FloorRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShortcutRecord(JsonRecord):
+    """What a shortcut gets on a level's questions: a classifier of their surface, fitted on training rows alone."""
+
+    name: str = said("what it looks at", "")
+    level: str = said("level of the questions", "")
+    ood: bool = said("whether training never shows the level", False)
+    right: int = said("right answers", 0)
+    n: int = said("number of questions", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LmEvalScores(JsonRecord):
     """lm-eval's own scores, in files of early versions."""
 
@@ -889,6 +900,9 @@ class EvaluationRecord(JsonRecord):
     peak_memory_bytes: int | None = said("most memory in use while a batch is answered")
     runtime: RuntimeRecord | None = said("what times depend on beside the method")
     floor: FloorRecord | None = said("what an answer gets that looks at nothing")
+    shortcuts: tuple[ShortcutRecord, ...] = said(
+        "what shortcuts get, by level; missing: they were not measured", (), omit=True
+    )
     prompt_note: str | None = said("in what lm-eval's prompt differs from the training prompt; null: in nothing")
     trained_on: TrainedOnRecord | None = said("the run's own task, where this is another", omit=True)
     unseen_text: UnseenTextRecord | None = said("another task: questions with text never seen in training", omit=True)

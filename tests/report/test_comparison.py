@@ -14,6 +14,7 @@ from fabricated import evaluate, train
 from rich.console import Console
 from stored import evaluation_of, training_of
 
+from rim_bench.evidence.floors import FloorKind
 from rim_bench.evidence.rows import collect
 from rim_bench.evidence.stats import tests
 from rim_bench.report import comparison
@@ -437,7 +438,10 @@ def test_floor(store: Store) -> None:
         [k < 100 for k in range(200)],
     )  # 12 % [8.2, 17.2] includes the floor of 10 %
     only_weak = comparison.comparison([add(store, "direct", weak), add(store, "pause", weak)])
-    assert "All accuracies are at the floor and cannot be ranked." in only_weak.sections[0].notes
+    assert (
+        "Floor (all): the best constant answer ('0') scores 10.0 % [6.6, 14.9]; shortcuts were not measured. All "
+        "accuracies are at the floor and cannot be ranked." in only_weak.sections[0].notes
+    )
     assert grid(only_weak, "Paired")[0]["verdict"] == "undecided (both at the floor)"
     both = comparison.comparison([add(store, "direct", weak), add(store, "rim", strong)])
     marks = ["at the floor" in r["accuracy % (all)"] for r in grid(both, "Accuracy")]
@@ -447,7 +451,8 @@ def test_floor(store: Store) -> None:
 def test_floor_of_a_part_is_counted_from_its_references(store: Store) -> None:
     run = add(store, "direct", [True] * 40, levels=("T=1", "T=4"), floor={"answer": "0", "accuracy": 0.99})
     group = collect([run])[0][0]
-    assert group.floor(group.scopes[0]) == ("0", 0.2)  # even k only: 0, 2, 4, 6, 8
+    floor = group.floor(group.scopes[0])
+    assert (floor.kind, floor.name, floor.value, floor.measured) == (FloorKind.CONSTANT, "0", 0.2, False)  # even k only
 
 
 @pytest.mark.parametrize("where", [{"spec": {"quick": True}}, {"quick": True}])

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rim_bench.evidence.floors import floors_label
 from rim_bench.evidence.rows import Evaluation, Group, Row, Subset, collect, grouped, headings, stamp
 from rim_bench.evidence.training_budgets import budget_text
 from rim_bench.report.plots.style import (
@@ -116,10 +117,10 @@ def _level_panel(ax: Axes, group: Group) -> None:
         if len(row.parts) > 1:  # the seeds by themselves, small and open
             seeds = [100 * row.of_seed(p).accuracy(s.ids).value for p in row.parts for s in levels]
             ax.plot(xs * len(row.parts), seeds, "o", mfc="none", mec=look["color"], ms=2.5, mew=0.6, zorder=4)
-    for k, scope in enumerate(levels):
-        floor = 100 * group.floor(scope)[1]
-        label = "best constant answer" if k == 0 else None
-        ax.plot([k - 0.45, k + 0.45], [floor, floor], label=label, **FLOOR)
+    floors = [group.floor(s) for s in levels]
+    for k, floor in enumerate(floors):
+        label = floors_label(floors) if k == 0 else None
+        ax.plot([k - 0.45, k + 0.45], [100 * floor.value] * 2, label=label, **FLOOR)
     ax.set_xticks(range(len(levels)), [escape_plot(s.name) for s in levels])
     ax.set_xlim(-0.5, len(levels) - 0.5)
     ax.set_ylim(0, 103)
@@ -144,10 +145,10 @@ def _dot_panel(ax: Axes, group: Group) -> None:
         if len(row.parts) > 1:  # the seeds by themselves, small and open
             seeds = [100 * row.of_seed(p).accuracy(head.ids).value for p in row.parts]
             ax.plot(seeds, [k + 0.22] * len(seeds), "o", mfc="none", mec=color, ms=3)
-    floor = 100 * group.floor(head)[1]
+    floor = 100 * group.floor(head).value
     ax.axvline(floor, **FLOOR)
     under: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "color": "#606060"}
-    ax.annotate("best constant answer", (floor, 0), xytext=(3, 3), fontsize=7.5, **under)
+    ax.annotate(floors_label([group.floor(head)]), (floor, 0), xytext=(3, 3), fontsize=7.5, **under)
     ax.set_yticks(range(len(group.rows)), [escape_plot(_name(r, group)) for r in group.rows])
     ax.set_ylim(len(group.rows) - 0.3, -0.6)
     ax.set_xlim(0, min(100.0, max(1.15 * highest, 1.3 * floor, 1.0)))

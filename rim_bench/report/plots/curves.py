@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rim_bench.evidence import training_budgets
 from rim_bench.evidence.curves import COSTS, CostCurve
+from rim_bench.evidence.floors import floors_label
 from rim_bench.evidence.ranking import RankingGroup
 from rim_bench.evidence.rows import Subset, stamp
 from rim_bench.report.plots.style import FLOOR, STYLE, check_suffix, line_styles, save, seeds_text, stamp_quick
@@ -89,7 +90,8 @@ def _panel(ax: Axes, contest: RankingGroup, scope: Subset, kind: str) -> None:
     for curve, look in zip(contest.curves, looks, strict=True):
         if (track := tracks.get(id(curve))) is not None:
             _line(ax, track, scope, {**look, "label": curve.label})
-    ax.axhline(100 * contest.group.floor(scope)[1], label="best constant answer", **FLOOR)
+    floors = {s: contest.group.floor(s) for s in contest.scopes}  # one legend is for all panels
+    ax.axhline(100 * floors[scope].value, label=floors_label(floors.values()), **FLOOR)
     _cost_axis(ax, kind, [c for t in tracks.values() for c in t.costs])
     ax.set_ylim(0, 103)
     ax.set_xlabel(AXES[kind])

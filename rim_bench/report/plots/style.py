@@ -31,7 +31,7 @@ STYLE: Any = {
     "font.sans-serif": ["DejaVu Sans"],  # an svg repeats the list with every text
 }  # fmt: skip
 GREY = "#808080"
-FLOOR: Any = {"color": GREY, "lw": 1, "ls": ":"}  # of the line of the best constant answer
+FLOOR: Any = {"color": GREY, "lw": 1, "ls": ":"}  # of the line of the floor
 SUFFIXES = ("png", "svg", "pdf")
 
 
