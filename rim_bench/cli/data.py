@@ -149,5 +149,8 @@ def floors(
     from rim_bench.report.floors import floors_table
 
     asked = load_task(task)
-    table = floors_table(asked, load_task(trained_on) if trained_on else asked, options, split)
+    trained = load_task(trained_on) if trained_on else asked
+    if all(one.metadata["source"] == "generator" for one in (asked, trained)):
+        refuse_unused(options, "data", f"{asked.name} is generated and reads no file")
+    table = floors_table(asked, trained, options, split)
     print_as(format_, table, json=table.to_json)

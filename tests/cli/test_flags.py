@@ -41,6 +41,7 @@ FLAGS = {
     "list": "--long -l",
     "leakage": "--task -t --suite --eval-tasks --data --steps --limit --split --ngram --allow-changed-data --worst"
     " --text --format -f --to",
+    "floors": "--trained-on --data --file --steps --limit --split --allow-changed-data --format -f",
     "bench": "--methods -m --task -t --model --sizes --against --data --limit --batch-size --tokens --set --backbone"
     " --device --threads --rounds --vary --values --only --json --record --out -o",
 }

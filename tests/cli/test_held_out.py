@@ -60,6 +60,7 @@ def test_validation_that_overlaps_the_test_set_chooses_nothing(call: Call, files
         (("cost", "--methods", "rim", "--set", "coconut.c=1"), "--set coconut."),
         (("list", "methods", "--long"), "--long"),
         (("leakage", "--task", "chain", "--tasks", "chain", "--data", "."), "--data"),
+        (("floors", "chain", "--data", "."), "--data"),
     ],
 )
 def test_an_option_that_cannot_apply_is_refused(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,13 @@ import torch
 from fabricated import train
 from lm_eval.tasks import TaskManager
 
+from rim_bench.data.datasets import evaluation_data, training_data
+from rim_bench.data.shortcuts import shortcut_scores
 from rim_bench.data.suites import Suite
 from rim_bench.data.task import load_task
 from rim_bench.evaluate.lm_eval_tasks import LmEvalRequest, load_lm_eval_tasks
 from rim_bench.evaluate.options import EvaluationSets
+from rim_bench.evaluate.shortcuts import measured_shortcuts
 from rim_bench.evaluate.stored_runs import EvaluationPlan, LoadedRun, evaluate_sets, plan_sets
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, check_text, shown, shown_in_training, training_examples
 from rim_bench.evidence.rows import read
@@ -101,6 +105,20 @@ def yaml_of(folder: Path, name: str, **changes: str) -> Path:
 
 
 # Our own sets
+
+
+def test_shortcuts_are_fitted_once_for_all_runs_of_the_same_rows(runs: list[Run], options: Options) -> None:
+    """They know the run's training rows, not the task's other ones, and none where these are gone."""
+    task = load_task("chain")
+    train, asked = training_data(task, limit=ROWS)[0], evaluation_data(task, limit=ROWS)
+    wanted = shortcut_scores(task, asked, task, train)
+    assert [e.shortcuts for r in runs for e in r.evaluations().values() if e.task == "chain"] == [wanted] * 2
+    gate = load_task("chain_gate")
+    other = evaluation_data(gate, limit=ROWS)
+    assert measured_shortcuts(runs[0], gate, other, None, None) == shortcut_scores(gate, other, task, train)
+    assert measured_shortcuts(runs[0], task, asked, None, None) is measured_shortcuts(runs[1], task, asked, None, None)
+    changed = replace(runs[0].spec, task=replace(runs[0].spec.task, train_sha256="0" * 64))
+    assert measured_shortcuts(SimpleNamespace(spec=changed), task, asked, None, None) == ()
 
 
 def test_every_run_is_evaluated_on_every_set_but_its_own(runs: list[Run], options: Options, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ HELP = (
     "compare",
     "list",
     "leakage",
+    "floors",
     "bench",
 )
 
@@ -254,6 +255,10 @@ COMMANDS = {
         "leakage --task permute --eval-tasks permute_lookup --limit 100 --to made/leakage.md",
         "leakage --task chain --suite gsm-ood --limit 50 --data published_files",
         "leakage --ngram 0",
+        "floors vote --limit 400",
+        "floors vote --limit 400 -f csv",
+        "floors vote --split elsewhere",
+        "floors gsm_hard",
         "leakage --to x.pdf",
     ],
     "plans": [
