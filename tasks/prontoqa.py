@@ -11,7 +11,8 @@ Generated proofs have the same sentences and the same number of hops and are not
 belongs to a concept; four rules lead to wider ones and a fifth from there to a property, stated or denied. Distractors:
 every other concept has a property of its own, the chain of concepts goes on above the one that is needed and below the
 first, and a second chain that nobody belongs to has one with the opposite of the property that is asked for. (The
-published program gives the latter a single concept, which occurs in one sentence only and gives itself away.)
+published program gives the latter a single concept, which occurs in one sentence only and gives itself away. Here the
+decoy's concept is often an end of its chain, and so named less than the right one: that alone answers 86 %.)
 
 Of every four generated questions two are true, two are false, and in each case one states and one denies: neither
 "not" in the question nor in a rule tells the label. The hash of a question decides its split (80 / 10 / 10 %). Standard

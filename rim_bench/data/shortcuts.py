@@ -76,6 +76,13 @@ def shortcut_scores(task: Task, asked: Split, trained_on: Task, train: Split) ->
     )
 
 
+def check_features(task: Task, examples: Iterable[Example]) -> None:
+    """Raises UsageError where the features of somebody's own task are no text, or cannot be computed."""
+    if task.file_sha256 is not None and (features := task.shortcuts) is not None:
+        for example in examples:
+            _values(features, example.question)
+
+
 def _label(example: Example, choosing: bool) -> str:
     """What a classifier predicts: the answer, or the position of the right choice."""
     return str(example.choices.index(example.answer)) if choosing else example.answer

@@ -87,9 +87,19 @@ class Task:
 
     @property
     def shortcuts(self) -> Features | None:
-        """What says of a question which shallow features it has, by name; None where the task's code says nothing."""
-        roles = (role for role in PARTS if role in self.metadata)
-        return next((said for role in roles if (said := getattr(module_of(self, role), "shortcuts", None))), None)
+        """What says of a question which shallow features it has, by name; None where the task's code says nothing.
+
+        Raises:
+            UsageError: the name is taken by something else.
+        """
+        for role in (role for role in PARTS if role in self.metadata):
+            if (features := getattr(module_of(self, role), "shortcuts", None)) is not None:
+                if not callable(features):
+                    raise UsageError(
+                        f"task {self.name}: shortcuts of its {role} {self.metadata[role]!r} is no function"
+                    )
+                return features  # type: ignore[no-any-return]
+        return None
 
     def lm_eval_metadata(
         self,

@@ -17,6 +17,7 @@ from rim_bench.compute.backbones import configuration
 from rim_bench.compute.flops import Shape
 from rim_bench.compute.training_flops import ROWS, training_cost
 from rim_bench.data.datasets import overlap
+from rim_bench.data.shortcuts import check_features
 from rim_bench.data.task import Task
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.devices import fingerprint, peak_memory, pick_device, reset_peak
@@ -89,6 +90,7 @@ def note_data(study: StudySetting, reporter: Reporter, *, evaluation: bool = Tru
     if not evaluation:
         return
     examples = evaluation_request(study).dataset().examples
+    check_features(study.task, (*train_set.examples, *examples))
     if study.options.checkpoint == SPLITS:
         held_out(len(examples))
     if study.task.form == "choice" and (bad := next((e for e in examples if e.answer not in e.choices), None)):

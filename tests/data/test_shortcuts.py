@@ -12,7 +12,7 @@ import pytest
 
 from rim_bench.data.datasets import evaluation_data, training_data
 from rim_bench.data.reader import Split
-from rim_bench.data.shortcuts import BIGRAMS, POSITION, WORDS, shortcut_scores
+from rim_bench.data.shortcuts import BIGRAMS, POSITION, WORDS, check_features, shortcut_scores
 from rim_bench.data.task import Task, load_task, task_names
 from rim_bench.methods.method import Example
 from rim_bench.storage.records import ShortcutRecord
@@ -159,13 +159,18 @@ def test_features_that_are_no_text_are_refused(monkeypatch: pytest.MonkeyPatch, 
         shortcut_scores(task, rows, task, rows)
 
 
-def test_features_that_fail_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_fail_are_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(question: str) -> dict[str, str]:
         raise KeyError(question)
 
     task, rows = own_task(monkeypatch, fails), split([("a b", "A")])
     with pytest.raises(UsageError, match="KeyError: 'a b'"):
         shortcut_scores(task, rows, task, rows)
+    with pytest.raises(UsageError, match="KeyError: 'a b'"):
+        check_features(replace(task, file_sha256="of its YAML"), rows.examples)
+    no_function: Any = 3
+    with pytest.raises(UsageError, match="shortcuts of its generator 'planted' is no function"):
+        check_features(replace(own_task(monkeypatch, no_function), file_sha256="of its YAML"), rows.examples)
 
 
 def test_chain_out_of_distribution_on_its_registered_rows() -> None:
