@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 import rim_bench
-from rim_bench.cli import bench, compute, data, evaluate, evidence, results, run
+from rim_bench.cli import bench, compute, data, evaluate, evidence, models, results, run
 from rim_bench.cli.common import EXIT_CODES, FAULT, INTERRUPTED, OUTPUT, as_command, display, echo
 from rim_bench.cli.launch import execution_of_command
 from rim_bench.cli.streams import OutputLost, prepare_environment, prepare_streams
@@ -43,6 +43,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "power": compute.power,
     "compare": evidence.compare,
     "list": data.list_,
+    "models": models.models,
     "leakage": data.leakage,
     "floors": data.floors,
     "bench": bench.bench,

@@ -48,6 +48,11 @@ def entries() -> dict[str, dict[str, Any]]:
     return tomllib.loads((files("rim_bench") / "models" / "backbones.toml").read_text("utf-8"))
 
 
+def gguf_entries() -> dict[str, dict[str, Any]]:
+    """Name -> package, file in it and sha256 of the entries whose weights come as a GGUF file in a package."""
+    return {name: entry["gguf"] for name, entry in entries().items() if "gguf" in entry}
+
+
 def backbone_names() -> dict[str, str]:
     """Name -> one line about it."""
     return {name: str(entry["summary"]) for name, entry in entries().items()}
@@ -56,25 +61,31 @@ def backbone_names() -> dict[str, str]:
 def resolve_backbone(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What `name` stands for, as plain data that a run records and `Backbone.create` builds from.
 
-    `name` is an entry of `models/backbones.toml`, a folder with a saved Hugging Face model, or a hub id `org/name`.
-    `settings` override an entry's shape (`layers`, `width`, `heads`, `intermediate`, `vocabulary`, `max_positions`,
-    `tied`, `embedding_std`, `dropout`) or, on pretrained weights, `tuning` ("lora", the default, or "full"),
-    `lora_rank`, `lora_alpha` and `revision` (hub only).
+    `name` is an entry of `models/backbones.toml`, a folder with a saved Hugging Face model, a GGUF file, or a hub id
+    `org/name`. `settings` override an entry's shape (`layers`, `width`, `heads`, `intermediate`, `vocabulary`,
+    `max_positions`, `tied`, `embedding_std`, `dropout`) or, on pretrained weights, `tuning` ("lora", the default, or
+    "full"), `lora_rank`, `lora_alpha` and `revision` (hub only).
 
     Returns:
-        `kind` "scratch" | "hub" | "path", `name`, `tuning`, and all numbers of that kind; "path" carries the sha256 of
-        every weight file, so that a changed base is another backbone.
+        `kind` "scratch" | "hub" | "path" | "gguf", `name`, `tuning`, and all numbers of that kind; "path" carries the
+        sha256 of every weight file and "gguf" that of the file, so that a changed base is another backbone.
 
     Raises:
         UsageError: a name that is none of these, or settings that do not fit, all of them together.
     """
     chosen = {k: v for k, v in (settings or {}).items() if v is not None}
     known = entries()
-    if name in known and "hub" not in known[name]:
+    if name in known and not {"hub", "gguf"} & set(known[name]):
         return _scratch(name, known[name], chosen)
-    if name in known:
-        spec: dict[str, Any] = {"name": name, "kind": "hub", "hub": known[name]["hub"], "revision": None}
-    elif (folder := Path(name).expanduser()).is_dir() or name.startswith((".", "/", "~")):
+    if name in known and "gguf" in known[name]:
+        spec: dict[str, Any] = {"name": name, "kind": "gguf", "gguf": known[name]["gguf"]["sha256"]}
+    elif name in known:
+        spec = {"name": name, "kind": "hub", "hub": known[name]["hub"], "revision": None}
+    elif (folder := Path(name).expanduser()).suffix == ".gguf" and not folder.is_dir():
+        sha256 = gguf_sha256(folder)
+        same = (entry for entry, gguf in gguf_entries().items() if gguf["sha256"] == sha256)
+        spec = {"name": next(same, folder.stem), "kind": "gguf", "gguf": sha256}
+    elif folder.is_dir() or name.startswith((".", "/", "~")):
         spec = {
             "name": folder.resolve().name,
             "kind": "path",
@@ -84,7 +95,9 @@ def resolve_backbone(name: str, settings: Mapping[str, Any] | None = None) -> di
     elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         spec = {"name": name.split("/")[1], "kind": "hub", "hub": name, "revision": None}
     else:
-        raise UsageError(f"{unknown('backbone', name, known)}; a model folder or a hub id org/name is allowed too")
+        raise UsageError(
+            f"{unknown('backbone', name, known)}; a model folder, a file FILE.gguf or a hub id org/name is allowed too"
+        )
     return _pretrained(spec, chosen)
 
 
@@ -109,6 +122,11 @@ def configuration(name: str) -> dict[str, Any]:
         sizes = GPT2_SIZES if spec["family"] == "gpt2" else LLAMA_SIZES
         return shape | {theirs: spec[ours] for theirs, ours in sizes.items()}
     path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        raise UsageError(
+            f"{name!r} is a GGUF file: give the folder that it is converted to, which `rim-bench models fetch {name}` "
+            "prints"
+        )
     if path.is_dir() or path.suffix == ".json" or name.startswith((".", "/", "~")):
         if not path.exists():
             raise UsageError(
@@ -125,6 +143,18 @@ def configuration(name: str) -> dict[str, Any]:
         )
     allowed = [str(entry["hub"]) for entry in known.values() if "hub" in entry] if "/" in name else list(known)
     raise UsageError(f"{unknown('model', name, allowed)}; a model folder or a config.json is allowed too")
+
+
+def gguf_sha256(path: Path) -> str:
+    """The sha256 of a GGUF file. Raises UsageError for one that is not there or none."""
+    try:
+        with path.expanduser().open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UsageError(f"{str(path)!r} is no GGUF file: it does not begin with GGUF")
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"the GGUF file {str(path)!r} cannot be read: {error.strerror}") from None
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:

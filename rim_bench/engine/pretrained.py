@@ -22,6 +22,7 @@ from transformers.utils import logging
 from rim_bench.compute.backbones import FAMILIES, weight_hashes
 from rim_bench.compute.flops import Shape
 from rim_bench.engine.attention import register
+from rim_bench.engine.model_cache import converted_model
 from rim_bench.engine.model_folder import (
     AS_WRITTEN,
     CONFIG,
@@ -201,12 +202,14 @@ UNWANTED = ["onnx/*", "original/*"]
 
 @phase("looking up the files of the model")
 def locate(spec: Mapping[str, Any]) -> Path:
-    """The folder with the weights of a "hub" or "path" backbone.
+    """The folder with the weights of a "hub", "path" or "gguf" backbone.
 
     Raises:
-        UsageError: weight files that changed since the spec was made, or a hub model that is not stored here and cannot
-            be fetched.
+        UsageError: weight files that changed since the spec was made, a converted model that is not here, or a hub
+            model that is not stored here and cannot be fetched.
     """
+    if spec["kind"] == "gguf":
+        return converted_model(spec)
     if spec["kind"] == "path":
         folder = Path(spec["path"])
         if weight_hashes(folder) != spec["weights"]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from rim_bench.compute.backbones import resolve_backbone
@@ -230,4 +231,9 @@ def study_setting(options: Options, *, elsewhere: bool = False) -> StudySetting:
         settings = {**task.recipe.get("backbone_settings", {}), **settings}
     if options.tuning is not None:
         settings["tuning"] = options.tuning
-    return StudySetting(options, task, start, resolve_backbone(name, settings), device)
+    backbone = resolve_backbone(name, settings)
+    if backbone["kind"] == "gguf" and name != backbone["name"]:  # a file: whoever trains finds what it is converted to
+        from rim_bench.engine.gguf_models import convert
+
+        convert(Path(name).expanduser(), backbone["gguf"])
+    return StudySetting(options, task, start, backbone, device)

@@ -303,7 +303,7 @@ class MethodRecord(JsonRecord):
 class BackboneRecord(JsonRecord):
     """The model that is trained; which keys there are depends on its kind."""
 
-    kind: str | None = said("`scratch`, `hub` or `path`", omit=True)
+    kind: str | None = said("`scratch`, `hub`, `path` or `gguf`", omit=True)
     name: str = said("name of the backbone", "", omit=True)
     tuning: str | None = said("`full`, or `lora`: adapters only", omit=True)
     family: str | None = said("scratch: `llama` or `gpt2`", omit=True)
@@ -320,6 +320,7 @@ class BackboneRecord(JsonRecord):
     revision: str | None = said("hub: commit or branch; null: the newest")
     path: str | None = said("path: folder of the model", omit=True)
     weights: dict[str, str] | None = said("path: sha256 of every weight file", omit=True)
+    gguf: str | None = said("gguf: sha256 of the file that the model was converted from", omit=True)
     lora_rank: int | None = said("rank of the adapters", omit=True)
     lora_alpha: float | None = said("scale of the adapters times their rank", omit=True)
 

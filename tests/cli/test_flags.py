@@ -39,6 +39,7 @@ FLAGS = {
     "power": "--n --discordance --difference --power --alpha --margin --json",
     "compare": "--baseline --margin --out -o --split --task -t --format -f",
     "list": "--long -l",
+    "models": "--from",
     "leakage": "--task -t --suite --eval-tasks --data --steps --limit --split --ngram --allow-changed-data --worst"
     " --text --format -f --to",
     "floors": "--trained-on --data --file --steps --limit --split --allow-changed-data --format -f",
