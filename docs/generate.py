@@ -160,8 +160,8 @@ the error stream of `plot` and `sweep`, and every other run is shown as ever. De
 evaluate again; move a damaged run away and train it again; put back what is gone. Where a record was removed on
 purpose, `rim-bench seal --again RUN` takes the records as they are.
 
-Before a record is written its hash stands under `writing` in the manifest, and after it under `files`: a process that is
-killed at any moment leaves nothing that reads as damaged. What it left half written goes when the run is next opened
+Before a record is written its hash stands under `writing` in the manifest, and after it under `files`: a process that
+is killed at any moment leaves nothing that reads as damaged. What it left half written goes when the run is next opened
 under its lock. A run of an earlier version has no manifest: it is read, and tables say that it is "unsealed" until
 `rim-bench seal` has written one. Measurements of `rim-bench bench` have a `.sha256` file each, a baseline file its
 checksum inside.

@@ -18,7 +18,8 @@ NARROWEST, WIDEST = 40, 10_000  # columns of a terminal
 SIZES = ("COLUMNS", "LINES", "TERMINAL_WIDTH", "JUPYTER_COLUMNS", "JUPYTER_LINES")  # numbers to rich and Typer
 SPELLED = {
     "−": "-", "±": "+-", "×": "x", "·": ".", "…": "...", "≥": ">=", "≤": "<=", "≈": "~", "→": "->", "’": "'", "²": "^2",
-    "⏎": "\\n", "⟨": "<", "⟩": ">", "–": "-", "“": '"', "”": '"', "█": "#",
+    "√": "sqrt ", "Σ": "sum ", "°": "*", "⏎": "\\n", "⟨": "<", "⟩": ">", "–": "-", "“": '"', "”": '"',
+    "█": "#",
 }  # fmt: skip
 
 

@@ -78,10 +78,11 @@ _LEAD: Final = re.compile(
     r"(?:is|equals|[:=])\s*:?\s*|[a-z]\s*=\s*",
     re.IGNORECASE,
 )
-# Special tokens that a decoder left at the end, in the spelling of the common chat templates.
+# A special token that a decoder left at the end, in the spelling of the common chat templates.
 _SPECIAL: Final = re.compile(
-    r"(?:<[|｜][^<>|｜]{1,40}[|｜]>|</?s>|<(?:eos|pad|end_of_turn|end_of_text)>|\[(?:EOS|SEP|PAD|/INST)\]|\s)+\Z"
+    r"(?:<[|｜][^<>|｜]{1,40}[|｜]>|</?s>|<(?:eos|pad|end_of_turn|end_of_text)>|\[(?:EOS|SEP|PAD|/INST)\])\Z"
 )
+_LONGEST: Final = 44  # characters of one
 # A number-like run in prose. A sign belongs to it only where it cannot stand for a sum or a difference (`80-8`, `80 -
 # 8`).
 _RUN: Final = re.compile(
@@ -103,8 +104,8 @@ def parse_number(text: str) -> Fraction | None:
     if _WHOLE.fullmatch(text):
         return Fraction(int(text))
     text = _tidy(text).strip()
-    if text.endswith((">", "]")):
-        text = _SPECIAL.sub("", text)
+    while text.endswith((">", "]")) and (token := _SPECIAL.search(text, max(0, len(text) - _LONGEST))):
+        text = text[: token.start()].rstrip()
     for _ in range(_NESTED):
         if wrapped := _WRAPPED.fullmatch(text):
             sign, *inner, rest = wrapped.groups()

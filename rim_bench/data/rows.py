@@ -140,6 +140,8 @@ def read_problems(path: Path) -> list[SourceRow]:
         raise UsageError(
             f"{path}, line {error.position[0]}: not XML ({error}): expected ASDiv's published form"
         ) from None
+    except (LookupError, ValueError) as error:  # an encoding that there is not, or that the parser does not read
+        raise UsageError(f"{path}: not XML that can be read ({error}): save it as UTF-8") from None
     rows = []
     for number, problem in enumerate(root.iter("Problem"), 1):
         place = f"{path}, problem {problem.get('ID', number)}"

@@ -5,6 +5,7 @@ Through real processes, for it is their streams: one for many commands, each of 
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -71,6 +72,16 @@ def test_characters_are_spelled_and_none_is_lost() -> None:
     assert "−1 ± 2 × 3 ⏎".encode("ascii", "rim-bench") == b"-1 +- 2 x 3 \\n"
     assert "\u65e5\u672c \udcff \U0001f600".encode("latin-1", "rim-bench") == b"\\u65e5\\u672c \\udcff \\U0001f600"
     assert "\udcff".encode("utf-8", "rim-bench") == b"\\udcff"
+
+
+def test_every_sign_of_our_tables_has_a_spelling() -> None:
+    """So that a note reads `sum d/sqrt n` where the encoding lacks the signs, and no numbers of characters."""
+    for path in (*(ROOT / "rim_bench" / "report").rglob("*.py"), *(ROOT / "rim_bench" / "evidence").rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        said = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+        texts = [text for text in said if "\n" not in text and "\ufffd" not in text]  # no docstrings, no bad characters
+        signs = {c for text in texts for c in text if not c.isascii() and c.isprintable()}
+        assert signs <= set(streams.SPELLED), path
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

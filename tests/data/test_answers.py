@@ -227,6 +227,22 @@ def test_numbers_are_parsed_exactly(text: str, value: int | Fraction) -> None:
     assert parse_number(text) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5" + " " * 50_000 + "x>", 5), ("<|a|> " * 5_000 + "x>", None), ("5" + " <|a|>" * 5_000, 5)],
+    ids=["spaces", "tokens", "end"],
+)
+def test_no_text_takes_long_to_read(text: str, value: int | None) -> None:
+    """Minutes where an attempt to match begins at every character."""
+    began = time.perf_counter()
+    assert parse_number(text) == value
+    assert time.perf_counter() - began < 2
+
+
+def test_all_special_tokens_at_the_end_are_taken_off() -> None:
+    assert parse_number("5 <|im_end|>\n</s> [PAD]") == parse_number("5<|" + "x" * 40 + "|><eos>") == 5
+
+
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_is_not_one_number_is_refused(text: str) -> None:
     assert parse_number(text) is None

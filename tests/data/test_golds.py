@@ -391,6 +391,13 @@ def test_other_xml_is_refused(tmp_path: Path, problem: str, message: str) -> Non
         evaluation_data(unregistered("asdiv"), files={"test": write(tmp_path / "ASDiv.xml", XML.format(problem))})
 
 
+@pytest.mark.parametrize("encoding", ["latin-99", "utf-32"])
+def test_xml_in_an_encoding_that_cannot_be_read_is_refused(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "ASDiv.xml", f'<?xml version="1.0" encoding="{encoding}"?><r/>')
+    with pytest.raises(UsageError, match=r"ASDiv\.xml: not XML that can be read \(.*encoding.*\): save it as UTF-8"):
+        evaluation_data(unregistered("asdiv"), files={"test": path})
+
+
 # GSM8K-Aug's validation rows
 
 
