@@ -155,8 +155,9 @@ def task_of(name: str, file: Mapping[str, Any] | None = None) -> Task:
     Raises:
         UsageError: it is not shipped, and no such file was given to this process.
     """
-    if name in task_names():
+    if name in task_names() and file is None:
         return load_task(name)
+    check_name("task", name)
     recorded = {k: v for k in ("path", "sha256") if isinstance(v := (file or {}).get(k), str)}
     for own in allowed_tasks(name):
         if recorded.get("sha256") in (None, own.sha256):

@@ -70,7 +70,12 @@ class Predictor:
         self.probe = probe and sampling is None
         self.backbone, self.method, self.workspace = trained.backbone, trained.method, trained.workspace
         check_effort(self.method, effort)
-        self.prompt((0,))  # refuses an effort that does not fit before any work is done
+        shortest = self.prompt((0,))  # refuses an effort that the method does not take
+        if not self.fits(shortest):
+            raise UsageError(
+                f"no question fits: the layout of the shortest takes {max(shortest.position) + 2:,} positions, and the "
+                f"model has {self.backbone.max_positions:,}; give a smaller effort"
+            )
         self._stops: dict[tuple[str, ...], frozenset[int]] = {}
         self.shape = self.workspace.shape()
 

@@ -156,16 +156,20 @@ def check_used(runs: Sequence[Run], options: StoredRunOptions, *, sets: bool = F
     if sets and not options.task:
         refuse_unused(options, "files", "further sets are evaluated, and the files are one task's (--task)")
         return
-    own = [task_of(run.spec.task.name, run.task_file) for run in runs]
-    asked = [load_task(options.task)] if options.task else own
+    writes = any(method_of(run.spec.method).writes_steps for run in runs)
+    if options.task:  # before the runs' own are looked for: it may be the file of one
+        asked = [load_task(options.task)]
+    else:
+        asked = [task_of(run.spec.task.name, run.task_file) for run in runs]
     if all(task.metadata["source"] == "generator" for task in asked):
         refuse_unused(options, "files", "the task is generated and reads no file")
-    if not sets and all(task.metadata["source"] == "generator" for task in (*asked, *own)):
-        refuse_unused(options, "data", "these tasks are generated and read no file")
+        others = {run.spec.task.name for run in runs} - {task.name for task in asked}  # whose training rows are read
+        shipped = task_names()
+        if not sets and all(n in shipped and load_task(n).metadata["source"] == "generator" for n in others):
+            refuse_unused(options, "data", "these tasks are generated and read no file")
     for run, task in zip(runs, asked * len(runs) if options.task else asked, strict=True):
         if task.name == run.spec.task.name and options.steps != run.spec.task.steps:
             refuse_unused(options, "steps", f"run {run.id} is asked its own task as it was trained on it")
-    writes = any(method_of(run.spec.method).writes_steps for run in runs)
     if not sets and not writes and all(task.form == "choice" for task in asked):
         refuse_unused(options, "max_tokens", "the questions are multiple choice, and none of these runs writes steps")
 

@@ -118,15 +118,16 @@ class Layout:
                 f"segment {name!r} is serial: it needs tokens that see only what stands before them, and a segment "
                 "above it"
             )
-        above = set()
-        step: str | None = segment.after
-        while step is not None:
-            above.add(step)
-            step = seen[step].after
-        if not segment.blind <= above:
-            raise ValueError(
-                f"segment {name!r} is blind to {sorted(segment.blind - above)}, which are not its ancestors"
-            )
+        if segment.blind:
+            above = set()
+            step: str | None = segment.after
+            while step is not None:
+                above.add(step)
+                step = seen[step].after
+            if not segment.blind <= above:
+                raise ValueError(
+                    f"segment {name!r} is blind to {sorted(segment.blind - above)}, which are not its ancestors"
+                )
         if segment.after is None and any(s.after is None for s in seen.values()):
             raise ValueError(f"segment {name!r} is a second root: a layout is one tree")
 

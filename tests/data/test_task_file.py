@@ -55,6 +55,21 @@ CASES = {
     "template": ("{{question}}", "{{question", "doc_to_text is no template that can be filled"),
     "template filter": ("{{question}}", "{{question|nope}}", "doc_to_text is no template that can be filled"),
     "template fails": ("{{question}}", "{{question / 0}}", "doc_to_text is no template that can be filled .TypeError"),
+    "template's pattern": (
+        "{{question}}",
+        "{{question|regex_replace('(', 'x')}}",
+        "doc_to_text is no template that can be filled",
+    ),
+    "template in itself": (
+        "{{question}}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "doc_to_text is no template that can be filled .RecursionError",
+    ),
+    "template too long": (
+        "{{question}}",
+        "{{question * 10**18}}",
+        "doc_to_text is no template that can be filled .(MemoryError|OverflowError)",
+    ),
     "sandbox": ("{{question}}", "{{question.__class__.__mro__}}", "doc_to_text is no template .*Security"),
     "no question": ('"{{question}}"', "hello", "doc_to_text must show {{question}}"),
     "metric": (

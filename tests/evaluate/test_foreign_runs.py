@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from user_task import write
 
 import rim_bench
+from rim_bench.data.task import task_of
 from rim_bench.evaluate.lm_eval_model import RimLM
 from rim_bench.runs.options import StudyOptions
 from rim_bench.runs.study_file import read_study
@@ -95,12 +96,14 @@ def evil(path: Path) -> str:
 
 
 def rewritten(run: Run, **parts: dict[str, Any]) -> Run:
-    """The folder with changes in its spec.json, under the name that they give it."""
+    """The folder with changes in its spec.json, under the name and with the manifest that they give it."""
     value = run.spec.to_json()
     for part, changes in parts.items():
         value[part] |= changes
     (run.path / "spec.json").write_text(json.dumps(value))
-    return Run(run.path.rename(run.path.with_name(RunSpec.from_json(value).id)))
+    changed = Run(run.path.rename(run.path.with_name(RunSpec.from_json(value).id)))
+    changed.write_manifest()
+    return changed
 
 
 def test_code_of_a_folder_is_not_run(theirs: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,12 +143,13 @@ def test_a_name_is_no_path(theirs: Path, call: Call, name: str) -> None:
     value = run.spec.to_json()
     value["method"] = {"name": name, "settings": {}}
     (run.path / "spec.json").write_text(json.dumps(value))
+    run.seal.path.unlink()
     code, _, err = call("eval", run.path, "--task", "chain", "--device", "cpu")
     assert code == 2 and f"unknown method {name!r}" in err
     assert not list(Path().rglob("PWNED"))
 
 
-@pytest.mark.parametrize("name", ["theirs/evil.yaml", "evil.yaml", "../evil", "sums"])
+@pytest.mark.parametrize("name", ["theirs/evil.yaml", "../evil", "sums"])
 def test_a_task_of_a_folder_is_not_read_by_its_path(theirs: Path, call: Call, name: str) -> None:
     text = TASK.replace("source: rows", "source: rows\n    reader: evil_reader")
     for folder in (theirs, Path()):
@@ -153,9 +157,17 @@ def test_a_task_of_a_folder_is_not_read_by_its_path(theirs: Path, call: Call, na
         evil(folder / "evil_reader.py")
     run = rewritten(the_run(theirs), task={"name": name})
     (run.path / "environment.json").write_text("{}")
+    run.seal.path.unlink()
     code, _, err = call("eval", run.path, "--method-file", theirs / "mine.py", "--device", "cpu")
-    assert code == 2 and "of somebody's own" in err and "--task-file FILE" in err
+    assert code == 2
+    assert ("of somebody's own" in err and "--task-file FILE" in err) if name == "sums" else "is not a name" in err
     assert "evil_reader" not in sys.modules and not list(Path().rglob("PWNED"))
+
+
+def test_a_task_named_like_a_shipped_one_is_not_taken_for_it() -> None:
+    with pytest.raises(UsageError, match=r"file 'theirs/chain.yaml' \(sha256 0000.*code is never run"):
+        task_of("chain", {"path": "theirs/chain.yaml", "sha256": "0" * 64})
+    assert task_of("chain").file_sha256 is None
 
 
 def test_files_that_are_given_again_are_found_by_their_content(theirs: Path, call: Call) -> None:

@@ -104,6 +104,12 @@ def alone(trained: TrainedModel, layout: Layout, text: str) -> float:
     return float(found[len(mark) :].sum())
 
 
+def test_an_effort_that_no_position_is_left_for_is_refused_at_once(trained: dict[str, TrainedModel]) -> None:
+    """It was laid out for an hour, for each segment's ancestors were gathered; then all answers were empty."""
+    with pytest.raises(UsageError, match=r"no question fits: the layout of the shortest takes \d{3},\d{3} positions"):
+        Predictor(trained["rim"], effort=100_000)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_choice_is_the_likelier_answer_behind_the_methods_own_prompt(
     name: str, trained: dict[str, TrainedModel], folder: Path
