@@ -68,11 +68,11 @@ class ChoicePredictor(Predictor):
                 "a choice by likelihood is not sampled: leave out votes, or evaluate the form of the task that "
                 "generates"
             )
+        texts = {text for choices in offered.values() for text in choices}
+        self._room = max((len(answerer.backbone.encode(f"{ANSWER} {text}")) for text in texts), default=0)
         super().__init__(answerer.trained, answerer.effort, split=answerer.split)
         self.offered = offered
         self._asked: dict[tuple[object, ...], Question] = {}  # prompt -> question
-        texts = {text for choices in offered.values() for text in choices}
-        self._room = max((len(self.backbone.encode(f"{ANSWER} {text}")) for text in texts), default=0)
 
     def prompt(self, question: Question) -> Layout:
         layout = super().prompt(question)
