@@ -419,17 +419,17 @@ def check_command(options: Mapping[str, Any]) -> dict[str, Any]:
         check_count("--seed", seed, 0, 2**32 - 1)  # the smallest of the libraries'
     if (place := options.get("output_path")) is not None:
         check_place("--output_path", Path(place) if str(place).endswith(".json") else Path(place) / "results.json")
-    given = dict(options.get("gen_kwargs") or {})
-    for name in given:
+    settings = dict(options.get("gen_kwargs") or {})
+    for name in settings:
         if name not in GENERATION:
             raise unknown("setting of --gen_kwargs", name, GENERATION)
-    stop_texts(given.get("until"))
-    caps = {name: given.pop(name) for name in CAPS if name in given}
+    stop_texts(settings.get("until"))
+    caps = {name: settings.pop(name) for name in CAPS if name in settings}
     if len(caps) > 1:
         raise UsageError(f"--gen_kwargs caps the answer by {' and '.join(caps)}: give {CAPS[0]} alone")
     for name, cap in caps.items():
-        given[CAPS[0]] = whole(name, cap, 1)
-    return given
+        settings[CAPS[0]] = whole(name, cap, 1)
+    return settings
 
 
 def lm_eval_main(arguments: Sequence[str], execution: ExecutionContext = ALONE) -> None:

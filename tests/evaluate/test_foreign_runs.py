@@ -58,7 +58,7 @@ metadata:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results_of_others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with a run of a method of somebody's own on a task of somebody's own, and their files."""
     folder = tmp_path_factory.mktemp("theirs")
     (folder / "mine.py").write_text(METHOD)
@@ -71,10 +71,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def theirs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def theirs(results_of_others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of that folder as it comes to a process that was given nothing; `PWNED` is what code of theirs writes."""
     folder = tmp_path / "theirs"
-    shutil.copytree(made, folder)
+    shutil.copytree(results_of_others, folder)
     monkeypatch.setattr(own_files, "_allowed", {})
     monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
@@ -186,12 +186,12 @@ def test_files_that_are_given_again_are_found_by_their_content(theirs: Path, cal
     (key,) = run.evaluations()
     assert len(run.read_items(key)) == 4
     own_files._allowed.clear()
-    given = {"method_files": str(theirs / "mine.py"), "task_files": [theirs / "sums.yaml"]}
-    assert rim_bench.evaluate_run(run, device="cpu", progress=False, **given).evaluations().keys() == {key}
+    files = {"method_files": str(theirs / "mine.py"), "task_files": [theirs / "sums.yaml"]}
+    assert rim_bench.evaluate_run(run, device="cpu", progress=False, **files).evaluations().keys() == {key}
     (theirs / "sums.yaml").write_text(TASK + "    kind: text\n")
     own_files._allowed.clear()
     with pytest.raises(UsageError, match=r"task 'sums' of somebody's own.*has another content"):
-        rim_bench.evaluate_run(run, device="cpu", progress=False, **given)
+        rim_bench.evaluate_run(run, device="cpu", progress=False, **files)
 
 
 def test_lm_eval_is_given_the_file_too(theirs: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_link_in_a_run_folder_is_not_written_through(theirs: Path, call: Call)
     run = the_run(theirs)
     (theirs / "precious").mkdir()
     (run.path / "eval").symlink_to(theirs / "precious")
-    given = ("--method-file", theirs / "mine.py", "--task", theirs / "sums.yaml", "--device", "cpu")
-    code, _, err = call("eval", run.path, *given)
+    files = ("--method-file", theirs / "mine.py", "--task", theirs / "sums.yaml", "--device", "cpu")
+    code, _, err = call("eval", run.path, *files)
     assert code == 2 and "eval' is a link" in err
     assert not list((theirs / "precious").iterdir())
