@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
+from rim_bench.evidence import gate
 from rim_bench.evidence.stats import clustered as cs
 from rim_bench.evidence.stats import crossed, intervals, tests
 
@@ -32,6 +33,60 @@ def told(name: str, hits: float, draws: int = DRAWS) -> tuple[float, float]:
     error = math.sqrt(max(rate * (1 - rate), 1 / draws) / draws)
     print(f"\n  {name}: {100 * rate:.2f} % +- {100 * error:.2f}")
     return rate, error
+
+
+def check_is_red(
+    rng: np.random.Generator, sizes: list[int], of: str, runs: int, psi: float, margin: float, losses: list[float]
+) -> bool:
+    """One check by the gate's rule: runs with parts of these sizes, which lose these shares, at discordance psi.
+
+    of: what the parts are: "levels", "sources", or "both" (each level is a source, too).
+    """
+    drawn = [
+        [rng.multinomial(n, [(psi + d) / 2, (psi - d) / 2, 1 - psi])[:2] for n, d in zip(sizes, losses, strict=True)]
+        for _ in range(runs)
+    ]
+    cells = [(int(b), int(c), n) for run in drawn for (b, c), n in zip(run, sizes, strict=True)]
+    wholes = [(sum(int(b) for b, _ in run), sum(int(c) for _, c in run), sum(sizes)) for run in drawn]
+    kinds = [cells] * {"levels": 1, "sources": 1, "both": 2}[of]
+    p = gate.adjust(*([tests.mcnemar(b, c, "greater") for b, c, _ in group] for group in (wholes, *kinds)))
+    return any(
+        value < gate.ALPHA and (b - c) / n >= margin - 1e-12
+        for group, values in zip((wholes, *kinds), p, strict=True)
+        for (b, c, n), value in zip(group, values, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "of", "runs", "psi"),
+    [
+        ([1000] * 3, "levels", 1, 0.2),
+        ([1000] * 3, "levels", 3, 0.2),
+        ([1000] * 3, "both", 3, 0.02),
+        ([110] * 12, "levels", 1, 0.2),
+        ([13] * 100, "sources", 1, 0.2),
+        ([250] * 2, "both", 5, 0.4),
+    ],
+)
+@pytest.mark.parametrize("margin", [0.0, 0.02])
+def test_a_check_of_unchanged_runs_is_rarely_red(
+    sizes: list[int], of: str, runs: int, psi: float, margin: float
+) -> None:
+    """Under 5 % of checks, with no margin at all, too."""
+    rng = np.random.default_rng(SEED)
+    red = sum(check_is_red(rng, sizes, of, runs, psi, margin, [0.0] * len(sizes)) for _ in range(DRAWS))
+    name = f"check of {runs} unchanged runs, {len(sizes)} {of} of {sizes[0]}, discordance {psi}, margin {margin}"
+    rate, error = told(name, red)
+    assert rate < 0.05 + 3 * error
+
+
+@pytest.mark.parametrize(("loss", "least"), [(0.05, 0.5), (0.08, 0.95), (0.5, 1.0)])
+def test_a_check_finds_a_loss_that_another_level_makes_up_for(loss: float, least: float) -> None:
+    rng, draws = np.random.default_rng(SEED), 1000
+    psi = max(0.2, loss)
+    red = sum(check_is_red(rng, [1000] * 3, "levels", 1, psi, 0.02, [loss, 0.0, -loss]) for _ in range(draws))
+    rate, error = told(f"check, T = 1 loses {100 * loss:g} points of 1,000 and T = 3 wins them", red, draws)
+    assert rate >= least - 3 * error
 
 
 def item_pairs(rng: np.random.Generator, n: int, psi: float, d: float, draws: int = DRAWS) -> np.ndarray:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rim_bench.cli.common import Results, check_format, check_split, echo
+from rim_bench.cli.common import Results, check_format, check_split, echo, execution_of, reporter_for, with_options
+from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.util.errors import UsageError, cannot_apply
 from rim_bench.util.files import check_place
+from rim_bench.util.flags import Flag
 from rim_bench.util.text import escape_json
+
+if TYPE_CHECKING:
+    from rim_bench.storage.records import EvaluationRecord, ItemRecord
+    from rim_bench.storage.run_folder import Run
 
 
 def baseline(
@@ -21,9 +28,20 @@ def baseline(
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     task: Annotated[str | None, typer.Option("--task", "-t", help="Where a run is evaluated on several tasks.")] = None,
     key: Annotated[str | None, typer.Option("--key", help="Name of an evaluation folder, where several fit.")] = None,
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="Also: what `check` will say at this margin, in points.")
+    ] = None,
+    repeat: Annotated[
+        list[str] | None,
+        typer.Option("--repeat", help="Another evaluation of the same weights (a run folder), for what changes."),
+    ] = None,
+    note: Annotated[str, typer.Option("--note", help="What every verdict should say of these runs.")] = "",
 ) -> None:
-    """Write the stored, measured answers of runs (right or wrong, item by item) as a baseline for `check`."""
-    from rim_bench.evidence.baseline import choose, measured, write_baseline
+    """Write the measured answers of runs (right or wrong, item by item, scored again) as a baseline for `check`."""
+    from rim_bench.evidence.baseline import choose, rescored, write_baseline
+    from rim_bench.evidence.gate import check_margin, noise_of
+    from rim_bench.evidence.power import Foresight
+    from rim_bench.report.gate import foreseen
     from rim_bench.storage.run_folder import Store
 
     check_split(split)
@@ -31,60 +49,95 @@ def baseline(
     if key is not None and (task is not None or split != "test"):
         flag = f"--split {split}" if task is None else f"--task {task}"
         raise cannot_apply(flag, f"--key {key} names the evaluation")
-    store, entries = Store(out), []
+    if margin is not None:
+        check_margin(margin, 1)
+    store, entries, repeats = Store(out), [], []
     for run in (store.find(name) for name in runs):
         chosen, summary = choose(run, split, task, key)
         if summary.quick or run.spec.quick:
             raise UsageError(
                 f"run {run.id!r} is a plumbing check (--quick), not a result: nothing is to be measured against it"
             )
-        entries.append(measured(run, chosen, summary))
-    write_baseline(to, entries)
-    for entry in entries:
+        entry = rescored(run, chosen, summary)
+        others = [noise for name in repeat or () for noise in noise_of(entry, store.find(name))]
+        repeats.append([*noise_of(entry, run, repeats_only=True), *others])
+        entries.append(entry)
+    write_baseline(to, entries, note)
+    for entry, noises in zip(entries, repeats, strict=True):
         n = entry.questions.n
         echo(f"{entry.setting}  {100 * entry.correct / n:.2f} % of {n:,}  {entry.origin['run']}")
+        changed = max((noise.changed for noise in noises), default=None)
+        echo(f"  {foreseen(None if changed is None else Foresight.of(n, changed, margin))}")
     echo(f"written: {to}")
 
 
+@with_options(
+    "runs against margin out task data files steps min_n level across stored key repeat eval_batch_size device json_",
+    "junit summary method_files task_files trust",
+    task=Flag("The file of one's own task, where the baseline is of one.", "--task", "-t"),
+    data=Flag("Folder of the published files.", envvar="RIM_BENCH_DATA"),
+)
 def check(
-    runs: Annotated[list[str], typer.Argument(help="Evaluated runs: ids or folders.")],
+    context: typer.Context,
+    runs: Annotated[list[str], typer.Argument(help="Trained runs: ids or folders.")],
     against: Annotated[Path, typer.Option("--against", help="A file that `rim-bench baseline` wrote.")],
     margin: Annotated[float, typer.Option("--margin", help="Points of accuracy that a run may not lose.")],
-    out: Results = Path("results"),
+    options: StoredRunOptions,
     min_n: Annotated[int | None, typer.Option("--min-n", help="Fewer items are underpowered. Default: 500.")] = None,
     level: Annotated[
         list[str] | None, typer.Option("--level", help="Only the items of this level; may be given several times.")
     ] = None,
-    key: Annotated[str | None, typer.Option("--key", help="Name of an evaluation folder, where several fit.")] = None,
+    across: Annotated[
+        list[str] | None,
+        typer.Option("--across", help="A field of the recipe that may differ, as backbone.layers or budget; several."),
+    ] = None,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="Compare stored evaluations, made since, instead of evaluating now.")
+    ] = False,
+    key: Annotated[
+        str | None, typer.Option("--key", help="With --stored: name of an evaluation folder, where several fit.")
+    ] = None,
     repeat: Annotated[
         list[str] | None,
         typer.Option("--repeat", help="Another evaluation of the same weights (a run folder): the noise floor."),
     ] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the verdicts here, as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="The same as JUnit XML.")] = None,
-    summary: Annotated[Path | None, typer.Option("--summary", help="The same as Markdown, for a job page.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option("--summary", help="The same as Markdown, appended to a job page.")
+    ] = None,
 ) -> None:
-    """Gate on accuracy. Exit code 0: holds, 1: regressed, 2: usage or bad input, 3: not comparable, 4:
-    underpowered; the worst counts.
+    """Evaluate runs and gate on accuracy. Exit code 0: holds, 1: regressed, 2: usage or bad input, 3: not comparable,
+    4: underpowered; the worst counts.
     """
     from rich.console import Console
 
     from rim_bench.evidence.gate import MIN_N, Gate, check_all, exit_code
     from rim_bench.report import gate as report
     from rim_bench.storage.run_folder import Store
-    from rim_bench.util.files import write_bytes_atomic, write_json_atomic
+    from rim_bench.util.files import append_bytes, write_bytes_atomic, write_json_atomic
 
     for flag, path in (("--json", json_), ("--junit", junit), ("--summary", summary)):
         check_place(flag, path)
-    gate = Gate(margin, MIN_N if min_n is None else min_n, tuple(level or ()), key)
-    checks = check_all(runs, Store(out), against, gate, repeat or ())
+    if key is not None and not stored:
+        raise cannot_apply(f"--key {key}", "it names a stored evaluation, and runs are evaluated now without --stored")
+    options.allow()
+    gate = Gate(margin, MIN_N if min_n is None else min_n, tuple(level or ()), key, tuple(across or ()))
+    with reporter_for() as reporter:
+
+        def evaluate(run: Run, name: str, asked: Mapping[str, Any]) -> tuple[EvaluationRecord, list[ItemRecord]]:
+            from rim_bench.evaluate.stored_runs import evaluate_now  # what is refused needs no torch
+
+            return evaluate_now(run, name, asked, options, reporter, execution_of(context))
+
+        checks = check_all(runs, Store(options.out), against, gate, repeat or (), None if stored else evaluate)
     table = report.table(checks, gate)
     if json_ is not None:
         write_json_atomic(json_, report.to_data(checks, gate))
     if junit is not None:
         write_bytes_atomic(junit, report.to_junit(checks, gate))
     if summary is not None:
-        write_bytes_atomic(summary, table.to_markdown().encode())
+        append_bytes(summary, table.to_markdown().encode())
     console = Console()
     console.print(table.to_rich(console.width))
     for verdict in checks:

@@ -22,8 +22,11 @@ from typing import Final, Literal
 
 from rim_bench.data.numbers import canonical, last_number, parse_number
 
-EVALUATOR_VERSION: Final = "1"
-"""Stored with every result; two results compare only under the same version. Raise it with any change of a score."""
+EVALUATOR_VERSION: Final = "2"
+"""Stored with every result; two results compare only under the same version. Raise it with any change of a score.
+
+2: more spellings of one number are read, and `18 is wrong` or `3 or four` are not read any more.
+"""
 Kind = Literal["number", "text", "auto"]
 MARK: Final = "####"
 _WHOLE: Final = re.compile("-?[0-9]{1,15}")  # most references, and a score takes long
@@ -74,6 +77,12 @@ def kind_of(reference: str, kind: Kind) -> Literal["number", "text"]:
     if kind == "auto":
         return "text" if parse_number(reference) is None else "number"
     return kind
+
+
+def tolerance_at(reference: str, tolerance: float, relative: float | None) -> float:
+    """The largest difference from this reference: `tolerance`, or the share `relative` of it where that is smaller."""
+    value = None if relative is None else parse_number(reference)
+    return tolerance if relative is None or value is None else min(tolerance, relative * abs(float(value)))
 
 
 def scorable(reference: str, kind: Kind) -> bool:

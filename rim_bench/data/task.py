@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rim_bench.data.answers import Kind
-from rim_bench.data.numbers import parse_number
+from rim_bench.data.answers import Kind, tolerance_at
 from rim_bench.data.options import Steps
 from rim_bench.data.task_file import block_problems, lm_eval_problems, parse_yaml, with_included
 from rim_bench.util.errors import UsageError, check_name, unknown
@@ -63,15 +62,18 @@ class Task:
         """Largest absolute difference of equal numbers."""
         return float(self.metadata.get("tolerance", 0))
 
+    @property
+    def relative_tolerance(self) -> float | None:
+        """The same as a share of the reference; None where there is none."""
+        relative = self.metadata.get("relative_tolerance")
+        return None if relative is None else float(relative)
+
     def tolerance_at(self, reference: str) -> float:
         """The largest difference from this reference: the tolerance, or the relative one where that is smaller.
 
         So distinct whole numbers never count as equal, however large, and 0 is not equal to 0.0000004.
         """
-        relative, value = self.metadata.get("relative_tolerance"), parse_number(reference)
-        if relative is None or value is None:
-            return self.tolerance
-        return min(self.tolerance, float(relative) * abs(float(value)))
+        return tolerance_at(reference, self.tolerance, self.relative_tolerance)
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -34,10 +34,12 @@ from rim_bench.storage.records import (
     ItemRecord,
     KnobRecord,
     RuntimeRecord,
+    ScoringRecord,
     SettingsRecord,
     ShortcutRecord,
 )
 from rim_bench.storage.run_folder import Run
+from rim_bench.util.environment import moment
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import canonical, read_json
 from rim_bench.util.progress import phase
@@ -335,6 +337,8 @@ def _summary(
         task_title=task.title,
         task_version=task.version,
         evaluator_version=answers.EVALUATOR_VERSION,
+        scoring=ScoringRecord(kind=task.kind, tolerance=task.tolerance, relative_tolerance=task.relative_tolerance),
+        date=moment(),
         split=request.split,
         n=n,
         data_sha256=dataset.sha256,

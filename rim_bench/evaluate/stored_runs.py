@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +21,12 @@ from rim_bench.data.task import Task, load_task, task_names, task_of
 from rim_bench.engine.devices import pick_device
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
-from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated
+from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate, evaluate_run, evaluated
 from rim_bench.evaluate.options import QUICK_ROWS, EvaluationSets, StoredRunOptions
 from rim_bench.evaluate.self_consistency import votes_record
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, about, training_rows
 from rim_bench.methods.registry import method_of
-from rim_bench.storage.records import EvaluationRecord, LmEvalRecord, OverlapRecord
+from rim_bench.storage.records import EvaluationRecord, ItemRecord, LmEvalRecord, OverlapRecord
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 from rim_bench.util.flags import refuse_unused
@@ -212,6 +212,40 @@ def evaluate_stored(
         stored = subject.evaluate(request, label, reporter)
     logger.info("evaluated %s in %.1f s", run.id, time.perf_counter() - began)
     return stored
+
+
+Evaluated = tuple[EvaluationRecord, list[ItemRecord]]
+
+
+def evaluate_now(
+    run: Run,
+    task: str,
+    asked: Mapping[str, Any],
+    options: StoredRunOptions,
+    reporter: Reporter,
+    execution: ExecutionContext = ALONE,
+) -> Evaluated:
+    """Summary and items of an evaluation that is made now, whatever is stored, and is not stored.
+
+    Args:
+        task: its name; where it is a file of one's own, `options` name that.
+        asked: fields of `EvaluationRequest` beside the task.
+
+    Raises:
+        UsageError: a run without weights, or questions that cannot be read or asked.
+    """
+    if asked["split"] != "validation" and (reason := run.spec.kept_apart):
+        raise CannotBeAsked(f"run {run.id} is not evaluated on {asked['split']}: {reason.value}")
+    own = run.spec.task.name == task
+    request = stored_request(run, dataclasses.replace(options, task=options.task or ("" if own else task)))
+    fields = {name: value for name, value in asked.items() if value is not None} | {"limit": asked["limit"]}
+    request = dataclasses.replace(request, **fields)
+    subject = LoadedRun(run, options.device, options.data, execution)
+    if not own:
+        subject.about(request.task.title, [(e.id, e.question) for e in request.dataset().examples])
+    items, summary = evaluate(subject.trained, request, lambda done, total: reporter.evaluating(run.id, done, total))
+    reporter.finished(run.id)
+    return summary, items
 
 
 def accuracy_text(run: Run, summary: EvaluationRecord) -> str:

@@ -2,34 +2,35 @@
 
 The file is TOML under a checksum: the questions once (task, versions, split, hashes), then each evaluation with 0 and 1
 for every item, 100 a line, by level; items stand in the natural order of their ids, so that the ids are implied and
-their hash is enough. It is written from a stored evaluation and never by hand: a file whose checksum or counts do not
-fit is refused.
+their hash is enough. Behind them stand what was asked, so that `check` can ask it again, and the recipe of the run:
+everything that makes two runs comparable. It is written from a stored evaluation, whose outputs are scored again, and
+never by hand: a file whose checksum or counts do not fit is refused.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
 import tomllib
-import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rim_bench.data.answers import EVALUATOR_VERSION, Kind, score, tolerance_at
 from rim_bench.evidence.stats.clustered import source_numbers
-from rim_bench.storage.records import EvaluationRecord, RunSpec
+from rim_bench.storage.records import EvaluationRecord, ItemRecord, RunSpec
 from rim_bench.storage.run_folder import Run
+from rim_bench.util.environment import moment
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import Record, canonical, read_json, write_bytes_atomic
-from rim_bench.util.text import escape_json, escape_line, natural_key
+from rim_bench.util.text import escape_json, escape_line, leaves, natural_key
 
 HEADER = "# Measured accuracies, item by item, for `rim-bench check`; written by `rim-bench baseline`, not by hand."
-FORMAT = 1
+FORMAT = 2
 LINE = 100  # items a line
+_NO_DIFFERENCE = ("schema", "numerics", "method.label", "method.file")  # of a recipe: what only names what else says
 
 
 class Questions(NamedTuple):
@@ -41,7 +42,9 @@ class Questions(NamedTuple):
     split: str
     data_sha256: str
     n: int
-    ids_sha256: str = ""  # of levels and ids in order; empty until the items are read
+    ids_sha256: str = ""  # of levels and ids in order; empty until the items are read, as are the next two
+    prompts_sha256: str = ""  # of the hashes of the prompts, in the same order
+    references_sha256: str = ""  # of the right answers
 
 
 class SystemSetting(NamedTuple):
@@ -71,6 +74,30 @@ class SystemSetting(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What was asked of a run beside the questions: an evaluation with the same of it can be compared."""
+
+    limit: int | None = None
+    effort: int | None = None
+    max_tokens: int | None = None
+    votes: int = 1
+    temperature: float | None = None
+    sample_seed: int | None = None
+    split_passes: bool = False
+    capped: bool = False  # max_tokens is a knob that was turned
+
+    @staticmethod
+    def of(summary: EvaluationRecord) -> Asked:
+        """What an evaluation says of it."""
+        how, turned = summary.generation, "" if summary.knob is None else summary.knob.name
+        knobs, split = turned.split("+"), bool(how.extra.get("split_passes"))
+        return Asked(
+            summary.limit, summary.effort, how.max_tokens, how.votes or 1, how.temperature, how.sample_seed,
+            split or "passes" in knobs, "max_tokens" in knobs,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class BaselineEntry:
     """One evaluation: right (True) and wrong for every item, by level in natural order, and where it comes from."""
 
@@ -78,12 +105,15 @@ class BaselineEntry:
     setting: SystemSetting
     origin: Record  # what is known of seed, run, key, weights_sha256, recipe_sha256, dtype, device, batch_size ...
     answers: Mapping[str, tuple[bool, ...]]
+    recipe: Record = field(default_factory=dict)  # what makes runs comparable, by dotted name
+    asked: Asked = Asked()
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the items, "" = its own; not in the file
 
     @staticmethod
     def of_table(questions: Questions, sizes: Sequence[tuple[str, int]], table: Record) -> BaselineEntry:
         """One `[[entry]]` of the file. Raises ValueError where the items do not fit the counts."""
         bits, right = "".join(table.pop("items")), table.pop("correct")
+        recipe, asked = dict(table.pop("recipe")), Asked(**table.pop("asked"))
         table.pop("accuracy")
         fits = len(bits) == sum(n for _, n in sizes) == questions.n and bits.count("1") == right
         if not fits or set(bits) - {"0", "1"}:
@@ -94,7 +124,14 @@ class BaselineEntry:
         answers, start = {}, 0
         for level, n in sizes:
             answers[level], start = tuple(b == "1" for b in bits[start : start + n]), start + n
-        return BaselineEntry(questions, setting, table, answers)
+        if "method.name" not in recipe:
+            raise ValueError("a recipe names no method")
+        return BaselineEntry(questions, setting, table, answers, recipe, asked)
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.recipe["method.name"])
 
     @property
     def correct(self) -> int:
@@ -116,6 +153,23 @@ class BaselineEntry:
         return source_numbers(
             [s for level, sources in self.sources.items() if not levels or level in levels for s in sources]
         )
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline file: when it was written, what its writer noted, and its entries."""
+
+    date: str
+    note: str
+    entries: tuple[BaselineEntry, ...]
+
+
+def recipe_of(spec: RunSpec) -> Record:
+    """What makes runs comparable, by dotted name: the specification without seed and parent, without what is null."""
+    recipe = leaves(spec.recipe)
+    ignored = {*_NO_DIFFERENCE, *(["backbone.path"] if spec.backbone.weights else [])}
+    kept = {k: v for k, v in sorted(recipe.items()) if v is not None and k not in ignored}
+    return {k: v if isinstance(v, str | int | float) else canonical(v) for k, v in kept.items()}
 
 
 def questions_of(summary: EvaluationRecord) -> Questions:
@@ -140,46 +194,84 @@ def setting_of(spec: RunSpec, summary: EvaluationRecord) -> SystemSetting:
 
 
 def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
-    """A stored evaluation with its items, read and verified.
+    """A stored evaluation with its items, read and verified; right and wrong as they are stored.
 
     Raises:
-        UsageError: no items, an id twice, an answer that is neither right nor wrong, or files that do not fit together.
+        UsageError: no items, or files that are damaged or do not fit together.
     """
+    return _entry(run, key, summary, _stored_items(run, key, summary))
+
+
+def rescored(run: Run, key: str, summary: EvaluationRecord, items: Sequence[ItemRecord] | None = None) -> BaselineEntry:
+    """An evaluation with its outputs scored again, by the present scorer.
+
+    Args:
+        items: where they are not stored.
+
+    Raises:
+        UsageError: as in `measured`; an evaluation of another version of the scorer, one without outputs, and one whose
+            stored marks are not what its outputs deserve.
+    """
+    where = f"evaluation {key!r} of run {run.id!r}"
+    if str(summary.evaluator_version) != EVALUATOR_VERSION or summary.scoring is None:
+        raise UsageError(
+            f"{where} is of evaluator version {str(summary.evaluator_version)!r}, and the present one is "
+            f"{EVALUATOR_VERSION!r}: evaluate the run again (`rim-bench eval`)"
+        )
+    rows = _stored_items(run, key, summary) if items is None else items
+    how = summary.scoring
+    kind: Kind = how.kind  # type: ignore[assignment]  # it is one of them
+    for item in rows:
+        if item.output is None or item.reference is None:
+            raise UsageError(
+                f"{where} stores no output of {item.id!r}, so that nothing can be scored again: evaluate the run with "
+                "`rim-bench eval`, which stores them, as points of a curve (`sweep`) do not"
+            )
+        tolerance = tolerance_at(item.reference, how.tolerance, how.relative_tolerance)
+        mark = not item.overlong and score(item.output, item.reference, tolerance, kind).correct
+        if mark != item.correct:
+            words = {True: "right", False: "wrong"}
+            raise UsageError(
+                f"{where} calls the output of {item.id!r} {words[item.correct]}, which scored again is {words[mark]} "
+                f"(right answer: {item.reference!r}): the items were changed, or the scorer "
+                "without its version; evaluate the run again"
+            )
+    return _entry(run, key, summary, rows)
+
+
+def _stored_items(run: Run, key: str, summary: EvaluationRecord) -> list[ItemRecord]:
+    """The items of a stored evaluation. Raises UsageError as in `measured`."""
+    where = f"evaluation {key!r} of run {run.id!r}"
+    weights, used = run.path / "model" / "backbone.json", summary.weights_sha256
+    if used is not None and weights.is_file() and read_json(weights).get("sha256") != used:
+        raise UsageError(f"{where} was made of weights that were replaced since: evaluate the run again")
+    return run.read_items(key)
+
+
+def _entry(run: Run, key: str, summary: EvaluationRecord, records: Sequence[ItemRecord]) -> BaselineEntry:
+    """An evaluation as an entry. Raises UsageError as in `measured`."""
     where = f"evaluation {key!r} of run {run.id!r}"
     if run.id != run.spec.id:
         raise UsageError(
             f"run folder {str(run.path)!r} does not carry the id of its spec.json: one of them was changed"
         )
-    weights, used = run.path / "model" / "backbone.json", summary.weights_sha256
-    if used is not None and weights.is_file() and read_json(weights).get("sha256") != used:
-        raise UsageError(f"{where} was made of weights that were replaced since: evaluate the run again")
-    try:
-        items = [(i.level or "", i.id, i.correct, i.cluster or "") for i in run.read_items(key)]
-    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{where} is damaged: its items cannot be read ({type(error).__name__}: {error})") from None
-    if not items:
+    if not records:
         raise UsageError(f"{where} has no items")
-    if len(items) != summary.n:
-        raise UsageError(f"{where} is damaged: its summary speaks of {summary.n} items, but there are {len(items)}")
-    counts = Counter(name for _, name, _, _ in items)
-    if twice := [name for name, count in counts.items() if count > 1]:
-        raise UsageError(f"{where} has the item id {twice[0]!r} more than once")
-    items.sort(key=lambda item: (natural_key(item[0]), natural_key(item[1])))
+    items = sorted(records, key=lambda item: (natural_key(item.level or ""), natural_key(item.id)))
     answers: dict[str, list[bool]] = {}
     sources: dict[str, list[str]] = {}
-    for level, name, correct, source in items:
-        if not isinstance(correct, bool):
-            raise UsageError(f"{where}: item {name!r} is neither right nor wrong but {correct!r}")
-        answers.setdefault(level, []).append(correct)
-        sources.setdefault(level, []).append(source)
-    ids = hashlib.sha256(canonical([[level, name] for level, name, _, _ in items]).encode()).hexdigest()
+    for item in items:
+        answers.setdefault(item.level or "", []).append(item.correct)
+        sources.setdefault(item.level or "", []).append(item.cluster or "")
     recipe, how = canonical(run.spec.recipe), summary.generation
     origin = {
         "seed": run.spec.seed,
+        "numerics": run.spec.numerics,
         "run": run.id,
         "key": key,
-        "weights_sha256": used,
-        "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
+        "evaluated": summary.date,
+        "weights_sha256": summary.weights_sha256,
+        "recipe_sha256": _digest(recipe),
         "items_sha256": None if summary.stored_items is None else summary.stored_items.sha256,
         "dtype": how.dtype,
         "device": how.device,
@@ -187,10 +279,16 @@ def measured(run: Run, key: str, summary: EvaluationRecord) -> BaselineEntry:
         "order": how.order,
     }
     return BaselineEntry(
-        questions_of(summary)._replace(ids_sha256=ids),
+        questions_of(summary)._replace(
+            ids_sha256=_digest(canonical([[item.level or "", item.id] for item in items])),
+            prompts_sha256=_digest(canonical([item.prompt_hash for item in items])),
+            references_sha256=_digest(canonical([item.reference for item in items])),
+        ),
         setting_of(run.spec, summary),
         {k: v for k, v in origin.items() if v is not None},
         {k: tuple(v) for k, v in answers.items()},
+        recipe_of(run.spec),
+        Asked.of(summary),
         {k: tuple(v) for k, v in sources.items()},
     )
 
@@ -227,8 +325,11 @@ def choose(
     return next(iter(fitting.items()))
 
 
-def write_baseline(path: Path, entries: Sequence[BaselineEntry]) -> None:
+def write_baseline(path: Path, entries: Sequence[BaselineEntry], note: str = "") -> None:
     """Writes one file with all entries.
+
+    Args:
+        note: what a reader of every verdict should know, as how these runs were picked.
 
     Raises:
         UsageError: no entry, entries on other questions than the first, the same setting and seed twice, or a full
@@ -245,7 +346,7 @@ def write_baseline(path: Path, entries: Sequence[BaselineEntry]) -> None:
         if (name := (entry.setting, entry.origin.get("seed"))) in seen:
             raise UsageError(f"{entry.setting}, seed {entry.origin.get('seed')}, is there twice: give each run once")
         seen.add(name)
-    lines = ["", "[questions]", *_pairs(entries[0].questions._asdict())]
+    lines = [*_pairs({"date": moment(), "note": note}), "", "[questions]", *_pairs(entries[0].questions._asdict())]
     lines.append(f"levels = [{', '.join(f'[{_text(k)}, {len(v)}]' for k, v in entries[0].answers.items())}]")
     for entry in entries:
         n, correct = entry.questions.n, entry.correct
@@ -255,26 +356,28 @@ def write_baseline(path: Path, entries: Sequence[BaselineEntry]) -> None:
             lines.append(f"  # {escape_line(level or 'all')}: {sum(answers)} of {len(answers)}")
             bits = "".join("01"[a] for a in answers)
             lines += [f'  "{bits[start : start + LINE]}",' for start in range(0, len(bits), LINE)]
-        lines.append("]")
+        lines += ["]", "", "[entry.recipe]", *_pairs(entry.recipe)]
+        asked = {k: v for k, v in vars(entry.asked).items() if v is not None}
+        lines += ["", "[entry.asked]", *_pairs(asked)]
     body = "\n".join(lines) + "\n"
     write_bytes_atomic(path, f'{HEADER}\nformat = {FORMAT}\nsha256 = "{_digest(body)}"\n{body}'.encode())
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:
-    return [f"{k} = {_text(v) if isinstance(v, str) else v}" for k, v in values.items()]
+    return [f"{k if k.isidentifier() else _text(k)} = {_text(v)}" for k, v in values.items()]
 
 
-def _text(value: str) -> str:
-    """A TOML string: JSON's, with the characters spelled out that TOML does not allow, or a terminal would obey."""
+def _text(value: Any) -> str:
+    """A TOML value: JSON's, with the characters spelled out that TOML does not allow, or a terminal would obey."""
     return escape_json(json.dumps(value, ensure_ascii=False))
 
 
-def _digest(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_baseline(path: Path) -> tuple[BaselineEntry, ...]:
-    """The entries of a baseline file, verified.
+def read_baseline(path: Path) -> Baseline:
+    """A baseline file, verified.
 
     Raises:
         UsageError: missing, empty, truncated, edited, of another format, or with counts that do not fit its items.
@@ -292,7 +395,10 @@ def read_baseline(path: Path) -> tuple[BaselineEntry, ...]:
     if first_lines is None:
         raise UsageError(f"{name} does not begin as files of `rim-bench baseline` do: it is not one, or it was edited")
     if int(first_lines[1]) != FORMAT:
-        raise UsageError(f"{name} has format {first_lines[1]}, but this version reads format {FORMAT}: write it again")
+        raise UsageError(
+            f"{name} has format {first_lines[1]}, but this version reads format {FORMAT}: evaluate its runs again with "
+            "`rim-bench eval RUN`, and write it again with `rim-bench baseline RUN -o FILE`"
+        )
     if _digest(text[first_lines.end() :]) != first_lines[2]:
         raise UsageError(
             f"{name} does not match its checksum: it was truncated or edited; write it again with `rim-bench baseline`"
@@ -303,27 +409,29 @@ def read_baseline(path: Path) -> tuple[BaselineEntry, ...]:
         sizes = [(str(level), int(size)) for level, size in head.pop("levels")]
         questions = Questions(**head)
         entries = tuple(BaselineEntry.of_table(questions, sizes, entry) for entry in value["entry"])
-    except (ValueError, TypeError, KeyError) as error:
+        date, note = str(value["date"]), str(value["note"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{name} does not hold what a baseline holds ({type(error).__name__}: {error})") from None
     if not entries:
         raise UsageError(f"{name} has no entry")
-    return entries
+    return Baseline(date, note, entries)
 
 
 _WORDS = {  # in the order in which they are compared
     "task": "task", "split": "split", "evaluator_version": "evaluator version", "task_version": "task version",
     "data_sha256": "data (sha256)", "n": "number of items", "ids_sha256": "item ids",
+    "prompts_sha256": "prompts (sha256)", "references_sha256": "right answers (sha256)",
 }  # fmt: skip
 
 
 def difference(first: Questions, second: Questions) -> str | None:
     """In words, the first thing in which two sets of questions differ, with both values; None where they are the same.
 
-    Ids count only where both are known.
+    Hashes of the items count only where both are known.
     """
     for name, word in _WORDS.items():
         values = getattr(first, name), getattr(second, name)
-        if values[0] != values[1] and not (name == "ids_sha256" and "" in values):
+        if values[0] != values[1] and not (name.endswith("s_sha256") and "" in values):
             short = [str(v)[:12] if name.endswith("sha256") else repr(v) for v in values]
             return f"{word}: {short[0]}, not {short[1]}"
     return None

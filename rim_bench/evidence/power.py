@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rim_bench.evidence.gate import operating
+from rim_bench.evidence.gate import POWER, operating
 from rim_bench.evidence.stats import tests
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import phase
@@ -33,6 +35,42 @@ class GateRates:
         caught_twice = None if at_twice is None else at_twice["regressed"]
         rates = (unchanged["regressed"], unchanged["holds"], at_margin["holds"], at_margin["regressed"])
         return GateRates(*rates, caught_twice)
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a gate will say of evaluations in which nothing changed but the answers that change from one to the next."""
+
+    n: int
+    discordance: float  # share of the items whose answer changed between right and wrong in a repeat
+    margin: float | None  # in points; None: none was named
+    holds: float | None  # probability at that margin
+    underpowered: float | None  # the same of the other harmless verdict
+    smallest: float | None  # margin in points, in steps of 0.1, that n items hold with 80 %
+    items: int | None  # that hold that margin with 80 %; None where n does, or none was named
+
+    @staticmethod
+    def of(n: int, changed: int, margin: float | None) -> Foresight:
+        """From the answers that changed in a repeat; `margin` in points.
+
+        The smallest margin is searched as if more of it always held more often, which is so but for whole items.
+        """
+        psi = changed / n
+        if n > MOST:
+            return Foresight(n, psi, margin, None, None, None, None)
+
+        def holds(points: float, items: int = n) -> float:
+            return operating(items, psi, 0.0, points / 100)["holds"]
+
+        steps = range(1, 1000)
+        smallest = steps[bisect.bisect_left(steps, POWER, key=lambda k: holds(k / 10))] / 10
+        if margin is None:
+            return Foresight(n, psi, None, None, None, smallest, None)
+        items, at_margin = n, operating(n, psi, 0.0, margin / 100)
+        while items <= MOST and holds(margin, items) < POWER:
+            items = math.ceil(1.05 * items)
+        shares = (at_margin["holds"], at_margin["underpowered"])
+        return Foresight(n, psi, margin, *shares, smallest, items if n < items <= MOST else None)
 
 
 @dataclass(frozen=True)

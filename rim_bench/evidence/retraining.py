@@ -2,9 +2,11 @@
 
 A gate on the very weights of its baseline has the questions' error only. A gate that trains anew has another null: two
 sound trainings of the same recipe differ by more. So its margin comes from retrainings: every ordered pair of them is a
-baseline and a sound run, and the gate's own rule (`gate.decide`) says which pairs would go red at which margin. Items
-that share sources count as independent ones here, which calls more pairs red than the gate would: margins are then too
-wide, never too narrow.
+baseline and a sound run, and the gate's own rule, on the whole set and on its levels, says which pairs would go red at
+which margin. A margin that is chosen and counted on the same seeds looks better than it is, so an allowance is added,
+with which margins that are chosen on half of the seeds keep their rate on the other half. Items that share sources
+count as independent ones here, which calls more pairs red than the gate would: margins are then too wide, never too
+narrow.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rim_bench.evidence.baseline import BaselineEntry, Questions, SystemSetting, choose, difference, measured
-from rim_bench.evidence.gate import ALPHA, lost_and_won
+from rim_bench.evidence.gate import ALPHA, adjust, lost_and_won
 from rim_bench.evidence.stats import intervals, tests
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
@@ -43,6 +45,16 @@ class RetrainingPair:
     second: int
     lost: int
     won: int
+    levels: tuple[tuple[int, int, int], ...] = ()  # of each level: lost, won, items; empty: there is one, or not known
+
+    def loss(self, n: int) -> float:
+        """The largest loss in points that the gate's tests confirm, on all n items or on those of a level; else 0."""
+        parts = [(self.lost, self.won, n), *self.levels]
+        whole, levels = adjust(
+            [tests.mcnemar(self.lost, self.won, "greater")], [tests.mcnemar(b, c, "greater") for b, c, _ in self.levels]
+        )
+        confirmed = [part for part, p in zip(parts, [*whole, *levels], strict=True) if p < ALPHA]
+        return max((100 * (b - c) / size for b, c, size in confirmed), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -73,10 +85,16 @@ class Retrainings:
                 raise UsageError(
                     f"run {entry.origin['run']!r} answered other questions than {entries[0].origin['run']!r}: {other}"
                 )
-        answers = [e.flat() for e in entries]
-        pairs = [
-            RetrainingPair(a, b, *lost_and_won(answers[a], answers[b])) for a, b in permutations(range(len(entries)), 2)
-        ]
+        names = tuple(entries[0].answers) if len(entries[0].answers) > 1 else ()
+
+        def pair(a: int, b: int) -> RetrainingPair:
+            one, two = entries[a], entries[b]
+            levels = tuple(
+                (*lost_and_won(one.answers[name], two.answers[name]), len(one.answers[name])) for name in names
+            )
+            return RetrainingPair(a, b, *lost_and_won(one.flat(), two.flat()), levels)
+
+        pairs = [pair(a, b) for a, b in permutations(range(len(entries)), 2)]
         runs, correct = tuple(str(e.origin["run"]) for e in entries), tuple(e.correct for e in entries)
         return Retrainings(setting, entries[0].questions, tuple(seeds), runs, correct, tuple(pairs))
 
@@ -86,47 +104,54 @@ class Retrainings:
         return self.questions.n
 
     @cached_property
-    def _confirmed(self) -> list[RetrainingPair]:
-        """The pairs whose loss the test confirms; the others are never red."""
-        return [p for p in self.pairs if tests.mcnemar(p.lost, p.won, "greater") < ALPHA]
+    def _losses(self) -> dict[tuple[int, int], float]:
+        """First and second of every pair: the loss in points that the tests confirm."""
+        return {(p.first, p.second): p.loss(self.n) for p in self.pairs}
 
-    def _limit(self, margin: float) -> float:
-        """A margin in items."""
-        return margin * self.n / 100 - 1e-9
+    @cached_property
+    def _halves(self) -> tuple[tuple[list[float], list[float]], ...]:
+        """Over random halves of the seeds: the confirmed losses among them and among the others, largest first."""
+        rng, everyone = random.Random(0), range(len(self.seeds))
 
-    def red(self, margin: float, among: frozenset[int] | None = None, shift: float = 0.0) -> float:
+        def losses(part: frozenset[int]) -> list[float]:
+            return sorted((loss for pair, loss in self._losses.items() if part.issuperset(pair)), reverse=True)
+
+        halves = [frozenset(rng.sample(everyone, len(everyone) // 2)) for _ in range(_HALVES)]
+        return tuple((losses(half), losses(frozenset(everyone) - half)) for half in halves)
+
+    def red(self, margin: float, shift: float = 0.0) -> float:
         """Share of the ordered pairs that go red at a margin, where every retraining had lost `shift` more; in points.
 
-        `among`: only pairs of these. With a shift the test is taken to confirm what the margin finds, as it does at the
-        losses in question.
+        With a shift the test is taken to confirm what the margin finds on the whole set, as it does at the losses in
+        question.
         """
+        losses = list(self._losses.values())
+        if shift:
+            losses = [max(d, 100 * (p.lost - p.won) / self.n + shift) for d, p in zip(losses, self.pairs, strict=True)]
+        return _red(losses, margin)
 
-        def chosen(pairs: Sequence[RetrainingPair]) -> list[RetrainingPair]:
-            return [p for p in pairs if among is None or (p.first in among and p.second in among)]
+    def allowance(self, rate: float = RATE) -> float:
+        """The least addition, in points, with which margins of half of the seeds keep the rate on the other half."""
+        return next(STEP * k for k in range(_STEPS + 1) if self.held_out(rate, STEP * k) <= rate)
 
-        losses = [p.lost - p.won + shift * self.n / 100 for p in chosen(self.pairs if shift else self._confirmed)]
-        return sum(loss >= self._limit(margin) for loss in losses) / len(chosen(self.pairs))
+    def margin(self, rate: float = RATE) -> float:
+        """The smallest margin of the grid at which at most `rate` of the pairs go red, and the allowance; in points."""
+        return _smallest(sorted(self._losses.values(), reverse=True), rate) + self.allowance(rate)
 
-    def margin(self, rate: float = RATE, among: frozenset[int] | None = None) -> float:
-        """The smallest margin of the grid, in points, at which at most `rate` of the pairs go red."""
-        return next(STEP * k for k in range(1, _STEPS + 1) if self.red(STEP * k, among) <= rate)
-
-    def held_out(self, rate: float = RATE) -> float:
+    def held_out(self, rate: float = RATE, allowance: float | None = None) -> float:
         """Mean share of red pairs among the seeds that a margin was not chosen on, over random halves of the seeds.
 
-        What choosing it on the same pairs makes look better than it is. With half of the retrainings it is also the
-        harder task.
+        With half of the retrainings it is also the harder task. `allowance`: None is that of `margin`.
         """
-        everyone, rng = frozenset(range(len(self.seeds))), random.Random(0)
-        halves = [frozenset(rng.sample(sorted(everyone), len(everyone) // 2)) for _ in range(_HALVES)]
-        return intervals.mean([self.red(self.margin(rate, half), everyone - half) for half in halves])
+        more = self.allowance(rate) if allowance is None else allowance
+        return intervals.mean([_red(others, _smallest(half, rate) + more) for half, others in self._halves])
 
     def worst(self, margin: float) -> float:
         """The largest share of sound retrainings that go red beside one baseline, which chance made the best.
 
         `red` is the rate over baselines as they come; storing the best of several seeds as the baseline has this one.
         """
-        red = Counter(p.first for p in self._confirmed if p.lost - p.won >= self._limit(margin))
+        red = Counter(first for (first, _), loss in self._losses.items() if loss >= margin - 1e-9)
         return max(red.values(), default=0) / (len(self.seeds) - 1)
 
     def by_spread(self, rate: float = RATE) -> float:
@@ -151,13 +176,29 @@ class Retrainings:
             ],
             "rate": rate,
             "margin_points": margin,
+            "allowance_points": self.allowance(rate),
             "red_share": self.red(margin),
             "held_out_red_share": self.held_out(rate),
             "worst_baseline_red_share": self.worst(margin),
             "margin_by_spread_points": round(self.by_spread(rate), 4),
             "found_points": self.detected(margin),
-            "lost": [[p.first, p.second, p.lost, p.won] for p in self.pairs if p.first < p.second],
+            "lost": [
+                [p.first, p.second, p.lost, p.won, *([list(map(list, p.levels))] if p.levels else [])]
+                for p in self.pairs
+                if p.first < p.second
+            ],
         }
+
+
+def _red(losses: Sequence[float], margin: float) -> float:
+    """Share of confirmed losses of at least the margin."""
+    return sum(loss >= margin - 1e-9 for loss in losses) / len(losses)
+
+
+def _smallest(losses: Sequence[float], rate: float) -> float:
+    """The smallest margin of the grid at which at most `rate` of the losses, largest first, are red."""
+    allowed = math.floor(rate * len(losses) + 1e-9)
+    return STEP * max(1, math.floor((losses[allowed] + 1e-9) / STEP) + 1)
 
 
 def of_data(data: Mapping[str, Any]) -> Retrainings:
@@ -168,8 +209,14 @@ def of_data(data: Mapping[str, Any]) -> Retrainings:
     """
     try:
         runs = data["retrainings"]
-        half = [RetrainingPair(*map(int, row)) for row in data["lost"]]
-        pairs = [*half, *(RetrainingPair(p.second, p.first, p.won, p.lost) for p in half)]
+        half = [
+            RetrainingPair(int(a), int(b), int(lost), int(won), tuple((int(x), int(y), int(z)) for x, y, z in levels))
+            for a, b, lost, won, levels in ((*row, ())[:5] for row in data["lost"])
+        ]
+        pairs = [
+            *half,
+            *(RetrainingPair(p.second, p.first, p.won, p.lost, tuple((c, b, n) for b, c, n in p.levels)) for p in half),
+        ]
         read_back = Retrainings(
             SystemSetting(**data["setting"]),
             Questions(**data["questions"]),

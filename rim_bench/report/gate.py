@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from rim_bench.evidence.gate import CODES, Check, Gate, GateVerdict, exit_code
+from rim_bench.evidence.power import Foresight
 from rim_bench.evidence.retraining import RATE, STEP, Retrainings
 from rim_bench.evidence.stats import intervals
 from rim_bench.util.table import Look, Table
@@ -18,10 +19,11 @@ MARGIN_COLUMNS = (
     "system", "retrainings", "accuracy %", "range", "margin", "red", "red, held out", "red, best as baseline",
     "margin by spread", "found at 80 %",
 )  # fmt: skip
-COLUMNS = ("system", "verdict", "difference", "95 % bound", "p", "lost/won", "n", "baseline", "run", "margin at 80 %")
+COLUMNS = ("system", "verdict", "run", "baseline", "n", "difference", "95 % bound", "p", "lost/won", "margin at 80 %")
 _COLORS = {"holds": "green", "regressed": "bold red", "underpowered": "yellow"}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_LOOK = Look(level=2, strict="all", bullet="", overflow="fold", keep=4)
+_LOOK = Look(level=2, strict="all", bullet="", overflow="fold", keep=5)
+_PARTS = 8  # levels or sources that are listed
 
 
 def margins_table(systems: Sequence[Retrainings], rate: float = RATE) -> Table:
@@ -39,13 +41,36 @@ def margins_table(systems: Sequence[Retrainings], rate: float = RATE) -> Table:
     lead = f"Retrainings with other seeds, {q.n:,} questions of {q.task} ({q.split}), "
     rule = (
         f"Margin: the smallest, in steps of {STEP:g} points, at which at most {100 * rate:g} % of all ordered pairs of "
-        "sound retrainings go red by the gate's own rule (held out: chosen on half of the seeds, counted on the other "
-        "half; best as baseline: beside the baseline that is red most often, so store one that was not picked for its "
-        "accuracy). By spread: t · s · √2. Found: the loss of the mean accuracy that turns 80 % of retrainings red at "
-        "that margin."
+        "sound retrainings go red by the gate's own rule, and an allowance with which margins that are chosen on half "
+        "of the seeds keep that rate on the other half (red, held out; best as baseline: beside the baseline that is "
+        "red most often, so store one that was not picked for its accuracy). By spread: t · s · √2. Found: the loss of "
+        "the mean accuracy that turns 80 % of retrainings red at that margin."
     )
     lead += f"evaluator version {q.evaluator_version}."
+    if whole := [str(r.setting.label) for r in systems if not all(pair.levels for pair in r.pairs)]:
+        rule += f" Of {', '.join(whole)} no levels are known: only whole sets go red."
     return Table.of_rows("", MARGIN_COLUMNS, rows, lead=lead, foot=(rule,))
+
+
+def foreseen(foresight: Foresight | None) -> str:
+    """What a gate on this baseline will say of evaluations in which nothing changed; None: no repeat was measured."""
+    if foresight is None:
+        return (
+            "no repeat: how many answers change without a change is not known, and so not what margin holds; "
+            "`rim-bench eval RUN --repeat --eval-batch-size 150` measures it"
+        )
+    f = foresight
+    text = f"in a repeat {100 * f.discordance:.2f} % of {f.n:,} answers change between right and wrong"
+    if f.smallest is None:
+        return f"{text}; `rim-bench power` has no exact rates for so many items"
+    smallest = f"{f.smallest:g} points is the smallest margin that holds in 80 % of unchanged evaluations"
+    if f.margin is None or f.holds is None or f.underpowered is None:
+        return f"{text}: {smallest}"
+    holds = f"{text}: at a margin of {f.margin:g} points {100 * f.holds:.0f} % of unchanged evaluations hold"
+    if f.margin >= f.smallest:
+        return holds
+    items = "" if f.items is None else f", and {f.items:,} items hold {f.margin:g}"
+    return f"{holds} and {100 * f.underpowered:.0f} % are underpowered (exit code 4): {smallest}{items}"
 
 
 def worst(checks: Sequence[Check]) -> GateVerdict:
@@ -63,9 +88,10 @@ def rule(gate: Gate) -> str:
     """What the verdicts mean, in one paragraph."""
     return (
         f"Margin {gate.margin:g} points, at least {gate.min_n:,} items. d = baseline - run on the same items: "
-        "regressed where d >= margin and the exact one-sided McNemar p < 0.05; holds where d <= 0 or the one-sided "
-        "95 % bound of d (Tango's score bound) is under the margin; otherwise underpowered. An improvement never "
-        "fails. Margin at 80 %: the smallest for which so many items show with 80 % power that nothing changed, at the "
+        "regressed where d >= margin and the exact one-sided McNemar p < 0.05, on the whole set, a level or a source; "
+        "else holds where d <= 0 or the one-sided 95 % bound of d (Tango's score bound) is under the margin; otherwise "
+        "underpowered. p is Holm's, over all that this check tests: half of the error rate is that of the whole sets. "
+        "Margin at 80 %: the smallest for which so many items show with 80 % power that nothing changed, at the "
         "discordance seen. Items that share sources are tested by source, too."
     )
 
@@ -85,9 +111,10 @@ def table(checks: Sequence[Check], gate: Gate) -> Table:
         d = check.decision
         cells: tuple[str, ...] = ("-",) * (len(COLUMNS) - 2)
         if d is not None:
+            shares = (f"{100 * d.run:.2f} %", f"{100 * d.baseline:.2f} %", f"{d.n:,}")
             points = (f"{-100 * d.difference + 0.0:+.2f}", f"{-100 * d.upper:+.2f}", format_p(d.p))
-            counts, shares = (f"{d.lost}/{d.won}", f"{d.n:,}"), (f"{100 * d.baseline:.2f} %", f"{100 * d.run:.2f} %")
-            cells = (*points, *counts, *shares, "-" if d.smallest_margin is None else f"{100 * d.smallest_margin:.2f}")
+            margin = "-" if d.smallest_margin is None else f"{100 * d.smallest_margin:.2f}"
+            cells = (*shares, *points, f"{d.lost}/{d.won}", margin)
         rows.append((system(check), check.verdict, *cells))
     return Table.of_rows(
         f"rim-bench check: {title(checks)}",
@@ -106,13 +133,19 @@ def sentences(check: Check) -> list[str]:
     """The reason, what else differs, and the noise floor; one line each."""
     where = "" if check.questions is None else f" on {check.questions.task}, {check.questions.split} split"
     out = [f"{system(check)}{where}: {check.verdict}: {check.reason}."]
-    if check.same_evaluation:
-        out.append(
-            "The baseline was written from this very evaluation: nothing was evaluated again, and no change can show."
-        )
-    elif check.same_weights is True:
+    if check.same_weights is True:
         out.append("The baseline's weights, evaluated again.")
+    for kind in ("level", "source"):
+        if tested := [part for part in check.parts if part.kind == kind]:
+            marks = {True: " (regressed)", False: ""}
+            listed = ", ".join(
+                f"{part.name} {-100 * part.difference + 0.0:+.2f} of {part.n:,}{marks[part.regressed]}"
+                for part in tested[:_PARTS]
+            )
+            more = f" and {len(tested) - _PARTS} more" if len(tested) > _PARTS else ""
+            out.append(f"By {kind}, worst first, in points: {listed}{more}.")
     out += [f"Differs: {note}." for note in check.notes]
+    out += [f"Of the baseline: {check.note}."] if check.note else []
     for noise in check.noise:
         how = f" ({noise.how})" if noise.how else ""
         share = f"{noise.changed:,} of {noise.n:,} answers change between right and wrong"
@@ -132,9 +165,13 @@ def to_data(checks: Sequence[Check], gate: Gate) -> dict[str, Any]:
             "setting": None if c.setting is None else c.setting._asdict(),
             "questions": None if c.questions is None else c.questions._asdict(),
             "same_weights": c.same_weights, "run": dict(c.run), "baseline": dict(c.baseline), "notes": list(c.notes),
+            "parts": [asdict(part) for part in c.parts], "evaluated": "stored" if c.stored else "now",
             "noise": [asdict(n) for n in c.noise], "decision": numbers or None,
         })  # fmt: skip
-    asked = {"margin_points": gate.margin, "min_n": gate.min_n, "levels": list(gate.levels), "rule": rule(gate)}
+    asked = {
+        "margin_points": gate.margin, "min_n": gate.min_n, "levels": list(gate.levels), "across": list(gate.across),
+        "rule": rule(gate),
+    }  # fmt: skip
     return {"schema": 1, "verdict": worst(checks), "exit_code": exit_code(checks), **asked, "checks": rows}
 
 

@@ -8,6 +8,7 @@ sentence that the command line would print.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -152,12 +153,28 @@ def check_gate(
     margin: float,
     min_n: int = MIN_N,
     levels: Sequence[str] = (),
+    across: Sequence[str] = (),
+    stored: bool = False,
     key: str | None = None,
     repeats: Sequence[str] = (),
+    progress: Progress = None,
+    **options: Any,
 ) -> Table:
-    """The verdicts of the gate on accuracy: `rim-bench check`. `margin` is in points of accuracy."""
-    asked = Gate(margin, min_n, tuple(levels), key)
-    return gate.table(check_all(runs, store, Path(against), asked, repeats), asked)
+    """The verdicts of the gate on accuracy: `rim-bench check`. `margin` is in points of accuracy.
+
+    Args:
+        across: fields of the recipe that may differ.
+        stored: compare stored evaluations instead of evaluating now; `key` names one of them.
+        options: fields of `StoredRunOptions`: how the runs are asked.
+    """
+    asked = Gate(margin, min_n, tuple(levels), key, tuple(across))
+    with _reporter(progress) as reporter:
+        evaluate = None
+        if not stored:
+            from rim_bench.evaluate.stored_runs import evaluate_now
+
+            evaluate = functools.partial(evaluate_now, options=_read(StoredRunOptions, options), reporter=reporter)
+        return gate.table(check_all(runs, store, Path(against), asked, repeats, evaluate), asked)
 
 
 def _read(kind: type[Chosen], options: Mapping[str, Any]) -> Chosen:

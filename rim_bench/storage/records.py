@@ -869,6 +869,15 @@ class StoredItemsRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoringRecord(JsonRecord):
+    """How outputs were compared with right answers; what `rim_bench.data.answers.score` takes."""
+
+    kind: str = said("`number`, `text`, or `auto`: what the right answer is", "number")
+    tolerance: float = said("largest difference of equal numbers", 0.0, omit=True)
+    relative_tolerance: float | None = said("the same as a share of the right answer; the smaller counts", omit=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationRecord(JsonRecord):
     """The summary of one evaluation."""
 
@@ -878,6 +887,8 @@ class EvaluationRecord(JsonRecord):
     task_title: str = said("its title in tables", "")
     task_version: int | str = said("its version", "")
     evaluator_version: int | str = said("version of the scorer", "")
+    scoring: ScoringRecord | None = said("how outputs were scored; missing: not recorded", omit=True)
+    date: str | None = said("when it was made, in UTC; missing: not recorded", omit=True)
     split: str = said("`test` or `validation`", "")
     n: int = said("number of questions", 0)
     data_sha256: str = said("sha256 of the questions", "")

@@ -58,6 +58,11 @@ def environment(gpu: Mapping[str, Any] | None = None, argv: Iterable[str] | None
     }
 
 
+def moment() -> str:
+    """The present time in UTC, to the microsecond; later ones are greater as texts, too."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+
+
 def cpu_model() -> str:
     """The processor's name."""
     with suppress(OSError):

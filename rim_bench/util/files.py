@@ -162,6 +162,14 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         fsync(path.parent)
 
 
+def append_bytes(path: Path, data: bytes) -> None:
+    """Adds to a file, which is made where there is none. Raises UsageError: disk full or not writable."""
+    with writing(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(data)
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine has the number."""
     try:

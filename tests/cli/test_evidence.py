@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 from fabricated import coin, evaluate, train
+from fabricated_gate import answering
+from fabricated_gate import evaluate as evaluate_for_gate
 
 from rim_bench.cli import main
 from rim_bench.evidence.two_systems import versus
@@ -49,6 +51,21 @@ def arm(store: Store, name: str, p: float = 0.6, *, seed: int = 0, n: int = N, *
     return run
 
 
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` evaluates by itself: here an engine that answers as the newest stored evaluation does."""
+    monkeypatch.setattr(
+        "rim_bench.evaluate.stored_runs.evaluate_now", lambda run, task, asked, *how: answering(run, task, asked)
+    )
+
+
+def gated(store: Store, name: str, p: float = 0.6, *, seed: int = 0, n: int = N, **summary: Any) -> Run:
+    """`arm` by the present scorer, with a date."""
+    run = train(store, name, seed=seed)
+    evaluate_for_gate(run, coin(p, n, 10 * seed + 1), **summary)
+    return run
+
+
 def losing(correct: Sequence[bool], every: int) -> list[bool]:
     return [c and k % every > 0 for k, c in enumerate(correct)]
 
@@ -56,14 +73,15 @@ def losing(correct: Sequence[bool], every: int) -> list[bool]:
 # Exit codes of the gate
 
 
+@pytest.mark.usefixtures("engine")
 def test_baseline_and_check_from_0_to_4(rim_bench: Command, store: Store, tmp_path: Path) -> None:
     file, base = str(tmp_path / "base.toml"), coin(0.6, N, 1)
-    rim, cot, other = arm(store, "rim"), arm(store, "cot"), arm(store, "pause")
+    rim, cot, other = gated(store, "rim"), gated(store, "cot"), gated(store, "pause")
     code, out, _ = rim_bench("baseline", rim.id, cot.id, "-o", file)
     assert code == 0 and f"{100 * sum(base) / N:.2f} % of 1,000" in out and file in out
     assert rim_bench("check", rim.id, cot.id, "--against", file, "--margin", "2")[0] == 0
 
-    evaluate(rim, losing(base, 10))
+    evaluate_for_gate(rim, losing(base, 10))
     code, out, err = rim_bench("check", rim.id, cot.id, "--against", file, "--margin", "2")
     assert code == 1 and "regressed" in out and err == ""
     code, out, _ = rim_bench("check", cot.id, "--against", file, "--margin", "2", "--min-n", "1001")
@@ -74,33 +92,38 @@ def test_baseline_and_check_from_0_to_4(rim_bench: Command, store: Store, tmp_pa
     assert code == 2 and "unknown run 'nope'" in err
 
 
+@pytest.mark.usefixtures("engine")
 def test_check_of_another_task_split_or_evaluator_exits_with_3(
     rim_bench: Command, store: Store, tmp_path: Path
 ) -> None:
     file = str(tmp_path / "base.toml")
-    rim_bench("baseline", arm(store, "rim").id, "-o", file)
+    rim_bench("baseline", gated(store, "rim").id, "-o", file)
     for summary in ({"task": "other"}, {"split": "validation"}, {"evaluator_version": "9"}, {"data_sha256": "0" * 64}):
-        run = arm(store, "rim", **summary)  # type: ignore[arg-type]
-        assert rim_bench("check", run.id, "--against", file, "--margin", "2")[0] == 3
+        run = gated(store, "rim", **summary)  # type: ignore[arg-type]
+        assert rim_bench("check", run.id, "--against", file, "--margin", "2", "--stored")[0] == 3
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--margin", "nan"], ["--margin", "0"], ["--margin", "-2"], ["--margin", "inf"], ["--margin", "two"], [],
         ["--margin", "2", "--min-n", "0"], ["--margin", "2", "--level", "T=9"], ["--margin", "2", "--key", "none"],
+        ["--margin", "2", "--across", "nothing"],
+        ["--margin", "2", "--stored", "--key", "none"],
         ["--margin", "2", "--repeat", "none"], ["--margin", "2", "--nonsense"],
     ],
 )  # fmt: skip
 def test_bad_arguments_exit_with_2(rim_bench: Command, store: Store, tmp_path: Path, arguments: list[str]) -> None:
-    file, run = str(tmp_path / "base.toml"), arm(store, "rim")
+    file, run = str(tmp_path / "base.toml"), gated(store, "rim")
     rim_bench("baseline", run.id, "-o", file)
     code, _, err = rim_bench("check", run.id, "--against", file, *arguments)
     assert code == 2 and "error: " in err and "Traceback" not in err
 
 
+@pytest.mark.usefixtures("engine")
 def test_damaged_baselines_exit_with_2_and_still_report(rim_bench: Command, store: Store, tmp_path: Path) -> None:
-    file, run = tmp_path / "base.toml", arm(store, "rim")
+    file, run = tmp_path / "base.toml", gated(store, "rim")
     rim_bench("baseline", run.id, "-o", str(file))
     whole = file.read_text()
     reports = [tmp_path / "c.json", tmp_path / "c.xml", tmp_path / "c.md"]
@@ -115,9 +138,10 @@ def test_damaged_baselines_exit_with_2_and_still_report(rim_bench: Command, stor
     assert rim_bench("check", run.id, "--against", str(file), "--margin", "2")[0] == 2
 
 
+@pytest.mark.usefixtures("engine")
 def test_baseline_refuses(rim_bench: Command, store: Store, tmp_path: Path) -> None:
     file = tmp_path / "base.toml"
-    run, quick, never = arm(store, "rim"), arm(store, "cot", quick=True), train(store, "pause")
+    run, quick, never = gated(store, "rim"), gated(store, "cot", quick=True), train(store, "pause")
     for names, text in (
         ([quick.id], "plumbing"),
         ([never.id], "not evaluated"),
@@ -130,13 +154,61 @@ def test_baseline_refuses(rim_bench: Command, store: Store, tmp_path: Path) -> N
     ):
         code, _, err = rim_bench("baseline", *names, "-o", str(file))
         assert code == 2 and text in err and not file.exists()
-    evaluate(run, coin(0.5, N, 3), key="second")
+    evaluate_for_gate(run, coin(0.5, N, 3), key="second")
     assert "choose one with --key" in rim_bench("baseline", run.id, "-o", str(file))[2]
     assert rim_bench("baseline", run.id, "--key", "second", "-o", str(file))[0] == 0
-    evaluate(run, coin(0.5, N, 4), knob="K", value=1, key="point")  # a point of a curve, which is no default
-    assert rim_bench("baseline", run.id, "--key", "point", "-o", str(file))[0] == 0
+    evaluate_for_gate(run, coin(0.5, N, 4), knob="K", value=1, key="point")  # of a curve, which has no outputs
+    code, _, err = rim_bench("baseline", run.id, "--key", "point", "-o", str(file))
+    assert code == 2 and "stores no output" in err
+    votes = {"votes": 3, "temperature": 0.7, "sample_seed": 0}
+    evaluate_for_gate(run, coin(0.5, N, 4), key="one", settings=votes)  # `eval --votes 3`, which is no default
+    assert rim_bench("baseline", run.id, "--key", "one", "-o", str(file))[0] == 0
     code, out, _ = rim_bench("check", run.id, "--against", str(file), "--margin", "2")
-    assert code == 0 and "K=1" in out
+    assert code == 0 and "votes 3 at temperature 0.7" in out
+    code, out, err = rim_bench("check", run.id, "--against", str(file), "--margin", "2", "--stored")
+    assert code == 3 and "written from evaluation 'one'" in err
+
+
+def test_baseline_says_what_a_margin_will_do(rim_bench: Command, store: Store, tmp_path: Path) -> None:
+    """Discordance is measured by a repeat, stored in the run itself or in another folder."""
+    file, same = str(tmp_path / "base.toml"), {"weights_sha256": "a" * 64}
+    run = gated(store, "rim", n=1319, **same)
+    code, out, _ = rim_bench("baseline", run.id, "-o", file, "--margin", "2")
+    assert code == 0 and "no repeat" in out and "eval RUN --repeat" in out
+    fifth = [c != (k % 5 == 0) for k, c in enumerate(coin(0.6, 1319, 1))]
+    twin = gated(Store(tmp_path / "again"), "rim", **same)
+    evaluate_for_gate(twin, fifth, settings={"batch_size": 7}, **same)
+    other = ("baseline", run.id, "-o", file, "--repeat", str(twin.path))
+    for more in (), ("--margin", "2"):
+        code, out, _ = rim_bench(*other, *more)
+        assert code == 0 and "20.02 % of 1,319 answers change" in out and "3.1 points is the smallest margin" in out
+        assert ("44 % are underpowered (exit code 4)" in out) == bool(more)
+    evaluate_for_gate(run, fifth, key="toy-test-repeat", repeat=True, **same)
+    code, out, _ = rim_bench("baseline", run.id, "-o", file, "--margin", "5", "--note", "seed 0 of three")
+    assert code == 0 and "at a margin of 5 points 99 % of unchanged evaluations hold" in out
+    assert 'note = "seed 0 of three"' in Path(file).read_text()
+    assert rim_bench(*other, "--margin", "-1")[0] == 2
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_log_of_80_columns_shows_verdict_accuracies_and_items_first(
+    rim_bench: Command, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    file, page = str(tmp_path / "base.toml"), tmp_path / "page" / "summary.md"
+    run = gated(store, "rim")
+    rim_bench("baseline", run.id, "-o", file, "--note", "the median of 20 seeds")
+    page.parent.mkdir()
+    page.write_text("# Another step\n")
+    for times in (1, 2):  # a step adds to the page of its job
+        _, out, _ = rim_bench("check", run.id, "--against", file, "--margin", "2", "--summary", str(page))
+        assert page.read_text().startswith("# Another step\n")
+        assert page.read_text().count("rim-bench check: holds (exit code 0)") == times
+    assert max(map(len, out.splitlines())) <= 80
+    (row,) = [line for line in out.splitlines() if "holds" in line and "│" in line]
+    share = f"{100 * sum(coin(0.6, N, 1)) / N:.2f} %"
+    assert [cell.strip() for cell in row.split("│")[2:6]] == ["holds", share, share, "1,000"]
+    assert "the median of 20 seeds" in " ".join(out.split())
 
 
 # Power

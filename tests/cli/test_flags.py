@@ -33,8 +33,9 @@ FLAGS = {
     f" --device {OWN}",
     "leaderboard": "--out -o --split --format -f --write --plots",
     "study": f"--data --device --strategy --processes {GRID} {OWN}",
-    "baseline": "--output -o --out --split --task -t --key",
-    "check": "--against --margin --out -o --min-n --level --key --repeat --json --junit --summary",
+    "baseline": "--output -o --out --split --task -t --key --margin --repeat --note",
+    "check": "--against --margin --out -o --task -t --data --file --steps --min-n --level --across --stored --key "
+    "--repeat --eval-batch-size --device --json --junit --summary --method-file --task-file --trust",
     "margin": "--out -o --rate --split --task -t --json --output",
     "power": "--n --discordance --difference --power --alpha --margin --json",
     "compare": "--baseline --margin --out -o --split --task -t --format -f",

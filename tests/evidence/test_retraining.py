@@ -35,7 +35,7 @@ def trainings(store: Store, seeds: int, spread: float = 0.05, name: str = "rim")
 def test_the_margin_keeps_the_rate_by_the_gates_own_rule(tmp_path: Path) -> None:
     runs = trainings(Store(tmp_path), 20)
     (made,) = retraining.retrainings(runs)
-    margin = made.margin()
+    margin, allowance = made.margin(), made.allowance()
     answers = [
         [i.correct for i in sorted(run.read_items("toy-test"), key=lambda i: int(i.id.split("/")[-1]))] for run in runs
     ]
@@ -44,18 +44,19 @@ def test_the_margin_keeps_the_rate_by_the_gates_own_rule(tmp_path: Path) -> None
         pairs = [(a, b) for a in range(20) for b in range(20) if a != b]
         return sum(decide(answers[a], answers[b], points / 100).verdict == "regressed" for a, b in pairs) / len(pairs)
 
-    assert made.red(margin) == pytest.approx(red(margin)) and red(margin) <= 0.05 < red(margin - retraining.STEP)
+    assert made.red(margin) == pytest.approx(red(margin)) and red(margin) <= 0.05
+    assert red(margin - allowance) <= 0.05 < red(margin - allowance - retraining.STEP)
     assert made.red(2) == pytest.approx(red(2)) and made.red(2) > 0.2  # a margin for re-evaluation would cry wolf
     shares = [
         sum(decide(answers[a], answers[b], margin / 100).verdict == "regressed" for b in range(20) if b != a) / 19
         for a in range(20)
     ]
-    assert (
-        made.worst(margin) == pytest.approx(max(shares)) and max(shares) > 0.05
-    )  # one lucky baseline is red more often than pairs are
-    assert made.by_spread() == pytest.approx(margin, abs=4)
+    assert made.worst(margin) == pytest.approx(max(shares)) and max(shares) >= made.red(margin)  # a lucky baseline
+    assert made.by_spread() == pytest.approx(margin - allowance, abs=4)
     assert made.margin(0.01) > margin > made.margin(0.3)
-    assert 0.03 < made.held_out() < 0.2  # of margins chosen on ten seeds each
+    # of margins chosen on ten seeds each and counted on the other ten
+    assert made.held_out(allowance=0.0) > 0.05 >= made.held_out()
+    assert allowance == 0 or made.held_out(allowance=allowance - retraining.STEP) > 0.05
     found = made.detected(margin)
     assert margin < found < 3 * margin and made.red(margin, shift=found) >= 0.8 > made.red(
         margin, shift=found - retraining.STEP
@@ -104,3 +105,17 @@ def test_what_is_refused(tmp_path: Path) -> None:
     evaluate(other, [True] * N)
     with pytest.raises(UsageError, match="19 retrainings are too few"):
         retraining.retrainings([*runs[:4], *runs[5:], other])
+
+
+def test_levels_count_as_in_the_gate(tmp_path: Path) -> None:
+    """Retrainings that trade one level for the other: the whole set hardly moves, and the gate would go red."""
+    rng, runs = random.Random(3), []
+    for seed in range(20):
+        run, shift = train(Store(tmp_path), "rim", seed=seed), rng.gauss(0, 0.1)
+        hard = [k * 0.618 % 1 < 0.6 + (shift if k < 300 else -shift) for k in range(N)]
+        evaluate(run, hard, change=lambda k: {"level": f"T={1 + k // 300}"})
+        runs.append(run)
+    (made,) = retraining.retrainings(runs)
+    assert made.margin() > 10 > made.by_spread()
+    back = retraining.of_data(json.loads(json.dumps(made.data())))
+    assert back == made and back.margin() == made.margin() and len(back.pairs[0].levels) == 2

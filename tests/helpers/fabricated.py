@@ -24,7 +24,7 @@ def item(
         "id": f"toy/test/{k}",
         "level": "T=4" if ood else "T=1",
         "ood": ood,
-        "answer": str((k + (not correct)) % 10),
+        "answer": (answer := str((k + (not correct)) % 10)),
         "correct": correct,
         "flexible": correct,
         "unparseable": False,
@@ -48,7 +48,8 @@ def item(
     return (
         record
         if slim
-        else record | {"task": "toy", "reference": str(k % 10), "output": "#### 1", "strict": correct, "batch_size": 64}
+        else record
+        | {"task": "toy", "reference": str(k % 10), "output": f"#### {answer}", "strict": correct, "batch_size": 64}
     )
 
 

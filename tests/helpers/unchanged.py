@@ -32,6 +32,7 @@ import shutil
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,8 @@ HELP = (
 
 RIM, COCONUT, COT, DIRECT = "rim-chain-2f95", "coconut-chain-6269", "cot-chain-1a7f", "direct-chain-702c"
 EMBEDDED = "--out results/embedded"
+NEWER = "--out newer --stored"
+OLD, WRITTEN, NEW = (f"2026-0{month}-01T00:00:00.000000+00:00" for month in (1, 2, 3))  # when baselines are written
 LAYERS = "--out results/litmus_layers/layers_1"
 SMALL = "--limit 40 --backbone width=32 --backbone layers=1 --device cpu --dry-run --cot-examples 64 --examples 640"
 OWN = "--file train=own/train.jsonl --file test=own/test.jsonl --file validation=own/validation.jsonl"
@@ -171,21 +174,26 @@ COMMANDS = {
         f"compare {RIM} {COCONUT} {EMBEDDED} --margin -1",
     ],
     "gate": [
-        f"baseline {RIM} {COT} {EMBEDDED} -o made/baseline.toml",
-        f"check {RIM} {COT} {EMBEDDED} --against made/baseline.toml --margin 2",
-        f"check {RIM} {EMBEDDED} --against made/baseline.toml --margin 2 --level T=4",
-        f"check {RIM} {EMBEDDED} --against made/baseline.toml --margin 0.5 --min-n 5000",
-        f"check {DIRECT} {EMBEDDED} --against made/baseline.toml --margin 2",
-        f"check {RIM} {COT} {EMBEDDED} --against made/baseline.toml --margin 2"
+        f"baseline {RIM} {COT} --out older -o made/baseline.toml --margin 2",
+        f"check {RIM} {COT} {NEWER} --against made/baseline.toml --margin 2",
+        f"check {RIM} {NEWER} --against made/baseline.toml --margin 2 --level T=4",
+        f"check {RIM} {NEWER} --against made/baseline.toml --margin 0.5 --min-n 5000",
+        f"check {DIRECT} {NEWER} --against made/baseline.toml --margin 2",
+        f"check {RIM} {COT} {NEWER} --against made/baseline.toml --margin 2"
         " --json made/check.json --junit made/check.xml --summary made/check.md",
-        "baseline cot-chain-1a7f --out retrained -o made/retrained.toml",
-        "check {retrained} --out retrained --against made/retrained.toml --margin 2",
-        "check {retrained} --out retrained --against made/retrained.toml --margin 2"
+        f"baseline {COT} --out older_retrained -o made/retrained.toml --note 'seed 0 of twenty'",
+        "check {retrained} --out retrained --stored --against made/retrained.toml --margin 2",
+        "check {retrained} --out retrained --stored --against made/retrained.toml --margin 2"
         " --json made/red.json --junit made/red.xml --summary made/red.md",
-        f"check {RIM} {EMBEDDED} --against results/gate/baseline.toml --margin 2",
-        "check rim-chain-2f95 --out results/gate --against results/gate/baseline.toml --margin 2",
-        f"check {RIM} {EMBEDDED} --against made/baseline.toml --margin 2 --level T=9",
+        f"baseline {RIM} {EMBEDDED} -o made/earlier.toml",
+        f"check {RIM} {EMBEDDED} --stored --against made/baseline.toml --margin 2",
+        f"check {RIM} --out older --stored --against made/baseline.toml --margin 2",
+        f"check {RIM} {NEWER} --against results/gate/baseline.toml --margin 2",
+        f"check {RIM} --out results/gate --stored --against results/gate/baseline.toml --margin 2",
+        f"check {RIM} {NEWER} --against made/baseline.toml --margin 2 --across budget --across backbone.layer",
+        f"check {RIM} {NEWER} --against made/baseline.toml --margin 2 --level T=9",
         f"check {RIM} {EMBEDDED} --against nowhere.toml --margin 2",
+        f"check {RIM} {EMBEDDED} --against made/baseline.toml --margin 2 --key none",
         f"check {RIM} {EMBEDDED} --against made/baseline.toml --margin -2",
         "margin {retrained} --out retrained --json made/margin.json --output made/margin.md",
         "margin {retrained} --out retrained --rate 0.2",
@@ -375,6 +383,14 @@ def build(folder: Path) -> dict[str, str]:
     (folder / "made").mkdir()
     run = next((folder / "results" / "embedded" / "runs").glob("cot-chain-1a7f*"))
     retrained = _retrained(run, folder / "retrained" / "runs")
+    for runs, date in (("older", OLD), ("newer", NEW)):
+        for name in (RIM, COT, DIRECT):
+            found = next((folder / "results" / "embedded" / "runs").glob(f"{name}*"))
+            shutil.copytree(found, folder / runs / "runs" / found.name)
+        _rescored(folder / runs, date)
+    shutil.copytree(folder / "retrained" / "runs" / run.name, folder / "older_retrained" / "runs" / run.name)
+    _rescored(folder / "older_retrained", OLD)
+    _rescored(folder / "retrained", NEW)
     _own_files(folder)
     _states(folder)
     methods = "direct,pause,cot,coconut,rim,pause-curriculum,rim-isolated-blocks,rim-no-grounding,pause-distinct"
@@ -425,6 +441,17 @@ def _fails(item: dict[str, Any]) -> None:
     for name in ("correct", "strict", "flexible"):
         if name in item:
             item[name] = False
+    if "output" in item:
+        item["output"] = ""
+
+
+def _rescored(results: Path, date: str) -> None:
+    """Makes the stored evaluations of runs ones of the present scorer: the gate takes no others."""
+    from rim_bench.data.answers import EVALUATOR_VERSION
+
+    present = {"evaluator_version": EVALUATOR_VERSION, "scoring": {"kind": "number"}, "date": date}
+    for summary in results.glob("runs/*/eval/*/summary.json"):
+        _write_json(summary, json.loads(summary.read_bytes()) | present)
 
 
 def _retrained(run: Path, runs: Path) -> list[str]:
@@ -527,7 +554,11 @@ def call(arguments: list[str]) -> tuple[int, str, str]:
     sys.argv = ["rim-bench", *arguments]
     code: Any = 0
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            unittest.mock.patch("rim_bench.evidence.baseline.moment", lambda: WRITTEN),
+        ):
             runpy.run_module("rim_bench", run_name="__main__")
     except SystemExit as stopped:
         code = stopped.code

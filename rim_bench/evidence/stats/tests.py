@@ -46,13 +46,18 @@ def normal_test(difference: NDArray[np.float64]) -> float:
     return math.erfc(abs(float(difference.sum())) / math.sqrt(2 * squares)) if squares > 1e-12 else 1.0
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values (family-wise), in the order of the arguments."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
+def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """Holm's adjusted p values (family-wise), in the order of the arguments.
+
+    Args:
+        weights: shares of the error rate, above 0, as in Holm 1979; None: equal ones.
+    """
+    w = [1.0] * len(p_values) if weights is None else weights
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i] / w[i])
+    adjusted, running, left = [0.0] * len(p_values), 0.0, math.fsum(w)
+    for index in order:
+        running = max(running, min(1.0, left / w[index] * p_values[index]))
+        adjusted[index], left = running, left - w[index]
     return adjusted
 
 
