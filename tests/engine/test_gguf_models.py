@@ -143,21 +143,10 @@ def test_its_id_depends_on_the_file_alone(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_run_on_a_file_ends_with_a_table(tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     file = write_gguf(tmp_path / "small.gguf", model_of("llama"))
-    what = [
-        "--methods",
-        "direct",
-        "--task",
-        "chain",
-        "--start",
-        "recipe",
-        "--limit",
-        "4",
-        "--examples",
-        "4",
-        "--batch-size",
-        "4",
-    ]
-    code, out, err = call("run", *what, "--model", file, "--out", tmp_path / "out")
+    what = ("--methods", "direct", "--task", "chain", "--start", "recipe", "--limit", "4")
+    code, out, err = call(
+        "run", *what, "--examples", "4", "--batch-size", "4", "--model", file, "--out", tmp_path / "out"
+    )
     assert code == 0, err
     assert "small: pretrained" in out and "direct" in out
     shutil.rmtree(tmp_path / "home")

@@ -100,6 +100,7 @@ HELP = (
     "power",
     "compare",
     "list",
+    "models",
     "leakage",
     "floors",
     "bench",
