@@ -52,13 +52,15 @@ def shifted_label(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first token is read at the column before the one that predicts it."""
     real = generate._open_branches
 
-    def open_branches(columns: Any, layouts: Any, places: Any) -> Any:
-        kept = columns.place
-        columns.place = [[row[max(0, c - 1)] for c in range(len(row))] for row in kept]
+    def open_branches(parts: Any, places: Any) -> Any:
+        kept = [part.place for part in parts]
+        for part in parts:
+            part.place = [[row[max(0, c - 1)] for c in range(len(row))] for row in part.place]
         try:
-            return real(columns, layouts, places)
+            return real(parts, places)
         finally:
-            columns.place = kept
+            for part, place in zip(parts, kept, strict=True):
+                part.place = place
 
     monkeypatch.setattr(generate, "_open_branches", open_branches)
 
