@@ -109,6 +109,8 @@ class TaskReader:
             if split not in SPLITS:
                 raise unknown("split", split, SPLITS)
         for split, path in self.files.items():
+            if path.is_dir():
+                raise UsageError(f"{split} file {str(path)!r} is a folder: give a file")
             if not path.is_file():
                 raise NoSplit(f"task {task.name}: its {split} file is not there: looked for {path}")
         named = where.data if where.data is not None else os.environ.get(DATA_VARIABLE) or None

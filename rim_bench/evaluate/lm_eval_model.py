@@ -279,8 +279,9 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         if self._unseen is None:
             return
         by_task: dict[str, list[tuple[str, str]]] = {}
+        end = str(self.tokenizer.eos_token)  # of a chat template: a token that was trained, and no text
         for task, text in dict.fromkeys(asked):
-            by_task.setdefault(task, []).append((f"request {len(by_task.get(task, ()))}", text))
+            by_task.setdefault(task, []).append((f"request {len(by_task.get(task, ()))}", text.replace(end, "")))
         for task, texts in by_task.items():
             self._unseen.check(task, texts)
 

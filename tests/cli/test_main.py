@@ -209,12 +209,13 @@ def test_a_malformed_line_is_named(refused: Callable[..., str], tmp_path: Path) 
     good = json.dumps({"question": "1+1?", "answer": "2"})
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{good}\n{good}\n{{'question': 1}}\n")
+    (other := tmp_path / "other.jsonl").write_text(f"{good}\n")
     assert f"{path}, line 3: not JSON" in refused(
-        "run", "--task", "json", "--file", f"train={path}", "--file", f"test={path}.other"
+        "run", "--task", "json", "--file", f"train={path}", "--file", f"test={other}"
     )
     path.write_text(f'{good}\n{{"question": "?"}}\n')
     assert f"{path}, line 2: no field 'answer'" in refused("run", "--task", "json", "--file", f"train={path}")
-    assert left(tmp_path) == ["rows.jsonl"]
+    assert left(tmp_path) == ["other.jsonl", "rows.jsonl"]
 
 
 def test_an_unreachable_hub_is_said_at_once(refused: Callable[..., str], tmp_path: Path) -> None:

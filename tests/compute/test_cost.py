@@ -548,7 +548,7 @@ def test_models_by_folder_and_file(call: Callable[..., tuple[int, str, str]], tm
         ("--method ./nothing.py", "does not exist"),
         ("--set rim.K=0", "K = 0"),
         ("--set rim.blocs=chain", "did you mean 'blocks'"),
-        ("--set rimm.K=4", "'rimm' is not among the methods given"),
+        ("--set rimm.K=4", "--set rimm.… cannot apply: coconut, cot, direct, pause, rim are priced"),
         ("--set K=4", "is not METHOD.FIELD=VALUE"),
         ("--model llama-3.2-1bb", "unknown model 'llama-3.2-1bb'|did you mean 'llama-3.2-1b'"),
         ("--model Qwen/Qwen3-06B", "did you mean 'Qwen/Qwen3-0.6B'"),

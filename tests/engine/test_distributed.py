@@ -429,6 +429,7 @@ def told(run: Run) -> dict[str, Any]:
         "flops_executed",
         "flops_padding",
         "processes",
+        "fingerprints",
     }
     found = {k: v for k, v in training_of(run).to_json().items() if k not in left}
     found["final_loss"] = pytest.approx(found["final_loss"], rel=1e-5)

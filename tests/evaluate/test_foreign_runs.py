@@ -76,6 +76,8 @@ def theirs(results_of_others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "theirs"
     shutil.copytree(results_of_others, folder)
     monkeypatch.setattr(own_files, "_allowed", {})
+    monkeypatch.delenv("RIM_BENCH_DATA", raising=False)
+    monkeypatch.setattr("logging.raiseExceptions", False)  # lm-eval's handler may hold a stream of another test
     monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
     yield folder

@@ -284,11 +284,12 @@ def test_a_chat_template_is_used_where_there_is_one_and_marked(runs: dict[str, R
     lm = RimLM(path=str(runs["direct"].path))
     with pytest.raises(UsageError, match="no chat template"):
         simple(lm, apply_chat_template=True, limit=2)
-    lm.tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{{ eos_token }}"
-    found = simple(lm, apply_chat_template=True, limit=2, system_instruction="Be brief.")
+    marks = "{% for m in messages %}{{ '|' if m.role == 'system' else '?' }}{{ m.content }}{% endfor %}{{ eos_token }}"
+    lm.tokenizer.chat_template = marks  # of characters that its tokenizer saw
+    found = simple(lm, apply_chat_template=True, limit=2, system_instruction="t=4")
     assert found["config"]["rim_bench_prompt_note"] == PROMPT_DIFFERS
     context = found["samples"]["rimbench_chain"][0]["arguments"][0][0]
-    assert context.startswith("<|system|>Be brief.<|user|>") and lm.backbone.end in lm.question(context)
+    assert context.startswith("|t=4?") and lm.backbone.end in lm.question(context)
 
 
 def test_an_overlong_prompt_is_counted_and_never_cut(trained: dict[str, TrainedModel]) -> None:

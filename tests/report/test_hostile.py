@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 from fabricated import coin, evaluate, train
+from fabricated_gate import answering
+from fabricated_gate import evaluate as evaluate_for_gate
 from markdown_it import MarkdownIt
 
 from rim_bench.data.task import load_task
@@ -105,22 +107,34 @@ def test_tables_of_runs(call: Call, runs: list[Run], command: str) -> None:
         CHECKS[suffixes[path.suffix]](path.read_text("utf-8"))
 
 
-def test_gate_margin_and_comparison(call: Call, runs: list[Run], tmp_path: Path) -> None:
+def gated(store: Store, label: str) -> Run:
+    """A run with hostile names whose stored answers deserve their marks."""
+    method, task = {"name": label, "settings": {TEXT: TEXT}, "label": label}, {"name": TEXT, "version": 1}
+    run = train(store, "cot", spec={"method": method, "task": task, "start": TEXT})
+    evaluate_for_gate(run, coin(0.6, N, 1), task=TEXT, task_title=TEXT, data_source=TEXT)
+    return run
+
+
+def test_gate_margin_and_comparison(
+    call: Call, runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = lambda run, task, asked, *how: answering(run, task, asked)  # noqa: E731
+    monkeypatch.setattr("rim_bench.evaluate.stored_runs.evaluate_now", now)
     out, files = runs[0].path.parents[1], {name: tmp_path / f"check.{name}" for name in ("json", "junit", "summary")}
-    code, text, err = call("baseline", runs[0].path, "--output", tmp_path / "b.toml", "--out", out)
+    sound, other = (gated(Store(tmp_path / "gate"), label) for label in LABELS[:2])
+    gate = sound.path.parents[1]
+    code, text, err = call("baseline", sound.path, "--output", tmp_path / "b.toml", "--out", gate)
     assert code == 0, err
     check_terminal(text)
-    flags = [word for name, path in files.items() for word in (f"--{name}", path)]
-    code, text, err = call(
-        "check", runs[0].path, "--against", tmp_path / "b.toml", "--margin", "2", "--out", out, *flags
-    )
-    assert code == 0, err
+    asked = ("--against", tmp_path / "b.toml", "--margin", "2", "--min-n", "10", "--out", gate)
+    code, text, err = call("check", sound.path, *asked, *(word for k, v in files.items() for word in (f"--{k}", v)))
+    assert code in (0, 4), err
     check_terminal(text, err)
     json.loads(files["json"].read_text("utf-8"))
     check_markdown(files["summary"].read_text("utf-8"))
     (case,) = ElementTree.fromstring(files["junit"].read_bytes()).iter("testcase")
     assert case.find("script") is None and "<script>x</script>" in case.attrib["name"]
-    code, text, err = call("check", runs[1].path, "--against", tmp_path / "b.toml", "--margin", "2", "--out", out)
+    code, text, err = call("check", other.path, *asked)
     assert code == 3
     check_terminal(text, err)
     for name in ("terminal", "markdown", "json"):
