@@ -248,7 +248,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 def stored_rows(study: str) -> dict[tuple[str, str], str]:
     """(method, set) -> what a study's table.csv says of it, as the outcome texts write it."""
     with (RESULTS / study / "table.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["set"] != "OOD" and "block" not in row["set"]]
+        rows = [r for r in csv.DictReader(file) if r["set"] != "OOD" and r["seed_sd"] and "block" not in r["set"]]
     return {
         (r["method"], r["set"]): f"{100 * float(r['accuracy']):.1f} ± {100 * float(r['seed_sd']):.1f}" for r in rows
     }
