@@ -25,7 +25,7 @@ from rim_bench.data.numbers import canonical, last_number, parse_number
 EVALUATOR_VERSION: Final = "2"
 """Stored with every result; two results compare only under the same version. Raise it with any change of a score.
 
-2: more spellings of one number are read, and `18 is wrong` or `3 or four` are not read any more.
+2: more spellings of one number are read; `18 is wrong`, `3 or four`, `5M`, `5 doubled`, `5 = six` are not any more.
 """
 Kind = Literal["number", "text", "auto"]
 MARK: Final = "####"

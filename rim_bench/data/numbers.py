@@ -3,12 +3,13 @@ r"""The one number that a text says, exactly, as a fraction; the last number in 
 Read are the ways in which people and models set one number: signs, currencies, thousands, decimals, exponents,
 fractions, mixed numbers, units; LaTeX (`\boxed{9{,}500}`, `\frac{1}{2}`), emphasis, quotes, brackets, `x = 5`, `The
 answer is 5`, special tokens at the end. Not read is what is no single number: ranges, sums, dates, `3 or 4`, `5
-million`, words, digits of other scripts. Standard library only.
+million`, `5M`, `5 doubled`, `5 = six`, words, digits of other scripts. Standard library only.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
 
@@ -58,14 +59,33 @@ _WORD: Final = (
     r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
     r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|half|quarter|third)\b"
 )
-# What follows a number and makes another one of it, offers a choice, or denies it.
+# What follows a number and makes another one of it, offers a choice, or denies it. A unit does none of it: `5 m`, `5
+# pairs`, `5 double rooms` are 5, and `5M`, `5 double` are not.
 _ANOTHER: Final = re.compile(
-    rf"""\W*(?:(?:hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?|k|mn|bn|or)\b
-    | \W*(?:half|halves|(?:third|fifth|sixth|seventh|eighth|ninth|tenth)s?|squared|cubed|factorial)\b
-    | \s*[-*/]\s*(?:[a-z]\W*$|{_WORD}) | \s*(?:[+×÷±√^<>≤≥≠∞π]|\\?(?:times|cdot|div|pm|pi|sqrt|infty)\b)
+    rf"""\W*(?:(?:hundred|thousand|(?:m|b|tr|quadr|quint|sext|sept|oct)illion)(?:ths?|s?)|(?:dozen|lakh|crore|ten)s?)\b
+    | \W*(?:k|mn|bn|tn|[mb]ln|mio|mrd|mld|or)\b | \W*(?:b|mil|score|gross|(?-i:M|MM|T))\b(?![-&'’])
+    | \W*(?:half|halves|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?|squared|cubed|factorial)\b
+    | \W*(?:(?:doubl|tripl|quadrupl|halv)ed|twice|thrice)\b | \W*(?:double|treble|triple|quadruple|plus)\W*$
+    | (?:.*\s)?[+×÷±√≠≤≥∞π] | .*\b(?:plus|minus|less|times|mod)\s+[a-z]\W*$
+    | \s*[-*/]\s*(?:[a-z]\W*$|{_WORD}) | \s*(?:[<>^]|\\?(?:times|cdot|div|pm|pi|sqrt|infty)\b)
     | \W*(?:by|over|than|through|to)\s+{_WORD} | .*(?:;|\b(?:and|minus|or|plus|point|times)\s)\s*(?:an?\s+)?{_WORD}
     | (?:\W*|.*\b(?:is|was|are)\s*)(?:not|n't|never|no|wrong|incorrect|false)\b""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
+_SMALL: Final = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_TENS: Final = "twenty thirty forty fifty sixty seventy eighty ninety"
+_VALUES: Final = (
+    {word: value for value, word in enumerate(_SMALL.split())}
+    | {word: 10 * k for k, word in enumerate(_TENS.split(), 2)}
+    | {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+)
+_ONE_OF_THEM: Final = rf"(?:{'|'.join(_VALUES)})\b"
+_SPELLED: Final = re.compile(
+    rf"((?:[-=~→⇒≈]|\b(?:is|are|equals?|means)\b)\W{{0,3}})?\b({_ONE_OF_THEM}(?:(?:\s|-)(?:and\s)?{_ONE_OF_THEM})*)",
+    re.IGNORECASE,
 )
 # Emphasis, quotes, brackets or math around a number; `-(1/3)`.
 _WRAPPED: Final = re.compile(
@@ -140,7 +160,26 @@ def parse_number(text: str) -> Fraction | None:
         if divisor is None or not body.isdigit() or value >= 1:
             return None
         value += int(whole)
+    if any(said != value for said in _spelled(rest)):
+        return None
     return -value if "-" in (match["sign"], match["inner"]) else value
+
+
+def _spelled(text: str) -> Iterator[int]:
+    """The numbers that a text says in words. A "one" that stands alone is a pronoun, but behind an equals sign."""
+    for equals, words in _SPELLED.findall(text):
+        if words.lower() == "one" and not equals:
+            continue
+        total = part = 0
+        for word in re.findall(r"\w+", words.lower()):
+            value = _VALUES.get(word, 0)  # "and" adds nothing
+            if value < 100:
+                part += value
+            elif value == 100:
+                part = 100 * (part or 1)
+            else:
+                total, part = total + value * (part or 1), 0
+        yield total + part
 
 
 def last_number(text: str) -> str | None:

@@ -124,6 +124,17 @@ NUMBERS = [
     ("My answer is 18.", 18),
     ("18[EOS]", 18),
     ("18<｜end▁of▁sentence｜>", 18),
+    ("18 ml", 18),
+    ("18 m", 18),
+    ("18 GB", 18),
+    ("18 T-shirts", 18),
+    ("18 M&M's", 18),
+    ("18 double rooms", 18),
+    ("18 pairs of socks", 18),
+    ("18 bags, one each", 18),
+    ("18 = x", 18),
+    ("18 = eighteen", 18),
+    ("1,234 (one thousand two hundred thirty-four)", 1234),
 ]
 REFUSED = [
     "",
@@ -219,6 +230,9 @@ REFUSED = [
     "not 5",
     "$5/two",
     "1234<|im_end|>5",
+    "5M",
+    "5 = six",
+    "5 double",
 ]
 
 
@@ -376,6 +390,9 @@ def test_canonical_form() -> None:
         "#### 1" + " " * 200_000 + "<|a|",
         "1 / " * 50_000,
         "$" * 200_000,
+        "#### 1 " + "= " * 20_000,
+        "#### 1 " + "one-" * 20_000,
+        "#### 1 " + "less a" * 10_000,
     ],
 )
 def test_no_text_makes_the_scorer_slow(text: str) -> None:
