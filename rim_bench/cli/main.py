@@ -20,7 +20,7 @@ from rim_bench.cli import bench, compute, data, evaluate, evidence, models, resu
 from rim_bench.cli.common import EXIT_CODES, FAULT, INTERRUPTED, OUTPUT, as_command, display, echo
 from rim_bench.cli.launch import execution_of_command
 from rim_bench.cli.streams import OutputLost, prepare_environment, prepare_streams
-from rim_bench.util.errors import UsageError, sentence
+from rim_bench.util.errors import UsageError, sentence, shorten
 from rim_bench.util.progress import phase, watched
 from rim_bench.util.text import escape_terminal
 
@@ -133,7 +133,7 @@ def _command(arguments: Sequence[str]) -> int:
         code = INTERRUPTED
     except Exception as error:
         parsing: Any = error if isinstance(error, _ParserError) else None
-        message = sentence(error) if parsing is None else parsing.format_message()
+        message = sentence(error) if parsing is None else shorten(parsing.format_message())
         if message is None:
             echo(traceback.format_exc(), err=True, nl=False)
             return FAULT

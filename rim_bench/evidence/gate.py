@@ -52,7 +52,7 @@ from rim_bench.evidence.stats.clustered import source_numbers
 from rim_bench.evidence.stats.intervals import Interval, normal_quantile
 from rim_bench.storage.records import EvaluationRecord, ItemRecord
 from rim_bench.storage.run_folder import Run, Store
-from rim_bench.util.errors import UsageError
+from rim_bench.util.errors import OneSentence, UsageError
 from rim_bench.util.files import Record
 from rim_bench.util.progress import phase
 
@@ -67,7 +67,7 @@ Evaluate = Callable[[Run, str, Mapping[str, Any]], tuple[EvaluationRecord, list[
 """Asks a run the questions of a task with the present code: `rim_bench.evaluate.stored_runs.evaluate_now`."""
 
 
-class NotComparable(Exception):
+class NotComparable(OneSentence):
     """The run answered other questions, or is another kind of system, than what the baseline holds."""
 
 

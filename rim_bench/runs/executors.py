@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -240,7 +241,8 @@ class Submitit(Cluster):
     """One job of a cluster's queue per run (Slurm, or submitit's `cluster=local`), which has the run's id for a name.
 
     Args:
-        folder: of submitit's files; all machines must see it.
+        folder: of submitit's files; all machines must see it. They are pickles, under numbers that a queue counts up:
+            each command has a new folder in it for its own, so that none is loaded that lay there before.
         note: takes lines about the queue.
 
     Raises:
@@ -261,8 +263,9 @@ class Submitit(Cluster):
         submitit = load_extra(self.name)
         parameters = {"timeout_min": MINUTES, **({"gpus_per_node": 1} if gpu else {}), **settings}
         cluster = parameters.pop("cluster", None)
+        self.folder = folder / secrets.token_hex(8)
         try:
-            self.executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
+            self.executor = submitit.AutoExecutor(folder=str(self.folder), cluster=cluster)
             self.executor.update_parameters(**parameters)
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
             raise self.refused(settings, error) from None
@@ -277,6 +280,7 @@ class Submitit(Cluster):
     def send(self, job: Job) -> Any:
         if not self.named:
             self.executor.update_parameters(name=job.run)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.executor.submit(Requeued(), job)
 
     def ready(self, tasks: list[Any]) -> list[Any]:

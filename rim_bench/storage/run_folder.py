@@ -510,7 +510,9 @@ class Store:
         """
         spec = spec if isinstance(spec, RunSpec) else RunSpec.from_json(spec)
         run = Run(self.folder / spec.id)
-        if not run.path.exists():
+        with writing(run.path):  # a name may be too long to ask for
+            there = run.path.exists()
+        if not there:
             new = self.folder / f"{NEW}{run.id}-{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
             with writing(run.path):
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import errno
 import os
@@ -9,9 +10,41 @@ import re
 import resource
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Final
+
+LONGEST_VALUE: Final = 300  # characters of a value in a sentence; paths are seldom longer
+LONGEST_SENTENCE: Final = 4_000  # with a list of what is allowed
+_KEPT: Final = 100  # characters at either end of a value that is longer
+_QUOTED: Final = re.compile(rf"""(?<!\w)(['"])((?:(?!\1)[^\\]|\\.){{{LONGEST_VALUE},}}?)\1""", re.DOTALL)
+_UNQUOTED: Final = re.compile(rf"\S{{{LONGEST_VALUE + 2},}}")
 
 
-class UsageError(Exception):
+def shorten(text: str) -> str:
+    """A sentence in which every long value is cut in the middle and its length said: `'aa[100,000 characters]aa'`."""
+    text = _UNQUOTED.sub(lambda m: _cut(m[0], len(m[0])), _QUOTED.sub(_cut_quoted, text))
+    return _cut(text, len(text), LONGEST_SENTENCE // 2) if len(text) > LONGEST_SENTENCE else text
+
+
+def _cut_quoted(match: re.Match[str]) -> str:
+    length = len(match[2])
+    with suppress(ValueError, SyntaxError):
+        length = len(ast.literal_eval(match[0]))  # of the value, not of its escapes
+    return f"{match[1]}{_cut(match[2], length)}{match[1]}" if length > LONGEST_VALUE else match[0]
+
+
+def _cut(text: str, length: int, kept: int = _KEPT) -> str:
+    return f"{text[:kept]}[{length:,} characters]{text[-kept:]}"
+
+
+class OneSentence(Exception):
+    """An error whose message is a sentence for a user. Values in it may come from anywhere: the long ones are cut."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shorten(message))
+
+
+class UsageError(OneSentence):
     """Bad input or a condition the user can act on.
 
     The message is one sentence: what was given, what is allowed, the nearest match.
@@ -56,16 +89,27 @@ def cannot_apply(flag: str, why: str) -> UsageError:
     return UsageError(f"{flag} cannot apply: {why}; leave it out")
 
 
+LONGEST_NAME: Final = 100
+"""Characters of a name: a run's folder has a method's and a task's, and a file system takes 255 bytes."""
+
+
 def check_name(kind: str, name: str) -> None:
     """Raises UsageError for a name that is to become part of a folder's and is no plain one."""
     if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9._-]*", name):
         raise UsageError(
             f"{kind} {name!r} is not a name: give letters, digits, '_', '-' and '.', and a letter at the beginning"
         )
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"{kind} {name!r} has a name of {len(name)} characters: give at most {LONGEST_NAME}")
 
 
 def sentence(error: BaseException) -> str | None:
     """What an error says to someone who can act on it; None where only we can, and a traceback is due."""
+    text = _sentence(error)
+    return None if text is None else shorten(text)
+
+
+def _sentence(error: BaseException) -> str | None:
     if isinstance(error, UsageError):
         return str(error)
     during = next((f" {note}" for note in getattr(error, "__notes__", ()) if note.startswith("while ")), "")

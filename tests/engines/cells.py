@@ -133,7 +133,7 @@ class Cells:
 
     def jobs(self, name: str) -> list[str]:
         """The jobs that submitit sent."""
-        return sorted(path.name.split("_")[0] for path in (self.folder / name / "submitit").glob("*_submitted.pkl"))
+        return sorted(path.name.split("_")[0] for path in (self.folder / name / "submitit").glob("*/*_submitted.pkl"))
 
     def close(self) -> None:
         """Ends what is still under way."""

@@ -46,6 +46,7 @@ class Queue:
     def __init__(self, refuses: dict[str, int] | None = None, work: Work | None = None, cluster: str = "slurm") -> None:
         self.refuses, self.work, self.cluster = dict(refuses or {}), work, cluster
         self.asked: list[str] = []
+        self.folders: list[Path] = []
         self.head = socket.create_server(("127.0.0.1", 0))
 
     def submit(self, work: Work, job: Job) -> _Task:
@@ -61,6 +62,7 @@ class Queue:
 
     def AutoExecutor(self, folder: str, cluster: str | None) -> Queue:
         self.cluster = cluster or self.cluster
+        self.folders.append(Path(folder))
         return self
 
     def update_parameters(self, **given: Any) -> None:

@@ -225,6 +225,13 @@ def test_a_method_name_that_no_folder_can_have(call: Call, tmp_path: Path, name:
     assert not (tmp_path / "results").exists()
 
 
+def test_a_name_that_is_too_long_for_a_folder(call: Call, tmp_path: Path) -> None:
+    task = own_task(tmp_path, "x" * 101)
+    code, _, err = call("run", "--methods", "direct", "--task", task, "--out", tmp_path / "results")
+    assert code == 2 and f"task '{'x' * 101}' has a name of 101 characters: give at most 100" in err
+    assert load_task(str(own_task(tmp_path, "x" * 100))).name == "x" * 100
+
+
 @pytest.mark.parametrize("name", [".hidden", "_x", "1st", "a b", "<b>"])
 def test_a_task_name_that_no_folder_can_have(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="is not a name: give letters, digits"):

@@ -171,6 +171,23 @@ def test_a_job_that_a_queue_does_not_take_is_a_job_that_died(
     engine.close()
 
 
+def test_pickles_that_lie_in_a_results_folder_are_none_of_a_queues(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """submitit loads `NUMBER_0_result.pkl` of its folder, and a queue's next numbers can be guessed."""
+    queue = Queue(work=work)
+    monkeypatch.setitem(sys.modules, "submitit", queue)
+    (tmp_path / "1_0_result.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    for _ in range(2):
+        engine = open_engine("submitit", 2, {}, folder=tmp_path, gpu=False, gpus=())
+        assert not queue.folders[-1].exists()  # nothing is made before a job is sent
+        assert answers(engine, job("who", "a"))["a"].state == "done"
+    first, second = queue.folders
+    assert first != second and {first.parent, second.parent} == {tmp_path}
+    assert [path.stat().st_mode & 0o777 for path in (first, second)] == [0o700] * 2
+    assert [*first.iterdir(), *second.iterdir()] == []
+
+
 @pytest.mark.parametrize(
     ("name", "workers", "settings", "cells"),
     [

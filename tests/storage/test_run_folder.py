@@ -498,6 +498,12 @@ def test_unwritable_places_are_named(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder", "runs"]
 
 
+def test_a_name_that_is_too_long_for_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UsageError, match=r"cannot write .*: File name too long"):
+        Store(tmp_path).open({**SPEC, "task": {**SPEC["task"], "name": "x" * 300}})
+
+
 def test_open_on_a_full_disk_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_disk(monkeypatch)
     with pytest.raises(UsageError, match="no space left"):
