@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rim_bench.methods.layout import Layout, Segment
-from rim_bench.methods.method import Encoded, Marker, Method, Stage
+from rim_bench.methods.method import LEARNING_RATE, Encoded, Marker, Method, SearchRange, Stage
 from rim_bench.util.errors import UsageError
 
 BEGIN, END = "<bot>", "<eot>"
@@ -48,6 +48,11 @@ class Curriculum(Method):
             )
             if s.share > 0
         )
+
+    def search_space(self) -> tuple[SearchRange, ...]:
+        """The rate, and how long the stages are beside one another, where there are several."""
+        lengths = (SearchRange("epochs_latent", 1, 9), SearchRange("epochs_last", 4, 40))
+        return (LEARNING_RATE, *lengths) if self.epochs_latent else super().search_space()
 
     def lay_prefix(self, question: tuple[int, ...], replaced: int) -> Layout:
         """The prompt whose positions stand for so many replaced steps, 1 or more."""

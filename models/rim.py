@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from rim_bench.methods.layout import Layout, Segment
-from rim_bench.methods.method import Encoded, Marker, Method, Stage
+from rim_bench.methods.method import LEARNING_RATE, Encoded, Marker, Method, SearchRange, Stage
 from rim_bench.util.errors import UsageError
 
 OPEN, MEMORY, CLOSE = "<b>", "<m>", "</b>"
@@ -68,6 +68,17 @@ class Rim(Method):
         ground = Stage("grounding", self.epochs_ground, knob=1)
         refine = Stage("refinement", self.epochs_refine, self.refine_lr_scale, True, 2, self.refine_dropout)
         return tuple(s for s in (ground, refine) if s.share > 0)
+
+    def search_space(self) -> tuple[SearchRange, ...]:
+        """The rate, and the second stage's rate, length and dropout, where there is a second stage."""
+        refinement = (
+            SearchRange("refine_lr_scale", 0.1, 2),
+            SearchRange(
+                "epochs_refine", 1, 18
+            ),  # beside epochs_ground = 6: from a seventh to three quarters of the budget
+            SearchRange("refine_dropout", 0, 0.2, "linear"),
+        )
+        return (LEARNING_RATE, *refinement) if self.epochs_refine else super().search_space()
 
     def lay_train(self, example: Encoded, stage: Stage, progress: float, rng: random.Random) -> Layout:
         if stage.knob == 1:

@@ -80,6 +80,32 @@ class Stage:
     given_by: str | None = None  # the stage is skipped where a run starts from such weights ("cot")
 
 
+@dataclass(frozen=True, slots=True)
+class SearchRange:
+    """A number of a method's recipe that a search may choose, with its range, ends included.
+
+    `name` is a field of the method, or `weight_decay`, or `lr`, whose range is in multiples of the rate that the task's
+    recipe has for every method.
+    """
+
+    name: str
+    low: float
+    high: float
+    scale: Literal["linear", "log"] = "log"
+
+    def at(self, share: float) -> float:
+        """The value `share` of the way from low to high on its scale, to three digits."""
+        if self.scale == "log":
+            value = self.low * (self.high / self.low) ** share
+        else:
+            value = self.low + (self.high - self.low) * share
+        return float(f"{value:.3g}")
+
+
+LEARNING_RATE = SearchRange("lr", 0.25, 4)
+WEIGHT_DECAY = SearchRange("weight_decay", 0.001, 0.3)
+
+
 class Trace(Protocol):
     """What an auxiliary may read of a forward pass: hidden states by segment, index and layer."""
 
@@ -108,6 +134,10 @@ class Method:
         as they are.
         """
         return examples
+
+    def search_space(self) -> tuple[SearchRange, ...]:
+        """Two to four settings of its recipe that `--tune space` searches; none that changes what an answer costs."""
+        return (LEARNING_RATE, WEIGHT_DECAY)
 
     def markers(self) -> tuple[Marker, ...]:
         """New vocabulary."""

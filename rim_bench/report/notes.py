@@ -278,13 +278,20 @@ def claim_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
 def selection_notes(rows: Sequence[Row]) -> Iterator[str]:
     """The rules that learning rates and checkpoints were chosen by."""
     if tuned := [t for r in rows for p in r.parts if (t := p.training.tuning)]:
-        seeds = ", ".join(sorted({str(t.seed) for t in tuned}))
+        seeds = ", ".join(map(str, sorted({seed for t in tuned for seed in t.seeds or (t.seed,)})))
+        what = "points" if any(t.field == "space" for t in tuned) else "rates"
         text = (
-            f"Tuning: trials have seed {seeds}; of rates with the same validation accuracy {tuned[0].ties} is "
+            f"Tuning: trials have seed {seeds}; of {what} with the same validation accuracy {tuned[0].ties} is "
             "taken. Tuning FLOPs are those of all trials and in no training budget"
         )
         if any(t.adopted for t in tuned):
             text += f"; the run of seed {seeds} is the winning trial itself, whose FLOPs stand in both"
+        if errors := [t.standard_error for t in tuned if t.standard_error is not None]:
+            points = f"{100 * max(errors):.1f}"
+            text += (
+                f"; the standard error of a difference of two {what} is up to {points} points, so that a winner with "
+                "others within two of it is not shown to be better than they are"
+            )
         untuned = [r.label for r in rows if tuning_flops(r) is None]
         yield text + (f". Not tuned by trials: {', '.join(untuned)}." if untuned else ".")
     for row in rows:

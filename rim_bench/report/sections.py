@@ -244,16 +244,32 @@ def tuning(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
         record = next((t for p in row.parts if (t := p.training.tuning)), None)
         if record is None:
             continue
-        rates = [(t.lr, t.accuracy) for t in record.trials]
-        tried = ", ".join(f"{lr:g}: {'diverged' if a is None else format_percent(a)}" for lr, a in rates)
-        chosen = f"{record.chosen:g}" + (" (edge of the grid)" if record.edge else "")
+        tried: dict[str, list[float | None]] = {}
+        for trial in record.trials:
+            tried.setdefault(format_settings(trial.values or {"lr": trial.lr}), []).append(trial.accuracy)
+        listed = "; ".join(f"{point}: {', '.join(map(_trial_accuracy, of))}" for point, of in tried.items())
+        chosen = format_settings(record.values or {"lr": record.chosen})
+        if record.edge:
+            chosen += f" (at an end of its range: {', '.join(record.edges)})" if record.edges else " (edge of the grid)"
+        rivals = "-" if record.rivals is None else str(record.rivals)
         share = f"{100 * record.share:g} %"
-        lines.append((row.label, str(len(rates)), chosen, format_flops(tuning_flops(row)), share, tried))
+        lines.append((row.label, str(len(tried)), chosen, rivals, format_flops(tuning_flops(row)), share, listed))
     if not lines:
         return []
-    names = ("method", "trials", "learning rate chosen", "tuning FLOPs", "budget of a trial")
+    names = ("method", "trials", "chosen", "others within 2 se", "tuning FLOPs", "budget of a trial")
     caption = "Tuning: trials chosen between on validation; their training FLOPs stand beside the runs' own"
-    return [Panel(caption, (*names, "validation accuracy % by rate"), tuple(lines))]
+    return [Panel(caption, (*names, "validation accuracy % of each trial, by seed"), tuple(lines))]
+
+
+def _trial_accuracy(accuracy: float | None) -> str:
+    return "diverged" if accuracy is None else format_percent(accuracy)
+
+
+def format_settings(values: Mapping[str, float]) -> str:
+    """What is tuned with its values: `0.001` where that is the learning rate alone, else `lr=0.001 K=4`."""
+    if set(values) == {"lr"}:
+        return f"{values['lr']:g}"
+    return " ".join(f"{name}={value:g}" for name, value in values.items())
 
 
 def format_bounds(interval: Interval) -> str:

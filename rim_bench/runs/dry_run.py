@@ -16,7 +16,7 @@ from rim_bench.engine.pretrained import stored_here
 from rim_bench.methods.method import Encoded, Example
 from rim_bench.methods.schedule import planned_flops
 from rim_bench.runs.grid import labels_among
-from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, starts, trials
+from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_choices, starts, trials
 from rim_bench.runs.study import StudySetting
 from rim_bench.runs.training import check_budget, evaluation_request, is_evaluated, price_of
 from rim_bench.runs.tuning import same_training, stored_choices
@@ -136,7 +136,7 @@ def dry_run(plans: Sequence[Plan]) -> DryRun:
         if key not in shared:
             shared[key] = _Rows(study)
         accountant = _Accountant(shared[key], tried)
-        for planned in (*starts(plan), *tried, *arms(at_rates(plan, stored_choices(tried)))):
+        for planned in (*starts(plan), *tried, *arms(at_choices(plan, stored_choices(tried)))):
             if planned.id not in rows:
                 rows[planned.id] = accountant.row(planned, label(planned))
     return DryRun(tuple(rows.values()), any(plan[0].study.options.quick for plan in plans))
@@ -177,7 +177,7 @@ class _Accountant:
 
     def row(self, planned: PlannedRun, label: str) -> DryRunRow:
         study, run, is_arm = planned.study, planned.run, planned.role == "arm"
-        undecided = is_arm and study.options.grid is not None and planned.choice is None  # its rate, and so its run
+        undecided = is_arm and study.options.search is not None and planned.choice is None  # its rate, and so its run
         if not undecided and run.path.exists():
             run.check(planned.spec)  # as the run itself will
         whole = self.spent[planned.id] = self._training(planned)
@@ -190,7 +190,7 @@ class _Accountant:
         if checkpoint is not None:
             spent = sum(int(m["flops"]) for m in run.metrics()[: checkpoint[0]])
         tried = [t.spec for t in self.trials if is_arm and t.method.name == planned.method.name]
-        if any(same_training(replace(planned.spec, optimizer=spec.optimizer), spec) for spec in tried):
+        if any(same_training(replace(planned.spec, optimizer=t.optimizer, method=t.method), t) for t in tried):
             state, spent = (state if trained else f"{state}, the winning trial itself"), whole  # whichever wins
         answers, plan = self._evaluation(planned), planned.plan
         return DryRunRow(

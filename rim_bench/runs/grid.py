@@ -20,7 +20,7 @@ from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.runs.executors import Executor, open_engine
 from rim_bench.runs.job import Job, JobResult
 from rim_bench.runs.options import Options
-from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, starts, trials
+from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_choices, starts, trials
 from rim_bench.runs.training import check_budget, check_start, evaluate, is_evaluated, note_data, run_plan, train
 from rim_bench.runs.tuning import Choice, Trial, choose, run_trial
 from rim_bench.storage.records import TrainingRecord
@@ -121,19 +121,19 @@ class Runner:
         return [[planned.run for planned in arms(plan) if planned.id in self.done] for plan in plans]
 
     def _choose(self, plan: Plan) -> Plan:
-        """The plan at every method's learning rate; the arms of a method without one are not started."""
+        """The plan with what the trials chose for every method; the arms of a method without one are not started."""
         choices: dict[str, Choice] = {}
         without: dict[str, str] = {}
         for name in dict.fromkeys(planned.method.name for planned in trials(plan)):
             tried = tuple(planned for planned in trials(plan) if planned.method.name == name)
             if any(planned.id not in self.trials for planned in tried):
-                without[name] = "a trial of its learning rate has no result"
+                without[name] = "one of its trials has no result"
                 continue
             try:
                 choices |= choose(tried, self.trials, self.reporter)
             except UsageError as error:  # all of them diverged
                 without[name] = str(error)
-        plan = at_rates(plan, choices)
+        plan = at_choices(plan, choices)
         for planned in arms(plan):
             if (reason := without.get(planned.method.name)) is not None:
                 self._fail(planned, "not started", reason, 0)

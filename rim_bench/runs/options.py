@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from rim_bench.data.options import OwnCodeOptions, PlaceOptions
 from rim_bench.engine.distributed.environment import check_asked, check_strategy, started
 from rim_bench.evaluate.options import StoredRunOptions
-from rim_bench.storage.selection import LAST, CheckpointRule, LearningRateGrid, parse_tune
+from rim_bench.storage.selection import LAST, CheckpointRule, Search, parse_tune
 from rim_bench.util.errors import UsageError, check_count, unknown
 from rim_bench.util.flags import Flag, read_names, read_pairs, read_settings, read_value, refuse_unused
 
@@ -96,7 +96,7 @@ class TrainOptions(ProcessOptions):
         budget: `examples=N` or `train-flops=X` as text; it is read into the two fields after it.
         train_flops: a budget in FLOPs, what is inherited included.
         settings: method -> field -> value.
-        tune: learning rates to try for every method; a text is read together with `trials` and `tune_share`.
+        tune: what to try for every method; a text is read together with `trials`, `tune_share` and `tune_seeds`.
         any_start: the shared start need not have converged: it is as good as another arm's own first stage.
     """
 
@@ -121,10 +121,16 @@ class TrainOptions(ProcessOptions):
         None
     )
     tune: Annotated[
-        str | LearningRateGrid | None, Flag("Learning rates to try for every method: lr=1e-5..1e-3.", read=str)
+        str | Search | None,
+        Flag("What to try for every method: rates, lr=1e-5..1e-3, or each method's own search space, space.", read=str),
     ] = None
-    trials: Annotated[int | None, Flag("How many of them, log-spaced; default 3.")] = None
+    trials: Annotated[int | None, Flag("How many rates, log-spaced, default 3; or points of a space, default 8.")] = (
+        None
+    )
     tune_share: Annotated[float | None, Flag("Share of the budget that a trial gets; default all of it.")] = None
+    tune_seeds: Annotated[
+        int | None, Flag("Training seeds of a trial, the smallest of --seeds; default 1 for lr, 2 for space.")
+    ] = None
     any_start: bool = False
 
     @property
@@ -133,11 +139,16 @@ class TrainOptions(ProcessOptions):
         return CheckpointRule(self.checkpoint, self.checkpoint_points)
 
     @property
-    def grid(self) -> LearningRateGrid | None:
-        """The learning rates to try; None: nothing is tuned."""
-        if isinstance(self.tune, LearningRateGrid):
+    def search(self) -> Search | None:
+        """What is to be tried for every method; None: nothing is tuned."""
+        if isinstance(self.tune, Search):
             return self.tune
-        return parse_tune(self.tune, self.trials, self.tune_share)
+        return parse_tune(self.tune, self.trials, self.tune_share, self.tune_seeds)
+
+    @property
+    def trial_seeds(self) -> tuple[int, ...]:
+        """The training seeds of every trial: the smallest of those asked for."""
+        return () if self.search is None else tuple(sorted(self.seeds)[: self.search.seeds])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +166,14 @@ class Options(TrainOptions, ModelOptions, StoredRunOptions):
                 raise UsageError("--examples and --budget both give the budget: leave one out")
             for name, value in {**parse_budget(self.budget), "budget": None}.items():
                 object.__setattr__(self, name, value)  # read once: the same options again do not have two budgets
-        _ = self.selection, self.grid  # refuses what does not fit
-        if isinstance(self.tune, LearningRateGrid):
-            refuse_unused(self, "trials tune_share", "the grid to tune on has its rates and its share")
+        _ = self.selection  # refuses what does not fit
+        if isinstance(self.tune, Search):
+            refuse_unused(self, "trials tune_share tune_seeds", "what to tune has its points, share and seeds")
+        if (search := self.search) is not None and len(self.seeds) < search.seeds:
+            raise UsageError(
+                f"every trial is to have {search.seeds} training seeds and --seeds gives {len(self.seeds)}: give more "
+                "seeds, as in --seeds 0,1"
+            )
         check_asked(self.processes)
         check_strategy(self.strategy)
         if self.tune is not None and self.lr is not None:

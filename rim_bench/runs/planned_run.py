@@ -20,11 +20,12 @@ from rim_bench.methods.method import Method
 from rim_bench.methods.own_methods import check_rows_of
 from rim_bench.methods.registry import load_method, method_of
 from rim_bench.methods.schedule import TrainingPlan, spans
+from rim_bench.methods.search import OF_THE_PLAN, points_to_try
 from rim_bench.runs.options import Options
 from rim_bench.runs.study import StudySetting, study_setting
 from rim_bench.storage.records import RunSpec
 from rim_bench.storage.run_folder import Run
-from rim_bench.storage.selection import LAST_RULE, CheckpointRule
+from rim_bench.storage.selection import LAST_RULE, CheckpointRule, LearningRateGrid, SpaceSearch
 from rim_bench.util.errors import UsageError
 from rim_bench.util.own_files import allow, allowed, read_own
 
@@ -44,8 +45,9 @@ class PlannedRun:
         plan: its training budget, rate, batches and seed.
         parent: the run it starts from; None: the backbone's own weights.
         selection: the rule by which its checkpoint is chosen.
-        tuning_trials: learning rates that were tried for its method; None where that is not known.
-        choice: the learning rate that trials of this request chose, and those trials.
+        tuning_trials: rates or points that were tried for its method; None where that is not known.
+        values: of a trial, and of an arm that trials chose for: what is tuned, by setting.
+        choice: what trials of this request chose, and those trials.
     """
 
     study: StudySetting
@@ -55,6 +57,7 @@ class PlannedRun:
     role: Role = "arm"
     selection: CheckpointRule = LAST_RULE
     tuning_trials: int | None = None
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
     choice: Choice | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,22 +101,28 @@ class PlannedRun:
             )
 
     @property
+    def method_given(self) -> str:
+        """Its method as the request names it: by its name, or by its file."""
+        return self.spec.method.file or self.spec.method.name
+
+    @property
     def is_start(self) -> bool:
         return self.role == "start"
 
     @property
     def label(self) -> str:
         text = "shared cot start" if self.is_start else self.spec.method.name
-        text += f", trial lr {self.plan.lr:g}" if self.role == "trial" else ""
+        if self.role == "trial":
+            text += ", trial " + " ".join(f"{name} {value:g}" for name, value in self.values.items())
         return f"{text}, seed {self.plan.seed}" if self.plan.seed else text
 
 
 Plan = tuple[PlannedRun, ...]
-"""The runs of one request: seed by seed the shared start and the arms, then the trials of learning rates."""
+"""The runs of one request: seed by seed the shared start and the arms, then the trials."""
 
 
 def plan_study(options: Options, *, elsewhere: bool = False) -> Plan:
-    """Every run of a request. Where learning rates are to be tuned, the arms have the recipe's until `at_rates`.
+    """Every run of a request. Where something is to be tuned, the arms have the recipe's until `at_choices`.
 
     Args:
         elsewhere: another machine computes, so the device need not be one of this machine's.
@@ -150,39 +159,59 @@ def starts(plan: Plan) -> Plan:
 
 
 def trials(plan: Plan) -> Plan:
-    """The trials of learning rates."""
+    """The trials."""
     return tuple(p for p in plan if p.role == "trial")
 
 
-def at_rates(plan: Plan, choices: Mapping[str, Choice]) -> Plan:
-    """The same runs, the arms at the learning rates that trials chose, by method."""
+def at_choices(plan: Plan, choices: Mapping[str, Choice]) -> Plan:
+    """The same runs, the arms with what trials chose, by method."""
 
-    def at_rate(planned: PlannedRun) -> PlannedRun:
+    def at_choice(planned: PlannedRun) -> PlannedRun:
         choice = choices.get(planned.spec.method.name)
         if planned.role != "arm" or choice is None:
             return planned
-        rate = choice.winner.lr
-        spec = dataclasses.replace(planned.spec, optimizer=dataclasses.replace(planned.spec.optimizer, lr=rate))
-        return dataclasses.replace(planned, spec=spec, plan=dataclasses.replace(planned.plan, lr=rate), choice=choice)
+        return dataclasses.replace(at_values(planned, choice.winner.values), choice=choice)
 
-    return tuple(map(at_rate, plan))
+    return tuple(map(at_choice, plan))
+
+
+def at_values(planned: PlannedRun, values: Mapping[str, float]) -> PlannedRun:
+    """The same run with other values of what is tuned, by setting."""
+    optimizer: dict[str, Any] = {name: value for name, value in values.items() if name in OF_THE_PLAN}
+    settings = {name: value for name, value in values.items() if name not in OF_THE_PLAN}
+    method = dataclasses.replace(planned.spec.method, settings=planned.method.with_settings(settings).settings())
+    spec = dataclasses.replace(
+        planned.spec, optimizer=dataclasses.replace(planned.spec.optimizer, **optimizer), method=method
+    )
+    plan = dataclasses.replace(planned.plan, **optimizer)
+    return dataclasses.replace(planned, spec=spec, plan=plan, values=dict(values))
 
 
 def _trials(study: StudySetting, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The arms of the smallest seed, each at every rate to try."""
+    """The arms of the smallest seeds, each at every rate or point to try."""
     options = study.options
-    if (grid := options.grid) is None:
+    if (search := options.search) is None:
         return []
-    first = [p for p in runs if p.role == "arm" and p.plan.seed == min(options.seeds)]
+    arms_of = {(p.method_given, p.plan.seed): p for p in runs if p.role == "arm"}
     out = []
-    for name, arm in zip(options.methods, first, strict=True):
-        plan = arm.plan
-        share = {"flops": int(plan.flops * grid.share)} if plan.flops else {"examples": int(plan.examples * grid.share)}
-        for rate in grid.rates:
-            tried = dataclasses.replace(plan, lr=rate, **share)
-            if not tried.flops:
-                spans(arm.method.stages(), tried.steps, study.start)
-            out.append(_planned(study, name, tried, arm.parent, "trial"))
+    for name in options.methods:
+        method, plan = study.method(name), arms_of[name, options.trial_seeds[0]].plan
+        if isinstance(search, LearningRateGrid):
+            points: list[dict[str, float]] = [{"lr": rate} for rate in search.rates]
+        else:
+            recipe = {"lr": plan.lr, "weight_decay": plan.weight_decay}
+            points = points_to_try(method, recipe, study.common_lr, search.points)
+        share = (
+            {"flops": int(plan.flops * search.share)} if plan.flops else {"examples": int(plan.examples * search.share)}
+        )
+        for values in points:
+            for seed in options.trial_seeds:
+                arm = arms_of[name, seed]
+                part = dataclasses.replace(arm.plan, **share)
+                trial = at_values(_planned(study, name, part, arm.parent, "trial"), values)
+                if not trial.plan.flops:
+                    spans(trial.method.stages(), trial.plan.steps, study.start)
+                out.append(trial)
     return out
 
 
@@ -195,8 +224,8 @@ def _planned(
     chosen: dict[str, Any] = {}  # only where something is: other specifications, and so their ids, are what they were
     if role != "start" and (rule := options.selection.record()) is not None:
         chosen["selection"] = rule
-    if role == "arm" and options.grid is not None:
-        chosen["tuned"] = options.grid.record(min(options.seeds))
+    if role == "arm" and options.search is not None:
+        chosen["tuned"] = options.search.record(options.trial_seeds)
     train, validation = study.data
     if plan.flops:
         budget = {"train_flops": plan.flops}  # what is inherited counts into it; into one in examples it does not
@@ -231,16 +260,18 @@ def _planned(
         **chosen,
     }
     selection = LAST_RULE if role == "start" else options.selection
-    if options.grid is None or role == "start":
-        rates = study.recipe_trials(method)
+    if options.search is None or role == "start":
+        tried = study.recipe_trials(method)
     else:
-        rates = len(options.grid.rates) if role == "arm" else None
-    return PlannedRun(study, RunSpec.from_json(spec), plan, parent, role, selection, rates)
+        tried = options.search.points if role == "arm" else None
+    return PlannedRun(study, RunSpec.from_json(spec), plan, parent, role, selection, tried)
 
 
 def _method_record(options: Options, method: Method, name: str) -> dict[str, Any]:
     changed = sorted(options.settings.get(method.name, {}))
     label = " ".join([method.name, *(f"{k}={getattr(method, k)}" for k in changed)])
+    if isinstance(options.search, SpaceSearch):  # the values stand in its settings; the seeds of a row share them
+        label += " tuned"
     record: dict[str, Any] = {"name": method.name, "label": label, "settings": method.settings()}
     if name.endswith(".py"):
         file = Path(name)
@@ -250,8 +281,7 @@ def _method_record(options: Options, method: Method, name: str) -> dict[str, Any
 
 def _training_plan(study: StudySetting, method: str, seed: int, *, is_start: bool = False) -> TrainingPlan:
     recipe, options, batch_size = study.task.recipe, study.options, study.batch_size
-    rates = recipe.get("lr", {}).get(study.origin, {})
-    rate = float(rates.get("start" if is_start else method, rates.get("default", 1e-3)))
+    rate = float(study.recipe_rates.get("start" if is_start else method, study.common_lr))
     if options.lr is not None and not is_start:  # the shared start stays the same whatever is tried after it
         rate = options.lr
     shared: dict[str, Any] = {

@@ -132,6 +132,17 @@ class StudySetting:
         return "scratch" if self.backbone["kind"] == "scratch" else "pretrained"
 
     @property
+    def recipe_rates(self) -> dict[str, Any]:
+        """The recipe's learning rates for this kind of backbone, by method."""
+        rates: dict[str, Any] = self.task.recipe.get("lr", {}).get(self.origin, {})
+        return rates
+
+    @property
+    def common_lr(self) -> float:
+        """The recipe's learning rate for a method that it does not name, which a search space has multiples of."""
+        return float(self.recipe_rates.get("default", 1e-3))
+
+    @property
     def recipe_batch_size(self) -> int:
         """The recipe's: one number, or one for each kind of backbone."""
         size = self.task.recipe.get("batch_size", 32)

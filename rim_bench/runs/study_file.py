@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 PLAIN = (
     *("task", "model", "steps", "start", "tuning", "limit", "cot_examples", "batch_size", "lr", "max_tokens"),
-    *("eval_batch_size", "quick", "checkpoint", "checkpoint_points", "tune", "trials", "tune_share"),
+    *("eval_batch_size", "quick", "checkpoint", "checkpoint_points", "tune", "trials", "tune_share", "tune_seeds"),
 )
 LISTS: dict[str, type] = {"methods": str, "seeds": int, "budgets": str, "suite": str, "eval_tasks": str}
 KEYS = (*LISTS, *PLAIN, "sweep", "set", "backbone")

@@ -35,7 +35,7 @@ from rim_bench.methods.method import Encoded, Method, Stage
 from rim_bench.methods.own_methods import Checked, bridges_of, is_own
 from rim_bench.methods.schedule import flops_spans, planned_flops
 from rim_bench.runs.checkpoints import CheckpointSelector, answered, clean, evaluate_candidates
-from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_rates, trials
+from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_choices, trials
 from rim_bench.runs.study import StudySetting
 from rim_bench.runs.tuning import adopt, run_trials, same_training
 from rim_bench.storage.records import ProcessesRecord, TrainingRecord, UsedBudgetRecord, ValidationRecord
@@ -66,7 +66,7 @@ def run_plan(
     if tried := trials(plan):
         for start in {p.parent.id: p.parent for p in tried if p.parent is not None}.values():
             check_start(start, train(start, reporter, execution), reporter)
-        plan = at_rates(plan, run_trials(tried, lambda planned: train(planned, reporter, execution), reporter))
+        plan = at_choices(plan, run_trials(tried, lambda planned: train(planned, reporter, execution), reporter))
     for planned in plan:
         if planned.role == "trial":
             continue
@@ -96,7 +96,7 @@ def note_data(study: StudySetting, reporter: Reporter, *, evaluation: bool = Tru
     if study.task.form == "choice" and (bad := next((e for e in examples if e.answer not in e.choices), None)):
         raise UsageError(f"task {study.task.name}: {bad.id} offers no choice that is its answer, {bad.answer!r}")
     shared = study.overlap
-    if shared.chose and (study.options.checkpoint == BEST or study.options.grid is not None):
+    if shared.chose and (study.options.checkpoint == BEST or study.options.search is not None):
         rule = "--checkpoint best" if study.options.checkpoint == BEST else "--tune"
         raise UsageError(
             f"{shared.validation_exact} of the {shared.n} test questions stand in the validation set, by which {rule} "
@@ -178,8 +178,8 @@ def train(planned: PlannedRun, reporter: Reporter | None = None, execution: Exec
             raise UsageError(
                 f"checkpoint {str(damaged)!r} is damaged: {damage_of(damaged)}; move it away to start the run afresh"
             )
-        if planned.choice is not None:
-            trial = Run(study.store.folder / planned.choice.winner.run)
+        if planned.choice is not None and (won := planned.choice.winner_of(planned.plan.seed)) is not None:
+            trial = Run(study.store.folder / won.run)
             if same_training(planned.spec, trial.spec):  # of the same seed, budget and all else
                 run.write_environment(_environment(device, study.task))
                 adopt(run, trial, _tuning_record(planned, trial.id))
@@ -263,7 +263,7 @@ def _train_weights(
 
 
 def _tuning_record(planned: PlannedRun, adopted: str | None = None) -> dict[str, Any]:
-    """Fields of the training record on the learning rate's choice; `adopted` is the trial whose weights the run has."""
+    """Fields of the training record on what trials chose; `adopted` is the trial whose weights the run has."""
     tried: dict[str, Any] = {"tuning_trials": planned.tuning_trials}
     return tried if planned.choice is None else tried | {"tuning": planned.choice.record(adopted)}
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-from rim_bench.storage.selection import BEST, SPLITS, Apart, CheckpointRule, LearningRateGrid
+from rim_bench.storage.selection import BEST, SPLITS, Apart, CheckpointRule, Search
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import HUGE, canonical, parse_lines, parse_object
 from rim_bench.util.text import leaves, short
@@ -415,17 +415,19 @@ class RuleRecord(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class GridRecord(JsonRecord):
-    """Learning rates that trials tried before this run was trained."""
+    """What trials tried before this run was trained."""
 
-    field: str = said("what was tuned", "lr")
-    rates: tuple[float, ...] = said("values that were tried", ())
+    field: str = said("what was tuned: `lr`, or `space`, each method's own search space", "lr")
+    rates: tuple[float, ...] = said("learning rates that were tried", (), omit=True)
+    points: int | None = said("points of the space that were tried; missing: a grid of rates", omit=True)
     share: float = said("budget of a trial, as a share of the run's", 1.0)
-    seed: int = said("training seed of the trials", 0)
+    seed: int = said("smallest training seed of the trials", 0)
+    seeds: tuple[int, ...] = said("training seeds of every trial; missing: that one", (), omit=True)
 
     @classmethod
-    def of(cls, grid: LearningRateGrid, seed: int) -> GridRecord:
-        """The record of a grid whose trials have this training seed."""
-        return cls.from_json(grid.record(seed))
+    def of(cls, search: Search, seeds: Sequence[int]) -> GridRecord:
+        """The record of a search whose trials have these training seeds."""
+        return cls.from_json(search.record(seeds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -619,10 +621,12 @@ class SelectionRecord(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord(JsonRecord):
-    """One training run at one learning rate."""
+    """One training run at one learning rate or point of a space."""
 
     run: str = said("id of the trial's run", "")
     lr: float = said("learning rate", 0.0)
+    values: dict[str, float] = said("value of every setting; missing: the rate alone was tried", dict, omit=True)
+    seed: int | None = said("training seed; missing: the one of all trials", omit=True)
     accuracy: float | None = said("share of right answers on validation; null: training diverged")
     n: int | None = said("number of validation questions; null: training diverged")
     flops: int = said("training FLOPs, without inherited ones", 0)
@@ -631,15 +635,22 @@ class TrialRecord(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class TuningRecord(JsonRecord):
-    """How the learning rate was chosen."""
+    """How the learning rate, or all settings of the search space, were chosen."""
 
-    field: str = said("what was tuned", "lr")
-    rates: tuple[float, ...] = said("values that were tried", ())
+    field: str = said("what was tuned: `lr`, or `space`, each method's own search space", "lr")
+    rates: tuple[float, ...] = said("learning rates that were tried", (), omit=True)
+    points: int | None = said("points of the space that were tried; missing: a grid of rates", omit=True)
     share: float = said("budget of a trial, as a share of the run's", 1.0)
-    seed: int = said("training seed of the trials", 0)
-    chosen: float = said("value that won", 0.0)
+    seed: int = said("smallest training seed of the trials", 0)
+    seeds: tuple[int, ...] = said("training seeds of every trial; missing: that one", (), omit=True)
+    chosen: float = said("learning rate that won", 0.0)
+    values: dict[str, float] = said("every setting that won; missing: the rate alone was tried", dict, omit=True)
+    accuracy: float | None = said("the winner's mean over seeds, the highest of all and so too high", omit=True)
+    standard_error: float | None = said("of a difference of two points' means, from all points' seeds", omit=True)
+    rivals: int | None = said("other points within two standard errors of the winner", omit=True)
     ties: str | None = said("which of equally good values counts")
-    edge: bool = said("whether it lies at an end of the grid, so that a better one may lie beyond", False)
+    edge: bool = said("whether it lies at an end of its range, so that a better one may lie beyond", False)
+    edges: tuple[str, ...] = said("the settings that do; missing: of a grid of rates", (), omit=True)
     adopted: str | None = said("id of the trial whose weights are the run's; null: it was trained anew")
     flops: int = said("training FLOPs of all trials", 0)
     seconds: float | None = said("seconds of all trials")

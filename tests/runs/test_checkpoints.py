@@ -138,16 +138,21 @@ def test_a_grid_that_cannot_be_is_refused(given: tuple[Any, Any, Any], says: str
 def test_the_smallest_of_equally_good_rates_wins_and_an_edge_is_said() -> None:
     def choice(*accuracies: float | None) -> Choice:
         rates = (1e-4, 1e-3, 1e-2)
-        found = tuple(
-            Trial(f"r{k}", lr, a, 20, 100, 1.0) for k, (lr, a) in enumerate(zip(rates, accuracies, strict=True))
+        trials = tuple(
+            Trial(f"r{k}", lr, {"lr": lr}, 0, a, 20, 100, 1.0)
+            for k, (lr, a) in enumerate(zip(rates, accuracies, strict=True))
         )
-        return Choice("rim", found, LearningRateGrid(rates), 0)
+        return Choice("rim", trials, LearningRateGrid(rates), (0,), {"lr": (rates[0], rates[-1])})
 
     middle = choice(0.1, 0.5, 0.5)
-    assert (middle.winner.lr, middle.edge, "edge" in middle.note()) == (1e-3, False, False)
+    assert (middle.winner.values, middle.edges, "edge" in middle.note()) == ({"lr": 1e-3}, (), False)
     high, low = choice(0.1, 0.2, 0.5), choice(0.5, 0.5, None)
-    assert (high.winner.lr, high.edge) == (1e-2, True) and "a better one may lie above it" in high.note()
-    assert (low.winner.lr, low.edge) == (1e-4, True) and "below it" in low.note() and "0.01: diverged" in low.note()
+    assert (high.winner.values["lr"], high.edges) == (1e-2, ("lr",)) and "a better one may lie above it" in high.note()
+    assert (
+        (low.winner.values["lr"], low.edges) == (1e-4, ("lr",))
+        and "below it" in low.note()
+        and "0.01: diverged" in low.note()
+    )
     assert middle.record("r1")["flops"] == 300 and middle.record("r1")["adopted"] == "r1"
     with pytest.raises(UsageError, match=r"all learning rates tried for rim diverged \(0.0001, 0.001, 0.01\)"):
         _ = choice(None, None, None).winner

@@ -189,10 +189,10 @@ def test_a_study_file_tunes(tmp_path: Path) -> None:
     text += 'checkpoint = "best"\ncheckpoint_points = 4\n'
     path.write_text(text, "utf-8")
     (request,) = read_study(path).requests
-    assert request.grid == LearningRateGrid(GRID.rates, 0.5) and (request.selection.rule, request.selection.count) == (
-        "best",
-        4,
-    )
+    assert request.search == LearningRateGrid(GRID.rates, 0.5) and (
+        request.selection.rule,
+        request.selection.count,
+    ) == ("best", 4)
     for change, says in (
         ('tune = "lr=2..1"', "is not lr=LOW"), ("trials = 2", "give what to tune"),
         ("tune_share = true", "tune_share = True is not a number"),

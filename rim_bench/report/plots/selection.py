@@ -121,12 +121,13 @@ def _tuning_panel(ax: Axes, drawn: Sequence[tuple[Run, TuningRecord]], color: st
         rates,
         accuracies,
         yerr=_errors([(share, n) for _, share, n in sound]),
-        label=f"trials, seed {tuning.seed}",
-        **bars,
+        label=f"trials, seed {', '.join(map(str, tuning.seeds or (tuning.seed,)))}",
+        **(bars if tuning.field == "lr" and not tuning.seeds else bars | {"ls": "none"}),  # else no line joins them
     )
     if failed := [t.lr for t in tuning.trials if t.accuracy is None]:
         ax.plot(failed, [0.0] * len(failed), "x", color=GREY, ms=6, label="diverged")
-    best = next(share for lr, share, _ in sound if lr == tuning.chosen)
+    won = [t.accuracy for t in tuning.trials if t.lr == tuning.chosen and t.values == tuning.values and t.accuracy]
+    best = sum(won) / len(won) if won else 0.0
     ax.plot([tuning.chosen], [100 * best], "*", label=f"chosen: {tuning.chosen:g}", **STAR)
     ax.set_xscale("log")
     ax.legend(fontsize=7, loc="best")
