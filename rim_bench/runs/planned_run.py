@@ -237,7 +237,7 @@ def _planned(
     spec = {
         "schema": 1,
         "role": role,
-        "method": _method_record(options, method, name),
+        "method": _method_record(options, method, name, role),
         "backbone": study.backbone,
         "task": {
             "name": study.task.name,
@@ -267,10 +267,12 @@ def _planned(
     return PlannedRun(study, RunSpec.from_json(spec), plan, parent, role, selection, tried)
 
 
-def _method_record(options: Options, method: Method, name: str) -> dict[str, Any]:
+def _method_record(options: Options, method: Method, name: str, role: Role) -> dict[str, Any]:
     changed = sorted(options.settings.get(method.name, {}))
     label = " ".join([method.name, *(f"{k}={getattr(method, k)}" for k in changed)])
-    if isinstance(options.search, SpaceSearch):  # the values stand in its settings; the seeds of a row share them
+    if (
+        isinstance(options.search, SpaceSearch) and role != "start"
+    ):  # the values stand in its settings; the seeds of a row share them
         label += " tuned"
     record: dict[str, Any] = {"name": method.name, "label": label, "settings": method.settings()}
     if name.endswith(".py"):

@@ -16,7 +16,7 @@ from rim_bench.methods.search import inner_ranges, points_to_try, quasi_random_p
 from rim_bench.report.comparison import comparison
 from rim_bench.runs import training as training_module
 from rim_bench.runs.options import Options
-from rim_bench.runs.planned_run import plan_study, trials
+from rim_bench.runs.planned_run import arms, plan_study, starts, trials
 from rim_bench.runs.training import run_plan
 from rim_bench.storage.run_folder import Store
 from rim_bench.storage.selection import SpaceSearch, parse_tune
@@ -107,6 +107,14 @@ def test_the_best_mean_over_seeds_wins_and_its_trials_are_the_arms_of_their_seed
     run_plan(planned, heard)
     text = comparison(runs).to_markdown()
     assert " tuned" in text and "refine_lr_scale" in text and "others within 2 se" in text
+
+
+def test_what_is_tuned_starts_from_the_same_shared_start(tmp_path: Path) -> None:
+    plain = plan_study(options(tmp_path, "direct", "cot", start="cot", seeds=(0, 1)))
+    tuned = plan_study(options(tmp_path, "direct", "cot", start="cot", seeds=(0, 1), tune=SpaceSearch(2)))
+    assert [p.id for p in starts(tuned)] == [p.id for p in starts(plain)]
+    assert {p.spec.parent for p in tuned if not p.is_start} == {p.id for p in starts(plain)}
+    assert not {p.id for p in arms(tuned)} & {p.id for p in arms(plain)}
 
 
 def test_a_planned_trial_travels_to_another_process(tmp_path: Path) -> None:
