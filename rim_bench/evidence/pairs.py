@@ -92,6 +92,15 @@ class Verdict(Generic[S]):
 
 
 @dataclass(frozen=True)
+class Adjusted:
+    """The p values of a contrast, adjusted over its family by Holm's method."""
+
+    p: float  # of "they are equal": `p_seeds`; with one seed `p`, over those of one seed
+    p_equivalent: float  # of "they differ by `EQUIVALENCE` or more"
+    family: int  # contrasts in it
+
+
+@dataclass(frozen=True)
 class PairedDifference(Generic[S]):
     """Two sides on the same questions."""
 
@@ -175,24 +184,21 @@ class PairedDifference(Generic[S]):
         """The side with the larger mean."""
         return self.first if (self.value if self.error is None else self.error.difference) > 0 else self.second
 
-    def judged(self, holm: float, holm_equivalent: float, floor: float, family: int) -> Verdict[S]:
+    def judged(self, adjusted: Adjusted, floor: float) -> Verdict[S]:
         """The verdict. Neither side is better where the intervals of both reach the floor.
 
         Args:
-            holm: `p_seeds` adjusted over the family; with one seed `p`, over those of one seed.
-            holm_equivalent: the p of "they differ by `EQUIVALENCE` or more", adjusted likewise.
             floor: what an answer gets that looks at nothing, in accuracy.
-            family: how many contrasts it is adjusted over.
         """
         differs = differing(self.first.row, self.second.row)
         if all(clustered.lowest(s.solved, self.clusters) <= floor + TINY for s in (self.first, self.second)):
             return Verdict(at_floor=True, one_seed=self.error is None, differs=differs)
-        better = self.leader if holm < LEVEL else None
+        better = self.leader if adjusted.p < LEVEL else None
         if self.error is None:
             return Verdict(one_seed=True, here=better, differs=differs)
-        if better is not None or holm_equivalent < LEVEL:
+        if better is not None or adjusted.p_equivalent < LEVEL:
             return Verdict(better, better is None, differs=differs)
-        needed = self.error.seeds_needed(EQUIVALENCE, alpha=LEVEL / family)
+        needed = self.error.seeds_needed(EQUIVALENCE, alpha=LEVEL / adjusted.family)
         return Verdict(seeds_needed=needed and max(needed, self.error.seeds + 1), differs=differs)
 
 
@@ -230,7 +236,8 @@ def judged(drafts: Sequence[tuple[PairedDifference[S], float]]) -> list[tuple[fl
         holm = tests.holm([c.p if e is None else e.p for c, e in errors])
         alike = tests.holm([1.0 if e is None else e.p_equivalent(EQUIVALENCE) for _, e in errors])
         for k, p, equivalent in zip(members, holm, alike, strict=True):
-            out[k] = p, drafts[k][0].judged(p, equivalent, drafts[k][1], len(members))
+            difference, floor = drafts[k]
+            out[k] = p, difference.judged(Adjusted(p, equivalent, len(members)), floor)
     return [out[k] for k in range(len(drafts))]
 
 

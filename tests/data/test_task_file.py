@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from lm_eval.config.task import FewshotConfig, TaskConfig
-from user_task import USER_TASK, user_task
+from user_task import LOADER, METRICS, SOURCE, USER_TASK, user_task
 
 from rim_bench.data.datasets import evaluation_data, training_data
 from rim_bench.data.task import load_task, task_names, tasks_folder
@@ -18,8 +18,6 @@ from rim_bench.runs.planned_run import plan_study
 from rim_bench.util.errors import UsageError
 
 Call = Callable[..., tuple[int, str, str]]
-METRICS = "metric_list: [{metric: accuracy, aggregation: mean, higher_is_better: true}]"
-SOURCE = "    source: rows\n"
 
 CASES = {
     # what lm-eval reads
@@ -28,7 +26,7 @@ CASES = {
     "task": ("task: mine_sums", "task: [a]", "task must be text, and not blank"),
     "no task": ("task: mine_sums", "", "needs the keys task"),
     "blank task": ("task: mine_sums", "task: ' '", "task must be text, and not blank"),
-    "no data set": ("custom_dataset: !function rim_bench.tasks.lm.load", "", "custom_dataset is missing"),
+    "no data set": (LOADER, "", "custom_dataset is missing"),
     "null data set": ("!function rim_bench.tasks.lm.load", "", "custom_dataset is missing"),
     "text for a function": (
         "!function rim_bench.tasks.lm.load",
@@ -168,7 +166,7 @@ def test_an_incomplete_file_is_shown_a_whole_one(tmp_path: Path) -> None:
 
 def test_nothing_trains_with_a_task_that_cannot_be_evaluated(tmp_path: Path, call: Call) -> None:
     path = user_task(tmp_path)
-    path.write_text(USER_TASK.replace("custom_dataset: !function rim_bench.tasks.lm.load", "tset_split: test"))
+    path.write_text(USER_TASK.replace(LOADER, "tset_split: test"))
     for command in ("run", "train"):
         code, _, err = call(
             command, "-m", "direct", "--task", path, "--model", "tiny", "--out", tmp_path / "out", "--device", "cpu"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import small_runs
 from lm_eval.tasks import TaskManager
-from user_task import write
+from user_task import task_text, write
 
 import rim_bench
 from rim_bench.data.task import task_of
@@ -39,22 +39,7 @@ from rim_bench.baselines.direct import Direct
 class Mine(Direct):
     name = "mine"
 """
-TASK = """
-task: own_sums
-custom_dataset: !function rim_bench.tasks.lm.load
-output_type: generate_until
-test_split: test
-doc_to_text: "{{question}}"
-doc_to_target: "{{answer}}"
-process_results: !function rim_bench.tasks.lm.score
-metric_list: [{metric: accuracy, aggregation: mean, higher_is_better: true}]
-metadata:
-  version: 1
-  rim_bench:
-    summary: sums
-    source: rows
-    files: {train: train.jsonl, test: test.jsonl}
-"""
+TASK = task_text("own_sums", 1, "    summary: sums\n    files: {train: train.jsonl, test: test.jsonl}\n")
 
 
 @pytest.fixture(scope="module")

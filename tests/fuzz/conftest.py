@@ -18,7 +18,7 @@ import typer
 from fuzzing import Accepted, Campaign, call, inside
 from lm_eval.tasks._index import TaskIndex
 from unchanged import CLEARED, FIXED, GOLDEN
-from user_task import USER_TASK, write
+from user_task import USER_TASK, user_rows, write
 
 from rim_bench.cli import main
 
@@ -112,19 +112,7 @@ def own_files(folder: Path) -> None:
             for k in range(first, first + n)
         ]
         write(folder / f"{split}.jsonl", rows)
-    rows = [
-        {
-            "ID": f"r{i}",
-            "Body": f"{i} birds.",
-            "Question": "And 1?",
-            "Equation": f"{i}+1",
-            "Answer": i + 1.0,
-            "Type": "A",
-        }
-        for i in range(30)
-    ]
-    write(folder / "my_train.jsonl", rows[:20])
-    write(folder / "my_test.jsonl", rows[20:])
+    user_rows(folder, 20, 10)
     recipe = "    validation: 4\n    kind: number\n    tokenizer: bpe\n    recipe: {backbone: tiny, start: recipe, "
     recipe += "batch_size: 4, micro_batch: 4, examples: 48, max_tokens: 4, lr: {scratch: {default: 0.001}}}\n"
     (folder / "sums.yaml").write_text(USER_TASK + recipe)
