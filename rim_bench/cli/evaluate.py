@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +11,7 @@ import typer
 from rim_bench.cli.common import chosen_runs, echo, execution_of, name_damaged, reporter_for, with_options
 from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions
 from rim_bench.util.errors import UsageError
+from rim_bench.util.files import read_regular
 from rim_bench.util.flags import Flag
 
 
@@ -84,6 +87,51 @@ def sweep(
         share = sum(i.correct for i in point.run.read_items(point.key)) / point.summary.n
         setting = "default" if point.name is None else f"{point.name}={point.value}"
         echo(f"{point.run.id}  {point.label}  {setting}  {100 * share:.2f} % of {point.summary.n}")
+
+
+@with_options(
+    "run questions file show_blocks effort max_tokens votes temperature sample_seed eval_batch_size data out device",
+    "method_files task_files trust",
+    out=Flag("The results folder.", "--out", "-o"),
+    data=Flag("Folder of the published files.", envvar="RIM_BENCH_DATA"),
+    eval_batch_size=Flag("Questions decoded together; default 1, of a file 64."),
+)
+def ask(
+    run: Annotated[str, typer.Argument(help="A trained run: its id or folder.")],
+    options: StoredRunOptions,
+    questions: Annotated[list[str] | None, typer.Argument(help="The question, or several.")] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", help="Questions from a file, - for stdin: one a line, or JSON lines.")
+    ] = None,
+    show_blocks: Annotated[bool, typer.Option("--show-blocks", help="Also the answer behind every block.")] = False,
+) -> None:
+    """Ask a trained run questions of your own: its answers and what they took. Of a --file they are JSON lines."""
+    if (file is None) == (not questions):
+        raise UsageError("give a question or --file, not both" if questions else "give a question, or a --file of them")
+    asked, batch_size = list(questions or []), 1
+    from rim_bench.evaluate import ask as asking
+
+    if file is not None:
+        data = sys.stdin.buffer.read() if file == "-" else read_regular(Path(file))
+        asked = asking.read_questions(data, "standard input" if file == "-" else repr(file))
+        batch_size = options.eval_batch_size
+    asking.check_questions(asked)
+    options.allow()
+    from rim_bench.data.task import task_of
+    from rim_bench.engine.devices import pick_device
+    from rim_bench.engine.trained_model import load_trained
+    from rim_bench.evaluate.predict import Predictor
+    from rim_bench.storage.run_folder import Store
+
+    stored = Store(options.out).find(run)
+    trained = load_trained(stored, device=pick_device(options.device))
+    answerer = Predictor(trained, options.effort, probe=show_blocks, sampling=options.sampling)
+    task = task_of(stored.spec.task.name, stored.task_file)
+    if (record := asking.unseen_text(trained, asked, options.data)) is not None and record.questions:
+        echo(f"{record.questions} of {record.n} questions hold text that this run never saw in training", err=True)
+    limit = options.max_tokens or int(task.recipe.get("max_tokens", 128))
+    for reply in asking.ask(answerer, asked, max_tokens=limit, batch_size=batch_size, kind=task.kind):
+        echo(asking.reply_line(reply) if file is not None else asking.reply_text(reply))
 
 
 def lm_eval(context: typer.Context) -> None:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.run,
     "train": run.train,
     "eval": evaluate.eval_,
+    "ask": evaluate.ask,
     "table": results.table,
     "seal": results.seal,
     "plot": results.plot,

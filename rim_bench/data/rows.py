@@ -354,7 +354,9 @@ def to_example(row: SourceRow, fields: Fields, source: str, steps: Steps, name: 
 def _text(row: SourceRow, key: str) -> str:
     """A field as text that is not blank; numbers as people write them (18.0 is 18, 1e+16 is 10000000000000000)."""
     if key not in row.data:
-        raise UsageError(f"{row.place}: no field {key!r}: found {', '.join(map(repr, row.data)) or 'no fields'}")
+        names = ", ".join(map(repr, row.data)) or "no fields"
+        without = " (rim-bench ask takes questions without answers)" if key == "answer" else ""
+        raise UsageError(f"{row.place}: no field {key!r}: found {names}{without}")
     value = row.data[key]
     if isinstance(value, float):
         if not math.isfinite(value):

@@ -14,7 +14,7 @@ OWN = "--method-file --task-file --trust"
 DATA = "--data --file --steps --limit"
 TRAINING = f"--methods -m --task -t --model {DATA} --out -o --start --seeds --seed --examples --budget --cot-examples"
 TRAINING += " --batch-size --lr --set --backbone --tuning --device --quick --allow-changed-data --checkpoint"
-TRAINING += " --checkpoint-points --tune --trials --tune-share --strategy --processes"
+TRAINING += " --checkpoint-points --tune --trials --tune-share --tune-seeds --strategy --processes"
 SETS = "--suite --eval-tasks --include-path --strict-sets"
 GRID = "--executor --workers --executor-set --dry-run --flops-per-second --format -f"
 FLAGS = {
@@ -22,6 +22,8 @@ FLAGS = {
     "train": TRAINING,
     "eval": f"--task -t {DATA} --out -o --split --effort --max-tokens --votes --temperature --sample-seed"
     f" --split-passes --repeat --eval-batch-size --device --quick --allow-changed-data {SETS} {OWN}",
+    "ask": f"--file --show-blocks --effort --max-tokens --votes --temperature --sample-seed --eval-batch-size --data"
+    f" --out -o --device {OWN}",
     "table": "--out -o --split --format -f --write --references",
     "seal": "--out -o --again",
     "plot": "--out -o --kind -k --to --split",
@@ -66,6 +68,7 @@ def test_every_command_has_these_flags() -> None:
         ("run", {Options, EvaluationSets, ExecutionOptions}),
         ("train", {Options}),
         ("eval", {StoredRunOptions, EvaluationSets}),
+        ("ask", {StoredRunOptions}),
         ("sweep", {StoredRunOptions}),
     ],
 )
