@@ -430,7 +430,9 @@ class Backbone:
             part = Path(name)
             self.model.save_pretrained(str(part), **how)
             self.codec.save(part, self.markers)
-            (part / "README.md").unlink(missing_ok=True)  # peft's empty model card
+            if self.spec["tuning"] == "lora":  # instead of peft's empty model card
+                own_head = self.table("output").weight is not self.table("input").weight
+                (part / "README.md").write_text(lora.card(own_head), "utf-8")
             (part / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
             for path in sorted(part.iterdir(), key=lambda p: (p.name == RECORD, p.name)):
                 with path.open("rb") as file:

@@ -43,6 +43,32 @@ def wrap(model: Any, spec: Mapping[str, Any], markers: Mapping[str, int], seed: 
     return wrapped
 
 
+def card(own_head: bool) -> str:
+    """The README of a stored adapter: how it loads in plain peft, which does not store what a base is loaded with.
+
+    Args:
+        own_head: the base's head is a matrix of its own. Where its config.json calls it tied to the embedding none the
+            less, as in many merged models, Hugging Face replaces it by the embedding as soon as rows are added.
+    """
+    flag, why = "", ""
+    if own_head:
+        flag = ", tie_word_embeddings=False"
+        why = (
+            "\nThe head of its base is a matrix of its own. Leave `tie_word_embeddings=False` out, and a base whose\n"
+            "`config.json` calls head and embedding tied answers with the embedding instead.\n"
+        )
+    return f"""# An adapter of rim-bench
+
+```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("."{flag})  # this folder
+tokenizer = AutoTokenizer.from_pretrained(".")
+```
+{why}"""
+
+
 def adapter(model: Any) -> dict[str, Tensor]:
     """Everything that trains, by peft's names; the tensors share the parameters' memory."""
     from peft import get_peft_model_state_dict

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_models import base_folder, change_weights, two_matrices
+from engine_models import base_folder, by_readme, change_weights, two_matrices
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,12 +60,8 @@ def test_every_method_has_the_stored_head(family: str, count: int, tuning: str, 
     again = Backbone.load(tmp_path / "model")
     assert torch.equal(logits(again, row), logits(backbone, row)), "saved, and read again"
 
-    if tuning == "lora":  # its base says that they are tied: what is resized needs to hear that they are not
-        from peft import AutoPeftModelForCausalLM
-
-        plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "model", tie_word_embeddings=False)
-    else:
-        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    # the README says to peft that they are not tied, as the base does
+    plain = (by_readme if tuning == "lora" else AutoModelForCausalLM.from_pretrained)(tmp_path / "model")
     assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == backbone.vocabulary + count + 1
     with torch.no_grad():
         stored = plain.eval()(input_ids=row).logits[..., : backbone.vocabulary]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine_models import SMALL, base_folder
+from engine_models import SMALL, base_folder, by_readme
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -41,17 +42,14 @@ def logits_of(backbone: Backbone, ids: Tensor) -> Tensor:
 
 
 def plain(folder: Path, tuning: str) -> Any:
-    """The model by the lines of docs/python.md."""
-    if tuning == "lora":
-        from peft import AutoPeftModelForCausalLM
-
-        return AutoPeftModelForCausalLM.from_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder)
+    """The model by the lines of docs/python.md, or of the adapter's README."""
+    return by_readme(folder) if tuning == "lora" else AutoModelForCausalLM.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", ["tiny-gpt2", "tiny"])
+FOLDERS = [*itertools.product(["tiny-gpt2", "tiny"], METHODS, ["lora", "full"]), ("tiny-qwen", "rim", "lora")]
+
+
+@pytest.mark.parametrize(("family", "method", "tuning"), FOLDERS)
 def test_a_stored_folder_gives_the_runs_logits(family: str, method: str, tuning: str, tmp_path: Path) -> None:
     base = base_folder(family, tmp_path / "base")
     settings = {"tuning": tuning, **({"lora_rank": 4} if tuning == "lora" else {})}

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import chdir
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,12 @@ def two_matrices(family: str, target: Path) -> Path:
     table = load_file(folder / "model.safetensors")[name]
     change_weights(folder, lm_head__weight=torch.randn(table.shape, generator=torch.Generator().manual_seed(1)))
     return folder
+
+
+def by_readme(folder: Path) -> Any:
+    """A stored adapter on its base, by the lines of the README beside it."""
+    code = (folder / "README.md").read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    with chdir(folder):
+        exec(code, names)
+    return names["model"]
