@@ -42,7 +42,9 @@ EXIT_CODES = {
 """What the exit codes of all commands mean. Whatever ended a command, the same one again goes on where it stopped."""
 Split = Annotated[str, typer.Option("--split", help="test or validation.")]
 Results = Annotated[Path, typer.Option("--out", "-o", help="The results folder.")]
-RunNames = Annotated[list[str] | None, typer.Argument(help="Run ids or folders. Default: all in the results folder.")]
+RunNames = Annotated[
+    list[str] | None, typer.Argument(help="Ids, folders, or rim:seed=0. Default: all in the results folder.")
+]
 
 
 def with_options(*names: str, **changed: Flag) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -159,7 +161,7 @@ def chosen_runs(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list
 
     store = Store(out)
     if names:
-        return verified(store.locate(name) for name in names)
+        return verified(named_runs(names, out))
     good, damaged = store.runs()
     arms = [r for r in good if r.spec.role not in ("start", "trial")]
     if not arms and not damaged:
@@ -167,6 +169,14 @@ def chosen_runs(names: Sequence[str] | None, out: Path) -> tuple[list[Run], list
             f"no run is stored in {str(store.folder)!r}: `rim-bench run` makes some, --out names another results folder"
         )
     return arms, damaged
+
+
+def named_runs(names: Sequence[str], out: Path) -> list[Run]:
+    """The runs of ids, folders and selectors, each once."""
+    from rim_bench.storage.run_folder import Store
+
+    store = Store(out)
+    return list({run.path: run for name in names for run in store.locate_all(name)}.values())
 
 
 def name_damaged(damaged: Sequence[Damaged]) -> None:

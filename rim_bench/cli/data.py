@@ -9,6 +9,7 @@ import typer
 
 from rim_bench.cli.common import check_format, check_split, echo, print_as, with_options
 from rim_bench.data.options import DataOptions
+from rim_bench.runs.options import FORMATS
 from rim_bench.util.errors import UsageError, cannot_apply, unknown
 from rim_bench.util.files import check_place
 from rim_bench.util.flags import Flag, refuse_unused
@@ -18,18 +19,34 @@ if TYPE_CHECKING:
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, tasks, suites, models or references.")],
+    what: Annotated[str, typer.Argument(help="methods, tasks, suites, models, references or runs.")],
     name: Annotated[str | None, typer.Argument(help="One task or suite, in full.")] = None,
     long: Annotated[bool, typer.Option("--long", "-l", help="Tasks and suites in full.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Of runs: the results folder.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", "-f", help="Of runs: terminal, markdown, csv, latex or json.")
+    ] = None,
 ) -> None:
     """What there is, one line each; a task's source, licence, size and traps with --long or its name."""
-    kinds = ("methods", "tasks", "suites", "models", "references")
+    kinds = ("methods", "tasks", "suites", "models", "references", "runs")
     if what not in kinds:
         raise unknown("list", what, kinds)
     if name is not None and what not in ("tasks", "suites"):
         raise UsageError(f"`rim-bench list {what}` takes no name ({name!r}): it lists one line each")
     if long and what not in ("tasks", "suites"):
         raise cannot_apply("--long", f"{what} have one line each")
+    if what == "runs":
+        from rim_bench.report import run_list
+        from rim_bench.storage.run_folder import Store
+
+        check_format(format_ or "terminal", FORMATS)
+        store = Store(out or Path("results"))
+        if not (stored := store.runs())[0] and not stored[1]:
+            raise UsageError(f"no run is stored in {str(store.folder)!r}: --out names another results folder")
+        table = run_list.table(*stored)
+        return print_as(format_ or "terminal", table, json=table.to_json)
+    if out is not None or format_ is not None:
+        raise cannot_apply("--out" if out is not None else "--format", f"{what} are no stored runs")
     if what == "tasks":
         from rim_bench.data.listing import task_lines
 

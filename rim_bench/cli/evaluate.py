@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rim_bench.cli.common import chosen_runs, echo, execution_of, name_damaged, reporter_for, with_options
+from rim_bench.cli.common import chosen_runs, echo, execution_of, name_damaged, named_runs, reporter_for, with_options
 from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import read_regular
@@ -27,11 +27,10 @@ def eval_(
 ) -> None:
     """Evaluate trained runs once more: other tasks, another number of blocks, several votes, the validation split."""
     from rim_bench.evaluate.stored_runs import accuracy_text, check_used, evaluate_sets, evaluate_stored, plan_sets
-    from rim_bench.storage.run_folder import Store
 
     _ = options.sampling  # refuses what does not fit
     options.allow()
-    trained, execution = [Store(options.out).find(name) for name in runs], execution_of(context)
+    trained, execution = named_runs(runs, options.out), execution_of(context)
     check_used(trained, options, sets=sets.any)
     with reporter_for() as reporter:
         planned = plan_sets(sets, options, reporter)

@@ -50,6 +50,7 @@ from rim_bench.storage.records import (
     read_record,
 )
 from rim_bench.storage.seal import Seal
+from rim_bench.storage.selectors import no_run_fits, parse_selector, several_fit
 from rim_bench.storage.step_log import StepLog
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import (
@@ -537,23 +538,50 @@ class Store:
         return run
 
     def locate(self, name: str) -> Run:
-        """A run by its id, by the beginning of its id, or by the path of its folder; nothing in it is read.
+        """One run, as `locate_all` takes its name.
 
         Raises:
             UsageError: none or several fit.
         """
+        runs = self.locate_all(name)
+        if len(runs) > 1:
+            raise several_fit(name, {run.id: run.spec for run in runs})
+        return runs[0]
+
+    def locate_all(self, name: str) -> list[Run]:
+        """Runs by an id, the path of a folder, a selector (`rim:seed=0`, see `selectors`), or the beginning of one id.
+
+        Only a selector has specifications read.
+
+        Raises:
+            UsageError: none fits, or the beginning of an id fits several.
+        """
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         ids = sorted(p.name for p in folders if p.is_dir() and not p.name.startswith("."))
         if name in ids:
-            return Run(self.folder / name)
+            return [Run(self.folder / name)]
         if Path(name).is_dir() and is_there(Path(name) / "spec.json"):
-            return Run(Path(name).resolve())
+            return [Run(Path(name).resolve())]
         fitting = [i for i in ids if name and i.startswith(name)]
-        if len(fitting) > 1:
-            raise UsageError(f"run {name!r} is not unique under {str(self.folder)!r}: {', '.join(fitting)}")
-        if not fitting:
+        if len(fitting) == 1:
+            return [Run(self.folder / fitting[0])]
+        conditions = "@" in name or ":" in name
+        if not fitting and not conditions:
             raise unknown("run", name, ids)
-        return Run(self.folder / fitting[0])
+        selector, specs = parse_selector(name), self._specs()
+        if chosen := [run for run, spec in specs if selector.fits(spec)]:
+            return chosen
+        if conditions:
+            raise no_run_fits(name, selector, (spec for _, spec in specs))
+        raise several_fit(name, {run.id: spec for run, spec in specs if run.id in fitting})
+
+    def _specs(self) -> list[tuple[Run, RunSpec]]:
+        """Every run whose specification can be read, with it."""
+        specs = []
+        for run in self.folders():
+            with suppress(UsageError):
+                specs.append((run, run.spec))
+        return specs
 
     def frame(self) -> pd.DataFrame:
         """One row an evaluation of every run: what was trained, on what, what it cost and how it answered.
