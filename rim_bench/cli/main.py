@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 import rim_bench
-from rim_bench.cli import bench, compute, data, evaluate, evidence, models, results, run
+from rim_bench.cli import bench, compute, data, evaluate, evidence, models, results, run, share
 from rim_bench.cli.common import EXIT_CODES, FAULT, INTERRUPTED, OUTPUT, as_command, display, echo
 from rim_bench.cli.launch import execution_of_command
 from rim_bench.cli.streams import OutputLost, prepare_environment, prepare_streams
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": run.train,
     "eval": evaluate.eval_,
     "ask": evaluate.ask,
+    "export": share.export,
     "table": results.table,
     "seal": results.seal,
     "plot": results.plot,

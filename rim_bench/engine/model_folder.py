@@ -98,7 +98,7 @@ def check_folder(folder: Path) -> Record:
     if (folder / "adapter_config.json").exists():
         raise UsageError(
             f"{where} holds an adapter (adapter_config.json), which would be loaded instead of the model: give the "
-            "base, or what peft's merge_and_unload makes of both"
+            "base, or both merged: `rim-bench export RUN FOLDER` does it for a run, peft's merge_and_unload for others"
         )
     return config
 

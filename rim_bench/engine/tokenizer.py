@@ -115,19 +115,23 @@ class Codec:
         """Text of `ids`; special tokens and ids beyond the vocabulary (markers) are dropped."""
         return str(self._backend.decode([int(i) for i in ids if i < self.size], skip_special_tokens=True))
 
-    def save(self, folder: Path, markers: Mapping[str, int]) -> None:
-        """Writes the tokenizer's files, the markers among its special tokens at their ids.
-
-        A marker is stored under its name, in `<>` where the vocabulary has that text already.
-        """
-        self.tokenizer.save_pretrained(str(folder))
-        path, taken = folder / "tokenizer.json", set(self.tokens())
-        state = json.loads(path.read_text("utf-8"))
+    def marker_texts(self, markers: Mapping[str, int]) -> dict[int, str]:
+        """Id -> the text under which a marker is stored: its name, in `<>` where the vocabulary has that already."""
+        taken, texts = set(self.tokens()), {}
         for name, number in markers.items():
             text = name
             while text in taken:
                 text = f"<{text}>"
             taken.add(text)
+            texts[number] = text
+        return texts
+
+    def save(self, folder: Path, markers: Mapping[str, int]) -> None:
+        """Writes the tokenizer's files, the markers among its special tokens at their ids."""
+        self.tokenizer.save_pretrained(str(folder))
+        path = folder / "tokenizer.json"
+        state = json.loads(path.read_text("utf-8"))
+        for number, text in self.marker_texts(markers).items():
             plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
             state["added_tokens"].append({"id": number, "content": text, **plain, "special": True})
         path.write_text(json.dumps(state, indent=2, ensure_ascii=False), "utf-8")

@@ -33,7 +33,7 @@ def table(runs: Sequence[Run], damaged: Sequence[Damaged]) -> Table:
 def _record(run: Run) -> Record:
     spec, training = run.spec, run.training() or TrainingRecord()
     kind, amount = spec.total_budget
-    accuracy, n = _accuracy(run)
+    accuracy, n = own_accuracy(run)
     return {
         "method": spec.method.title,
         "role": spec.role,
@@ -57,7 +57,7 @@ def _when(run: Run) -> str:
     return str((run.read("environment.json") or {}).get("date", ""))[:16].replace("T", " ")
 
 
-def _accuracy(run: Run) -> tuple[float | None, int | None]:
+def own_accuracy(run: Run) -> tuple[float | None, int | None]:
     """Share of right answers in distribution, of the evaluation that the run itself made, and of how many questions."""
     for key, evaluation in run.evaluations().items():
         if _is_own(run, evaluation):

@@ -24,6 +24,7 @@ FLAGS = {
     f" --split-passes --repeat --eval-batch-size --device --quick --allow-changed-data {SETS} {OWN}",
     "ask": f"--file --show-blocks --effort --max-tokens --votes --temperature --sample-seed --eval-batch-size --data"
     f" --out -o --device {OWN}",
+    "export": f"--adapter --effort --max-tokens --out -o {OWN}",
     "table": "--out -o --split --format -f --write --references",
     "seal": "--out -o --again",
     "plot": "--out -o --kind -k --to --split",
@@ -69,6 +70,7 @@ def test_every_command_has_these_flags() -> None:
         ("train", {Options}),
         ("eval", {StoredRunOptions, EvaluationSets}),
         ("ask", {StoredRunOptions}),
+        ("export", {StoredRunOptions}),
         ("sweep", {StoredRunOptions}),
     ],
 )
