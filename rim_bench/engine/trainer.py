@@ -133,6 +133,7 @@ class Trainer:
         self.optimizer = optimizer_of(backbone, self.bridges, plan)
         self.counters: Counter[str] = Counter()
         self.entered: int | None = None  # the stage that the last step belonged to
+        self.reset_at: int | None = None  # `Stage.reset_when` at the last step; None where its stage has none
         self.done = 0  # steps
         self.spent = 0  # of the budget, in its unit
         self.seconds = 0.0
@@ -230,14 +231,15 @@ class Trainer:
         stage = self.spans.index(span)
         if stage != self.entered:  # a stage begins: its dropout, and a fresh optimizer if it asks for one
             if span.stage.reset and self.entered is not None:
-                if self.distributed is not None:
-                    self.distributed.reset()
-                else:
-                    self.optimizer = optimizer_of(self.backbone, self.bridges, self.plan)
-            self.entered = stage
+                self._reset_optimizer()
+            self.entered, self.reset_at = stage, None
             self.backbone.set_dropout(span.stage.dropout)
             if self.distributed is not None:
                 self.distributed.dropout(span.stage.dropout)
+        at = None if span.stage.reset_when is None else span.stage.reset_when(self.schedule.progress(span, self.spent))
+        if at is not None and self.reset_at is not None and at != self.reset_at:
+            self._reset_optimizer()
+        self.reset_at = at
         layouts = self.layouts(span, self.spent, self.done, chosen)
         trains = self.backbone.trains()
         cost = sum(training_cost(self.shape, trains, row) for row in layouts)
@@ -271,6 +273,13 @@ class Trainer:
             "flops": cost,
             "flops_executed": self.counters["flops_executed"] - flops_before,
         }
+
+    def _reset_optimizer(self) -> None:
+        """A fresh optimizer, in all processes."""
+        if self.distributed is not None:
+            self.distributed.reset()
+        else:
+            self.optimizer = optimizer_of(self.backbone, self.bridges, self.plan)
 
     def _cut(self, rows: Sequence[Layout]) -> list[list[Layout]]:
         """Rows as micro-batches of similar length."""
@@ -334,6 +343,7 @@ class Trainer:
             "optimizer": optimizer,
             "counters": dict(self.counters),
             "stage": self.entered,
+            "reset_at": self.reset_at,
             "spent": self.spent,
             "seconds": self.seconds,
             "loss": self.loss,
@@ -358,7 +368,7 @@ class Trainer:
                 parameter.copy_(state["parameters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.counters, self.done, self.spent = Counter(state["counters"]), int(state["step"]), state["spent"]
-        self.entered = state["stage"]
+        self.entered, self.reset_at = state["stage"], state.get("reset_at")
         self.backbone.set_dropout(self.spans[state["stage"]].stage.dropout)
         self.seconds, self.loss = state["seconds"], state["loss"]
         self.others = state.get("others", [])

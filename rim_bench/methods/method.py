@@ -11,7 +11,7 @@ import math
 import random
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -78,6 +78,9 @@ class Stage:
     knob: int = 0  # free to the method: which stage this is, how many blocks or thoughts
     dropout: float = 0.0  # added to the backbone's own dropout
     given_by: str | None = None  # the stage is skipped where a run starts from such weights ("cot")
+    # Of its progress in [0, 1): the optimizer is fresh at the step at which this number is another one. The schedule of
+    # the learning rate goes on.
+    reset_when: Callable[[float], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
