@@ -169,6 +169,8 @@ def weight_hashes(folder: Path) -> dict[str, str]:
         )
     out = {}
     for path in paths:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{str(path)!r} cannot be read: it is no file")
         try:
             with path.open("rb") as file:
                 out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from rim_bench.data.answers import Kind
 from rim_bench.data.numbers import canonical, parse_number
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
+from rim_bench.util.files import read_whole
 
 DIGITS: Final = 12
 _PLAIN_WHOLE: Final = re.compile("-?[1-9][0-9]{0,14}|0")  # stands as it is: most answers, and parsing is slow
@@ -81,7 +82,7 @@ def read_selection(path: Path) -> Counter[str]:
         UsageError: a file that cannot be read, or a line that is no such hash.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_whole(path).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"list of questions {str(path)!r} cannot be read: {error}") from None
     wanted: Counter[str] = Counter()

@@ -31,6 +31,7 @@ from rim_bench.data.numbers import canonical, parse_number
 from rim_bench.data.options import Steps
 from rim_bench.methods.method import Example
 from rim_bench.util.errors import UsageError
+from rim_bench.util.files import read_whole
 from rim_bench.util.progress import phase
 from rim_bench.util.strict_json import parse_json, refused_item
 
@@ -173,7 +174,7 @@ def read_raw(path: Path) -> bytes:
         UsageError: no such file, or a pointer to it where Git LFS has not fetched it.
     """
     try:
-        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        raw = read_whole(path).removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise UsageError(f"data file {str(path)!r} cannot be read: {error.strerror or error}") from None
     if raw.startswith(b"version https://git-lfs"):

@@ -24,7 +24,7 @@ from rim_bench.storage.records import EvaluationRecord, ItemRecord, RunSpec
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.environment import moment
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, canonical, read_json, write_bytes_atomic
+from rim_bench.util.files import Record, canonical, read_json, read_whole, write_bytes_atomic
 from rim_bench.util.text import escape_json, escape_line, leaves, natural_key
 
 HEADER = "# Measured accuracies, item by item, for `rim-bench check`; written by `rim-bench baseline`, not by hand."
@@ -384,7 +384,7 @@ def read_baseline(path: Path) -> Baseline:
     """
     name = f"baseline {str(path)!r}"
     try:
-        text = path.read_bytes().decode("utf-8").replace("\r\n", "\n")  # a checkout may have changed the line ends
+        text = read_whole(path).decode("utf-8").replace("\r\n", "\n")  # a checkout may have changed the line ends
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -27,7 +27,7 @@ from rim_bench.evidence.gate import ALPHA, adjust, lost_and_won
 from rim_bench.evidence.stats import intervals, tests
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record
+from rim_bench.util.files import Record, read_whole
 from rim_bench.util.progress import phase
 
 ENOUGH = 20  # retrainings, without which no margin is given
@@ -260,7 +260,7 @@ def read(path: Path) -> list[Retrainings]:
         UsageError: no such file, or another one.
     """
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(read_whole(path))
     except (OSError, ValueError) as error:
         raise UsageError(f"{str(path)!r} cannot be read as what `rim-bench margin` writes: {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get("systems"), list):

@@ -16,6 +16,7 @@ from typing import Any
 
 from rim_bench.evidence.rows import Group
 from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.files import read_whole
 from rim_bench.util.table import Panel
 
 READINGS = ("primary", "secondary")
@@ -93,7 +94,7 @@ def load(path: Path) -> References:
         UsageError: it cannot be read, or does not hold what `parse` wants.
     """
     try:
-        return parse(path.read_text("utf-8"), str(path))
+        return parse(read_whole(path).decode("utf-8"), str(path))
     except OSError as error:
         raise UsageError(f"references {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -65,8 +65,10 @@ def read_study(path: Path, where: StudyOptions | None = None) -> StudyFile:
     Raises:
         UsageError: no such file, no TOML, or keys and values that do not fit, all of them together.
     """
+    from rim_bench.util.files import read_whole
+
     try:
-        keys = tomllib.loads(path.read_text("utf-8"))
+        keys = tomllib.loads(read_whole(path).decode("utf-8"))
     except OSError as error:
         raise UsageError(f"study {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -210,6 +210,24 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def read_whole(path: Path) -> bytes:
+    """The bytes of a file, or of a pipe, that somebody named.
+
+    Raises:
+        OSError: as reading does; for a device or a socket, which may have no end, and a pipe of more than `LARGEST`.
+    """
+    with path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISREG(mode):
+            return file.read()
+        if not stat.S_ISFIFO(mode):
+            raise OSError(errno.EINVAL, "it is a device, not a file", str(path))
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise OSError(errno.EFBIG, f"it does not end within {LARGEST:,} bytes", str(path))
+    return data
+
+
 def read_regular(path: Path) -> bytes:
     """The bytes of a file. Raises UsageError for one that is missing, no plain file, too large or not to be read."""
     try:

@@ -37,9 +37,11 @@ _allowed: dict[str, OwnFile] = {}  # by hash, the one that was given last
 
 def read_own(path: Path | str) -> OwnFile:
     """The file at a path. Raises UsageError where there is none, or it cannot be read."""
+    from rim_bench.util.files import read_whole  # hashes, too
+
     try:
         resolved = Path(path).expanduser().resolve()
-        return OwnFile(resolved, resolved.read_bytes())
+        return OwnFile(resolved, read_whole(resolved))
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"file {str(path)!r} cannot be read: {reason}") from None
