@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rim_bench.util.progress import Reporter
 
 TRAINING = "model data files out steps limit start seeds examples budget cot_examples batch_size lr"
-MODEL = "settings backbone tuning device quick allow_changed_data"
+MODEL = "settings backbone tuning dtype device quick allow_changed_data"
 CHOICES = "checkpoint checkpoint_points tune trials tune_share tune_seeds strategy processes"
 EXECUTION = "executor workers executor_set dry_run flops_per_second format"
 METHODS = Flag("Names or .py files, separated by commas.", "--methods", "-m", read=read_names, default=EMBEDDED_METHODS)

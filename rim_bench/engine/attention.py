@@ -1,4 +1,4 @@
-"""Attention for decoding: over rows whose caches differ in length, with caches that grow in place.
+"""Attention: over rows whose caches differ in length, with caches that grow in place, and of training in bfloat16.
 
 The linear layers take all rows side by side, attention each part with its own cache. It is registered with Hugging Face
 as `sdpa` with one addition, so that a model passes it on without being changed. A decoding step writes its keys and
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from rim_bench.engine.training_attention import product_attention, takes_products
 
 NAME = "rim_bench_sdpa"
 """What a model's `attn_implementation` is called with it."""
@@ -45,6 +47,8 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     parts: Sequence[Part] = (),
+    scaling: float | None = None,
+    dropout: float = 0.0,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """`sdpa`; with `parts`, each part's queries over its own cache, which takes the new keys and values up.
@@ -53,7 +57,12 @@ def attend(
         query, key, value: [rows, heads, new, head width], of the new columns only where there are parts.
         attention_mask: as `sdpa` has it; not read where there are parts.
     """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    whole = attention_mask is not None or query.shape[2] == key.shape[2]
+    if not parts and whole and takes_products(query, key, dropout):
+        return product_attention(query, key, value, attention_mask, scale), None
     forward = _sdpa()
+    settings |= {"scaling": scaling, "dropout": dropout}
     if not parts:
         out: tuple[Tensor, None] = forward(module, query, key, value, attention_mask, **settings)
         return out
@@ -93,6 +102,8 @@ class RoomyLayer(Layer):  # type: ignore[misc]
         """Append columns; returns all keys and all values, as views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if torch.is_autocast_enabled(value_states.device.type):  # rotated keys come in float32; attention rounds them
+            key_states = key_states.to(value_states.dtype)
         seen, new = self.get_seq_length(), key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < seen + new:
             self._buffers = _grown(self.keys, key_states, seen), _grown(self.values, value_states, seen)
@@ -120,7 +131,7 @@ class RoomyLayer(Layer):  # type: ignore[misc]
 
 def _grown(held: Tensor, states: Tensor, seen: int) -> Tensor:
     """A buffer for what is held and for new states, with room."""
-    rows, heads, new, width = states.shape  # of the states' own type: under autocast keys and values may differ
+    rows, heads, new, width = states.shape
     buffer = states.new_empty(rows, heads, _with_room(seen + new), width)
     if seen:
         buffer[:, :, :seen].copy_(held)

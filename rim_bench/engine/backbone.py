@@ -25,6 +25,7 @@ from rim_bench.engine.attention import NAME as SDPA
 from rim_bench.engine.attention import Part, growing_cache
 from rim_bench.engine.markers import add_markers, marker_rows, write_rows
 from rim_bench.engine.model_folder import CONFIG, config_sha256
+from rim_bench.engine.precision import BFLOAT16, device_default
 from rim_bench.engine.pretrained import (
     constant_positions,
     fuse_activations,
@@ -46,15 +47,6 @@ if TYPE_CHECKING:
 RECORD = "backbone.json"
 
 
-def _additive(mask: Tensor, embeds: Tensor) -> Tensor:
-    """Bool [rows, new, seen] as the numbers [rows, 1, new, seen] that attention adds."""
-    device = embeds.device.type
-    mixed = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)  # asking for other devices is an error
-    dtype = torch.get_autocast_dtype(device) if mixed else embeds.dtype
-    out = torch.zeros(mask.shape, dtype=dtype, device=embeds.device).masked_fill_(~mask, torch.finfo(dtype).min)
-    return out.unsqueeze(1)
-
-
 class _Dropout(NamedTuple):
     module: Any
     attribute: str
@@ -74,14 +66,23 @@ class Backbone:
         markers: marker name -> id. Ids of markers follow the vocabulary without gaps.
         vocabulary: ids below it can be predicted; markers and unused rows of the embedding lie above.
         spec: what it was built from, see `compute.backbones.resolve_backbone`.
+        computes: the type of its products, "float32" or "bfloat16".
     """
 
     def __init__(
-        self, spec: Mapping[str, Any], model: Any, codec: Codec, markers: Mapping[str, int], device: torch.device | str
+        self,
+        spec: Mapping[str, Any],
+        model: Any,
+        codec: Codec,
+        markers: Mapping[str, int],
+        device: torch.device | str,
+        dtype: str | None = None,
     ) -> None:
+        """`dtype` is the type of products; None: the device's usual one."""
         self.spec, self.codec, self.markers = dict(spec), codec, dict(markers)
         self.vocabulary = codec.size
         self.model: Any = model.to(device).eval()
+        self.computes = device_default(torch.device(device).type) if dtype is None else dtype
         self.rows_apart: nn.Parameter | None = None  # the markers' rows while nothing else trains
         self.base_config: str | None = None  # sha256 of the configuration that pretrained weights came with
         fuse_activations(self.model)
@@ -104,11 +105,13 @@ class Backbone:
         seed: int = 0,
         device: torch.device | str = "cpu",
         attention: str = "sdpa",
+        dtype: str | None = None,
     ) -> Backbone:
         """The backbone of a spec, before training.
 
         From scratch, the tokenizer is trained on `texts` (split by `pattern`) and the weights depend on `seed` alone.
-        Pretrained weights are loaded in float32. `attention` is "sdpa" or "eager".
+        Pretrained weights are loaded in float32; those that stay frozen are then kept in the type of products, `dtype`
+        (None: the device's usual one). `attention` is "sdpa" or "eager".
 
         Raises:
             UsageError: weights that are not to be had, changed since the spec was made, or of an unsupported
@@ -120,17 +123,33 @@ class Backbone:
                 raise ValueError("a backbone from scratch needs texts to train its tokenizer on")
             with phase("training a tokenizer"):
                 codec = Codec(train_tokenizer(texts, spec["vocabulary"], pattern))
-            backbone = cls(spec, scratch_model(spec, codec.size, codec.end, seed, attention), codec, {}, device)
+            model = scratch_model(spec, codec.size, codec.end, seed, attention)
+            backbone = cls(spec, model, codec, {}, device, dtype)
         else:
             folder = locate(spec)
             record = {**spec, "revision": folder.name} if spec["kind"] == "hub" else spec
-            backbone = cls(record, load_model(folder, attention), load_codec(folder), {}, device)
+            backbone = cls(record, load_model(folder, attention), load_codec(folder), {}, device, dtype)
             backbone.base_config = config_sha256(folder)
         backbone.check_tokens()
         add_markers(backbone, markers, seed)
         if spec["tuning"] == "lora":
             backbone.model = lora.wrap(backbone.model, backbone.spec, backbone.markers, seed).eval()
+            backbone.store_frozen()
         return backbone
+
+    def store_frozen(self) -> None:
+        """Keeps the weights beside an adapter in the type of products; float32 changes nothing."""
+        if self.computes == BFLOAT16:
+            from rim_bench.engine import frozen_weights  # peft, which takes seconds to import
+
+            frozen_weights.store_frozen(self.model, self.table("input"), self.table("output"))
+
+    def restore_frozen(self) -> None:
+        """Keeps them in float32 again, with the values that they have."""
+        if self.computes == BFLOAT16 and hasattr(self.model, "peft_config"):
+            from rim_bench.engine import frozen_weights
+
+            frozen_weights.restore_frozen(self.model)
 
     def check_tokens(self) -> None:
         """Raises UsageError where a token of the tokenizer has no row in the table; a padded table has more rows."""
@@ -178,7 +197,7 @@ class Backbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights (float32; `autocast` decides what is computed in)."""
+        """Type of the embedding's weights; `computes` is what products are computed in."""
         dtype: torch.dtype = self.table("input").weight.dtype
         return dtype
 
@@ -233,13 +252,14 @@ class Backbone:
         """Input embeddings [..., width] of ids [...], positions not added."""
         table = self.table("input")
         rows = marker_rows(self)
+        out: Tensor = table(ids)
+        out = out.to(torch.promote_types(out.dtype, torch.float32))  # frozen rows may be stored shorter
         if rows is None:
-            out: Tensor = table(ids)
             return out
         # Under LoRA only the markers' rows train. peft would rebuild the whole table at every call.
         marker = ids >= self.vocabulary
         fresh = F.embedding((ids - self.vocabulary).clamp(min=0), rows)
-        return torch.where(marker.unsqueeze(-1), fresh, table(ids))
+        return torch.where(marker.unsqueeze(-1), fresh, out)
 
     def run(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """Hidden states after the final norm, [rows, new, width]; no logits.
@@ -276,15 +296,22 @@ class Backbone:
         else:
             if mask.dtype != torch.bool or mask.shape != (rows, new, past + new):
                 raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, not bool {(rows, new, past + new)}")
-            attention = _additive(mask, embeds)
-        return self.causal.base_model(
-            inputs_embeds=embeds,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            output_hidden_states=layers,
-        )
+            attention = self._additive(mask, embeds)
+        with self.autocast():
+            return self.causal.base_model(
+                inputs_embeds=embeds,
+                attention_mask=attention,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                output_hidden_states=layers,
+            )
+
+    def _additive(self, mask: Tensor, embeds: Tensor) -> Tensor:
+        """Bool [rows, new, seen] as the numbers [rows, 1, new, seen] that attention adds, in the type of products."""
+        dtype = torch.bfloat16 if self.computes == BFLOAT16 else embeds.dtype
+        out = torch.zeros(mask.shape, dtype=dtype, device=embeds.device)
+        return out.masked_fill_(~mask, torch.finfo(dtype).min).unsqueeze(1)
 
     def run_parts(
         self, embeds: Tensor, masks: Sequence[Tensor], positions: Tensor, caches: Sequence[DynamicCache]
@@ -303,13 +330,14 @@ class Backbone:
             raise ValueError(f"a model with {self.kernel} attention takes all its rows in one part")
         parts, at = [], 0
         for mask, cache in zip(masks, caches, strict=True):
-            parts.append(Part(slice(at, at + len(mask)), cache, _additive(mask, embeds)))
+            parts.append(Part(slice(at, at + len(mask)), cache, self._additive(mask, embeds)))
             at += len(mask)
         rows, new = embeds.shape[:2]
         unread = embeds.new_zeros(rows, 1, new, new)  # a finished mask: HF makes none of its own
-        out = self.causal.base_model(
-            inputs_embeds=embeds, attention_mask=unread, position_ids=positions, use_cache=False, parts=parts
-        )
+        with self.autocast():
+            out = self.causal.base_model(
+                inputs_embeds=embeds, attention_mask=unread, position_ids=positions, use_cache=False, parts=parts
+            )
         hidden: Tensor = out.last_hidden_state
         return hidden
 
@@ -321,7 +349,8 @@ class Backbone:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., width], in float32 at least."""
-        logits: Tensor = self.table("output")(hidden)[..., : self.vocabulary]
+        with self.autocast():
+            logits: Tensor = self.table("output")(hidden)[..., : self.vocabulary]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def new_cache(self) -> DynamicCache:
@@ -329,8 +358,9 @@ class Backbone:
         return growing_cache(self.causal.config)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Computation in bfloat16 on CUDA, in the weights' own type elsewhere."""
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+        """Products in the type that the backbone computes in; what must stay in float32 does."""
+        low = self.computes == BFLOAT16
+        return torch.autocast(self.device.type, torch.bfloat16) if low else nullcontext()
 
     # Training
 
@@ -369,7 +399,9 @@ class Backbone:
         )
         inputs = tables[0].requires_grad or (rows is not None and rows.requires_grad)
         dropout = self.model.training and any(d.in_attention and d.probability > 0 for d in self._dropouts)
-        fused = self.kernel == "sdpa" and (self.device.type == "cuda" or not dropout)
+        fused = self.kernel == "sdpa" and (
+            self.device.type == "cuda" or not (dropout or self.computes == BFLOAT16)  # `training_attention`
+        )
         adapters = self.rows_apart is None  # they are frozen with the rest
         return Trains(matrices, tables[1].requires_grad, inputs, fused, adapters=adapters)
 
@@ -440,8 +472,10 @@ class Backbone:
                 path.replace(folder / path.name)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu", attention: str = "sdpa") -> Backbone:
-        """The backbone that `save` wrote, bit by bit.
+    def load(
+        cls, folder: Path, device: torch.device | str = "cpu", attention: str = "sdpa", dtype: str | None = None
+    ) -> Backbone:
+        """The backbone that `save` wrote, bit by bit; `dtype` is the type of products, as in `create`.
 
         Raises:
             UsageError: missing, changed or surplus weights, or (LoRA) a base that is gone or changed.
@@ -468,7 +502,7 @@ class Backbone:
             raise UsageError(f"the tokenizer in {str(folder)!r} is not the one that the weights were saved with")
         if spec["tuning"] == "lora":
             base = locate(spec)
-            backbone = cls(spec, load_model(base, attention, untie=record["schema"] > 1), codec, {}, device)
+            backbone = cls(spec, load_model(base, attention, untie=record["schema"] > 1), codec, {}, device, dtype)
             backbone.base_config = config_sha256(base)
             if record.get("base_config_sha256") not in (None, backbone.base_config):
                 raise UsageError(f"{CONFIG} in {str(base)!r} changed since the run was made: put the old file back")
@@ -476,8 +510,9 @@ class Backbone:
             add_markers(backbone, [Marker(name) for name in names], 0)
             backbone.model = lora.wrap(backbone.model, spec, backbone.markers, 0).eval()
             lora.load(backbone.model, folder)
+            backbone.store_frozen()
         else:
-            backbone = cls(spec, load_model(folder, attention), codec, record["markers"], device)
+            backbone = cls(spec, load_model(folder, attention), codec, record["markers"], device, dtype)
         if backbone.weights_sha256() != record["sha256"]:
             raise UsageError(
                 f"the weights in {str(folder)!r} are not those that were saved: their hash differs from {RECORD}"

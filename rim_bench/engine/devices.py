@@ -65,7 +65,7 @@ def _refused(name: str, reason: str) -> UsageError:
     return UsageError(f"device {name!r} cannot be used ({reason}): allowed are cpu and, where there is one, cuda")
 
 
-def runtime(device: torch.device, execution: ExecutionContext = ALONE) -> dict[str, Any]:
+def runtime(device: torch.device, dtype: str, execution: ExecutionContext = ALONE) -> dict[str, Any]:
     """What times depend on beside the method: device, processor, threads, number type, and runs beside this one."""
     together = execution.runs_at_a_time
     cuda = device.type == "cuda"
@@ -74,7 +74,7 @@ def runtime(device: torch.device, execution: ExecutionContext = ALONE) -> dict[s
         "host_cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "dtype": "bfloat16" if cuda else "float32",
+        "dtype": dtype,
         "torch": torch.__version__,
         **({"cells_at_a_time": together or "unknown"} if together != 1 else {}),
     }

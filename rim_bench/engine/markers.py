@@ -42,6 +42,7 @@ def add_markers(backbone: Backbone, markers: Iterable[Marker], seed: int) -> Non
     if backbone.rows_apart is not None:
         raise ValueError("markers must be added before only they train")
     adapter, training = None, backbone.model.training
+    backbone.restore_frozen()  # rows that train must not be rounded on the way
     if hasattr(backbone.model, "peft_config"):
         rows, adapter = marker_rows(backbone), lora.layers(backbone.model)
         backbone.model = backbone.model.unload()
@@ -72,6 +73,7 @@ def add_markers(backbone: Backbone, markers: Iterable[Marker], seed: int) -> Non
         backbone.model = lora.wrap(backbone.model, backbone.spec, backbone.markers, seed)
         lora.assign(backbone.model, adapter)
         backbone.model.train(training)
+        backbone.store_frozen()
 
 
 def train_markers_only(backbone: Backbone) -> None:

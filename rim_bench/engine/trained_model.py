@@ -75,12 +75,14 @@ def load_trained(
 ) -> TrainedModel:
     """A finished run's model, its weights verified; or a candidate of the run in `folder`, which the caller verified.
 
+    It computes in the type that it was trained in, whatever the device.
+
     Raises:
         UsageError: the run is not trained, or its model folder is damaged.
     """
     folder = run.model_path() if folder is None else folder
     method = method_of(run.spec.method)
-    backbone = Backbone.load(folder, device=device, attention=attention)
+    backbone = Backbone.load(folder, device=device, attention=attention, dtype=run.spec.dtype)
     bridges = build_bridges(method, backbone, 0)
     file = folder / BRIDGES
     try:

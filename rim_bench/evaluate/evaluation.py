@@ -73,7 +73,7 @@ class EvaluationRequest:
     capped: bool = False  # max_tokens is what was turned, not the setting of all
     split_passes: bool = False  # filler positions in passes of their own: a latency control
     repeat: bool = False  # again in another order, a row of no table: what changes though nothing changed
-    device: str = "cpu"  # its type: numbers come in another dtype on cuda
+    device: str = "cpu"  # its type: it computes in other orders
     allow_changed: bool = False  # rows whose hash is not the registered one
 
     def __post_init__(self) -> None:
@@ -355,7 +355,7 @@ def _summary(
         settings=SettingsRecord(
             max_tokens=request.max_tokens,
             batch_size=request.batch_size,
-            dtype="bfloat16" if device.type == "cuda" else "float32",
+            dtype=lm.backbone.computes,
             device=device.type,
             order="shuffled" if request.repeat else None,
             **drawn,
@@ -367,7 +367,7 @@ def _summary(
         throughput=together,
         processes=None if execution.group is None else execution.group.size,
         peak_memory_bytes=peak_memory(device),
-        runtime=RuntimeRecord.from_json(runtime(device, execution)),
+        runtime=RuntimeRecord.from_json(runtime(device, lm.backbone.computes, execution)),
         floor=FloorRecord(answer=floor[0], accuracy=floor[1]),
         prompt_note=PROMPT_DIFFERS if lm.differs else None,
     )

@@ -273,7 +273,7 @@ class LmEvalRequest:
                 "device": device.type,
                 **dict(self.votes),
             },
-            "runtime": runtime(device, lm.trained.execution),
+            "runtime": runtime(device, lm.backbone.computes, lm.trained.execution),
             "weights_sha256": lm.backbone.weights_sha256(),
             "notes": notes,
         }

@@ -22,6 +22,7 @@ from rim_bench.data.reader import Split
 from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import peak_memory, reset_peak
 from rim_bench.engine.execution import ALONE, ExecutionContext
+from rim_bench.engine.precision import device_default
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, accuracy_of, marked
 from rim_bench.evidence.split_protocol import held_out
@@ -316,7 +317,7 @@ def evaluate_candidates(
         "settings": {
             "max_tokens": request.max_tokens,
             "device": device.type,
-            "dtype": "bfloat16" if device.type == "cuda" else "float32",
+            "dtype": run.spec.dtype or device_default(device.type),
         },
         "overlap": shared.to_json(),
         "candidates": [c.to_json() for c in candidates],

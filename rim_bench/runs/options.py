@@ -18,6 +18,7 @@ from rim_bench.util.flags import Flag, read_names, read_pairs, read_settings, re
 EXECUTORS = ("local", "submitit", "ray")
 BUDGETS = ("examples", "train-flops")
 MOST_TOGETHER = 1_000_000  # examples of an optimizer step
+DTYPES = ("auto", "float32", "bfloat16")
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 
@@ -61,6 +62,7 @@ class ModelOptions:
     Attributes:
         backbone: overrides of the entry's numbers.
         tuning: "full" or "lora".
+        dtype: "float32", "bfloat16" or "auto"; None: bfloat16 on a GPU, float32 elsewhere, on every machine alike.
     """
 
     model: Annotated[str | None, Flag("Backbone: an entry, a folder, or a hub id. Default: the task's.")] = None
@@ -73,6 +75,9 @@ class ModelOptions:
         ),
     ] = field(default_factory=dict)
     tuning: Annotated[str | None, Flag("full or lora (the default on pretrained weights).")] = None
+    dtype: Annotated[
+        str | None, Flag("float32, bfloat16, or auto (a probe chooses). Default: float32; on a GPU bfloat16.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +179,8 @@ class Options(TrainOptions, ModelOptions, StoredRunOptions):
                 f"every trial is to have {search.seeds} training seeds and --seeds gives {len(self.seeds)}: give more "
                 "seeds, as in --seeds 0,1"
             )
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise unknown("--dtype", self.dtype, DTYPES)
         check_asked(self.processes)
         check_strategy(self.strategy)
         if self.tune is not None and self.lr is not None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rim_bench.engine.numerics import NUMERICS_VERSION
+from rim_bench.engine.numerics import numerics_version
 from rim_bench.methods.controls import check_trains
 from rim_bench.methods.method import Method
 from rim_bench.methods.own_methods import check_rows_of
@@ -254,9 +254,9 @@ def _planned(
         "budget": budget,
         "optimizer": {"name": "adamw", **optimizer},
         "seed": plan.seed,
-        "dtype": "bfloat16" if study.device.startswith("cuda") else "float32",
+        "dtype": study.precision.dtype,
         "quick": options.quick,
-        "numerics": NUMERICS_VERSION,
+        "numerics": numerics_version(study.precision.dtype),
         **chosen,
     }
     selection = LAST_RULE if role == "start" else options.selection

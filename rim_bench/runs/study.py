@@ -20,12 +20,14 @@ from rim_bench.methods.controls import Control, UnrunControl, controls_for, matc
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import all_methods, load_method
 from rim_bench.runs.options import Options
+from rim_bench.runs.precision import Precision, choose_precision
 from rim_bench.storage.records import OverlapRecord
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.flags import refuse_unused
 from rim_bench.util.progress import phase
 
+FLOAT32 = Precision("float32")
 STARTS = ("recipe", "cot")
 
 
@@ -37,6 +39,7 @@ class StudySetting:
         start: "recipe", or "cot": every method begins from one shared CoT run.
         backbone: the resolved entry of the catalogue.
         device: as torch names it; another machine's, where that one computes.
+        precision: the number type that its runs compute in.
     """
 
     options: Options
@@ -44,6 +47,7 @@ class StudySetting:
     start: str
     backbone: dict[str, Any]
     device: str
+    precision: Precision = FLOAT32
 
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -247,4 +251,5 @@ def study_setting(options: Options, *, elsewhere: bool = False) -> StudySetting:
         from rim_bench.engine.gguf_models import convert
 
         convert(Path(name).expanduser(), backbone["gguf"])
-    return StudySetting(options, task, start, backbone, device)
+    precision = choose_precision(options.dtype, device, backbone, Store(options.out), elsewhere=elsewhere)
+    return StudySetting(options, task, start, backbone, device, precision)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rim_bench.storage.run_folder import Run
 
 PLAIN = (
-    *("task", "model", "steps", "start", "tuning", "limit", "cot_examples", "batch_size", "lr", "max_tokens"),
+    *("task", "model", "steps", "start", "tuning", "dtype", "limit", "cot_examples", "batch_size", "lr", "max_tokens"),
     *("eval_batch_size", "quick", "checkpoint", "checkpoint_points", "tune", "trials", "tune_share", "tune_seeds"),
 )
 LISTS: dict[str, type] = {"methods": str, "seeds": int, "budgets": str, "suite": str, "eval_tasks": str}

@@ -87,6 +87,8 @@ def note_data(study: StudySetting, reporter: Reporter, *, evaluation: bool = Tru
     train_set, validation_set = study.data
     for note in (*train_set.notes, *validation_set.notes):
         reporter.note(note)
+    if study.precision.note is not None:
+        reporter.note(study.precision.note)
     if not evaluation:
         return
     examples = evaluation_request(study).dataset().examples
@@ -207,7 +209,8 @@ def _train_weights(
         start = str(planned.spec.start)
         trainer = Trainer(backbone, method, bridges, data, plan, run, start, inherited, watcher, group, strategy)
         check_rows(backbone, data, method, [s.stage for s in trainer.spans], bridges)
-    run.write_environment(_environment(device, study.task, 1 if group is None else group.size) | processes)
+    decided = {} if study.precision.asked is None else {"dtype": study.precision.record()}
+    run.write_environment(_environment(device, study.task, 1 if group is None else group.size) | processes | decided)
     reset_peak(device)
     with phase(f"training {planned.label}"):
         outcome = trainer.run(lambda p: reporter.training(planned.label, p))
@@ -288,11 +291,17 @@ def _initial(planned: PlannedRun, device: torch.device) -> Backbone:
             spec = matched_backbone(spec, shape, method)
         pattern = study.task.token_pattern
         backbone = Backbone.create(
-            spec, texts=study.texts, pattern=pattern, markers=method.markers(), seed=seed, device=device
+            spec,
+            texts=study.texts,
+            pattern=pattern,
+            markers=method.markers(),
+            seed=seed,
+            device=device,
+            dtype=planned.spec.dtype,
         )
     else:
         parent = study.store.open(planned.parent.spec)
-        backbone = Backbone.load(parent.model_path(), device=device)
+        backbone = Backbone.load(parent.model_path(), device=device, dtype=planned.spec.dtype)
         add_markers(backbone, method.markers(), seed)
     if method.trains == "markers":
         train_markers_only(backbone)

@@ -13,7 +13,7 @@ from rim_bench.runs.options import ExecutionOptions, Options
 OWN = "--method-file --task-file --trust"
 DATA = "--data --file --steps --limit"
 TRAINING = f"--methods -m --task -t --model {DATA} --out -o --start --seeds --seed --examples --budget --cot-examples"
-TRAINING += " --batch-size --lr --set --backbone --tuning --device --quick --allow-changed-data --checkpoint"
+TRAINING += " --batch-size --lr --set --backbone --tuning --dtype --device --quick --allow-changed-data --checkpoint"
 TRAINING += " --checkpoint-points --tune --trials --tune-share --tune-seeds --strategy --processes"
 SETS = "--suite --eval-tasks --include-path --strict-sets"
 GRID = "--executor --workers --executor-set --dry-run --flops-per-second --format -f"

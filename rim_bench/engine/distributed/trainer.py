@@ -163,6 +163,8 @@ class TrainerReplica:
         self.group, self.plan, self.sharded = group, plan, strategy == FSDP
         self.backbone, self.bridges = backbone, bridges
         self.trained = copy.deepcopy((backbone, bridges)) if self.sharded else (backbone, bridges)
+        if self.sharded:
+            self.trained[0].restore_frozen()  # the shards of a unit are of one type
         step = Step(*self.trained)
         self.module: Any = step.sharded(group) if self.sharded else step.replicated(group)
         self.parameters = trained_parameters(*self.trained)
