@@ -9,13 +9,14 @@ last quantity, or is a step itself ("How many stamps do Mary and Ruth have toget
 never needed: they name the people and the things of the others. What is true all along may stand before what it builds
 on. Steps are written as GSM8K's calculator annotations.
 
-Levels `T=1` to `T=6` say how many steps. Answers are 2 to 21, quantities 1 to 42, numbers to add or take away 1 to 9 (1
-to 20 where the question compares). Beyond training, at 1 to 4 steps: `forms` is told in sentences that are held out,
-every one of them; `numbers` has answers of 22 to 61, quantities up to 120 and 10 to 60 to add or take away.
+Levels `T=1` to `T=6` say how many steps. Answers are 2 to 11, quantities 1 to 24, numbers to add or take away 1 to 9 (1
+to 12 where the question compares), to multiply or divide by 2 to 5. Beyond training, at 1 to 4 steps: `forms` is told
+in sentences that are held out, every one of them; `numbers` has answers of 12 to 51, quantities up to 120, and adds and
+takes away 10 to 60.
 
-Every run of twenty questions of a level (of forty in `numbers`) has every answer once. Given the answer, operations are
+Every run of ten questions of a level (of forty in `numbers`) has every answer once. Given the answer, operations are
 drawn backwards from it, each equally likely where the numbers allow it, and then the numbers. What cannot be balanced
-away: no product is prime.
+away: a product is a multiple of what it was multiplied by, and a quotient is small.
 
 Training, validation and test are disjoint whatever the seeds, in questions and in what is told: the numbers and forms
 of a story, in order, without names, things and the sentences that are not needed, decide its split (80 / 10 / 10 %), so
@@ -68,8 +69,8 @@ class Range:
     compared: range  # the same of questions, and what people have who are not needed
 
 
-SMALL: Final = Range(range(2, 22), 42, range(1, 10), range(1, 21))
-LARGE: Final = Range(range(22, 62), 120, range(10, 50), range(10, 61))
+SMALL: Final = Range(range(2, 12), 24, range(1, 10), range(1, 13))
+LARGE: Final = Range(range(12, 52), 120, range(10, 50), range(10, 61))
 FACTORS: Final = range(2, 6)
 
 _ENDS: Final = 0.25  # share of stories whose question is a step
@@ -240,9 +241,7 @@ class _Sentence:
 
     def told(self, pronoun: bool = False) -> str:
         subject = self.a.he if pronoun else ""
-        return fill(
-            self.text, self.a, self.thing, self.n, b=self.b, by=self.by, thing2=self.thing2, subject=subject
-        )
+        return fill(self.text, self.a, self.thing, self.n, b=self.b, by=self.by, thing2=self.thing2, subject=subject)
 
 
 @dataclass
@@ -382,8 +381,8 @@ def shortcuts(question: str) -> dict[str, str]:
     """
     sentences = re.split(r"(?<=[.?]) ", question)
     numbers = [int(number) for number in re.findall("[0-9]+", question)]
-    asked = set(_PIECES.findall(sentences[-1])) | set(_PIECES.findall(" ".join(sentences[-2:])) if len(sentences) > 1
-                                                      and _pronoun(sentences[-1]) else ())
+    ending = sentences[-2:] if _pronoun(sentences[-1]) else sentences[-1:]
+    asked = set(_PIECES.findall(" ".join(ending)))
     about, last = [], set[str]()
     for sentence in sentences:
         words = set(_PIECES.findall(sentence))

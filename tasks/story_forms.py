@@ -185,7 +185,9 @@ FORMS: Final = (
     Form("trades each", "*", "thing", "{A} trades each of {his} {things} for {n_things2}.", event=True),
     Form("trades every", "/", "thing", "{A} trades every {n} of {his} {things} for {a_thing2}.", event=True),
     Form("swaps", "*", "thing", "{A} swaps all of {his} {things} and gets {n_things2} for each.", True, event=True),
-    Form("swaps groups", "/", "thing", "{A} swaps {his} {things} and gets {a_thing2} for each group of {n}.", True, True),
+    Form(
+        "swaps groups", "/", "thing", "{A} swaps {his} {things} and gets {a_thing2} for each group of {n}.", True, True
+    ),
 )
 
 QUESTIONS: Final = (
@@ -208,9 +210,11 @@ QUESTIONS: Final = (
     Question("sells all", "*", "If {A} sells all {his} {things} for {n} dollars each, how many dollars does {he} get?"),
     Question("weighs", "*", "Each of {A}'s {things} weighs {n} pounds. How many pounds do they weigh together?"),
     Question("as many", "*", "How many {things} are {times} as many as {A} has?", held_out=True),
-    Question("friends", "/", "If {A} shares all {his} {things} equally among {n} friends, how many does each friend get?"),
+    Question("friends", "/",
+             "If {A} shares all {his} {things} equally among {n} friends, how many does each friend get?"),
     Question("boxes", "/", "{A} puts all {his} {things} into boxes of {n}. How many boxes does {he} fill?"),
-    Question("shelves", "/", "If {A} spreads {his} {things} evenly over {n} shelves, how many lie on each shelf?", True),
+    Question("shelves", "/",
+             "If {A} spreads {his} {things} evenly over {n} shelves, how many lie on each shelf?", True),
 )  # fmt: skip
 
 _PARTS: Final = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}
