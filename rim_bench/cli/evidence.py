@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rim_bench.cli.common import Results, check_format, check_split, echo, execution_of, reporter_for, with_options
+from rim_bench.cli.common import (
+    Results,
+    RunNames,
+    check_format,
+    check_split,
+    chosen_runs,
+    echo,
+    execution_of,
+    name_damaged,
+    print_as,
+    reporter_for,
+    with_options,
+)
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.util.errors import UsageError, cannot_apply
 from rim_bench.util.files import check_place
@@ -216,3 +228,42 @@ def compare(
         from rich.console import Console
 
         Console().print(report.table(compared).to_rich())
+
+
+def decide(
+    runs: RunNames = None,
+    flops: Annotated[float | None, typer.Option("--flops", help="FLOPs that one answer may cost.")] = None,
+    latency: Annotated[
+        float | None, typer.Option("--latency-ms", help="Milliseconds to its end, one question at a time.")
+    ] = None,
+    memory: Annotated[float | None, typer.Option("--memory", help="Bytes of its keys and values.")] = None,
+    least: Annotated[
+        float | None, typer.Option("--min-accuracy", help="Per cent of right answers below which an arm is no use.")
+    ] = None,
+    out: Results = Path("results"),
+    split: Annotated[str | None, typer.Option("--split", help="Only evaluations on test or on validation.")] = None,
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="terminal, markdown, csv, latex or json.")
+    ] = "terminal",
+) -> None:
+    """What to deploy within a budget for one answer: the best latent arm beside the best text arm, from stored runs."""
+    check_format(format_, ("terminal", "markdown", "csv", "latex", "json"))
+    if split is not None:
+        check_split(split)
+    budgets = {"flops": ("--flops", flops), "latency": ("--latency-ms", latency), "memory": ("--memory", memory)}
+    given = {kind: amount for kind, (_, amount) in budgets.items() if amount is not None}
+    if len(given) != 1:
+        what = "no budget was given" if not given else "an answer has one budget"
+        raise UsageError(f"{what}: give one of --flops, --latency-ms and --memory")
+    ((kind, amount),) = given.items()
+    if not 0 < amount < 1e30:
+        raise UsageError(f"{budgets[kind][0]} {amount:g} is no budget: give a positive number")
+    if least is not None and not 0 <= least <= 100:
+        raise UsageError(f"--min-accuracy {least:g} is no share: give per cent, from 0 to 100")
+    chosen, damaged = chosen_runs(runs, out)
+    from rim_bench.evidence.decision import AnswerBudget
+    from rim_bench.report import decision
+
+    name_damaged(damaged)
+    table = decision.table(chosen, AnswerBudget(kind, amount, (least or 0.0) / 100), split)  # type: ignore[arg-type]
+    print_as(format_, table, json=table.to_json)

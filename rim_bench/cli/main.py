@@ -44,6 +44,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "margin": evidence.margin,
     "power": compute.power,
     "compare": evidence.compare,
+    "decide": evidence.decide,
     "list": data.list_,
     "models": models.models,
     "leakage": data.leakage,

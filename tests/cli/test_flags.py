@@ -42,6 +42,7 @@ FLAGS = {
     "margin": "--out -o --rate --split --task -t --json --output",
     "power": "--n --discordance --difference --power --alpha --margin --json",
     "compare": "--baseline --margin --out -o --split --task -t --format -f",
+    "decide": "--flops --latency-ms --memory --min-accuracy --out -o --split --format -f",
     "list": "--long -l --out -o --format -f",
     "models": "--from",
     "leakage": "--task -t --suite --eval-tasks --data --steps --limit --split --ngram --allow-changed-data --worst"
