@@ -93,8 +93,10 @@ def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
             arguments[name] = kind(**read)
         return function(**arguments)
 
+    panels = len([n for n in names if n in flags]) > MOST_IN_A_PANEL
+    by_hand = {n: own[n].replace(annotation=hints[n], kind=inspect.Parameter.KEYWORD_ONLY) for n in own if n in hints}
     parameters = [
-        _parameter(flags[n]) if n in flags else own[n].replace(annotation=hints[n], kind=inspect.Parameter.KEYWORD_ONLY)
+        _parameter(flags[n], panels) if n in flags else by_hand[n]
         for n in (*(n for n in own if n == "context"), *names)
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -102,8 +104,13 @@ def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _parameter(field: FlagField) -> inspect.Parameter:
-    """The field as a parameter that Typer reads."""
+MOST_IN_A_PANEL = 20  # flags of a command whose help has one panel; above it there is one a subject
+FIRST = ("methods", "task", "model", "data", "out", "seeds", "examples", "budget", "settings", "quick")
+"""The flags that help shows first, whatever their subject."""
+
+
+def _parameter(field: FlagField, panels: bool = False) -> inspect.Parameter:
+    """The field as a parameter that Typer reads; with `panels`, in the help's panel of its subject."""
     flag, kind, default = field.flag, field.kind, field.default
     if flag.default is not None or default is MISSING or flag.read is not None:
         default = flag.default
@@ -112,7 +119,8 @@ def _parameter(field: FlagField) -> inspect.Parameter:
     elif flag.read is not None or typing.get_origin(kind) is typing.Literal or (kind is str and not default):
         kind, default = (str, default) if default else (str | None, None)
     names = flag.names or ("--" + field.name.replace("_", "-"),)
-    option = typer.Option(*names, help=flag.help, envvar=flag.envvar)
+    panel = field.subject if panels and field.name not in FIRST else None
+    option = typer.Option(*names, help=flag.help, envvar=flag.envvar, rich_help_panel=panel)
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )

@@ -60,7 +60,7 @@ def application(first: str = "") -> typer.Typer:
     app = typer.Typer(
         help="rim-bench: what latent reasoning in language models is worth, measured.",
         epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
-        add_completion=False,
+        add_completion=first in ("", "--help", "--install-completion", "--show-completion"),
         pretty_exceptions_enable=False,
     )
     for name, function in COMMANDS.items():
@@ -103,6 +103,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[_Log()])
+    if "_RIM_BENCH_COMPLETE" in os.environ:  # the shell asks what may come next, or for its own script
+        raise SystemExit(application()(prog_name="rim-bench", standalone_mode=True))
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from rim_bench.util.flags import Flag, read_files
 from rim_bench.util.own_files import allow_files
@@ -15,6 +15,8 @@ Steps = Literal["equations", "prose"]
 @dataclass(frozen=True, kw_only=True)
 class PlaceOptions:
     """Where data lie and what computes."""
+
+    SUBJECT: ClassVar[str] = "Data and device"
 
     data: Annotated[Path | None, Flag("Folder of the published files instead of the hub.", envvar="RIM_BENCH_DATA")] = (
         None
@@ -31,6 +33,8 @@ class OwnCodeOptions:
         task_files: YAML files of tasks.
         trust: FILE:SHA256, each: the file, if it has that content.
     """
+
+    SUBJECT: ClassVar[str] = "Own code"
 
     method_files: Annotated[
         tuple[str, ...],
@@ -60,6 +64,8 @@ class DataOptions(PlaceOptions):
         files: split -> file of your own rows; nothing else is read then.
         allow_changed_data: take rows whose hash is not the registered one; results then say so.
     """
+
+    SUBJECT: ClassVar[str] = "Data and device"
 
     files: Annotated[
         dict[str, str] | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from rim_bench.data.options import DataOptions, OwnCodeOptions
 from rim_bench.util.errors import UsageError, check_count, unknown
@@ -27,6 +27,8 @@ class EvalOptions:
         split_passes: each learned thought in a pass of its own.
         repeat: once more in another order.
     """
+
+    SUBJECT: ClassVar[str] = "How it answers"
 
     split: Annotated[str, Flag("test or validation.")] = "test"
     effort: Annotated[int | None, Flag("The method's knob: blocks, thoughts or pauses.")] = None
@@ -61,6 +63,8 @@ class StoredRunOptions(DataOptions, EvalOptions, OwnCodeOptions):
         UsageError: a split that is not evaluated, a count under 1, or a results folder that is a file.
     """
 
+    SUBJECT: ClassVar[str] = "Data and device"
+
     task: Annotated[str, Flag("Another task than the run's own.", "--task", "-t")] = ""
     out: Annotated[Path, Flag("Where runs and tables go.", "--out", "-o")] = Path("results")
     quick: Annotated[bool, Flag("A plumbing check of a few steps: not a result.")] = False
@@ -87,6 +91,8 @@ class EvaluationSets:
         include_path: a folder of lm-eval tasks.
         strict: a set that cannot be evaluated is an error.
     """
+
+    SUBJECT: ClassVar[str] = "Further sets"
 
     suites: Annotated[
         tuple[str, ...],

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from rim_bench.data.options import OwnCodeOptions, PlaceOptions
 from rim_bench.engine.distributed.environment import check_asked, check_strategy, started
@@ -65,6 +65,8 @@ class ModelOptions:
         dtype: "float32", "bfloat16" or "auto"; None: bfloat16 on a GPU, float32 elsewhere, on every machine alike.
     """
 
+    SUBJECT: ClassVar[str] = "Model"
+
     model: Annotated[str | None, Flag("Backbone: an entry, a folder, or a hub id. Default: the task's.")] = None
     backbone: Annotated[
         Mapping[str, Any],
@@ -83,6 +85,8 @@ class ModelOptions:
 @dataclass(frozen=True, kw_only=True)
 class ProcessOptions:
     """How several processes share the training of a run, and how many there must be."""
+
+    SUBJECT: ClassVar[str] = "Several processes"
 
     strategy: Annotated[str | None, Flag("Training on several processes: ddp (the default) or fsdp.")] = None
     processes: Annotated[int | None, Flag("How many processes there must be, else nothing is done.")] = None
@@ -104,6 +108,8 @@ class TrainOptions(ProcessOptions):
         tune: what to try for every method; a text is read together with `trials`, `tune_share` and `tune_seeds`.
         any_start: the shared start need not have converged: it is as good as another arm's own first stage.
     """
+
+    SUBJECT: ClassVar[str] = "Training"
 
     methods: Annotated[
         tuple[str, ...], Flag("Names or .py files, separated by commas.", "--methods", "-m", read=read_names)
@@ -206,6 +212,8 @@ class ExecutionOptions:
     Raises:
         UsageError: an executor, a number of workers or a format that does not exist, or options that need another one.
     """
+
+    SUBJECT: ClassVar[str] = "Grids and clusters"
 
     executor: Annotated[str | None, Flag("local, submitit or ray: cells in processes of their own.")] = None
     workers: Annotated[int | None, Flag("Cells at a time; default: one a GPU, else 2; on a cluster no limit.")] = None

@@ -6,6 +6,7 @@ limit: Annotated[int | None, Flag("Only the first N rows of each split.")] = Non
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import typing
 from collections.abc import Callable, Mapping
@@ -48,17 +49,21 @@ class FlagField:
     kind: Any  # its type
     flag: Flag
     default: Any  # MISSING where it has none
+    subject: str = ""  # what the class that declares it is about: `SUBJECT`
 
 
 @cache
 def flag_fields(cls: type) -> dict[str, FlagField]:
     """The fields of a dataclass that have a flag, by name."""
     hints = typing.get_type_hints(cls, include_extras=True)
+    subjects: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        subjects |= dict.fromkeys(inspect.get_annotations(base), getattr(base, "SUBJECT", ""))
     out: dict[str, FlagField] = {}
     for field in dataclasses.fields(cls):
         kind, *notes = typing.get_args(hints[field.name]) if hasattr(hints[field.name], "__metadata__") else (None,)
         for flag in (note for note in notes if isinstance(note, Flag)):
-            out[field.name] = FlagField(field.name, kind, flag, field.default)
+            out[field.name] = FlagField(field.name, kind, flag, field.default, subjects[field.name])
     return out
 
 

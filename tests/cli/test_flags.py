@@ -64,6 +64,35 @@ def test_every_command_has_these_flags() -> None:
         assert not any(p.secondary_opts for p in command.params)
 
 
+def test_the_help_of_a_command_with_many_flags_has_a_panel_a_subject_and_ten_flags_first() -> None:
+    from typer.main import get_command
+
+    commands = get_command(main.application()).commands  # type: ignore[attr-defined]
+    panels: dict[str | None, list[str]] = {}
+    for p in commands["run"].params:
+        panels.setdefault(getattr(p, "rich_help_panel", None), []).append(p.name)
+    assert len(panels) > 6 and max(map(len, panels.values())) <= 15
+    assert {"methods", "task", "model", "data", "out", "seeds", "examples", "budget", "settings", "quick"} <= {
+        *panels[None]
+    }
+    assert panels["Model"] == ["backbone", "tuning", "dtype"] and "tune_seeds" in panels["Training"]
+    assert {getattr(p, "rich_help_panel", None) for p in commands["sweep"].params} == {None}
+
+
+def test_the_shell_is_told_what_may_come_next(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, at, offered in (("rim-bench le", "1", {"leaderboard", "leakage"}), ("rim-bench run --che", "2", None)):
+        monkeypatch.setenv("_RIM_BENCH_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", at)
+        monkeypatch.setattr("sys.argv", ["rim-bench"])
+        with pytest.raises(SystemExit):
+            main.main()
+        out = set(capsys.readouterr().out.split())
+        assert out == offered if offered else {"--checkpoint", "--checkpoint-points"} <= out
+
+
 @pytest.mark.parametrize(
     ("command", "kinds"),
     [
