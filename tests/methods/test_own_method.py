@@ -92,3 +92,31 @@ def test_a_changed_file_is_another_run(mine: Path) -> None:
     assert spec() != first
     mine.write_text(text)
     assert spec() == first
+
+
+def test_the_example_with_latent_slots_trains_its_modules_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = (README.parent / "docs" / "methods.md").read_text("utf-8").split("### A method with latent slots")[1]
+    block = re.search(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    Path("thoughts.py").write_text(block[1], "utf-8")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    arguments = (
+        "train --methods ./thoughts.py --backbone width=32 --backbone layers=1 --limit 24 --start recipe "
+        "--examples 160 --quick --device cpu"
+    )
+    try:
+        for words in (arguments, "show ./thoughts.py"):
+            monkeypatch.setattr(sys, "argv", ["rim-bench", *words.split()])
+            with pytest.raises(SystemExit) as stopped:
+                main.main()
+            assert stopped.value.code == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert "prompt; passes before the first generated token: 4" in capsys.readouterr().out
+    (run,) = Store(Path("results")).runs()[0]
+    assert {m["stage"] for m in run.metrics()} == {f"{k} slots" for k in range(4)}
+    assert (run.model_path() / "bridges.safetensors").is_file()
