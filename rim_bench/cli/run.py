@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TRAINING = "model data files out steps limit start seeds examples budget cot_examples batch_size lr"
 MODEL = "settings backbone tuning dtype device quick allow_changed_data"
-CHOICES = "checkpoint checkpoint_points tune trials tune_share tune_seeds strategy processes"
+CHOICES = "checkpoint checkpoint_points tune trials tune_share tune_seeds track strategy processes"
 EXECUTION = "executor workers executor_set dry_run flops_per_second format"
 METHODS = Flag("Names or .py files, separated by commas.", "--methods", "-m", read=read_names, default=EMBEDDED_METHODS)
 

@@ -184,7 +184,7 @@ def _read(kind: type[Chosen], options: Mapping[str, Any]) -> Chosen:
     for name, value in options.items():
         if name not in fields:
             raise unknown("option", name, fields)
-        if name in ("methods", "seeds", "method_files", "task_files", "trust"):
+        if name in ("methods", "seeds", "method_files", "task_files", "trust", "track"):
             value = (value,) if isinstance(value, str | int) else tuple(value)
         elif name in ("out", "data") and value is not None:
             value = Path(value)

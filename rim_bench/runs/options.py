@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -19,6 +20,7 @@ EXECUTORS = ("local", "submitit", "ray")
 BUDGETS = ("examples", "train-flops")
 MOST_TOGETHER = 1_000_000  # examples of an optimizer step
 DTYPES = ("auto", "float32", "bfloat16")
+TRACKERS = ("wandb", "trackio", "tensorboard")
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 
@@ -106,6 +108,7 @@ class TrainOptions(ProcessOptions):
         train_flops: a budget in FLOPs, what is inherited included.
         settings: method -> field -> value.
         tune: what to try for every method; a text is read together with `trials`, `tune_share` and `tune_seeds`.
+        track: trackers that the step records go to; no part of any specification.
         any_start: the shared start need not have converged: it is as good as another arm's own first stage.
     """
 
@@ -142,6 +145,9 @@ class TrainOptions(ProcessOptions):
     tune_seeds: Annotated[
         int | None, Flag("Training seeds of a trial, the smallest of --seeds; default 1 for lr, 2 for space.")
     ] = None
+    track: Annotated[
+        tuple[str, ...], Flag("Also send the records of training to wandb, trackio or tensorboard.", read=read_names)
+    ] = ()
     any_start: bool = False
 
     @property
@@ -187,6 +193,7 @@ class Options(TrainOptions, ModelOptions, StoredRunOptions):
             )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise unknown("--dtype", self.dtype, DTYPES)
+        check_trackers(self.track)
         check_asked(self.processes)
         check_strategy(self.strategy)
         if self.tune is not None and self.lr is not None:
@@ -255,6 +262,21 @@ class ExecutionOptions:
             raise unknown("format", self.format, FORMATS)
         if rate is not None and not 0 < rate < 1e30:
             raise UsageError(f"--flops-per-second {rate:g} is not a rate: give a positive number, such as 2e12")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuses trackers before anything is read.
+
+    Raises:
+        UsageError: one that there is not, that is not installed, or processes that share a run's training.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"--track {name} needs {name}, which is not installed: pip install {name}")
+    if names and started() > 1:
+        raise UsageError("--track is for one process a run, and the launcher started several: leave out one of the two")
 
 
 def check_executor(name: str, workers: int | None, settings: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ from rim_bench.methods.schedule import flops_spans, planned_flops
 from rim_bench.runs.checkpoints import CheckpointSelector, answered, clean, evaluate_candidates
 from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_choices, trials
 from rim_bench.runs.study import StudySetting
+from rim_bench.runs.trackers import tracked
 from rim_bench.runs.tuning import adopt, run_trials, same_training
 from rim_bench.storage.records import ProcessesRecord, TrainingRecord, UsedBudgetRecord, ValidationRecord
 from rim_bench.storage.run_folder import Run
@@ -212,7 +213,8 @@ def _train_weights(
     decided = {} if study.precision.asked is None else {"dtype": study.precision.record()}
     run.write_environment(_environment(device, study.task, 1 if group is None else group.size) | processes | decided)
     reset_peak(device)
-    with phase(f"training {planned.label}"):
+    with phase(f"training {planned.label}"), tracked(run, study.options.track, study.options.out) as journal:
+        trainer.journal = journal
         outcome = trainer.run(lambda p: reporter.training(planned.label, p))
     bridges.eval()
     peak = max(watcher.peak, peak_memory(device))  # before validation
