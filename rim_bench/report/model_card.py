@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from rim_bench.data.task import load_task
 from rim_bench.evidence.stats.intervals import wilson
-from rim_bench.report.run_list import own_accuracy
-from rim_bench.storage.records import RunSpec, TrainingRecord
+from rim_bench.report.run_list import accuracy_in_distribution, own_accuracy, plain_evaluations
+from rim_bench.storage.records import EvaluationRecord, RunSpec, TrainingRecord
 from rim_bench.storage.run_folder import Run
+from rim_bench.util.errors import UsageError
 from rim_bench.util.text import escape_markdown, format_flops
 
 GENERATE = """```python
@@ -37,10 +39,7 @@ def card(run: Run, prompt: str | None, slots: int, question: str) -> str:
     behind = f", and `{prompt}` stands behind it" if prompt else ""
     lines = [
         "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        *_base_model(spec),
-        "tags: [rim-bench, latent-reasoning]",
+        _metadata(run, spec),
         "---",
         "",
         f"# {escape_markdown(spec.method.title)} on {escape_markdown(str(spec.task.name))}",
@@ -69,9 +68,63 @@ def card(run: Run, prompt: str | None, slots: int, question: str) -> str:
     return "\n".join(lines)
 
 
-def _base_model(spec: RunSpec) -> list[str]:
-    hub = spec.backbone.to_json().get("hub")
-    return [f"base_model: {hub}"] if hub else []
+def _metadata(run: Run, spec: RunSpec) -> str:
+    """The front matter: what a hub shows of the model, its evaluations as a model-index."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=_dataset(e) or f"rim-bench/{e.task}",
+            dataset_name=str(e.task_title or e.task),
+            dataset_split=str(e.split),
+            dataset_args={"sha256": e.data_sha256, "n": n},
+            metric_type="accuracy",
+            metric_name="accuracy",
+            metric_value=round(100 * accuracy, 2),
+        )
+        for e, accuracy, n in _results(run)
+    ]
+    return ModelCardData(
+        model_name=run.id,
+        base_model=spec.backbone.to_json().get("hub"),
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["rim-bench", "latent-reasoning"],
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def hub_results(run: Run) -> dict[str, str]:
+    """`.eval_results/TASK.yaml` of every evaluation on a set that a hub has, in its own format: path -> text."""
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    files = {}
+    for e, accuracy, n in _results(run):
+        if (dataset := _dataset(e)) is not None:
+            notes = f"rim-bench, method {run.spec.method.title}, {n:,} questions, seed {run.spec.seed}"
+            entry = EvalResultEntry(dataset, str(e.task), round(100 * accuracy, 2), notes=notes)
+            text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
+            files[f".eval_results/{e.task}.yaml"] = text
+    return files
+
+
+def _results(run: Run) -> list[tuple[EvaluationRecord, float, int]]:
+    """Its evaluations at its own settings, each with accuracy and number of questions; of one task the first."""
+    by_task: dict[str, tuple[EvaluationRecord, float, int]] = {}
+    for key, e in plain_evaluations(run).items():
+        by_task.setdefault(str(e.task), (e, *accuracy_in_distribution(run, key)))
+    return list(by_task.values())
+
+
+def _dataset(evaluation: EvaluationRecord) -> str | None:
+    """The id of its questions' set on the Hugging Face hub; None for a generated one, or one's own."""
+    try:
+        hub = load_task(str(evaluation.task)).metadata.get("hub")
+    except UsageError:
+        return None
+    return str(hub["path"]) if isinstance(hub, dict) else None
 
 
 def _accuracy(run: Run) -> str:

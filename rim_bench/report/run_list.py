@@ -59,18 +59,30 @@ def _when(run: Run) -> str:
 
 def own_accuracy(run: Run) -> tuple[float | None, int | None]:
     """Share of right answers in distribution, of the evaluation that the run itself made, and of how many questions."""
-    for key, evaluation in run.evaluations().items():
-        if _is_own(run, evaluation):
-            items = run.read_items(key)
-            inside = [item for item in items if not item.ood] or items
-            return sum(item.correct for item in inside) / len(inside), len(inside)
+    for key, evaluation in plain_evaluations(run).items():
+        if evaluation.task == run.spec.task.name:
+            return accuracy_in_distribution(run, key)
     return None, None
 
 
-def _is_own(run: Run, evaluation: EvaluationRecord) -> bool:
-    settings = evaluation.settings or SettingsRecord()
-    plain = evaluation.effort is None and settings.votes is None and settings.order is None
-    return plain and evaluation.split == "test" and evaluation.task == run.spec.task.name and not evaluation.curve
+def accuracy_in_distribution(run: Run, key: str) -> tuple[float, int]:
+    """Share of right answers to the questions like those trained on, else to all, and of how many questions."""
+    items = run.read_items(key)
+    inside = [item for item in items if not item.ood] or items
+    return sum(item.correct for item in inside) / len(inside), len(inside)
+
+
+def plain_evaluations(run: Run) -> dict[str, EvaluationRecord]:
+    """Its evaluations on test questions at the method's own settings: one greedy answer, in the usual order."""
+    return {
+        key: e
+        for key, e in run.evaluations().items()
+        if e.split == "test" and not e.curve and e.effort is None and _is_plain(e.settings or SettingsRecord())
+    }
+
+
+def _is_plain(settings: SettingsRecord) -> bool:
+    return settings.votes is None and settings.order is None
 
 
 def _cells(record: Record) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rim_bench.data.task import task_of
 from rim_bench.engine.export import PROBE, TEMPLATE, Exported, export_model
 from rim_bench.engine.trained_model import load_trained
-from rim_bench.report.model_card import card
+from rim_bench.report.model_card import card, hub_results
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import cannot_apply
 from rim_bench.util.files import MANIFEST, complete_folder
@@ -43,6 +43,9 @@ def export_run(
     with complete_folder(folder) as part:
         exported = export_model(trained, part, max_tokens=tokens, effort=effort)
         (part / "README.md").write_text(card(run, exported.text, exported.latent, PROBE), "utf-8")
+        for name, text in hub_results(run).items():
+            (part / name).parent.mkdir(exist_ok=True)
+            (part / name).write_text(text, "utf-8")
     (folder / MANIFEST).unlink()
     return [f"{folder}: {run.id}, {'merged with its base' if lora else 'all of its weights'}", _how(exported)]
 
