@@ -33,7 +33,7 @@ def test_the_card_is_read_by_the_hub_with_the_accuracy_of_the_table(run: Run, tm
     assert (result.dataset_type, result.dataset_split, result.metric_type) == ("rim-bench/chain", "test", "accuracy")
     assert loaded.data.library_name == "transformers" and "rim-bench" in loaded.data.tags
     text = loaded.content
-    assert f"`{run.id}`" in text and "n = " not in text.split("## How well")[0]
+    assert f"`{run.id}`" in text
     assert f"{result.metric_value:.1f} % of 1,500 test questions" in text and "One training seed" in text
 
 
