@@ -122,6 +122,7 @@ RECORDS = {
     "StepRecord": "a line of `train.jsonl(.xz)`",
     "EvaluationRecord": "`eval/<key>/summary.json`",
     "ItemRecord": "a line of `eval/<key>/items.jsonl.gz`",
+    "QuestionRecord": "a line of `data/<sha256>.jsonl.gz` beside `runs/`",
     "CandidateItem": "a line of `candidates/eval/<key>/items.jsonl.gz`",
     "LmEvalRecord": "`lm_eval/eval/<key>/summary.json`",
     "LmEvalItem": "a line of `lm_eval/eval/<key>/items.jsonl.gz`",
@@ -145,7 +146,11 @@ results/runs/<id>/
   model/                     final weights with manifest.json; its existence means "trained"
   eval/<key>/                items.jsonl.gz, then summary.json; its existence means "evaluated"
   lm_eval/                   what lm-eval's own tasks gave
+results/data/<sha256>.jsonl.gz   the questions of an evaluated set, once for all runs
 ```
+
+Questions are stored by licence: generated sets and those under MIT, Apache or CC BY with their text and right answer,
+others with ids alone.
 
 The id is `<method>-<task>-<12 hex digits of the specification's sha256>`: equal specifications have equal ids, so that
 the same command finds what it has done. Keys that a version does not know are kept, and files of older versions are

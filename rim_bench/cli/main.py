@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "ask": evaluate.ask,
     "export": share.export,
     "table": results.table,
+    "report": results.report,
     "seal": results.seal,
     "plot": results.plot,
     "show": results.show,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,11 +28,14 @@ from rim_bench.cli.run import EXECUTION, print_dry_run, report_failures, runner_
 from rim_bench.data.options import DataOptions
 from rim_bench.runs.options import ExecutionOptions, StudyOptions
 from rim_bench.util.errors import UsageError, cannot_apply, unknown
-from rim_bench.util.files import check_place
+from rim_bench.util.files import check_place, write_bytes_atomic
 from rim_bench.util.flags import Flag, read_names, read_settings, refuse_unused
+from rim_bench.util.text import format_bytes
 
 VOCABULARY = 4096  # of the tokenizer that `show` builds
-PUBLISHED = Flag("Folder of the published files.", envvar="RIM_BENCH_DATA")
+DATA_VARIABLE = "RIM_BENCH_DATA"
+PUBLISHED = Flag("Folder of the published files.", envvar=DATA_VARIABLE)
+DEFAULT_TITLE = "Comparison of reasoning methods"
 
 
 def table(
@@ -64,6 +68,42 @@ def table(
     if write:
         write_tables(comparison(chosen, split=split, damaged=damaged) if references else table, out)
     print_as(format_, table)
+
+
+def report(
+    runs: RunNames = None,
+    to: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", help="The results folder.")] = Path("results"),
+    split: Split = "test",
+    title: Annotated[str, typer.Option("--title", help="What stands above it.")] = DEFAULT_TITLE,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help=PUBLISHED.help + " For texts that are not stored.", envvar=DATA_VARIABLE),
+    ] = None,
+    all_texts: Annotated[
+        bool, typer.Option("--all-texts", help="Also texts of sets whose licence does not let them be passed on.")
+    ] = False,
+) -> None:
+    """One HTML file to look at stored runs with: verdicts, pictures, and every question with its answers.
+
+    It needs no server and no network, and is a pure function of what lies in the run folders.
+    """
+    check_split(split)
+    check_place("--output", to)
+    if data is not None and not data.is_dir():
+        raise UsageError(f"data folder {str(data)!r} {'is not a folder' if data.exists() else 'does not exist'}")
+    chosen, damaged = chosen_runs(runs, out)
+    name_damaged(damaged)
+    from rim_bench.report.page.document import report as page
+
+    command = ["rim-bench", "report", *(runs or []), "--out", str(out), "-o", str(to)]
+    command += ["--split", split] if split != "test" else []
+    command += ["--title", title] if title != DEFAULT_TITLE else []
+    command += ["--all-texts"] if all_texts else []
+    options: dict[str, Any] = {"title": title, "split": split, "data": data, "all_texts": all_texts}
+    written = page(chosen, damaged=damaged, command=shlex.join(command), **options)
+    write_bytes_atomic(to, written)
+    echo(f"{to} ({format_bytes(len(written))})")
 
 
 def seal(

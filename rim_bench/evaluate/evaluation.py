@@ -13,6 +13,7 @@ from typing import Any
 
 from rim_bench.data import answers
 from rim_bench.data.datasets import GUESS, evaluation_data
+from rim_bench.data.licences import passed_on, question_records
 from rim_bench.data.options import Steps
 from rim_bench.data.reader import Split
 from rim_bench.data.task import Task
@@ -28,6 +29,7 @@ from rim_bench.evaluate.predict import Prediction
 from rim_bench.evaluate.self_consistency import TEMPERATURE, sampling_of, votes_record
 from rim_bench.evaluate.shortcuts import measured_shortcuts
 from rim_bench.methods.method import Example, Method
+from rim_bench.storage.questions import QuestionStore
 from rim_bench.storage.records import (
     EvaluationRecord,
     FloorRecord,
@@ -145,8 +147,17 @@ def evaluate_run(
         files = request.files if task.name == run.spec.task.name else None
         shortcuts = measured_shortcuts(run, task, request.dataset(), request.data, files)
     items, summary = evaluate(trained, request, on_items)
+    _store_questions(run, request)
     rows = [item.without(*_LEFT_OUT) for item in items] if request.curve else items
     return run.write_evaluation(request.key(), rows, replace(summary, shortcuts=shortcuts, **(more or {})))
+
+
+def _store_questions(run: Run, request: EvaluationRequest) -> None:
+    """Stores the questions' texts beside the runs where they are not yet: ids alone where the licence wants it so."""
+    dataset, stored = request.dataset(), QuestionStore(run.results)
+    if not stored.has(dataset.sha256):
+        texts = passed_on(request.task) and dataset.registered is not False
+        stored.write(dataset.sha256, question_records(dataset.examples, texts=texts))
 
 
 def evaluated(run: Run, request: EvaluationRequest) -> EvaluationRecord | None:

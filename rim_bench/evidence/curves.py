@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COSTS = ("flops", "passes", "latency")  # FLOPs per item, sequential passes, milliseconds to the full answer at batch 1
-SAME = {"flops": 0.01, "passes": 0.01, "latency": 0.10}  # costs that differ by no more than this share count as equal
+MILLISECONDS = {"latency": "full_ms", "ttft": "ttft_ms"}  # costs that are measured, by what their record is called
+SAME = {
+    "flops": 0.01,
+    "passes": 0.01,
+    "latency": 0.10,
+    "ttft": 0.10,
+}  # costs that differ by no more than this share count as equal
 WIDE = 1.25  # an area is taken under curves whose largest cost is at least this much of their smallest
 TIMED = 3  # fewer timed questions than these have no mean
 
@@ -58,7 +64,7 @@ class Point:
         """
         if kind == "flops":
             return self.row.flops(ids)
-        return self.row.cost_mean("passes", ids) if kind == "passes" else self.milliseconds("full_ms", ids)
+        return self.row.cost_mean("passes", ids) if kind == "passes" else self.milliseconds(MILLISECONDS[kind], ids)
 
     def milliseconds(self, kind: str, ids: Sequence[str]) -> float | None:
         """Mean latency at batch 1 ("ttft_ms" or "full_ms") over the timed questions of `ids`, then over the seeds.

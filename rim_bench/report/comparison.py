@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rim_bench.evidence import degenerate, split_protocol
 from rim_bench.evidence.pairs import Pair
 from rim_bench.evidence.pairs import pairs as pairs_of
-from rim_bench.evidence.rows import Accuracy, Evaluation, Group, Reason, Row, Subset, collect, headings, stamp
+from rim_bench.evidence.rows import Accuracy, Evaluation, Group, LeftOut, Reason, Row, Subset, collect, headings, stamp
 from rim_bench.evidence.training_budgets import Budget, tuning_flops, tuning_trials
 from rim_bench.report import references, sections
 from rim_bench.report.notes import comparison_notes, trained_elsewhere
@@ -161,7 +162,29 @@ def _measures(a: Accuracy) -> Record:
     return {"n": a.n, "accuracy": a.value, "ci_low": a.interval.low, "ci_high": a.interval.high, "seed_sd": a.sd}
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Stored runs in groups that may be compared, each with its pairs: what a table and a report are written from."""
+
+    runs: tuple[Run, ...]
+    groups: tuple[Group, ...]
+    pairs: tuple[tuple[Pair, ...], ...]  # of each group
+    left_out: tuple[LeftOut, ...]
+    split: str | None
+
+    @property
+    def headings(self) -> list[str]:
+        """A title for each group."""
+        return headings(self.groups)
+
+
 @phase("comparing the runs")
+def compared(runs: Iterable[Run], split: str | None = None) -> Compared:
+    """The groups of stored runs with their pairs; `split` keeps the evaluations on one split."""
+    groups, left_out = collect(runs := tuple(runs), split)
+    return Compared(runs, tuple(groups), tuple(tuple(pairs_of(g)) for g in groups), tuple(left_out), split)
+
+
 def comparison(
     runs: Iterable[Run],
     *,
@@ -179,11 +202,23 @@ def comparison(
     Raises:
         UsageError: none of the runs has an evaluation that can be read.
     """
-    groups, no_rows = collect(runs := list(runs), split)
-    by_splits, missing = split_protocol.scored_runs(runs, split)
-    no_rows = [item for item in no_rows if item.reason is not Reason.ON_TEST]  # those have a section of their own
+    return table_of(compared(runs, split), title=title, damaged=damaged, published=published)
+
+
+@phase("writing the table")
+def table_of(
+    what: Compared,
+    *,
+    title: str = "Comparison of reasoning methods",
+    damaged: Iterable[Damaged] = (),
+    published: References | None = None,
+) -> Table:
+    """The table of `comparison` from groups that are there already; arguments and errors as there."""
+    groups, split = what.groups, what.split
+    by_splits, missing = split_protocol.scored_runs(what.runs, split)
+    no_rows = [item for item in what.left_out if item.reason is not Reason.ON_TEST]  # those have a section of their own
     bad = sections.damaged_runs(damaged, [*no_rows, *missing])
-    runs = [run for run in runs if run.id not in bad]
+    runs = [run for run in what.runs if run.id not in bad]
     left_out = [item.text() for item in no_rows if item.reason is not Reason.DAMAGED] + omitted_lines(runs)
     left_out += [item.text() for item in missing if item.reason is not Reason.DAMAGED]
     if not groups and not by_splits:
@@ -193,8 +228,7 @@ def comparison(
     parts = overview(groups)
     whole = not parts  # else the terminal shows other tasks' sets in the overview alone
     records: list[Record] = []
-    for group, heading in zip(groups, headings(groups), strict=True):
-        pairs = pairs_of(group)
+    for group, pairs, heading in zip(groups, what.pairs, what.headings, strict=True):
         panels = [panel for section in sections.SECTIONS for panel in section(group, pairs)]
         notes = list(comparison_notes(group, pairs))
         if published is not None:

@@ -1049,6 +1049,16 @@ class ItemRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuestionRecord(JsonRecord):
+    """One question of an evaluated set."""
+
+    id: str = said("id of the question", NEEDED)
+    question: str | None = said("its text; missing: the set's licence does not let it be passed on", omit=True)
+    reference: str | None = said("right answer; missing likewise", omit=True)
+    choices: tuple[str, ...] = said("multiple choice: what is chosen between", (), omit=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CandidateItem(JsonRecord):
     """One test question with the answers of all candidates of a run, in the order of training."""
 

@@ -130,6 +130,11 @@ class Run:
         return read_record(RunSpec, self.seal.read("spec.json"), self.path / "spec.json")
 
     @property
+    def results(self) -> Path:
+        """The results folder that it lies in."""
+        return self.path.parent.parent
+
+    @property
     def seal(self) -> Seal:
         """The manifest of its records."""
         return Seal(self.path)

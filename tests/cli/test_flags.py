@@ -26,6 +26,7 @@ FLAGS = {
     f" --out -o --device {OWN}",
     "export": f"--adapter --effort --max-tokens --out -o {OWN}",
     "table": "--out -o --split --format -f --write --references",
+    "report": "--output -o --out --split --title --data --all-texts",
     "seal": "--out -o --again",
     "plot": "--out -o --kind -k --to --split",
     "show": "--task -t --data --file --steps --row --effort --set",
