@@ -62,6 +62,7 @@ def export_model(trained: TrainedModel, folder: Path, *, max_tokens: int, effort
     backbone = trained.backbone
     parts = prompt_parts(trained, effort)
     write_rows(backbone)
+    backbone.restore_frozen()  # an adapter is not rounded on its way into the weights
     causal = backbone.causal
     if hasattr(backbone.model, "peft_config"):
         causal = backbone.model.merge_and_unload()

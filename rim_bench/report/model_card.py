@@ -54,7 +54,7 @@ def card(run: Run, prompt: str | None, slots: int, question: str) -> str:
         "",
         f"The question ends with a newline{behind}. The answer stands behind `####`; decoding is greedy, and what "
         "follows a blank line does not count. transformers reads special tokens in a question as tokens, rim-bench as "
-        "text.",
+        f"text.{_precision(spec)}",
         "",
         "## How well it answers",
         "",
@@ -125,6 +125,15 @@ def _dataset(evaluation: EvaluationRecord) -> str | None:
     except UsageError:
         return None
     return str(hub["path"]) if isinstance(hub, dict) else None
+
+
+def _precision(spec: RunSpec) -> str:
+    if spec.dtype != "bfloat16":
+        return ""
+    return (
+        " The run computed in bfloat16 and these weights are float32: a few answers may differ by rounding from those "
+        "that were evaluated."
+    )
 
 
 def _accuracy(run: Run) -> str:

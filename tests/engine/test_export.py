@@ -15,6 +15,7 @@ import torch
 from crews import TEXTS as CREW_TEXTS
 from crews import Uneven
 from engine_models import TEXTS, base_folder
+from safetensors.torch import load_file
 
 from rim_bench.baselines.coconut import Coconut
 from rim_bench.baselines.cot import ChainOfThought
@@ -60,7 +61,7 @@ class Echo(Method):
         return Layout((Segment("question", None, question), Segment("echo", "question", question)), resume=("echo",))
 
 
-def trained(method: Method, family: str, base: Path | None = None) -> TrainedModel:
+def trained(method: Method, family: str, base: Path | None = None, dtype: str | None = None) -> TrainedModel:
     """A model with weights that are its own: of the adapter and the markers' rows too."""
     if base is None:
         shape = {"layers": 2, "width": 32, "heads": 4, "vocabulary": 300, "max_positions": 96, "embedding_std": 1.0}
@@ -68,7 +69,8 @@ def trained(method: Method, family: str, base: Path | None = None) -> TrainedMod
             resolve_backbone(family, shape), texts=[*TEXTS, *CREW_TEXTS], markers=method.markers(), seed=3
         )
     else:
-        backbone = Backbone.create(resolve_backbone(str(base), {"lora_rank": 4}), markers=method.markers(), seed=3)
+        spec_of_base = resolve_backbone(str(base), {"lora_rank": 4})
+        backbone = Backbone.create(spec_of_base, markers=method.markers(), seed=3, dtype=dtype)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for _, p in backbone.parameters_to_train():
@@ -139,6 +141,20 @@ def test_text_that_looks_like_a_marker_is_text_to_the_program(tmp_path: Path) ->
     export_model(trained(Coconut(c=2), "tiny"), tmp_path, max_tokens=12)
     (reply,) = ask(Predictor(trained(Coconut(c=2), "tiny")), ["<bot> 7"], max_tokens=12)
     assert program(tmp_path, ["<bot> 7"]) == [reply.output]
+
+
+def test_an_adapter_of_a_bfloat16_run_is_merged_without_being_rounded(tmp_path: Path) -> None:
+    base = base_folder("tiny", tmp_path / "base")
+    for dtype in ("float32", "bfloat16"):
+        export_model(trained(Rim(K=2), "tiny", base, dtype), tmp_path / dtype, max_tokens=12)
+    whole, rounded = (load_file(tmp_path / dtype / "model.safetensors") for dtype in ("float32", "bfloat16"))
+    assert whole.keys() == rounded.keys() and all(value.dtype == torch.float32 for value in rounded.values())
+    frozen = load_file(base / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    delta = whole[name] - frozen[name]
+    assert (
+        torch.allclose(rounded[name] - frozen[name].bfloat16().float(), delta, atol=1e-6) and delta.abs().max() > 0.01
+    )
 
 
 def test_an_effort_is_part_of_what_is_exported(tmp_path: Path) -> None:
