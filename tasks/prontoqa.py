@@ -10,9 +10,11 @@ for 5 hops. That preparation's own files (arrays of question, steps and answer) 
 Generated proofs have the same sentences and the same number of hops and are not made by the published program. Somebody
 belongs to a concept; four rules lead to wider ones and a fifth from there to a property, stated or denied. Distractors:
 every other concept has a property of its own, the chain of concepts goes on above the one that is needed and below the
-first, and a second chain that nobody belongs to has one with the opposite of the property that is asked for. (The
-published program gives the latter a single concept, which occurs in one sentence only and gives itself away. Here the
-decoy's concept is often an end of its chain, and so named less than the right one: that alone answers 86 %.)
+first, and a second chain that nobody belongs to has a decoy: a concept with the opposite of the property that is asked
+for. The decoy stands inside its chain, two or three concepts above its lowest and as far below its highest as the right
+one is, so that both, and the concepts beside them, are named in as many sentences. (The published program gives the
+second chain a single concept, which occurs in one sentence only and gives itself away. In version 1 here the decoy
+could be an end of its chain, was named less then, and that alone answered 86 %.)
 
 Of every four generated questions two are true, two are false, and in each case one states and one denies: neither
 "not" in the question nor in a rule tells the label. The hash of a question decides its split (80 / 10 / 10 %). Standard
@@ -114,11 +116,12 @@ def generate(n: int, levels: Sequence[str], seed: int, split: str) -> list[Examp
 
 def _draw(hops: int, true: bool, denies: bool, rng: random.Random) -> tuple[str, tuple[str, ...], str]:
     """Question, steps and answer of one proof; `denies`: the question has a "not"."""
-    above, below, other = rng.randint(1, 2), rng.randint(0, 1), rng.randint(2, 4)
-    names = rng.sample(CONCEPTS, below + hops + above + other)
+    above, below, under = rng.randint(1, 2), rng.randint(0, 1), rng.randint(2, 3)
+    over = rng.randint(1, 2)  # the decoy has as many above it as the right concept, and some under it
+    names = rng.sample(CONCEPTS, below + hops + above + under + 1 + over)
     chain, aside = names[: below + hops + above], names[below + hops + above :]
     properties = rng.sample(PROPERTIES, len(names))
-    person, last, decoy = rng.choice(PEOPLE), chain[below + hops - 1], rng.choice(aside)
+    person, last, decoy = rng.choice(PEOPLE), chain[below + hops - 1], aside[under]
     asked = properties.pop()
     negated = denies if true else not denies  # of the rule that the proof ends with
     held = {name: (properties.pop(), rng.random() < 0.5) for name in names if name not in (last, decoy)}
@@ -154,17 +157,23 @@ def _rule(concept: str, one: str, many: str, negated: bool, rng: random.Random) 
 def shortcuts(question: str) -> dict[str, str]:
     """Whether there is a "not" in what is asked, and what the rules about its property say, whoever they are about.
 
-    Of those rules: the last one, and the one whose concept stands in most sentences (the published program's decoy
-    stands in one).
+    Of those rules: the last one, the one whose concept stands in most sentences (the published program's decoy stands
+    in one), and the one whose concept stands beside those that stand in most.
     """
     facts, _, asked = question.partition("True or false: ")
     denies, wanted = " not " in asked, asked.split()[-1:]
     sentences = [[word.lower().removesuffix("es") for word in fact.split()] for fact in facts.split(".")]
     rules = [words for words in sentences if words and words[-1:] == [word.rstrip(".") for word in wanted]]
 
+    def concept(words: Sequence[str]) -> str:
+        return words[words[0] in ("every", "each")]
+
     def named(words: Sequence[str]) -> int:
-        concept = words[words[0] in ("every", "each")]
-        return sum(concept in other for other in sentences)
+        return sum(concept(words) in other for other in sentences)
+
+    def neighbours_named(words: Sequence[str]) -> int:
+        beside = {word for other in sentences if concept(words) in other for word in other if word.endswith("pus")}
+        return sum(word in other for word in beside for other in sentences)
 
     def says(words: Sequence[str]) -> str:
         return "as asked" if ("not" in words) == denies else "the opposite"
@@ -173,6 +182,9 @@ def shortcuts(question: str) -> dict[str, str]:
         "a not in what is asked": str(denies),
         "last rule about the property": says(rules[-1]) if rules else "",
         "rule about the property of the concept named most": says(max(rules, key=named)) if rules else "",
+        "rule about the property of the concept whose neighbours are named most": (
+            says(max(rules, key=neighbours_named)) if rules else ""
+        ),
     }
 
 

@@ -80,6 +80,7 @@ def own_task(monkeypatch: pytest.MonkeyPatch, shortcuts: Callable[[str], Any] | 
                 "a not in what is asked": "True",
                 "last rule about the property": "as asked",
                 "rule about the property of the concept named most": "as asked",
+                "rule about the property of the concept whose neighbours are named most": "as asked",
             },
         ),
     ],
