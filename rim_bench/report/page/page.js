@@ -95,6 +95,16 @@
     return { a, b, ref: a };
   }
 
+  /** Rows that share colour and marker with an earlier one, as of another training budget, get hollow markers. */
+  function tellApart(rows) {
+    const seen = new Map();
+    for (const row of rows) {
+      const look = `${row.color} ${row.marker}`;
+      row.hollow = (seen.get(look) ?? 0) % 2 === 1;
+      seen.set(look, (seen.get(look) ?? 0) + 1);
+    }
+  }
+
   const group = () => page.groups[state.group];
   const shownRow = (row) => state.budget < 0 || row.budget === state.budget;
 
@@ -126,7 +136,7 @@
 
   function mark(row, x, y, r = 5.5) {
     const shape = MARKS[row.marker](r);
-    shape.setAttribute("class", "solid");
+    shape.setAttribute("class", row.hollow ? "open" : "solid");
     return draw("g", { transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` }, shape);
   }
   const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
@@ -214,8 +224,9 @@
     const step = (width - left - right) / levels.length, most = Math.min(1, 1.04 * Math.max(0.05, ...levels.flatMap(([set, k]) => [set.floor.value, ...rows.map((row) => row.accuracy[k].high)])));
     const y = (value) => bottom - (Math.min(value, most) / most) * (bottom - top), x = (i, k) => left + step * (i + 0.5 + ((k + 0.5) / rows.length - 0.5) * 0.72);
     const parts = levels.map(([set], i) => (set.ood ? draw("rect", { x: left + step * i, y: top - 6, width: step, height: bottom - top + 6, class: "ood" }) : null));
+    if (levels.some(([set]) => set.ood)) parts.push(text(width - right, top - 12, "shaded: out of distribution", { class: "soft", "text-anchor": "end" }));
     for (const t of ticks(0, 100 * most, 6)) parts.push(line(left, y(t / 100), width - right, y(t / 100), "grid"), text(left - 6, y(t / 100) + 4, `${Number(t.toFixed(6))}`, { class: "soft", "text-anchor": "end" }));
-    levels.forEach(([set], i) => parts.push(text(left + step * (i + 0.5), height - 10, cut(`${set.name}${set.ood ? " OOD" : ""}`, Math.max(4, Math.floor(step / 7))), { class: "soft", "text-anchor": "middle" }),
+    levels.forEach(([set], i) => parts.push(text(left + step * (i + 0.5), height - 10, cut(set.name, Math.max(4, Math.floor(step / 7))), { class: "soft", "text-anchor": "middle" }),
       line(left + step * i + 3, y(set.floor.value), left + step * (i + 1) - 3, y(set.floor.value), "floor")));
     rows.forEach((row, k) => parts.push(draw("g", { class: looks(row) },
       levels.map(([, set], i) => { const e = row.accuracy[set]; return [line(x(i, k), y(e.low), x(i, k), y(e.high), "thin"), e.seeds.length > 1 ? e.seeds.map((s) => draw("circle", { cx: x(i, k), cy: y(s), r: 2.1, class: "open" })) : null, mark(row, x(i, k), y(e.value), 4)]; }))));
@@ -510,11 +521,11 @@
     firstShown = Math.max(0, Math.floor(Math.max(0, chosen) / PAGE) * PAGE);
     const part = listed.slice(firstShown, firstShown + PAGE), [a, b] = [answersOf(state.a), answersOf(state.b)];
     const texts = columns.questions.length > 0, levels = new Set(columns.levels).size > 1;
-    const head = ["question", levels ? "level" : null, texts ? "text" : null, "reference", "A", "B"].filter((name) => name);
+    const head = ["question", levels ? "level" : null, "A", "B", "reference", texts ? "text" : null].filter((name) => name);
     const rows = part.map((k, i) => el("tr", { "data-place": k, class: firstShown + i === chosen ? "chosen" : null },
       el("th", { scope: "row", class: "nowrap" }, el("button", { type: "button", class: "id", tabindex: firstShown + i === Math.max(0, chosen) || (chosen < 0 && i === 0) ? 0 : -1, "aria-current": firstShown + i === chosen ? "true" : null }, columns.ids[k])),
-      levels ? el("td", { class: "nowrap" }, columns.levels[k]) : null, texts ? el("td", { class: "q" }, (columns.questions[k] || "–").slice(0, 160)) : null,
-      el("td", null, columns.references[k] || "–"), el("td", { class: "nowrap" }, sign(a, k)), el("td", { class: "nowrap" }, sign(b, k))));
+      levels ? el("td", { class: "nowrap" }, columns.levels[k]) : null, el("td", { class: "nowrap" }, sign(a, k)), el("td", { class: "nowrap" }, sign(b, k)),
+      el("td", null, columns.references[k] || "–"), texts ? el("td", { class: "q" }, (columns.questions[k] || "–").slice(0, 160)) : null));
     const move = (to) => () => { change({ item: columns.ids[listed[to]] }, () => { drawList(); drawDetail(); }); focusChosen(); };
     const pages = listed.length > PAGE ? el("p", { class: "pages" },
       el("button", { type: "button", disabled: firstShown === 0, onclick: move(Math.max(0, firstShown - PAGE)) }, "Previous page"),
@@ -716,6 +727,7 @@
 
   async function start() {
     page = await unpack("page-data");
+    for (const view of page.groups) tellApart(view.rows);
     byId("title").textContent = page.title;
     drawTables();
     if (!page.groups.length) {

@@ -123,7 +123,7 @@ def trust_lines(group: Group, pairs: Sequence[Pair]) -> Iterator[VerdictLine]:
 
 
 def claim_rows(group: Group, pairs: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
-    """What each control says: outcome, control, of, the claim that it tests, set of questions, points, the whole text."""
+    """What each control says: outcome, control, of, the claim tested, set of questions, points, the whole text."""
     for finding in findings(group, pairs):
         for name, verdict in finding.says.items():
             says = finding.control, finding.of, finding.claim, name or "all", verdict.points, verdict.text()
