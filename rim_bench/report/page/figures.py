@@ -14,9 +14,9 @@ from rim_bench.report.page.records import (
     CostLine,
     CostPicture,
     CostPoint,
-    Difference,
     Estimate,
     FloorLine,
+    ForestLine,
     LossCurve,
     QuestionSet,
     RowFacts,
@@ -95,13 +95,13 @@ def row_facts(group: Group, budgets: Sequence[str]) -> Iterator[RowFacts]:
         )
 
 
-def differences(group: Group, pairs: Sequence[Pair]) -> Iterator[Difference]:
+def differences(group: Group, pairs: Sequence[Pair]) -> Iterator[ForestLine]:
     """Every pair of rows."""
     rows = {id(row): k for k, row in enumerate(group.rows)}
     sets = {scope.name: k for k, scope in enumerate(group.scopes) if not scope.level}
     for p in pairs:
         back = Interval(-p.interval.high, -p.interval.low)
-        yield Difference(
+        yield ForestLine(
             sets[p.scope.name],
             rows[id(p.first)],
             rows[id(p.second)],

@@ -81,7 +81,7 @@ class SetVerdicts:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ForestLine:
     """A paired comparison of two rows; `there` and `back` are difference and interval of first − second, and of
     second − first.
     """
@@ -201,7 +201,7 @@ class GroupView:
     verdicts: tuple[SetVerdicts, ...]
     trust: tuple[VerdictLine, ...]
     claims: tuple[tuple[str, ...], ...]  # outcome, control, of, claim, set, points, the whole text
-    differences: tuple[Difference, ...]
+    differences: tuple[ForestLine, ...]
     costs: tuple[CostPicture, ...]
     losses: tuple[LossCurve, ...]
     runs: tuple[RunFacts, ...]
