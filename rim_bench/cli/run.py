@@ -79,14 +79,18 @@ def run(
 )
 def train(context: typer.Context, options: Options) -> None:
     """Train methods without evaluating them on the test split; prints each run's folder and validation accuracy."""
+    from rim_bench.runs.forecast import announcement, cells_of
     from rim_bench.runs.planned_run import plan_study
     from rim_bench.runs.study import check_used
     from rim_bench.runs.training import run_plan
+    from rim_bench.util.progress import outlook
 
     check_results(options.out)
     plan = plan_study(options)
     check_used([plan[0].study])
-    with reporter_for() as reporter:
+    with reporter_for() as reporter, outlook(lambda: cells_of([plan], evaluation=False)):
+        if (coming := announcement([plan], evaluation=False)) is not None:
+            reporter.note(coming)
         runs = run_plan(plan, reporter, evaluation=False, execution=execution_of(context))
     for done in runs:
         training = done.training()
@@ -142,6 +146,7 @@ def run_requests(
     """The finished runs of `rim-bench run`, and the runner if there was one. Everything is done here but the table."""
     from rim_bench.engine.devices import pick_device
     from rim_bench.evaluate.stored_runs import evaluate_sets, plan_sets
+    from rim_bench.runs.forecast import announcement
     from rim_bench.runs.grid import run_plans
     from rim_bench.runs.planned_run import plan_study
     from rim_bench.runs.study import check_used, study_setting
@@ -163,6 +168,8 @@ def run_requests(
     runs: list[Run] = []
     with reporter_for() as reporter:
         sets = plan_sets(wanted, requests[0], reporter)
+        if (coming := announcement(plans)) is not None:
+            reporter.note(coming)
         with runner_of(way, plans, reporter, wanted) as runner:
             arms_of = run_plans(plans, runner, reporter, execution)
             for plan, request, (held, _), arms in zip(plans, requests, needed, arms_of, strict=True):

@@ -65,6 +65,7 @@ def export_model(trained: TrainedModel, folder: Path, *, max_tokens: int, effort
     backbone.restore_frozen()  # an adapter is not rounded on its way into the weights
     causal = backbone.causal
     if hasattr(backbone.model, "peft_config"):
+        backbone.restore_frozen()  # an adapter is not to be rounded on its way into the weights
         causal = backbone.model.merge_and_unload()
     never = range(backbone.vocabulary, len(causal.get_output_embeddings().weight))
     causal.generation_config = generation_settings(backbone.end, never)

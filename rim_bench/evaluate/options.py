@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rim_bench.engine.generate import Sampling
 
 QUICK_ROWS = 20  # questions of a plumbing check
+QUICK_LARGE_ROWS = 6  # of a pretrained model, which is a hundred times larger
+QUICK_LARGE_TOKENS = 32  # generated for each, at most
 EVALUATED = ("test", "validation")
 
 

@@ -18,6 +18,7 @@ import torch
 
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.runs.executors import Executor, open_engine
+from rim_bench.runs.forecast import cells_of
 from rim_bench.runs.job import Job, JobResult
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_choices, starts, trials
@@ -26,7 +27,7 @@ from rim_bench.runs.tuning import Choice, Trial, choose, run_trial
 from rim_bench.storage.records import TrainingRecord
 from rim_bench.storage.run_folder import Run, RunInUse
 from rim_bench.util.errors import UsageError
-from rim_bench.util.progress import Reporter, Silent
+from rim_bench.util.progress import Reporter, Silent, duration, outlook
 
 if TYPE_CHECKING:
     from rim_bench.evaluate.options import EvaluationSets
@@ -148,6 +149,7 @@ class Runner:
         busy: dict[str, PlannedRun] = {}
         attempts: Counter[str] = Counter()
         total = len(waiting)
+        took: list[float] = []  # seconds of the cells that ended
         for planned in waiting.values():
             self.reporter.note(f"queued: {self.label(planned)} ({planned.id})")
         while waiting or busy:
@@ -180,7 +182,11 @@ class Runner:
                     busy[planned.id] = planned
                     self.engine.start(job)
                 else:
-                    self._ended(planned, result, attempt, f"{total - len(waiting) - len(busy)} of {total}")
+                    left = len(waiting) + len(busy)
+                    took.append(result.seconds)
+                    about = sum(took) / len(took) * left / max(1, min(left, len(busy) + 1))
+                    time_left = f", about {duration(about)} left in all" if left else ""
+                    self._ended(planned, result, attempt, f"{total - left} of {total}{time_left}")
 
     def _in_use(self, planned: PlannedRun) -> bool:
         """Whether another process works on a run; it is noted once which."""
@@ -287,7 +293,10 @@ def run_plans(
     plans: Sequence[Plan], runner: Runner | None, reporter: Reporter, execution: ExecutionContext = ALONE
 ) -> list[list[Run]]:
     """Each plan's runs: on the runner, or in this process one plan after the other."""
-    return [run_plan(plan, reporter, execution=execution) for plan in plans] if runner is None else runner.run(plans)
+    if runner is not None:
+        return runner.run(plans)
+    with outlook(lambda: cells_of(plans)):
+        return [run_plan(plan, reporter, execution=execution) for plan in plans]
 
 
 def visible_gpus(count: int) -> list[str]:

@@ -14,8 +14,8 @@ from rim_bench.data.datasets import evaluation_data, training_data
 from rim_bench.data.leakage import count_overlap
 from rim_bench.data.reader import Split
 from rim_bench.data.task import Task, load_task
-from rim_bench.engine.distributed.environment import check_batch
-from rim_bench.evaluate.options import QUICK_ROWS
+from rim_bench.engine.distributed.environment import check_batch, started
+from rim_bench.evaluate.options import QUICK_LARGE_ROWS, QUICK_LARGE_TOKENS, QUICK_ROWS
 from rim_bench.methods.controls import Control, UnrunControl, controls_for, matched_settings
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import all_methods, load_method
@@ -28,6 +28,7 @@ from rim_bench.util.flags import refuse_unused
 from rim_bench.util.progress import phase
 
 FLOAT32 = Precision("float32")
+QUICK_BATCH = 2  # examples an optimizer step of a plumbing check of a pretrained model
 STARTS = ("recipe", "cot")
 
 
@@ -75,7 +76,17 @@ class StudySetting:
     def evaluation_limit(self) -> int | None:
         """Questions that its evaluation asks at most."""
         options = self.options
-        return options.limit if options.limit is not None or not options.quick else QUICK_ROWS
+        if options.limit is not None or not options.quick:
+            return options.limit
+        return QUICK_ROWS if self.origin == "scratch" else QUICK_LARGE_ROWS
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of an answer at most."""
+        if self.options.max_tokens is not None:
+            return self.options.max_tokens
+        usual = int(self.task.recipe.get("max_tokens", 128))
+        return usual if not self.options.quick or self.origin == "scratch" else min(usual, QUICK_LARGE_TOKENS)
 
     @cached_property
     def overlap(self) -> OverlapRecord:
@@ -159,7 +170,10 @@ class StudySetting:
         Raises:
             UsageError: fewer than there are processes.
         """
-        size = self.options.batch_size or self.recipe_batch_size
+        usual = self.recipe_batch_size
+        if self.options.quick and self.origin == "pretrained":
+            usual = min(usual, max(QUICK_BATCH, started()))
+        size = self.options.batch_size or usual
         check_batch(size)
         return size
 

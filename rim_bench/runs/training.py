@@ -36,6 +36,7 @@ from rim_bench.methods.own_methods import Checked, bridges_of, is_own
 from rim_bench.methods.schedule import flops_spans, planned_flops
 from rim_bench.runs.checkpoints import CheckpointSelector, answered, clean, evaluate_candidates
 from rim_bench.runs.planned_run import Plan, PlannedRun, arms, at_choices, trials
+from rim_bench.runs.reporting import ANSWER, VALIDATE, watching_answers, watching_training
 from rim_bench.runs.study import StudySetting
 from rim_bench.runs.trackers import tracked
 from rim_bench.runs.tuning import adopt, run_trials, same_training
@@ -45,7 +46,7 @@ from rim_bench.storage.selection import BEST, SPLITS
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import damage_of
-from rim_bench.util.progress import Reporter, Silent, phase
+from rim_bench.util.progress import Reporter, Silent, enter_cell, phase
 
 # A whole plan
 
@@ -165,6 +166,7 @@ def train(planned: PlannedRun, reporter: Reporter | None = None, execution: Exec
     """
     reporter, study = reporter or Silent(), planned.study
     device = pick_device(study.device)
+    enter_cell(planned.id)
     run = study.store.open(planned.spec)
     with run.lock():
         if run.trained:
@@ -215,13 +217,13 @@ def _train_weights(
     reset_peak(device)
     with phase(f"training {planned.label}"), tracked(run, study.options.track, study.options.out) as journal:
         trainer.journal = journal
-        outcome = trainer.run(lambda p: reporter.training(planned.label, p))
+        outcome = trainer.run(watching_training(planned, reporter, device))
     bridges.eval()
     peak = max(watcher.peak, peak_memory(device))  # before validation
     if (validation := watcher.validation) is None:
         with phase(f"answering the validation questions of {planned.label}") as validating:
             request = evaluation_request(study, "validation")
-            accuracy, n = validation_accuracy(trained, request, validating.advance)
+            accuracy, n = validation_accuracy(trained, request, watching_answers(VALIDATE, validating.advance))
         validation = ValidationRecord(accuracy=accuracy, n=n)
     train_set, held = study.data
     shown = overlap(train_set.examples, held.examples)
@@ -390,7 +392,7 @@ def evaluation_request(study: StudySetting, split: str = "test", effort: int | N
         study.evaluation_limit,
         split,
         effort,
-        options.max_tokens or int(study.task.recipe.get("max_tokens", 128)),
+        study.max_tokens,
         options.eval_batch_size,
         options.quick,
         device=torch.device(study.device).type,
@@ -408,6 +410,7 @@ def evaluate(planned: PlannedRun, reporter: Reporter | None = None, execution: E
     """The trained run with the evaluation that goes with its study; what is stored is not done again."""
     reporter, run, request = reporter or Silent(), planned.run, evaluation_request(planned.study)
     device, label = pick_device(planned.study.device), planned.label
+    enter_cell(planned.id)
     with run.lock():
         if is_evaluated(planned):
             reporter.note(f"{label}: evaluated already")
@@ -416,10 +419,11 @@ def evaluate(planned: PlannedRun, reporter: Reporter | None = None, execution: E
         def show(done: int, total: int) -> None:
             reporter.evaluating(label, done, total)
 
+        shown = watching_answers(ANSWER, show)
         if planned.selection.rule == SPLITS:
-            evaluate_candidates(run, request, device, planned.study.overlap, show, execution)
+            evaluate_candidates(run, request, device, planned.study.overlap, shown, execution)
         else:
             trained = load_trained(run, device=device, execution=execution)
-            evaluate_run(run, trained, request, show, {"overlap": planned.study.overlap})
+            evaluate_run(run, trained, request, shown, {"overlap": planned.study.overlap})
         reporter.finished(label)
     return run

@@ -9,10 +9,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from rim_bench.util.progress import Phase, TrainingStep
+from rim_bench.util.progress import Phase, TrainingStep, current_outlook, duration
 from rim_bench.util.text import escape_terminal
 
+MANY = 10.0  # examples a second, from which on they are told whole
 QUIET = 20.0  # seconds between two lines where the output is not a terminal
+
+
+def rate_text(examples_per_s: float) -> str:
+    """A rate; one below one an example a second as seconds an example."""
+    if examples_per_s >= MANY:
+        return f"{examples_per_s:,.0f} examples/s"
+    if examples_per_s >= 1:
+        return f"{examples_per_s:.1f} examples/s"
+    return f"{1 / max(1e-9, examples_per_s):.1f} s an example"
 
 
 class _Count(MofNCompleteColumn):
@@ -66,7 +76,7 @@ class RichReporter:
         self.console.print(escape_terminal(text), highlight=False, markup=False, soft_wrap=True)
 
     def training(self, run: str, progress: TrainingStep) -> None:
-        detail = f"{progress.stage}  loss {progress.loss:.4f}  {progress.examples_per_s:,.0f} examples/s"
+        detail = f"{progress.stage}  loss {progress.loss:.4f}  {rate_text(progress.examples_per_s)}"
         self._show(f"train {run}", progress.step, progress.steps, detail, progress.seconds_left)
 
     def evaluating(self, run: str, done: int, total: int) -> None:
@@ -92,11 +102,14 @@ class RichReporter:
                     self.bar.start()
                 self.phase = (phase, self.bar.add_task(what, total=None, detail=""))
             number, total = self.phase[1], phase.total or None
-            self.bar.update(number, completed=phase.done, total=total, detail=f"{seconds:.0f} s")
+            detail = f"{seconds:.0f} s  {_overall()}".rstrip()
+            self.bar.update(number, completed=phase.done, total=total, detail=detail)
         elif (last := max(self.last, self.waited)) < phase.began or time.monotonic() - last > QUIET:
             self.waited = time.monotonic()
             count = f"{phase.done}/{phase.total}, " if phase.total else ""
-            self.note(f"... {what} ({count}{seconds:.0f} s)")
+            left = seconds / phase.done * (phase.total - phase.done) if 0 < phase.done < phase.total else 0.0
+            after = [f", {duration(left)} left" if left >= 1 else "", f"; {_overall()}" if _overall() else ""]
+            self.note(f"... {what} ({count}{seconds:.0f} s{''.join(after)})")
 
     def over(self, phase: Phase) -> None:
         if self.phase is not None and self.phase[0] is phase:
@@ -106,7 +119,10 @@ class RichReporter:
                 self.bar.stop()
 
     def _show(self, what: str, done: int, total: int, detail: str, left: float | None) -> None:
+        whole = _overall()
         what, detail = escape_terminal(what), escape_terminal(detail)
+        if self.live:
+            detail = f"{detail}  {whole}".strip()
         if self.live:
             if self.task is None or self.task[0] != what:
                 if self.task is not None:
@@ -116,4 +132,11 @@ class RichReporter:
         elif done == total or time.monotonic() - self.last > QUIET:
             self.last = time.monotonic()
             eta = "" if left is None else f"  {left:.0f} s left"
+            eta += f"  ({whole})" if whole and done < total else ""
             self.note(f"{what}  {done}/{total}  {detail}{eta}".rstrip())
+
+
+def _overall() -> str:
+    """What there is to say of the whole command."""
+    here = current_outlook()
+    return "" if here is None else here.text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -75,6 +75,95 @@ class Display(Protocol):
 
     def under_way(self, phase: Phase) -> None: ...  # several times a second
     def over(self, phase: Phase) -> None: ...
+
+
+class Outlook:
+    """How far a command of several cells is, and about how long it still takes.
+
+    Args:
+        cells: by the cell's id, how much of each kind of work it has, such as examples to train on.
+    """
+
+    def __init__(self, cells: Mapping[str, Mapping[str, int]]) -> None:
+        self.cells = {name: dict(work) for name, work in cells.items()}
+        self.here: str | None = None
+        self.entered: set[str] = set()
+        self.seconds: dict[str, float] = {}  # of a unit of each kind, as last measured
+        self.estimated = False  # whether the time for all of it was said
+
+    def enter(self, cell: str) -> None:
+        """Work on this cell begins, or goes on, and that on the one before is done.
+
+        A cell that is not known is what became of the first that was not entered, such as at a tuned learning rate.
+        """
+        if cell == self.here:
+            return
+        if self.here is not None:
+            self.cells[self.here] = {}
+        if cell not in self.cells and (waiting := [name for name in self.cells if name not in self.entered]):
+            self.cells[cell] = self.cells.pop(waiting[0])
+        self.cells.setdefault(cell, {})
+        self.here = cell
+        self.entered.add(cell)
+
+    def advance(self, kind: str, left: int, seconds: float) -> None:
+        """So much of a kind of work is left in this cell, and a unit of it takes `seconds`."""
+        if self.here is not None:
+            self.cells[self.here][kind] = left
+            self.seconds[kind] = seconds
+
+    @property
+    def left(self) -> float | None:
+        """Seconds of what is left in all cells, at what was measured; None where nothing was.
+
+        A kind of work that no cell has done yet is taken to be as slow as the slowest that was measured.
+        """
+        if not self.seconds:
+            return None
+        slowest = max(self.seconds.values())
+        return sum(n * self.seconds.get(kind, slowest) for work in self.cells.values() for kind, n in work.items())
+
+    def text(self) -> str:
+        """Which cell it is at and what is left: "cell 2 of 6, about 12 min left in all"."""
+        if self.here is None:
+            return ""
+        left = self.left
+        parts = [f"cell {len(self.entered)} of {len(self.cells)}"] if len(self.cells) > 1 else []
+        return ", ".join([*parts, *([] if left is None else [f"about {duration(left)} left in all"])])
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that people take: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+_outlooks: list[Outlook] = []
+
+
+@contextmanager
+def outlook(cells: Callable[[], Mapping[str, Mapping[str, int]]]) -> Iterator[Outlook]:
+    """Within, the command has these cells; an outlook that is open already stays the command's."""
+    if _outlooks:
+        yield _outlooks[0]
+        return
+    _outlooks.append(Outlook(cells()))
+    try:
+        yield _outlooks[0]
+    finally:
+        _outlooks.clear()
+
+
+def enter_cell(name: str) -> None:
+    """Work on a cell of the command begins, or goes on."""
+    if _outlooks:
+        _outlooks[0].enter(name)
+
+
+def current_outlook() -> Outlook | None:
+    """The command's, where one is open."""
+    return _outlooks[0] if _outlooks else None
 
 
 _lock = threading.Lock()  # of the two below
