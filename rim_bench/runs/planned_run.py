@@ -179,7 +179,9 @@ def at_values(planned: PlannedRun, values: Mapping[str, float]) -> PlannedRun:
     """The same run with other values of what is tuned, by setting."""
     optimizer: dict[str, Any] = {name: value for name, value in values.items() if name in OF_THE_PLAN}
     settings = {name: value for name, value in values.items() if name not in OF_THE_PLAN}
-    method = dataclasses.replace(planned.spec.method, settings=planned.method.with_settings(settings).settings())
+    method = planned.spec.method
+    if settings:  # else they stay as they were written, on which the run's id hangs
+        method = dataclasses.replace(method, settings=planned.method.with_settings(settings).settings())
     spec = dataclasses.replace(
         planned.spec, optimizer=dataclasses.replace(planned.spec.optimizer, **optimizer), method=method
     )
