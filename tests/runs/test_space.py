@@ -19,8 +19,9 @@ from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import arms, plan_study, starts, trials
 from rim_bench.runs.training import run_plan
 from rim_bench.storage.run_folder import Store
-from rim_bench.storage.selection import SpaceSearch, parse_tune
+from rim_bench.storage.selection import LearningRateGrid, SpaceSearch, parse_tune
 from rim_bench.util.errors import UsageError
+from rim_bench.util.files import canonical
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PLAN = {"lr": 1e-3, "weight_decay": 0.01}
@@ -115,6 +116,13 @@ def test_what_is_tuned_starts_from_the_same_shared_start(tmp_path: Path) -> None
     assert [p.id for p in starts(tuned)] == [p.id for p in starts(plain)]
     assert {p.spec.parent for p in tuned if not p.is_start} == {p.id for p in starts(plain)}
     assert not {p.id for p in arms(tuned)} & {p.id for p in arms(plain)}
+
+
+def test_a_trial_of_a_rate_keeps_its_methods_record_as_it_was_written(tmp_path: Path) -> None:
+    """6 and not 6.0: the ids of stored trials hang on it."""
+    plan = plan_study(options(tmp_path, "coconut", tune=LearningRateGrid((1e-4, 1e-3))))
+    (arm,), written = arms(plan), [canonical(p.spec.method.to_json()) for p in plan]
+    assert '"epochs_latent":3,' in written[0] and len(written) == 3 and set(written) == {written[plan.index(arm)]}
 
 
 def test_a_planned_trial_travels_to_another_process(tmp_path: Path) -> None:

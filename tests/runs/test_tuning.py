@@ -26,7 +26,7 @@ from rim_bench.storage.records import GridRecord, spec_id
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.storage.selection import LearningRateGrid
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import canonical, read_json
+from rim_bench.util.files import read_json
 
 Call = Callable[..., tuple[int, str, str]]
 GRID = LearningRateGrid((1e-4, 1e-3, 1e-2))
@@ -66,12 +66,6 @@ def test_every_method_gets_the_same_trials_and_the_winner_is_the_run(
         (name, rate) for name in ("direct", "rim") for rate in GRID.rates
     ]  # fmt: skip
     assert {r.id for r in roles["arm"]} == {r.id for r in runs} and len(runs) == 4
-    # A rate is no setting of a method: its record, and so the id, is the one of a run that is not tuned, 6 and not 6.0.
-    plain = {
-        p.method.name: canonical(p.spec.method.to_json())
-        for p in plan_study(options(tmp_path / "plain", "direct", "rim"))
-    }
-    assert all(canonical(r.spec.method.to_json()) == plain[r.spec.method.name] for r in roles["trial"])
     assert all(r.spec.seed == 0 and not r.spec.says("tuned") and r.spec.budget.examples == 48 for r in roles["trial"])
     for run in runs:
         training, trials = training_of(run), [t for t in roles["trial"] if t.spec.method == run.spec.method]
