@@ -90,6 +90,18 @@ class Cells:
         self.method, self.gate = folder / "waiting.py", folder / "gate"
         self.method.write_text(METHOD)
         self.started: list[subprocess.Popen[bytes]] = []
+        self.alone = 0.0
+
+    def reference(self, seeds: int) -> None:
+        """Makes the runs that all others compare with, in `one`: how long that takes says what to wait for here."""
+        began = time.monotonic()
+        assert self.start("one", seeds, alone=True).end(1_800) == 0
+        self.alone = time.monotonic() - began
+
+    @property
+    def patience(self) -> float:
+        """Seconds for anything: a busy machine is waited for."""
+        return max(120.0, 8 * self.alone)
 
     def start(self, name: str, seeds: int, *more: str, alone: bool = False) -> Submitter:
         """`rim-bench run` of so many seeds into the folder of that name."""
@@ -101,7 +113,7 @@ class Cells:
                 [*command, *([] if alone else self.executor), *more], env=self.environment, stdout=out, stderr=out
             )
         self.started.append(process)
-        return Submitter(process, log)
+        return Submitter(process, log, self.patience)
 
     def close_gate(self) -> None:
         """Cells wait from now on."""
@@ -123,7 +135,9 @@ class Cells:
                 return [Waiting(int(file.suffix[1:]), file.read_text()) for file in alive]
             return None
 
-        return until(lambda: (cells := look()) and len(cells) >= count and cells, f"{count} cells that wait")
+        return until(
+            lambda: (cells := look()) and len(cells) >= count and cells, f"{count} cells that wait", self.patience
+        )
 
     def runs(self, name: str) -> dict[str, Any]:
         """By run id, all of the evaluated runs that the clock does not change."""
@@ -149,14 +163,15 @@ class Submitter:
 
     process: subprocess.Popen[bytes]
     log: Path
+    patience: float  # seconds
 
     def said(self) -> str:
         return self.log.read_text()
 
-    def says(self, text: str, seconds: float = 120) -> None:
+    def says(self, text: str) -> None:
         """Waits until it has said that."""
-        until(lambda: text in self.said(), f"{text!r} in {self.log}", seconds)
+        until(lambda: text in self.said(), f"{text!r} in {self.log}", self.patience)
 
-    def end(self, seconds: float = 180) -> int:
+    def end(self, seconds: float | None = None) -> int:
         """Its exit code."""
-        return self.process.wait(seconds)
+        return self.process.wait(seconds or 1.5 * self.patience)

@@ -39,7 +39,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cells]:
     cells = Cells(tmp_path_factory.mktemp("cells"), [], os.environ)
-    assert cells.start("one", SEEDS, alone=True).end() == 0
+    cells.reference(SEEDS)
     yield cells
     cells.close()
 
@@ -61,7 +61,7 @@ def test_a_worker_and_a_node_that_are_lost_are_replaced(grid: Cells, cluster: An
     (node,) = cluster.worker_nodes
     grid.waiting(SEEDS)
     cluster.remove_node(node, allow_graceful=False)
-    until(lambda: command.said().count("once more from step 4") == 2, "a cell of the lost node")
+    until(lambda: command.said().count("once more from step 4") == 2, "a cell of the lost node", grid.patience)
     grid.open_gate()
     assert command.end() == 0 and grid.runs("lost") == grid.runs("one")
 

@@ -8,6 +8,7 @@ Not part of the suite, as it needs `apt-get install slurm-wlm munge` and `pip in
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import tempfile
@@ -37,7 +38,7 @@ def cluster() -> Iterator[SlurmCluster]:
 @pytest.fixture(scope="module")
 def cells(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cells]:
     cells = Cells(tmp_path_factory.mktemp("cells"), BOTH, cluster.environment)
-    assert cells.start("one", SEEDS, alone=True).end() == 0
+    cells.reference(SEEDS)
     yield cells
     cells.close()
 
@@ -45,7 +46,7 @@ def cells(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def grid(cells: Cells, cluster: SlurmCluster) -> Iterator[Cells]:
     """The cells wait, and all nodes are idle."""
-    until(lambda: cluster.states() == {"idle"}, "two idle nodes")
+    until(lambda: cluster.states() == {"idle"}, "two idle nodes", cells.patience)
     cells.close_gate()
     yield cells
     cells.open_gate()
@@ -83,7 +84,8 @@ def test_a_node_that_is_lost_gives_its_jobs_to_the_other(grid: Cells, cluster: S
     command = grid.start("node", SEEDS)
     grid.waiting(SEEDS)
     cluster.kill("node1")
-    until(lambda: set(queue(cluster, "%r")) & {"BeginTime", "Resources", "NodeDown"}, "a job that is requeued")
+    back = {"BeginTime", "Resources", "NodeDown"}
+    until(lambda: back & set(queue(cluster, "%r")), "a job that is requeued", grid.patience)
     grid.open_gate()
     try:
         assert command.end() == 0 and grid.runs("node") == grid.runs("one")
@@ -106,10 +108,12 @@ def test_a_daemon_that_is_lost_leaves_its_job_at_work_and_the_job_in_its_place_w
 
 
 def test_a_time_limit_requeues_the_job(grid: Cells, cluster: SlurmCluster) -> None:
-    limits = ["timeout_min=2", "slurm_signal_delay_s=60"]  # it is told a minute before the end, having begun to train
+    minutes = 1 + math.ceil(grid.alone / 60)  # it is told a minute before the end, having begun to train
+    limits = [f"timeout_min={minutes}", "slurm_signal_delay_s=60"]
     command = grid.start("limit", 1, *(word for one in limits for word in ("--executor-set", one)))
     (first,) = grid.waiting(1)
-    until(lambda: "Restarts=1" in cluster.call("scontrol", "show", "job", first.job), "a requeued job")
+    shown = lambda: cluster.call("scontrol", "show", "job", first.job)  # noqa: E731
+    until(lambda: "Restarts=1" in shown(), "a requeued job", 60 * minutes + grid.patience)
     grid.open_gate()
     assert command.end() == 0 and "died" not in command.said() and len(grid.jobs("limit")) == 1
     assert grid.runs("limit").items() <= grid.runs("one").items()
