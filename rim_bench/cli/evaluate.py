@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rim_bench.cli.common import chosen_runs, echo, execution_of, name_damaged, named_runs, reporter_for, with_options
-from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions
+from rim_bench.evaluate.options import EvaluationSets, StoredRunOptions, usual_tokens
 from rim_bench.util.errors import UsageError
 from rim_bench.util.files import read_regular
 from rim_bench.util.flags import Flag
@@ -128,7 +128,7 @@ def ask(
     task = task_of(stored.spec.task.name, stored.task_file)
     if (record := asking.unseen_text(trained, asked, options.data)) is not None and record.questions:
         echo(f"{record.questions} of {record.n} questions hold text that this run never saw in training", err=True)
-    limit = options.max_tokens or int(task.recipe.get("max_tokens", 128))
+    limit = options.max_tokens or usual_tokens(task, trained.method)
     for reply in asking.ask(answerer, asked, max_tokens=limit, batch_size=batch_size, kind=task.kind):
         echo(asking.reply_line(reply) if file is not None else asking.reply_text(reply))
 

@@ -279,6 +279,7 @@ def explain(
         UsageError: no such row, or an effort for a method without a knob.
     """
     import random
+    from dataclasses import replace
 
     from rim_bench.data.datasets import training_data
     from rim_bench.data.task import load_task
@@ -315,6 +316,12 @@ def explain(
     parts = [f"{method.name}: {method.summary}\n{fields}\n\nexample {example.id} ({len(example.steps)} steps)"]
     stages = method.stages()
     total = sum(s.share for s in stages)
+    if turns := method.conversation(example.question, method.shown(train.examples)):
+        encoded = replace(encoded, question=codec.encode_conversation(turns))
+        parts.append(
+            "nothing is trained; the prompt stands in the chat template of the backbone's tokenizer where it has one, "
+            "and below as plain text"
+        )
     for stage in stages:
         layout = method.lay_train(encoded, stage, 0.0, random.Random(0))
         parts.append(

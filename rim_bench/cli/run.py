@@ -94,8 +94,10 @@ def train(context: typer.Context, options: Options) -> None:
         runs = run_plan(plan, reporter, evaluation=False, execution=execution_of(context))
     for done in runs:
         training = done.training()
-        assert training is not None and training.validation is not None
-        validation = training.validation
+        assert training is not None
+        if (validation := training.validation) is None:
+            echo(f"{done.path}  nothing was trained: the backbone as it is")
+            continue
         echo(f"{done.path}  validation {100 * validation.accuracy:.1f} % (n = {validation.n})")
 
 

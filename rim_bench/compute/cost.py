@@ -103,16 +103,17 @@ def price(method: Method, shape: Shape, lengths: Lengths, *, bytes_per_number: i
     """
     example, trains, shape = lengths.example(), trains_of(method, shape), shape_of(method, shape)
     try:
-        prompt = method.lay_prompt(example.question)
+        question = asked_tokens(method, example)
+        prompt = method.lay_prompt(question)
         generated, before = generation(method, prompt, example)
-        train = curriculum_flops(method, shape, trains, example)
+        train = 0 if method.trains == "nothing" else curriculum_flops(method, shape, trains, example)
     except ValueError as error:  # a tree that is none, a field that does not fit
         raise UsageError(f"{method.name} has no layout for this example: {error}") from error
     return Price(
         method=label or method.name,
         settings=method.settings(),
         prompt_positions=prompt.size,
-        latent_positions=prompt.size - len(example.question),
+        latent_positions=prompt.size - len(question),
         generated_tokens=generated,
         passes_to_answer=prompt.passes + before,
         passes=prompt.passes + generated - 1,
@@ -125,11 +126,24 @@ def price(method: Method, shape: Shape, lengths: Lengths, *, bytes_per_number: i
     )
 
 
+def asked_tokens(method: Method, example: Encoded) -> tuple[int, ...]:
+    """The question as a method's prompt takes it, behind the examples that it shows, each as long as this one.
+
+    An instruction and a chat template are not in it: how many tokens they take is the tokenizer's to say.
+    """
+    one = len(example.question) + len(example.answer) + (len(example.chain) if method.writes_steps else 0)
+    return tuple(range(method.shows * one + len(example.question)))
+
+
 def shape_of(method: Method, shape: Shape) -> Shape:
     """The shape at which a method runs: with its own modules before latent slots, and a rank that it has to match.
 
+    A method that trains nothing has no adapter.
+
     Torch is loaded for a method that has such modules, and for no other.
     """
+    if method.trains == "nothing":
+        shape = dataclasses.replace(shape, rank=0)
     if (bridges := bridges_of(method, shape.width)) is not None:
         macs = tuple((name, flops_module.bridge_macs(name, bridge)) for name, bridge in bridges.items())
         shape = dataclasses.replace(shape, bridges=macs)
@@ -155,6 +169,9 @@ def generation(method: Method, prompt: Layout, example: Encoded) -> tuple[int, i
     Raises:
         UsageError: not one place to resume from, or no path that trains the answer.
     """
+    if method.trains == "nothing":  # as long as the task's own steps and answer
+        chain = len(example.chain) if method.writes_steps else 0
+        return chain + len(example.answer), chain
     if len(prompt.resume) != 1:
         raise UsageError(f"{method.name} resumes from {len(prompt.resume)} segments of its prompt: one can be priced")
     fed = prompt.along(prompt.resume[0]).tokens
@@ -290,6 +307,11 @@ class PriceList:
             f"Training: forward and backward, {'LoRA' if s.rank else 'all weights'}, mean over a method's whole "
             f"curriculum, on a chain of {min(self.lengths.steps, self.lengths.chain)} steps.",
         ]
+        if bare := [p.method for p in self.prices if not p.flops_train]:
+            notes.append(
+                f"{', '.join(bare)}: nothing is trained. Priced without the tokens of an instruction and of a chat "
+                "template, with an answer as long as the task's own, and without LoRA."
+            )
         notes += [
             f"{p.method}: its own modules ({', '.join(p.modules)}) are not counted." for p in self.prices if p.modules
         ]

@@ -156,6 +156,8 @@ class TaskReader:
         """The files that could hold a split, in the order of preference."""
         if self.files:
             return [self.files[split]] if split in self.files else []
+        if self.block.get("beside"):
+            return [self.task.path.parent / name for name in self._names(split)]
         folders = [] if self.folder is None else [self.folder / self.block.get("folder", ""), self.folder]
         if self.where.data is None:
             folders.append(self.task.path.parent)
@@ -291,7 +293,7 @@ class TaskReader:
                 raise UsageError(f"data file {str(path)!r} is empty")
             return rows, str(path)
         name, tried, hub = self.task.name, self._candidates(split), self.hub
-        elsewhere = self.folder is not None or bool(self.files)
+        elsewhere = self.folder is not None or bool(self.files) or bool(self.block.get("beside"))
         if not elsewhere and hub is not None and (split != "validation" or split in hub.splits):
             way_out = f"give the folder of the published files with --data DIR ({self._example_file()} in it)"
             return read_hub(hub, split, way_out), f"hub {hub.path}" + (f" ({hub.config})" if hub.config else "")

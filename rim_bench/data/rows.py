@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
-from rim_bench.data.answers import Kind
+from rim_bench.data.answers import Kind, normalise_text
 from rim_bench.data.numbers import canonical, parse_number
 from rim_bench.data.options import Steps
 from rim_bench.methods.method import Example
-from rim_bench.util.errors import UsageError
+from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import read_whole
 from rim_bench.util.progress import phase
 from rim_bench.util.strict_json import parse_json, refused_item
@@ -53,7 +53,10 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which keys of a row hold what. Several question keys are joined by a space (SVAMP's Body and Question)."""
+    """Which keys of a row hold what; `question.stem` is the key stem of the object under question.
+
+    Several question keys are joined by a space (SVAMP's Body and Question).
+    """
 
     question: tuple[str, ...] = ("question",)
     steps: str | None = "steps"  # an optional key: rows without it have no steps
@@ -64,11 +67,17 @@ class Fields:
     null_answer: str | None = None  # the text that stands for an answer that is null; None: null is refused
     sentences: bool = False  # question parts are sentences: one without a closing mark gets a full stop (SVAMP's file)
     unit: bool = False  # a unit in parentheses follows the answer: "9 (apples)" is 9
+    choices: str | None = None  # texts to choose from, with or without labels; the answer is one of either
+    offer: tuple[str, ...] = ()  # the choices of every row, where they are the same ("Yes", "No")
+    gold: str | None = None  # number of the right choice from 0, or true and false for 1 and 0; instead of `answer`
+    listed: bool = False  # the question is followed by its choices: "Answer choices: (A) ... (B) ..."
 
     @property
     def needed(self) -> tuple[str, ...]:
         """The keys that a row of this form has in any case."""
-        return (*self.question, self.answer, *(key for key in (self.level, self.id, self.cluster) if key))
+        right = self.answer if self.gold is None else self.gold
+        others = (self.level, self.id, self.cluster, self.choices)
+        return (*self.question, right, *(key for key in others if key))
 
 
 FIELDS: Final = tuple(Fields.__dataclass_fields__)
@@ -77,7 +86,9 @@ FIELDS: Final = tuple(Fields.__dataclass_fields__)
 def fields_of(form: Mapping[str, Any]) -> Fields:
     """A form as a YAML gives it."""
     question = form.get("question", "question")
-    rest = {key: value for key, value in form.items() if key != "question"}
+    rest: dict[str, Any] = {
+        key: tuple(value) if key == "offer" else value for key, value in form.items() if key != "question"
+    }
     return Fields(question=tuple([question] if isinstance(question, str) else question), **rest)
 
 
@@ -88,7 +99,7 @@ def fitting(row: SourceRow, forms: Sequence[Fields]) -> Fields:
         UsageError: several forms, and none fits.
     """
     for form in forms:
-        if len(forms) == 1 or all(key in row.data for key in form.needed):
+        if len(forms) == 1 or all(_value(row, key) is not _MISSING for key in form.needed):
             return form
     wanted = "; or ".join(", ".join(map(repr, form.needed)) for form in forms)
     raise UsageError(f"{row.place}: found the fields {', '.join(map(repr, row.data)) or 'none'}, expected {wanted}")
@@ -329,15 +340,29 @@ def to_example(row: SourceRow, fields: Fields, source: str, steps: Steps, name: 
         reasoning, _, answer = solution.rpartition("####")
         chain = _ANNOTATION.findall(reasoning) if steps == "equations" else _ANNOTATION.sub("", reasoning).split("\n")
     else:
-        null = fields.null_answer is not None and fields.answer in row.data and row.data[fields.answer] is None
-        answer = str(fields.null_answer) if null else _text(row, fields.answer)
+        null = fields.null_answer is not None and _value(row, fields.answer) is None
+        if fields.gold is not None:
+            answer = ""  # the choice says it
+        else:
+            answer = str(fields.null_answer) if null else _text(row, fields.answer)
         value = row.data.get(fields.steps) if fields.steps else None
         chain = value.split("\n") if isinstance(value, str) else [] if value is None else value
         if not isinstance(chain, list) or not all(isinstance(step, str) for step in chain):
             raise UsageError(
                 f"{row.place}: field {fields.steps!r} must be a list of strings, or one text with a step a line"
             )
+    offered = _offered(row, fields)
+    if fields.listed:
+        options = (f"({label or chr(ord('A') + i)}) {text}" for i, (label, text) in enumerate(offered))
+        parts.append(f"Answer choices: {' '.join(options)}")
+    different: dict[str, str] = {}  # by what a scorer sees of them: equal ones are one choice
+    for _, text in offered:
+        different.setdefault(normalise_text(text), text)
     answer = answer.strip()
+    if offered:
+        answer = different[normalise_text(_right_choice(row, fields, answer, offered))]
+        if len(different) < 2:
+            raise UsageError(f"{row.place}: all of its choices are the same, {answer!r}")
     if fields.unit and (unit := _UNIT.fullmatch(answer)):  # several numbers keep their units: they are not one number
         answer = unit[1]
     if not answer or "\n" in answer:
@@ -349,16 +374,89 @@ def to_example(row: SourceRow, fields: Fields, source: str, steps: Steps, name: 
         answer=_THOUSANDS.sub("", answer) if kind != "text" and parse_number(answer) is not None else answer,
         level=_text(row, fields.level) if fields.level else "",
         cluster=_text(row, fields.cluster) if fields.cluster else "",
+        choices=tuple(different.values()),
     )
+
+
+_MOST_CHOICES: Final = 26  # as many as there are letters for
+
+
+def _offered(row: SourceRow, fields: Fields) -> list[tuple[str, str]]:
+    """Label, empty where there is none, and text of each of a row's choices; empty where a form has none.
+
+    Published forms: a list of texts; a list of objects with label and text (CommonsenseQA's authors); one object with
+    a list under each (the hub's CommonsenseQA and ARC).
+
+    Raises:
+        UsageError: another form, or fewer than two choices.
+    """
+    if fields.choices is None:
+        return [("", text) for text in fields.offer]
+    value = _value(row, fields.choices)
+    if isinstance(value, dict):
+        names, texts = value.get("label"), value.get("text")
+        if isinstance(names, list) and isinstance(texts, list) and len(names) == len(texts):
+            value = [{"label": name, "text": text} for name, text in zip(names, texts, strict=True)]
+    items = value if isinstance(value, list) else []
+    labelled = bool(items) and all(isinstance(item, dict) and {"label", "text"} <= item.keys() for item in items)
+    texts = [item["text"] for item in items] if labelled else items
+    if not 2 <= len(texts) <= _MOST_CHOICES or not all(map(_is_line, texts)):
+        raise UsageError(
+            f"{row.place}: field {fields.choices!r} must hold 2 to {_MOST_CHOICES} choices, each one line of text: a "
+            "list of them, a list of objects with label and text, or an object with a list of each"
+        )
+    labels = [str(item["label"]).strip() if labelled else "" for item in items]
+    return [(label, str(text).strip()) for label, text in zip(labels, texts, strict=True)]
+
+
+def _is_line(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number or (isinstance(value, str) and bool(value.strip()) and not set("\r\n") & set(value.strip()))
+
+
+def _right_choice(row: SourceRow, fields: Fields, answer: str, offered: Sequence[tuple[str, str]]) -> str:
+    """The choice that a row calls right: by its number, its label, or its text."""
+    choices = [text for _, text in offered]
+    if fields.gold is not None:
+        number = _value(row, fields.gold)
+        if not isinstance(number, int) or not 0 <= number < len(choices):
+            given = "missing" if number is _MISSING else repr(number)
+            raise UsageError(
+                f"{row.place}: field {fields.gold!r} is {given}, expected the number of one of the {len(choices)} "
+                f"choices, 0 to {len(choices) - 1}"
+            )
+        return choices[number]
+    if (labelled := next((text for label, text in offered if label and label == answer), None)) is not None:
+        return labelled
+    if any(normalise_text(text) == normalise_text(answer) for text in choices):
+        return answer
+    raise UsageError(
+        f"{row.place}: {unknown('answer', answer, [*filter(None, (label for label, _ in offered)), *choices])}"
+    )
+
+
+_MISSING: Final = object()
+
+
+def _value(row: SourceRow, key: str) -> Any:
+    """What a row has under a key, or under the keys of objects inside it, with full stops between; else `_MISSING`."""
+    if key in row.data:
+        return row.data[key]
+    value: Any = row.data
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return _MISSING
+        value = value[part]
+    return value
 
 
 def _text(row: SourceRow, key: str) -> str:
     """A field as text that is not blank; numbers as people write them (18.0 is 18, 1e+16 is 10000000000000000)."""
-    if key not in row.data:
+    value = _value(row, key)
+    if value is _MISSING:
         names = ", ".join(map(repr, row.data)) or "no fields"
         without = " (rim-bench ask takes questions without answers)" if key == "answer" else ""
         raise UsageError(f"{row.place}: no field {key!r}: found {names}{without}")
-    value = row.data[key]
     if isinstance(value, float):
         if not math.isfinite(value):
             raise UsageError(f"{row.place}: field {key!r} is {value}, expected a finite number")

@@ -247,8 +247,12 @@ def _form(form: Any, where: str) -> list[str]:
     for key, value in form.items():
         if key not in FIELDS:
             problems.append(str(unknown("key of fields", str(key), FIELDS)))
-        elif key in ("sentences", "unit"):
+        elif key in ("sentences", "unit", "listed"):
             problems += _truth(value, f"fields.{key}")
+        elif key == "offer":
+            texts = value if isinstance(value, list) else []
+            if len(texts) < 2 or not all(_is_text(text) and text.strip() for text in texts):
+                problems.append("fields.offer must be a list of at least two texts (Yes and No in quotes)")
         else:
             names = value if isinstance(value, list) and key == "question" else [value]
             if not names or not all(_is_text(name) and name for name in names):
@@ -302,6 +306,7 @@ _BLOCK: Final[dict[str, Rule]] = {
     "size": _by_split(_whole(1)),  # questions, as published
     "source": _one_of(("annotated", "rows", "generator")),
     "folder": _text,
+    "beside": _truth,  # the files lie beside the YAML, whatever folder --data names
     "files": _by_split(_either(_list(_text), _text, list)),
     "hub": _mapping({"path": _text, "config": _text, **dict.fromkeys(SPLITS, _text)}, ["path"]),
     "fields": _either(_list(_form), _form, list),  # one form of the rows, or several: the first that fits the first row
@@ -339,8 +344,12 @@ def block_problems(block: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     problems += [problem for key in block if key in rules for problem in rules[key](block[key], key)]
     if block.get("source") == "generator" or "generator" in block:
         problems += [f"{key} is missing" for key in ("generator", "levels", "sizes") if key not in block]
-    if block.get("form") == "choice" and not {"generator", "reader"} & set(block):
-        problems.append("form choice needs a generator or a reader, which says what there is to choose from")
+    told = any({"choices", "offer"} & set(form) for form in forms(block) if isinstance(form, dict))
+    if block.get("form") == "choice" and not told and not {"generator", "reader"} & set(block):
+        problems.append(
+            "form choice needs a generator or a reader, or choices or offer among its fields, which say what there is "
+            "to choose from"
+        )
     return problems
 
 

@@ -36,7 +36,7 @@ from rim_bench.engine.pretrained import (
     scratch_model,
 )
 from rim_bench.engine.tokenizer import Codec, load_codec, train_tokenizer
-from rim_bench.methods.method import Encoded, Example, Marker
+from rim_bench.methods.method import Encoded, Example, Marker, Turn
 from rim_bench.util.errors import UsageError, unknown
 from rim_bench.util.files import read_json
 from rim_bench.util.progress import phase
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedTokenizerFast
 
 RECORD = "backbone.json"
+UNTRAINED = "none"
+"""The tuning of a pretrained backbone that stays as it is: what is saved of it names its weights, and holds none."""
 
 
 class _Dropout(NamedTuple):
@@ -135,6 +137,9 @@ class Backbone:
         if spec["tuning"] == "lora":
             backbone.model = lora.wrap(backbone.model, backbone.spec, backbone.markers, seed).eval()
             backbone.store_frozen()
+        if spec["tuning"] == UNTRAINED:
+            backbone.model.requires_grad_(False)
+            backbone.store_frozen()
         return backbone
 
     def store_frozen(self) -> None:
@@ -221,6 +226,10 @@ class Backbone:
     def encode_question(self, text: str) -> tuple[int, ...]:
         """Ids of `text` and a newline, after the start token where the tokenizer puts one by default."""
         return self.codec.encode_question(text)
+
+    def encode_conversation(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """Ids of a conversation up to where its next answer begins (`Codec.encode_conversation`)."""
+        return self.codec.encode_conversation(turns)
 
     def encode_example(self, example: Example) -> Encoded:
         """The parts of an example, each encoded on its own."""
@@ -428,8 +437,10 @@ class Backbone:
     def weights_sha256(self) -> str:
         """Hash over what `save` writes: names, types, shapes and values, whatever the device."""
         write_rows(self)
-        part = self.spec["tuning"] == "lora"
-        state = lora.adapter(self.model) if part else self.model.state_dict()
+        part = self.spec["tuning"] != "full"
+        state: Mapping[str, Tensor] = {}
+        if self.spec["tuning"] != UNTRAINED:  # the specification has the hash of untouched weights, or their commit
+            state = lora.adapter(self.model) if part else self.model.state_dict()
         digest = hashlib.sha256(
             json.dumps([self.spec, self.markers] if part else self.markers, sort_keys=True).encode()
         )
@@ -440,7 +451,10 @@ class Backbone:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Writes model (LoRA: adapter and markers' rows) and tokenizer into `folder`, and `backbone.json` last."""
+        """Writes model (LoRA: adapter and markers' rows) and tokenizer into `folder`, and `backbone.json` last.
+
+        Of an untrained backbone the weights stay where they are.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         record = {
             "schema": 2,  # 1: the tokenizer has no markers; a head that differs from a tied embedding was lost
@@ -452,7 +466,7 @@ class Backbone:
             "sha256": self.weights_sha256(),
         }
         how: dict[str, Any] = {"save_embedding_layers": False}
-        if self.spec["tuning"] == "lora":
+        if self.spec["tuning"] != "full":
             record["base_config_sha256"] = self.base_config
         else:
             how = {"max_shard_size": "1000GB"}
@@ -460,7 +474,8 @@ class Backbone:
             self.model.generation_config = generation_settings(self.end, never)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as name, quiet():
             part = Path(name)
-            self.model.save_pretrained(str(part), **how)
+            if self.spec["tuning"] != UNTRAINED:
+                self.model.save_pretrained(str(part), **how)
             self.codec.save(part, self.markers)
             if self.spec["tuning"] == "lora":  # instead of peft's empty model card
                 own_head = self.table("output").weight is not self.table("input").weight
@@ -495,12 +510,12 @@ class Backbone:
         if (bad := next((k for k, kind in kinds.items() if not isinstance(record.get(k), kind)), None)) is not None:
             raise UsageError(f"{str(folder / RECORD)!r} is damaged: its {bad} is missing or of another kind")
         spec, size, ids = record["spec"], record["vocabulary"], list(record["markers"].values())
-        if spec.get("tuning") not in ("full", "lora") or set(ids) != set(range(size, size + len(ids))):
+        if spec.get("tuning") not in ("full", "lora", UNTRAINED) or set(ids) != set(range(size, size + len(ids))):
             raise UsageError(f"{str(folder / RECORD)!r} is damaged: its tuning or the ids of its markers cannot be")
         codec = load_codec(folder, size if record["markers"] else None)
         if (codec.size, list(codec.start), codec.end) != (size, record["start"], record["end"]):
             raise UsageError(f"the tokenizer in {str(folder)!r} is not the one that the weights were saved with")
-        if spec["tuning"] == "lora":
+        if spec["tuning"] != "full":
             base = locate(spec)
             backbone = cls(spec, load_model(base, attention, untie=record["schema"] > 1), codec, {}, device, dtype)
             backbone.base_config = config_sha256(base)
@@ -508,8 +523,11 @@ class Backbone:
                 raise UsageError(f"{CONFIG} in {str(base)!r} changed since the run was made: put the old file back")
             names = sorted(record["markers"], key=record["markers"].__getitem__)
             add_markers(backbone, [Marker(name) for name in names], 0)
-            backbone.model = lora.wrap(backbone.model, spec, backbone.markers, 0).eval()
-            lora.load(backbone.model, folder)
+            if spec["tuning"] == UNTRAINED:
+                backbone.model.requires_grad_(False)
+            else:
+                backbone.model = lora.wrap(backbone.model, spec, backbone.markers, 0).eval()
+                lora.load(backbone.model, folder)
             backbone.store_frozen()
         else:
             backbone = cls(spec, load_model(folder, attention), codec, record["markers"], device, dtype)

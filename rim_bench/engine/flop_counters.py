@@ -12,7 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rim_bench.compute import flops, training_flops
 from rim_bench.compute.backbones import FAMILIES, configuration
-from rim_bench.compute.cost import Lengths, chosen_methods, generation, shape_of, stages_of, training_layouts, trains_of
+from rim_bench.compute.cost import (
+    Lengths,
+    asked_tokens,
+    chosen_methods,
+    generation,
+    shape_of,
+    stages_of,
+    training_layouts,
+    trains_of,
+)
 from rim_bench.compute.flops import Shape
 from rim_bench.engine import lora
 from rim_bench.engine.attention import attend
@@ -196,9 +205,10 @@ def _count_method(
     """The parts of a method: its prompt with cached steps, training forward, training forward and backward."""
     example, shape, trains = lengths.example(), shape_of(method, plain), trains_of(method, plain)
     try:
-        prompt = method.lay_prompt(example.question)
+        prompt = method.lay_prompt(asked_tokens(method, example))
         steps = min(generation(method, prompt, example)[0] - 1, MOST_STEPS)
-        every = [row for stage in stages_of(method) for row in training_layouts(method, stage, example)]
+        stages = () if method.trains == "nothing" else stages_of(method)
+        every = [row for stage in stages for row in training_layouts(method, stage, example)]
     except ValueError as error:
         raise UsageError(f"{method.name} has no layout for this example: {error}") from error
     # loss weights cost nothing: layouts that differ in them alone are counted once
@@ -208,7 +218,7 @@ def _count_method(
             for row in every
         )
     )
-    ids = len(example.question) + len(example.chain) + len(example.answer)
+    ids = max(prompt.size, len(example.question)) + len(example.chain) + len(example.answer)
     packed = _without_storage(method, config, shape, ids, max(row.depth for row in (prompt, *rows)) + steps)
     apart = nn.ParameterList(p for _, p in packed.backbone.parameters_to_train())  # new rows may train beside the model
     model = nn.ModuleList([packed.backbone.model, packed.bridges, apart])
@@ -265,7 +275,7 @@ def _count_method(
             closed_form=both.closed_form + training_flops.executed_cost(shape, trains, [row]),
             torch=both.torch + torch_flops(lambda run=run: run().backward()),  # type: ignore[misc]
         )
-    return asked, forward, both
+    return (asked, forward, both) if rows else (asked,)
 
 
 def _without_storage(method: Method, config: Mapping[str, Any], shape: Shape, ids: int, depth: int) -> PackedModel:

@@ -118,7 +118,7 @@ class RoundedNorm(nn.Module):
 
 
 def store_frozen(model: Any, table: Any, head: Any) -> None:
-    """Stores the frozen matrices of a LoRA-tuned model in bfloat16.
+    """Stores the frozen matrices of a model in bfloat16, be it LoRA-tuned or left as it is.
 
     A table whose numbers bfloat16 does not have stays in float32, for embeddings are looked up and not multiplied; the
     head gets a copy of its own then, where the two are tied.
@@ -131,6 +131,8 @@ def store_frozen(model: Any, table: Any, head: Any) -> None:
             module.__class__ = AdaptedLinear
             _lower(module.base_layer.weight)
     for name, module in model.named_modules():
+        if ".layers." in name and type(module) is nn.Linear:  # of a model without adapters, of which nothing trains
+            _lower(module.weight)
         inside = ".layers." in name  # not the last norm, whose states may be fed back as thoughts
         if inside and type(module).__name__.endswith("RMSNorm") and not module.weight.requires_grad:
             module.__class__ = RoundedNorm
@@ -152,6 +154,6 @@ def restore_frozen(model: Any) -> None:
             p.data = p.data.float()
 
 
-def _lower(weight: nn.Parameter) -> None:
+def _lower(weight: Tensor) -> None:
     if not weight.requires_grad:
         weight.data = weight.data.to(torch.bfloat16)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rim_bench.compute.backbones import gguf_entries
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import damage_of
+from rim_bench.util.files import damage_of, home_folder
 
 
 def converted_folder(sha256: str) -> Path:
     """The folder of a converted model, be it there or not: below $RIM_BENCH_HOME, else in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("RIM_BENCH_HOME") or f"{cache}/rim-bench"
-    return Path(home).expanduser().absolute() / "models" / sha256
+    return home_folder() / "models" / sha256
 
 
 def converted_model(spec: Mapping[str, Any]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rim_bench.engine.model_folder import check_vocabulary, reading
-from rim_bench.methods.method import Encoded, Example
+from rim_bench.methods.method import Encoded, Example, Turn
 from rim_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 END = "<|end|>"
 """The end token of tokenizers from scratch; it doubles as padding."""
+PLAIN = {"user": "Question: {}\nAnswer:", "assistant": " {}\n\n"}
+"""A conversation's turns for a tokenizer without a chat template, as few-shot prompts of lm-eval's tasks mostly are."""
 PIECES = r"<<|>>|\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s+"
 """What a token never crosses: `<<` and `>>`, single digits, words with their space, runs of signs, white space."""
 
@@ -101,6 +104,43 @@ class Codec:
     def encode_question(self, text: str) -> tuple[int, ...]:
         """Ids of `text` and a newline, after the start token where the tokenizer puts one by default."""
         return self.start + self.encode(text + "\n")
+
+    def encode_conversation(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """Ids of a conversation up to where its next answer begins: in the tokenizer's chat template, or as `PLAIN`.
+
+        The template is filled with places for the turns' texts, which come in afterwards: what they say is text, be it
+        the name of a special token.
+
+        Raises:
+            UsageError: a template that fails on these turns, or does not show each once and in order.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            return self.start + self.encode("".join(PLAIN[turn.role].format(turn.text) for turn in turns))
+        places = {f"\ue000{i}\ue001": turn.text for i, turn in enumerate(turns)}
+        history = [{"role": turn.role, "content": place} for turn, place in zip(turns, places, strict=True)]
+        try:
+            made = str(self.tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # of any kind: a template is its author's code
+            raise UsageError(
+                f"the chat template of the backbone's tokenizer fails on {len(turns)} turns of user and assistant "
+                f"({type(error).__name__}: {' '.join(str(error).split())})"
+            ) from None
+        place = re.compile("\ue000[0-9]+\ue001")
+        if place.findall(made) != list(places):
+            raise UsageError("the chat template of the backbone's tokenizer does not show every turn once, in order")
+        added = {t["content"]: t for t in json.loads(self._backend.to_str())["added_tokens"] if t["special"]}
+        ids: list[int] = []
+        pieces = re.split(f"({'|'.join(map(re.escape, sorted(added, key=len, reverse=True)))})", made)
+        for i, piece in enumerate(pieces):
+            if piece in added:
+                ids.append(int(added[piece]["id"]))
+                continue
+            if i and added[pieces[i - 1]]["rstrip"]:
+                piece = piece.lstrip()
+            if i + 1 < len(pieces) and added[pieces[i + 1]]["lstrip"]:
+                piece = piece.rstrip()
+            ids += self.encode(place.sub(lambda match: places[match.group()], piece))
+        return tuple(ids)
 
     def encode_example(self, example: Example) -> Encoded:
         """Each part encoded on its own, in the text format that all methods share."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,17 +14,20 @@ from torch import nn
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.packing import PackedModel
-from rim_bench.methods.method import Method
+from rim_bench.methods.method import Example, Method
 from rim_bench.methods.own_methods import bridges_of
 from rim_bench.methods.registry import method_of
 from rim_bench.storage.records import RunSpec
 from rim_bench.util.errors import UsageError
+from rim_bench.util.files import write_json_atomic
 from rim_bench.util.progress import phase
+from rim_bench.util.strict_json import parse_json
 
 if TYPE_CHECKING:
     from rim_bench.storage.run_folder import Run
 
 BRIDGES = "bridges.safetensors"
+SHOWN = "shown.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class TrainedModel:
     bridges: nn.ModuleDict
     spec: RunSpec
     execution: ExecutionContext = ALONE  # what its evaluations share their work and machine with
+    shown: tuple[Example, ...] = ()  # training examples that every prompt shows before the question
 
     @property
     def workspace(self) -> PackedModel:
@@ -45,12 +49,24 @@ class TrainedModel:
     def stored_bytes(self) -> int:
         """Bytes of the weights that `save` writes: of LoRA the adapter and the markers' rows."""
         spec = self.backbone.spec
-        weights = [p for p in self.backbone.model.parameters() if p.requires_grad or spec["tuning"] != "lora"]
+        weights = [p for p in self.backbone.model.parameters() if p.requires_grad or spec["tuning"] == "full"]
         return sum(p.nbytes for p in (*weights, *self.bridges.parameters()))
 
+    def question(self, text: str) -> tuple[int, ...]:
+        """The tokens that the method's prompt takes as its question: the text as in training, or the conversation.
+
+        Raises:
+            UsageError: a chat template that fails.
+        """
+        if turns := self.method.conversation(text, self.shown):
+            return self.backbone.encode_conversation(turns)
+        return self.backbone.encode_question(text)
+
     def save(self, folder: Path) -> None:
-        """Write the backbone and the bridges."""
+        """Write the backbone, the bridges and the shown examples."""
         self.backbone.save(folder)
+        if self.shown:
+            write_json_atomic(folder / SHOWN, [asdict(example) for example in self.shown])
         state = {k: v.detach().cpu().contiguous() for k, v in self.bridges.state_dict().items()}
         if state:
             save_file(state, str(folder / BRIDGES))
@@ -98,4 +114,16 @@ def load_trained(
         raise UsageError(f"{str(file)!r} holds numbers that are not finite: train the run again")
     bridges.load_state_dict(state)
     backbone.model.eval()
-    return TrainedModel(backbone, method, bridges.eval(), run.spec, execution)
+    return TrainedModel(backbone, method, bridges.eval(), run.spec, execution, _shown_examples(folder))
+
+
+def _shown_examples(folder: Path) -> tuple[Example, ...]:
+    """The examples that the prompts of a run show. Raises UsageError where their file is damaged."""
+    file = folder / SHOWN
+    try:
+        rows: list[dict[str, Any]] = parse_json(file.read_text("utf-8")) if file.is_file() else []
+        for row in rows:
+            row |= {name: tuple(row[name]) for name in ("steps", "choices")}
+        return tuple(Example(**row) for row in rows)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{str(file)!r} is damaged: {error}") from None

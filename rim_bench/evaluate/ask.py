@@ -10,7 +10,6 @@ from typing import Any
 
 from rim_bench.data import answers
 from rim_bench.engine.trained_model import TrainedModel
-from rim_bench.evaluate.evaluation import UNTIL
 from rim_bench.evaluate.predict import Prediction, Predictor
 from rim_bench.evaluate.vocabulary_check import check_text, shown_in_training
 from rim_bench.storage.records import UnseenTextRecord
@@ -83,7 +82,7 @@ def unseen_text(trained: TrainedModel, questions: Sequence[str], data: Path | No
     if spec.backbone.kind != "scratch":
         return None
     known = shown_in_training(trained.backbone, spec, data)
-    named = [(f"question {k}", text) for k, text in enumerate(questions, 1)]
+    named = [(f"question {k}", trained.question(text)) for k, text in enumerate(questions, 1)]
     return check_text(trained.backbone, known, named, str(spec.task.name), "text like this")
 
 
@@ -91,13 +90,13 @@ def ask(
     answerer: Predictor, questions: Sequence[str], *, max_tokens: int, batch_size: int = 1, kind: answers.Kind = "auto"
 ) -> Iterator[Reply]:
     """The replies, in the order of the questions, as their batches are done."""
-    encoded = [answerer.backbone.encode_question(text.removesuffix("\n")) for text in questions]
+    encoded = [answerer.trained.question(text.removesuffix("\n")) for text in questions]
     layouts = [answerer.prompt(question) for question in encoded]
     for at in range(0, len(questions), batch_size):
         batch = range(at, min(at + batch_size, len(questions)))
         fitting = [k for k in batch if answerer.fits(layouts[k])]
         rows, own = [layouts[k] for k in fitting], [encoded[k] for k in fitting]
-        answered = answerer.answer(rows, max_tokens, UNTIL, own, kind) if fitting else []
+        answered = answerer.answer(rows, max_tokens, answerer.method.until, own, kind) if fitting else []
         by_place = dict(zip(fitting, answered, strict=True))
         for k in batch:
             yield _reply(questions[k], by_place.get(k) or answerer.unanswered(layouts[k], encoded[k]))

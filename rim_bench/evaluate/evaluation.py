@@ -51,7 +51,6 @@ _LEFT_OUT = {"prompt_hash", "reference", "output", "task", "strict", "lm_eval_st
 _LEFT_OUT |= {"latency_s", "batch_s", "batch_size"}
 CHOICE_RULE = "sum of token log-probabilities"
 REPEAT_ORDER = "rim-bench repeat 1"  # what the order of a repeat is drawn from
-UNTIL = ("\n\n",)  # as in the tasks' YAMLs: what is trained has single newlines
 
 
 @dataclass(frozen=True)
@@ -282,7 +281,7 @@ def _directly(lm: RimLM, dataset: Split, request: EvaluationRequest) -> list[Pre
     if request.repeat:  # other neighbours, and padding where rows of a batch differ in length
         random.Random(REPEAT_ORDER).shuffle(order)
     cuts = [order[at : at + lm.batch_size] for at in range(0, len(order), lm.batch_size)]
-    rest = (request.max_tokens, UNTIL, request.task.kind)
+    rest = (request.max_tokens, lm.trained.method.until, request.task.kind)
     batches = [GenerateBatch([layouts[i] for i in cut], [questions[i] for i in cut], *rest) for cut in cuts]
     for cut, answered in zip(cuts, answer_all(lm.answerer, batches, lm.on_batch), strict=True):
         out.update(zip(cut, answered, strict=True))
@@ -331,7 +330,8 @@ def _item(
 def _summary(
     lm: RimLM, request: EvaluationRequest, dataset: Split, items: Sequence[ItemRecord], seconds: float
 ) -> EvaluationRecord:
-    timed = (lm.answerer, {e.id: lm.question(e.question) for e in dataset.examples}, request.max_tokens, UNTIL)
+    questions = {e.id: lm.question(e.question) for e in dataset.examples}
+    timed = (lm.answerer, questions, request.max_tokens, lm.trained.method.until)
     device, n, execution, task = lm.backbone.device, len(items), lm.trained.execution, request.task
     common, count = Counter(e.answer for e in dataset.examples).most_common(1)[0]
     guess = sum(1 / len(e.choices) for e in dataset.examples if e.choices) / n

@@ -16,7 +16,7 @@ from rim_bench.storage.records import LatencyRecord, ThroughputRecord, TimesReco
 TIMED = 24  # questions timed one at a time
 WARM_UP = 3
 ROUNDS = 3  # batches timed at the throughput batch, after one that is not; and times that a single question is timed
-PATIENCE = 10.0  # seconds of timing single questions after which no further round begins
+PATIENCE = 10.0  # seconds of timing after which no further round begins, nor another question of the first one
 Question = tuple[int, ...]
 
 
@@ -38,7 +38,14 @@ def latency(
     rounds: list[list[tuple[float, float]]] = []
     began = time.perf_counter()
     while len(rounds) < ROUNDS and (not rounds or time.perf_counter() - began < PATIENCE):
-        rounds.append([t for layout in layouts for t in _answer(answerer, [layout], limit, stop)[0]])
+        taken: list[tuple[float, float]] = []
+        for layout in layouts:
+            if not rounds and len(taken) >= WARM_UP and time.perf_counter() - began > PATIENCE:
+                picked = picked[: len(taken)]  # long answers of a slow model: these few are timed
+                break
+            taken += _answer(answerer, [layout], limit, stop)[0]
+        layouts = layouts[: len(picked)]
+        rounds.append(taken)
     times = [
         (float(np.median([r[i][0] for r in rounds])), float(np.median([r[i][1] for r in rounds])))
         for i in range(len(layouts))
@@ -66,7 +73,11 @@ def throughput(
     batches = [layouts[at : at + size] for at in range(0, len(layouts) - size + 1, size)] if size else []
     times: list[tuple[float, float]] = []
     seconds = 0.0
+    began = time.perf_counter()
     for i, rows in enumerate([*batches[:1], *batches]):
+        if i > 1 and time.perf_counter() - began > PATIENCE:
+            batches = batches[: i - 1]
+            break
         took, whole = _answer(answerer, rows, limit, stop)
         if i:
             times += took

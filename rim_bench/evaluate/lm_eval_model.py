@@ -36,6 +36,7 @@ from rim_bench.evaluate.predict import Prediction, Predictor
 from rim_bench.evaluate.self_consistency import sampling_of, votes_record, whole
 from rim_bench.evaluate.vocabulary_check import UnseenText
 from rim_bench.methods.layout import Layout, Segment
+from rim_bench.methods.method import Method
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import MOST, UsageError, check_count, unknown
 from rim_bench.util.files import check_place
@@ -77,9 +78,10 @@ def register(execution: ExecutionContext = ALONE) -> None:
 class RimLM(TemplateLM):  # type: ignore[misc]
     """A trained run behind lm-eval's interface.
 
-    The whole context of a request is the question; the method's own positions follow it. Decoding is greedy, unless
-    there are votes. A context longer than the model's positions is counted (`overlong`) and answered with nothing,
-    never cut.
+    The whole context of a request is the question; the method's own positions follow it. A method that trains nothing
+    asks the bare questions of rim-bench's tasks in its own conversation, and every other context as it stands, as
+    lm-eval's own models are asked. Decoding is greedy, unless there are votes. A context longer than the model's
+    positions is counted (`overlong`) and answered with nothing, never cut.
 
     Args:
         path: a run folder, or its id (or the beginning of it) below the folder `results`.
@@ -153,6 +155,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         self.counts: dict[str, Counter[str]] = {}  # task -> of its last requests: prompts overlong, that differ
         self._device = self.backbone.device
         self._chat = False
+        self._trained = trained.method.trains != "nothing"
         self.tokenizer = self.backbone.tokenizer
 
     # what lm-eval asks of a model
@@ -222,11 +225,22 @@ class RimLM(TemplateLM):  # type: ignore[misc]
     # generation
 
     def question(self, context: str) -> tuple[int, ...]:
-        """A context as the tokens the method was trained to see as its question, newline included."""
+        """A context as the tokens that the method takes as its question: newline included, or its conversation."""
         text = context.removesuffix("\n")
         if self._chat:  # the template's own special tokens are meant as such
             return tuple(self.tokenizer.encode(text + "\n", add_special_tokens=False))
-        return self.backbone.encode_question(text)
+        return self.trained.question(text)
+
+    def _as_it_stands(self, context: str) -> tuple[int, ...]:
+        """A context as the tokens that lm-eval's own models are given."""
+        if self._chat:
+            return tuple(self.tokenizer.encode(context, add_special_tokens=False))
+        return (self.backbone.codec.start + self.backbone.encode(context)) or (self.backbone.end,)
+
+    def _asked(self, request: Instance) -> tuple[int, ...]:
+        """A request's context as the tokens of a question."""
+        context = request.args[0]
+        return self.question(context) if self._trained or is_bare(request) else self._as_it_stands(context)
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers, in the order of the requests; batches hold requests of similar length."""
@@ -234,7 +248,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         answered: dict[int, Prediction] = {}
         self._start_counts(requests)
         for i, request in enumerate(requests):
-            context, settings = request.args
+            settings = request.args[1]
             if samples(settings):  # how to decode is not for a task or the command line to change
                 raise UsageError(
                     "rim-bench decodes greedily, or with the votes and temperature of --model_args: leave out "
@@ -243,7 +257,9 @@ class RimLM(TemplateLM):  # type: ignore[misc]
             caps = [c for name in CAPS if (c := settings.get(name)) is not None]
             limit = whole("max_gen_toks", caps[0] if caps else self.max_gen_toks, 1)
             until = stop_texts(settings.get("until"))
-            question = self.question(context)
+            if until == Method.until and is_bare(request):  # the tasks' own, of what is trained
+                until = self.trained.method.until
+            question = self._asked(request)
             layout = self.answerer.prompt(question)
             if self.answerer.fits(layout):
                 said = request.doc.get("kind") if isinstance(request.doc, dict) else None  # our own tasks say it
@@ -269,19 +285,19 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         What is counted belongs to the latest requests of a task.
         """
         self.counts.update((task, Counter()) for task in {r.task_name for r in requests})
-        self._check_text([(request.task_name, request.args[0]) for request in requests])
-        for request in requests:
-            doc = request.doc if isinstance(request.doc, dict) else {}
-            self.counts[request.task_name]["differs"] += doc.get("question") != request.args[0].removesuffix("\n")
+        self._check_text([(request.task_name, request.args[0]) for request in requests], self.question)
+        if self._trained:
+            for request in requests:
+                doc = request.doc if isinstance(request.doc, dict) else {}
+                self.counts[request.task_name]["differs"] += doc.get("question") != request.args[0].removesuffix("\n")
 
-    def _check_text(self, asked: Sequence[tuple[str, str]]) -> None:
-        """Refuses texts, of tasks, that a tokenizer from scratch never saw in training."""
+    def _check_text(self, asked: Sequence[tuple[str, str]], encode: Callable[[str], tuple[int, ...]]) -> None:
+        """Refuses texts, of tasks, with tokens that a tokenizer from scratch never saw in training."""
         if self._unseen is None:
             return
-        by_task: dict[str, list[tuple[str, str]]] = {}
-        end = str(self.tokenizer.eos_token)  # of a chat template: a token that was trained, and no text
+        by_task: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
         for task, text in dict.fromkeys(asked):
-            by_task.setdefault(task, []).append((f"request {len(by_task.get(task, ()))}", text.replace(end, "")))
+            by_task.setdefault(task, []).append((f"request {len(by_task.get(task, ()))}", encode(text)))
         for task, texts in by_task.items():
             self._unseen.check(task, texts)
 
@@ -301,9 +317,11 @@ class RimLM(TemplateLM):  # type: ignore[misc]
 
         The log-likelihood is that of the choice, given the question, the method's positions and `#### `. A method that
         reasons in generated text (cot) is asked for its answer without that text: a likelihood leaves it no room.
+        A method that trains nothing has no such format: a context that stands as it is has the choice right behind it.
         """
         self._start_counts(requests)
-        if requests and all(isinstance(r.doc, dict) and r.doc.get("form") == "choice" for r in requests):
+        ours = all(isinstance(r.doc, dict) and r.doc.get("form") == "choice" for r in requests)
+        if requests and ours and (self._trained or all(map(is_bare, requests))):
             return self._chosen(requests)
         out = self._likelihoods([request.args for request in requests])
         for request, (logprob, _) in zip(requests, out, strict=True):
@@ -350,8 +368,13 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         out: list[tuple[float, bool]] = [(float("-inf"), False)] * len(asked)
         pending: list[tuple[list[int], Layout, list[tuple[int, ...]]]] = []
         for context, where in places.items():
-            prompt = self.answerer.prompt(self.question(context))
-            layout, choices = branches(self.backbone, prompt, [asked[i][1] for i in where])
+            if self._trained:
+                prompt = self.answerer.prompt(self.question(context))
+                layout, choices = branches(self.backbone, prompt, [asked[i][1] for i in where])
+            else:  # spaces between the two belong to the continuation, as in lm-eval
+                question = self._as_it_stands(context.rstrip())
+                layout = self.answerer.prompt(question)
+                choices = [self._as_it_stands(context + asked[i][1])[len(question) :] for i in where]
             if max(layout.position) + 1 + max(map(len, choices)) <= self.backbone.max_positions:
                 pending.append((where, layout, choices))
         pending.sort(key=lambda p: p[1].size)
@@ -364,7 +387,7 @@ class RimLM(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of plain text under the backbone, without the method's positions, in disjoint windows."""
-        self._check_text([(request.task_name, request.args[0]) for request in requests])
+        self._check_text([(request.task_name, request.args[0]) for request in requests], self.backbone.encode)
         totals = [0.0] * len(requests)
         windows: list[tuple[int, Layout, tuple[int, ...]]] = []
         for i, request in enumerate(requests):
@@ -383,6 +406,12 @@ class RimLM(TemplateLM):  # type: ignore[misc]
         for (i, _, _), scores in zip(chain(*cuts), chain(*scored), strict=True):
             totals[i] += scores[0].logprob
         return totals
+
+
+def is_bare(request: Instance) -> bool:
+    """Whether a request's context is the question of a document of rim-bench's own tasks, and nothing else."""
+    doc = request.doc if isinstance(request.doc, dict) else {}
+    return "kind" in doc and doc.get("question") == request.args[0].removesuffix("\n")
 
 
 PASSED = ("batch_size", "max_batch_size", "device")

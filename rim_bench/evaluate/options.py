@@ -11,12 +11,21 @@ from rim_bench.util.errors import UsageError, check_count, unknown
 from rim_bench.util.flags import Flag
 
 if TYPE_CHECKING:
+    from rim_bench.data.task import Task
     from rim_bench.engine.generate import Sampling
+    from rim_bench.methods.method import Method
 
+LM_EVAL = "lm-eval:"
+"""In front of a name: lm-eval's task of that name, where rim-bench has one of its own (`lm-eval:gsm8k`)."""
 QUICK_ROWS = 20  # questions of a plumbing check
 QUICK_LARGE_ROWS = 6  # of a pretrained model, which is a hundred times larger
 QUICK_LARGE_TOKENS = 32  # generated for each, at most
 EVALUATED = ("test", "validation")
+
+
+def usual_tokens(task: Task, method: Method) -> int:
+    """Most tokens of an answer where nobody says how many: the recipe's, or what the method needs at least."""
+    return max(int(task.recipe.get("max_tokens", 128)), method.room)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from rim_bench.engine.devices import pick_device
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel, load_trained
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate, evaluate_run, evaluated
-from rim_bench.evaluate.options import QUICK_ROWS, EvaluationSets, StoredRunOptions
+from rim_bench.evaluate.options import LM_EVAL, QUICK_ROWS, EvaluationSets, StoredRunOptions, usual_tokens
 from rim_bench.evaluate.self_consistency import votes_record
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked, about, training_rows
 from rim_bench.methods.registry import method_of
@@ -136,7 +136,7 @@ def stored_request(run: Run, options: StoredRunOptions) -> EvaluationRequest:
         own_task.steps if own else options.steps,  # else the data's hash would differ from the run's
         limit,
         options.split,
-        max_tokens=options.max_tokens or int(task.recipe.get("max_tokens", 128)),
+        max_tokens=options.max_tokens or usual_tokens(task, method_of(run.spec.method)),
         batch_size=options.eval_batch_size,
         quick=quick,
         device=pick_device(options.device).type,
@@ -201,7 +201,7 @@ def evaluate_stored(
     request = dataclasses.replace(
         request,
         effort=options.effort,
-        capped=turned and request.max_tokens != int(request.task.recipe.get("max_tokens", 128)),
+        capped=turned and request.max_tokens != usual_tokens(request.task, method_of(run.spec.method)),
         split_passes=options.split_passes,
         repeat=options.repeat,
         **drawn,
@@ -255,10 +255,6 @@ def accuracy_text(run: Run, summary: EvaluationRecord) -> str:
     return f"{100 * correct / summary.n:.2f} % of {summary.n} ({summary.task_title}, {summary.split})"
 
 
-PREFIX = "lm-eval:"
-"""In front of a name: lm-eval's task of that name, where rim-bench has one of its own (`lm-eval:gsm8k`)."""
-
-
 @dataclass(frozen=True)
 class EvaluationPlan:
     """Sets that can be evaluated, rim-bench's and lm-eval's, and name -> reason of those that cannot."""
@@ -278,7 +274,7 @@ def plan_sets(wanted: EvaluationSets, options: StoredRunOptions, reporter: Repor
     names, split = asked(wanted.suites, wanted.names), options.split
     known = task_names()
     own = [n for n in names if n in known or n.endswith((".yaml", ".yml"))]
-    foreign = [n.removeprefix(PREFIX) for n in names if n not in own]
+    foreign = [n.removeprefix(LM_EVAL) for n in names if n not in own]
     if wanted.include_path is not None and not foreign:
         raise UsageError("--include-path is for lm-eval tasks: name one with --eval-tasks, or leave it out")
     if foreign and split != "test":
@@ -294,7 +290,7 @@ def plan_sets(wanted: EvaluationSets, options: StoredRunOptions, reporter: Repor
         from rim_bench.evaluate.lm_eval_tasks import load_lm_eval_tasks
 
         lm_eval_tasks, unloaded = load_lm_eval_tasks(foreign, wanted.include_path)
-        missing |= {PREFIX + name: reason for name, reason in unloaded.items()}
+        missing |= {LM_EVAL + name: reason for name, reason in unloaded.items()}
     if wanted.strict and missing:
         raise UsageError(
             "not every set can be evaluated: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items())
@@ -333,7 +329,7 @@ def evaluate_sets(
         left: list[tuple[str, Task | LmEvalTask]] = [
             (t.name, t) for t in sets.tasks if not {t.name, _question_source(t, options.split)} & own
         ]
-        left += [(PREFIX + t.name, t) for t in sets.lm_eval_tasks]
+        left += [(LM_EVAL + t.name, t) for t in sets.lm_eval_tasks]
         for name, task in left:
             try:
                 if isinstance(task, Task):

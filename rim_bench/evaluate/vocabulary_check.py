@@ -70,23 +70,27 @@ class CannotBeAsked(UsageError):
 
 
 def check_text(
-    backbone: Backbone, known: frozenset[int] | None, questions: Sequence[tuple[str, str]], trained_on: str, task: str
+    backbone: Backbone,
+    known: frozenset[int] | None,
+    questions: Sequence[tuple[str, tuple[int, ...]]],
+    trained_on: str,
+    task: str,
 ) -> UnseenTextRecord:
     """How many questions hold an unseen token; None where the training text is missing.
 
     Args:
         known: the tokens of the training text.
-        questions: (id, text).
+        questions: (id, tokens), those that the run is given.
 
     Raises:
         CannotBeAsked: more than `MOST` of the questions do: the run would be asked in letters that it never learned.
     """
     if known is None:
         return UnseenTextRecord(n=len(questions))
-    odd = [(name, text) for name, text in questions if not known.issuperset(backbone.encode_question(text))]
+    odd = [(name, tokens) for name, tokens in questions if not known.issuperset(tokens)]
     if len(odd) > MOST * len(questions):
-        (name, text), *_ = odd
-        tokens = [i for i in backbone.encode_question(text) if i not in known]
+        (name, asked), *_ = odd
+        tokens = [i for i in asked if i not in known]
         raise CannotBeAsked(
             f"{task} cannot be asked of a run trained from scratch on {trained_on}: {len(odd):,} of {len(questions):,} "
             f"questions hold text that its tokenizer never saw in training (such as {backbone.decode(tokens[:8])!r} in "
@@ -102,8 +106,8 @@ class UnseenText:
         self.backbone, self.spec = trained.backbone, trained.spec
         self.counts: dict[str, int | None] = {}  # task -> texts with an unseen token; None: the training text is gone
 
-    def check(self, task: str, texts: Sequence[tuple[str, str]]) -> None:
-        """Counts the texts, (name, text) each, with a token that a tokenizer from scratch never saw in training.
+    def check(self, task: str, texts: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+        """Counts the texts, (name, tokens) each, with a token that a tokenizer from scratch never saw in training.
 
         Raises:
             CannotBeAsked: more than `MOST` of them have one.
@@ -135,5 +139,6 @@ def about(
     out: dict[str, Any] = {"trained_on": trained_on}
     if spec.backbone.kind == "scratch":
         known = shown_in_training(backbone, spec, data)
-        out["unseen_text"] = check_text(backbone, known, questions, own.name, name)
+        encoded = [(number, backbone.encode_question(text)) for number, text in questions]
+        out["unseen_text"] = check_text(backbone, known, encoded, own.name, name)
     return out

@@ -160,7 +160,7 @@ def findings(group: Group, pairs: Sequence[Pair]) -> list[Finding]:
 
 def _links(row: Row, index: _PairIndex) -> Iterator[_Link]:
     """One compared row with each control that trains and each row of that control."""
-    if row.method == DIRECT or row.method in _SPECIFIC:
+    if row.method == DIRECT or row.method in _SPECIFIC or row.untrained:
         return
     own_start, settings = row.first.spec.start, row.first.spec.method.settings
     warm = [name for field, name in OWN_STARTS.items() if own_start == "recipe" and (settings.get(field) or 0) > 0]

@@ -169,7 +169,7 @@ class LeaderboardNumbers:
             used = [b.used for b in training_budgets.budgets(row) if b.used is not None]
             spent = training_budgets.tuning_flops(row)
             yield {
-                "record": "rank", **_row(row), "seeds": _seeds(row), "run_ids": row.runs_text,
+                "record": "rank", **_row(row), "seeds": row.seeds_text, "run_ids": row.runs_text,
                 **_measures(self.default(row, scope)), "rank_low": place.low, "rank_high": place.high,
                 "training_flops": _digits(training_budgets.total_flops(row), 9),
                 "training_examples": training_budgets.total_examples(row),
@@ -178,7 +178,7 @@ class LeaderboardNumbers:
                 **({} if spent is None else {"tuning_flops": spent}),
             }  # fmt: skip
         for m in self.measured[scope.name]:
-            own = {"seeds": _seeds(m.row), "setting": m.point.label, "fronts": " ".join(m.fronts)}
+            own = {"seeds": m.row.seeds_text, "setting": m.point.label, "fronts": " ".join(m.fronts)}
             yield {"record": "point", **_row(m.row), **_measures(m), **own}
 
     def _at_equal_cost(self, scope: Subset) -> Iterator[Record]:
@@ -213,10 +213,6 @@ class LeaderboardNumbers:
 
 def _row(row: Row) -> Record:
     return {"label": row.full_label, "method": row.method}
-
-
-def _seeds(row: Row) -> str:
-    return " ".join(str(p.seed) for p in row.parts)
 
 
 def _value(accuracy: float, interval: Interval) -> Record:

@@ -1,7 +1,9 @@
 """Every pair of rows on the same questions, and the one rule for its verdict, also at equal inference cost.
 
 A verdict is on methods, so it counts training seeds as well as questions: higher, lower, equivalent within
-`EQUIVALENCE`, or undecided. From one seed there is none: a difference is then said of these weights alone.
+`EQUIVALENCE`, or undecided. From one seed there is none: a difference is then said of these weights alone. A row of
+which nothing was trained has no seed that could change it: it is the same beside every seed of another row, and between
+two such rows the error is that of the questions.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Differs(Enum):
 
     START = "other start"
     BUDGET = "other budget"
+    TRAINED = "only one of them trained"
 
 
 @dataclass(frozen=True)
@@ -141,9 +144,14 @@ class PairedDifference(Generic[S]):
     def error(self) -> SeedsAndQuestions | None:
         """The difference's error over seeds and questions, paired by training seed where both sides have it.
 
-        None where a side has one seed: nothing is known of retraining.
+        None where a side has one seed: nothing is known of retraining. With nothing trained there is nothing to know.
         """
         mine, theirs = ([p.seed for p in side.row.parts] for side in (self.first, self.second))
+        if self.first.row.untrained or self.second.row.untrained:
+            by_seed = self.first.solved - self.second.solved  # [seeds of the other, items]
+            if self.seedless:
+                return crossed.of_questions(by_seed[0], self.clusters)
+            return crossed.paired(by_seed, self.clusters) if len(by_seed) > 1 else None
         if len(shared := [seed for seed in mine if seed in theirs]) > 1:
             a, b = self.first.solved, self.second.solved
             by_seed = a[[*map(mine.index, shared)]] - b[[*map(theirs.index, shared)]]
@@ -177,7 +185,24 @@ class PairedDifference(Generic[S]):
     @property
     def p_seeds(self) -> float | None:
         """Two-sided p over training seeds and questions; None where a side has one seed."""
+        if self.seedless:  # few questions on which they differ ask for the exact test
+            return self.p
         return None if self.error is None else self.error.p
+
+    @property
+    def p_equivalent(self) -> float:
+        """p of "they differ by `EQUIVALENCE` or more" (TOST); 1 where a side has one seed.
+
+        Without seeds Tango's test of the paired questions, which has an answer where none of them differs.
+        """
+        if self.seedless and self.clusters is None and self.first.measured and self.second.measured:
+            return tests.equivalence(*self.counts, len(self.difference), EQUIVALENCE)
+        return 1.0 if self.error is None else self.error.p_equivalent(EQUIVALENCE)
+
+    @property
+    def seedless(self) -> bool:
+        """Whether nothing was trained of either side, so that no seed could change them."""
+        return self.first.row.untrained and self.second.row.untrained
 
     @property
     def leader(self) -> S:
@@ -198,7 +223,7 @@ class PairedDifference(Generic[S]):
             return Verdict(one_seed=True, here=better, differs=differs)
         if better is not None or adjusted.p_equivalent < LEVEL:
             return Verdict(better, better is None, differs=differs)
-        needed = self.error.seeds_needed(EQUIVALENCE, alpha=LEVEL / adjusted.family)
+        needed = None if self.seedless else self.error.seeds_needed(EQUIVALENCE, alpha=LEVEL / adjusted.family)
         return Verdict(seeds_needed=needed and max(needed, self.error.seeds + 1), differs=differs)
 
 
@@ -232,9 +257,9 @@ def judged(drafts: Sequence[tuple[PairedDifference[S], float]]) -> list[tuple[fl
         families.setdefault((c.error is None, bool(differing(c.first.row, c.second.row))), []).append(k)
     out: dict[int, tuple[float, Verdict[S]]] = {}
     for members in families.values():
-        errors = [(drafts[k][0], drafts[k][0].error) for k in members]
-        holm = tests.holm([c.p if e is None else e.p for c, e in errors])
-        alike = tests.holm([1.0 if e is None else e.p_equivalent(EQUIVALENCE) for _, e in errors])
+        family = [drafts[k][0] for k in members]
+        holm = tests.holm([c.p if c.p_seeds is None else c.p_seeds for c in family])
+        alike = tests.holm([c.p_equivalent for c in family])
         for k, p, equivalent in zip(members, holm, alike, strict=True):
             difference, floor = drafts[k]
             out[k] = p, difference.judged(Adjusted(p, equivalent, len(members)), floor)
@@ -292,7 +317,12 @@ def pairs(group: Group) -> list[Pair]:
 
 
 def differing(first: Row, second: Row) -> tuple[Differs, ...]:
-    """What else than the method may explain a difference between two rows: another start, another training budget."""
+    """What else than the method may explain a difference between two rows: another start, another training budget.
+
+    Or that training explains it, of which one of them had none.
+    """
     a, b = first.first.spec, second.first.spec
+    if a.untrained != b.untrained:
+        return (Differs.TRAINED,)
     apart = {Differs.START: a.start != b.start, Differs.BUDGET: a.total_budget != b.total_budget}
     return tuple(what for what, differs in apart.items() if differs)

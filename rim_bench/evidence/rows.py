@@ -251,6 +251,16 @@ class Row:
         return any(p.quick for p in self.parts)
 
     @property
+    def untrained(self) -> bool:
+        """Whether nothing was trained, so that no training seed could have changed it."""
+        return self.first.spec.untrained
+
+    @property
+    def seeds_text(self) -> str:
+        """Its training seeds in one text; empty where nothing was trained."""
+        return "" if self.untrained else " ".join(str(p.seed) for p in self.parts)
+
+    @property
     def runs(self) -> tuple[str, ...]:
         """The ids of its runs."""
         return tuple(p.run for p in self.parts)
@@ -515,7 +525,7 @@ def grouped(evaluations: Iterable[Evaluation]) -> list[Group]:
 def _budget_words(evaluations: Sequence[Evaluation]) -> list[str]:
     """A few words on each one's budget where not all have the same kind, or twins differ in how much; else nothing."""
     budgets = [e.spec.total_budget for e in evaluations]
-    kinds = {kind for kind, _ in budgets}
+    kinds = {e.spec.total_budget[0] for e in evaluations if not e.spec.untrained}
     flops = {amount for kind, amount in budgets if kind == "train-flops"}
     names = [(e.spec.method.title, e.spec.start, canonical([e.summary.effort, e.summary.knob])) for e in evaluations]
     out = []

@@ -112,6 +112,8 @@ def budget_text(kind: str, asked: float | None) -> str:
     """A training budget in words."""
     if asked is None:
         return "no training budget stated"
+    if asked == 0:
+        return "no training"
     return f"{amount_text(kind, asked)} {UNITS.get(kind, f'training {kind}')}"
 
 

@@ -195,6 +195,7 @@ class UnrunControl:
 
 
 def _wanted(methods: Sequence[Method], start: str) -> list[Control]:
+    methods = [m for m in methods if m.trains != "nothing"]  # they make no claim: nothing of them was tuned
     names = {m.name for m in methods}
     out = [c for c in CONTROLS if c.of in names]
     for control in ANY:
@@ -252,7 +253,12 @@ def matched_settings(control: Control, method: Method) -> dict[str, Any]:
 
 # The controls that change what trains
 def check_trains(method: Method, backbone: Mapping[str, Any], start: str) -> None:
-    """Raises UsageError for a method that would freeze random weights or raise the rank of another run's adapter."""
+    """Raises UsageError for a method that would freeze or ask random weights, or raise another run's adapter's rank."""
+    if method.trains == "nothing" and backbone["kind"] == "scratch":
+        raise UsageError(
+            f"{method.name} asks a pretrained model as it is, and backbone {backbone['name']!r} has random weights: "
+            "give a pretrained one (--model smollm2-135m, a folder or a hub id)"
+        )
     if method.trains == "markers" and backbone["kind"] == "scratch" and start == "recipe":
         raise UsageError(
             f"{method.name} trains its new embeddings only, and backbone {backbone['name']!r} has random weights: give "

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from rim_bench.methods.layout import Layout
 from rim_bench.util.errors import UsageError, check_count, unknown
@@ -109,6 +109,13 @@ LEARNING_RATE = SearchRange("lr", 0.25, 4)
 WEIGHT_DECAY = SearchRange("weight_decay", 0.001, 0.3)
 
 
+class Turn(NamedTuple):
+    """One turn of a conversation, as chat templates have them."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
 class Trace(Protocol):
     """What an auxiliary may read of a forward pass: hidden states by segment, index and layer."""
 
@@ -129,7 +136,10 @@ class Method:
     summary: ClassVar[str] = ""
     effort_field: ClassVar[str | None] = None  # the field that `effort` overrides: blocks, thoughts, pauses
     writes_steps: ClassVar[bool] = False  # whether it generates its steps as text before the answer
-    trains: ClassVar[Literal["all", "markers"]] = "all"  # "markers": only the new rows; the rest stays as it starts
+    # "markers": only the new rows, the rest stays as it starts; "nothing": the backbone answers as it is
+    trains: ClassVar[Literal["all", "markers", "nothing"]] = "all"
+    until: ClassVar[tuple[str, ...]] = ("\n\n",)  # texts that end an answer, beside the end token
+    room: ClassVar[int] = 0  # tokens of an answer that it needs at least, where the task's recipe gives fewer
     adapter_of: ClassVar[str | None] = None  # the method whose number of trained parameters its LoRA rank is raised to
 
     def transform(self, examples: Sequence[Example], seed: int) -> Sequence[Example]:
@@ -150,8 +160,31 @@ class Method:
         """The curriculum, in order."""
         return (Stage("train"),)
 
+    @property
+    def shows(self) -> int:
+        """How many training examples every prompt of its shows before the question."""
+        return 0
+
+    def shown(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Which of the training examples these are.
+
+        Raises:
+            UsageError: it is to show more than there are.
+        """
+        return ()
+
+    def conversation(self, question: str, shown: Sequence[Example]) -> tuple[Turn, ...]:
+        """What a question is asked with, the asking turn last; `shown` are those that `shown` chose.
+
+        Default: nothing, so that the question stands alone, as in training.
+        """
+        return ()
+
     def lay_train(self, example: Encoded, stage: Stage, progress: float, rng: random.Random) -> Layout:
-        """The training layout of one example; `progress` in [0, 1) is the share of the stage that is done."""
+        """The training layout of one example; `progress` in [0, 1) is the share of the stage that is done.
+
+        Never called where the method trains nothing.
+        """
         raise NotImplementedError
 
     def lay_prompt(self, question: tuple[int, ...], effort: int | None = None) -> Layout:

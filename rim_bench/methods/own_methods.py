@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rim_bench.methods.layout import Layout, Segment
-from rim_bench.methods.method import Encoded, Example, Marker, Method, Stage
+from rim_bench.methods.method import Encoded, Example, Marker, Method, Stage, Turn
 from rim_bench.util.errors import UsageError, own_line
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ARGUMENTS = {  # of each hook, by position: all numbers that it is called with
     "transform": (2,),
+    "shown": (1,),
+    "conversation": (2,),
     "markers": (0,),
     "stages": (0,),
     "lay_train": (4,),
@@ -99,7 +101,7 @@ class Checked(OwnCode):
         for hook, counts in ARGUMENTS.items():
             self._check_signature(hook, counts)
         self.markers = self._markers()
-        self.stages = self._stages()
+        self.stages = () if method.trains == "nothing" else self._stages()
         with self.calling("settings"):
             settings = json.dumps(method.settings(), allow_nan=False)
         if not settings.startswith("{"):
@@ -118,12 +120,19 @@ class Checked(OwnCode):
         ):
             if not isinstance(value := getattr(cls, attribute), kinds):
                 raise self.wrong(None, f"has {attribute} = {value!r}, which must be {called}")
-        if cls.trains not in ("all", "markers"):
-            raise self.wrong(None, f"has trains = {cls.trains!r}, which must be 'all' or 'markers'")
+        if cls.trains not in ("all", "markers", "nothing"):
+            raise self.wrong(None, f"has trains = {cls.trains!r}, which must be 'all', 'markers' or 'nothing'")
+        for hook in () if cls.trains == "nothing" else ("shown", "conversation"):
+            if getattr(cls, hook) is not getattr(Method, hook):  # else it would be asked what training never shows
+                raise self.wrong(hook, "is for a method that trains nothing (trains = 'nothing')")
+        if not isinstance(cls.until, tuple) or not all(isinstance(text, str) and text for text in cls.until):
+            raise self.wrong(None, f"has until = {cls.until!r}, which must be a tuple of texts")
+        if type(cls.room) is not int or cls.room < 0:
+            raise self.wrong(None, f"has room = {cls.room!r}, which must be a whole number of at least 0")
         field = cls.effort_field
         if field is not None and not isinstance(getattr(method, field, None), int):
             raise self.wrong(None, f"has effort_field = {field!r}, and no field of that name that is a whole number")
-        for hook in ("lay_prompt", "lay_train"):
+        for hook in ("lay_prompt",) if cls.trains == "nothing" else ("lay_prompt", "lay_train"):
             if getattr(cls, hook) is getattr(Method, hook):
                 raise self.wrong(None, f"does not define {hook}, which every method needs")
 
@@ -153,6 +162,8 @@ class Checked(OwnCode):
                 raise self.wrong("markers", f"returns a marker whose name is {marker.name!r}, which must be text")
             if not isinstance(marker.like, str | None):
                 raise self.wrong("markers", f"returns marker {marker.name!r} with like = {marker.like!r}, no text")
+        if markers and self.method.trains == "nothing":
+            raise self.wrong("markers", "returns new tokens, which nothing would train")
         names = [marker.name for marker in markers]
         if len(set(names)) < len(names):
             raise self.wrong("markers", "returns two markers of one name")
@@ -187,6 +198,20 @@ class Checked(OwnCode):
             if not all(isinstance(text, str) for text in texts) or not e.question:
                 raise self.wrong("transform", f"returns example {e.id!r} with a field that is not of its type")
         return examples
+
+    def check_conversation(self, rows: Sequence[Example]) -> None:
+        """Asks the first question as the method does, where it is one that trains nothing."""
+        with self.calling("shown"):
+            shown = self.method.shown(rows)
+        if len(shown) and not _all(shown, Example):
+            raise self.wrong("shown", f"returns {_called(shown, Example)}: a tuple of Example is needed")
+        with self.calling("conversation"):
+            turns = self.method.conversation(rows[0].question, shown)
+        sound = isinstance(turns, tuple) and all(
+            isinstance(t, Turn) and t.role in ("user", "assistant") and isinstance(t.text, str) for t in turns
+        )
+        if not sound or (turns and turns[-1].role != "user"):
+            raise self.wrong("conversation", f"returns {turns!r}: Turns of user and assistant are needed, user's last")
 
     def check_layouts(self, examples: Iterable[Encoded]) -> None:
         """Lays out examples for training at three moments of every stage, and their questions as prompts."""
@@ -244,6 +269,7 @@ def check_rows_of(method: Method, rows: Sequence[Example], seed: int = 0) -> Non
     for example in sorted(checked.transformed(rows, seed), key=lambda e: len(e.question)):
         chosen.setdefault((len(example.steps), False), example)
         chosen[len(example.steps), True] = example
+    checked.check_conversation(rows)
     checked.check_layouts(map(_as_bytes, {id(e): e for e in chosen.values()}.values()))
 
 

@@ -18,7 +18,8 @@ class TrainingPlan:
     """How a run trains. A step takes `batch_size` examples, whatever fits in memory at a time.
 
     The budget is counted in examples, or in training FLOPs (forward and backward, the headline of `train_flops`, with
-    what the run inherits from the one it started from). Exactly one of the two is given.
+    what the run inherits from the one it started from). Exactly one of the two is given, but for a method that trains
+    nothing (`NO_TRAINING`).
     """
 
     examples: int = 0
@@ -37,6 +38,8 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if self.examples and self.flops:
             raise ValueError("a plan has one budget, in examples or in FLOPs")
+        if not (self.batch_size or self.examples or self.flops):
+            return
         if not self.flops and (self.examples < self.batch_size or self.batch_size < 1 or self.micro_batch < 1):
             raise UsageError(
                 f"a budget of {self.examples} examples is less than one step of {self.batch_size}: give at least one "
@@ -54,9 +57,11 @@ class TrainingPlan:
         """
         if self.flops:
             raise ValueError("how many steps a budget in FLOPs gives is known when it is spent")
-        return self.examples // self.batch_size
+        return self.examples // max(1, self.batch_size)
 
 
+NO_TRAINING = TrainingPlan(batch_size=0)
+"""The plan of a method that trains nothing: no budget, no steps, no seed."""
 SAMPLED = 256  # examples on which a stage is priced
 
 

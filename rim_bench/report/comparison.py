@@ -130,7 +130,7 @@ def _row_record(group: Group, row: Row) -> Record:
         "train_sha256": first.spec.task.train_sha256,
         "backbone": first.spec.backbone.label, "method": row.method, "label": row.label,
         "start": first.spec.start, "effort": first.summary.effort,
-        "seeds": " ".join(str(p.seed) for p in row.parts), "run_ids": row.runs_text,
+        "seeds": row.seeds_text, "run_ids": row.runs_text,
         "parent_ids": " ".join(str(p.spec.parent) for p in row.parts if p.spec.parent),
         "limit": first.summary.limit, "tuning_trials": tuning_trials(row),
         "engine": facts.engine, "commits": " ".join(sorted({c for p in row.parts for c in p.commits})),

@@ -154,7 +154,7 @@ def rankings(numbers: LeaderboardNumbers) -> Iterator[Panel]:
             row, m = place.row, numbers.default(place.row, scope)
             accuracy = format_accuracy(m.accuracy, numbers.contest.group.at_floor(row, scope))
             training = (training_budgets.flops_text(row), training_budgets.closeness(row))
-            ends = (*_costs(m), *training, format_amount(m.ttft), str(len(row.parts)))
+            ends = (*_costs(m), *training, format_amount(m.ttft), "-" if row.untrained else str(len(row.parts)))
             lines.append((row.label, place.text, accuracy, *ends))
         caption = f"Ranking at the default settings, {_set(scope)}: ranks that overlap are ties"
         yield Panel(caption, (*names, "budget met", "TTFT ms", "seeds"), tuple(lines))

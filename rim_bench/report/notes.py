@@ -62,7 +62,7 @@ def engine_note(evaluations: Iterable[Evaluation]) -> str:
 
 def start_note(rows: Iterable[Row]) -> Iterator[str]:
     """Whether rows differ in their starting weights."""
-    if len({p.spec.start for r in rows for p in r.parts}) > 1:
+    if len({p.spec.start for r in rows if not r.untrained for p in r.parts}) > 1:
         yield "Rows differ in their starting weights: a difference between them may be the start's."
 
 
@@ -109,7 +109,7 @@ def _by_training_task(evaluations: Iterable[Evaluation]) -> list[tuple[str, list
     """The evaluations on another task than training's, with that task and the number of its rows in words."""
     tasks: dict[str, list[Evaluation]] = {}
     for e in evaluations:
-        if (name := trained_elsewhere(e)) is not None:
+        if (name := trained_elsewhere(e)) is not None and not e.spec.untrained:
             tasks.setdefault(name, []).append(e)
     out = []
     for name, asked in sorted(tasks.items()):
@@ -142,7 +142,15 @@ def transfers_note(evaluations: Iterable[Evaluation]) -> Iterator[str]:
 
 # Training budgets
 def matched(rows: Sequence[Row]) -> str:
-    """What was matched in training between rows, and what was not; empty for a single row."""
+    """What was matched in training between rows, and what was not; empty for a single row, and where none trained."""
+    bare = ", ".join(r.label for r in rows if r.untrained)
+    trained = _matched([r for r in rows if not r.untrained])
+    return " ".join(
+        filter(None, (trained, f"Nothing was trained: {bare}; no row is matched with that." if bare else ""))
+    )
+
+
+def _matched(rows: Sequence[Row]) -> str:
     if len(rows) < 2:
         return ""
     by_budget: dict[tuple[str, float | None], list[Row]] = {}
@@ -192,13 +200,20 @@ def _shared_budget(kind: str, asked: float | None, rows: Sequence[Row]) -> str:
 # Tests
 def rule_notes(rows: Sequence[Row]) -> Iterator[str]:
     """What p and the verdicts mean for these rows."""
-    single = [r.label for r in rows if len(r.parts) == 1]
-    several = len(single) < len(rows)
+    bare = [r.label for r in rows if r.untrained]
+    single = [r.label for r in rows if len(r.parts) == 1 and not r.untrained]
+    several = len(single) + len(bare) < len(rows)
     yield (
         "p (questions): the error of the questions alone; exact McNemar test between two settings with one seed each, "
         "otherwise z = Σd/√Σd² over the questions' differences d of seed means."
     )
-    if several:
+    if bare:
+        yield (
+            f"Nothing was trained, and so no seed to count: {', '.join(bare)}. Beside a trained row such a row is the "
+            "same at each of its seeds; between two of them p (seeds) and the verdict are of the questions alone, of "
+            "this prompt and these weights."
+        )
+    if several or len(bare) > 1:
         yield (
             "p (seeds): the error of seeds and questions together, crossed random effects on the differences paired by "
             "training seed, t on (seeds − 1) degrees of freedom. Holm p: of it, over the pairs that differ in the "
@@ -353,7 +368,7 @@ def comparison_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
     yield (
         f"Backbone {parts[0].spec.backbone.label}; training dtype "
         f"{_distinct(p.spec.dtype for p in parts)}; starts: {_distinct(p.spec.start for p in parts)}; "
-        f"seeds: {_distinct(sorted({p.seed for p in parts}))}."
+        f"seeds: {_distinct(sorted({p.seed for p in parts if not p.spec.untrained})) or 'none, nothing was trained'}."
     )
     yield engine_note(parts)
     yield from settings_note(parts, "Evaluation")

@@ -76,7 +76,7 @@ def accuracy(group: Group, pairs: Sequence[Pair]) -> list[Panel]:
             learned = replace(row, parts=left)
             text = format_accuracy(learned.accuracy(head.ids), group.at_floor(learned, head))
             main = f"{len(left)} of {len(row.parts)} seeds left chance: {text}"
-        size = (str(len(row.parts)), f"{len(head.ids):,}")
+        size = ("-" if row.untrained else str(len(row.parts)), f"{len(head.ids):,}")
         long.append((row.label, *size, main, *map(format_accuracy, accuracies, low)))
         values = (format_percent(a.value) + "°" * at_floor for a, at_floor in zip(accuracies, low, strict=True))
         short.append((row.label, main, *values, *size))

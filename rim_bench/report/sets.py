@@ -81,7 +81,8 @@ def _lm_evaluations(runs: Iterable[Run]) -> Iterator[tuple[str, Run, LmEvalRecor
             words = [run.spec.method.title]
             words += [f"effort {record.effort}"] if record.effort is not None else []
             words += [f"votes {record.settings.votes}"] if record.settings and record.settings.votes else []
-            words += [f"trained on {run.spec.task.name}", f"seed {run.spec.seed}", run.id[-12:]]
+            trained = [f"trained on {run.spec.task.name}", f"seed {run.spec.seed}"]
+            words += [*(["not trained"] if run.spec.untrained else trained), run.id[-12:]]
             yield ", ".join(words), run, record
 
 
@@ -133,7 +134,7 @@ def lm_eval_records(runs: Iterable[Run]) -> list[Record]:
             "task_version": record.task_version, "evaluator_version": f"lm-eval {record.lm_eval_version}",
             "data_sha256": record.evaluated_sha256, "split": record.split, "train_sha256": spec.task.train_sha256,
             "backbone": spec.backbone.label, "method": spec.method.name, "label": name, "start": spec.start,
-            "effort": record.effort, "seeds": str(spec.seed), "run_ids": run.id,
+            "effort": record.effort, "seeds": "" if spec.untrained else str(spec.seed), "run_ids": run.id,
             "set": f"all, {record.num_fewshot}-shot", "n": record.documents, "limit": record.limit,
         }  # fmt: skip
         for metric, value in record.metrics.items():

@@ -214,8 +214,8 @@ class _Accountant:
         if planned.id in self.spent:
             return self.spent[planned.id]
         stored = planned.run.training() or TrainingRecord()
-        if stored.flops is not None:
-            return stored.flops
+        if stored.flops is not None or not planned.trains:
+            return stored.flops or 0
         method, plan = planned.method, planned.plan
         if plan.flops:
             return plan.flops - (0 if planned.parent is None else self._training(planned.parent))
@@ -228,7 +228,8 @@ class _Accountant:
         """About what answering costs: validation after training, and for an arm the test questions."""
         study, markers = planned.study, planned.method.markers()
         validation, limit = len(study.data[1].examples), evaluation_request(study, "validation").limit
-        asked = max(1, planned.selection.count) * (validation if limit is None else min(limit, validation))
+        looks = max(1, planned.selection.count) if planned.trains else 0
+        asked = looks * (validation if limit is None else min(limit, validation))
         if planned.role == "arm":
             asked += len(evaluation_request(study).dataset().examples)
         shape = self.backbone.shape()

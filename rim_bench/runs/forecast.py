@@ -24,7 +24,7 @@ def cells_of(plans: Sequence[Plan], *, evaluation: bool = True) -> dict[str, dic
             asks = evaluation and planned.role == "arm" and not (trained and is_evaluated(planned))
             out[planned.id] = {
                 TRAIN: 0 if trained or planned.plan.flops else planned.plan.examples,
-                VALIDATE: 0 if trained else questions[0] * max(1, planned.selection.count),
+                VALIDATE: 0 if trained or not planned.trains else questions[0] * max(1, planned.selection.count),
                 ANSWER: questions[1] if asks else 0,
             }
     return out
@@ -44,16 +44,18 @@ def announcement(plans: Sequence[Plan], *, evaluation: bool = True) -> str | Non
     left = [planned for plan in plans for planned in plan if any(cells[planned.id].values())]
     if not left:
         return None
-    first, work = left[0], cells[left[0].id]
+    first = left[0]
     names = [planned.label for planned in left]
     named = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
     study = first.study
     text = f"{len(left)} cell{'s' * (len(left) > 1)} on {study.device} in {study.precision.dtype}: {named}"
-    if work[TRAIN]:
-        text += f"; {first.plan.examples:,} examples in steps of {first.plan.batch_size}"
-    asked = [(work[VALIDATE], "validation"), (max(c[ANSWER] for c in cells.values()), "test")]
+    training = next((planned for planned in left if cells[planned.id][TRAIN]), None)
+    if training is not None:
+        text += f"; {training.plan.examples:,} examples in steps of {training.plan.batch_size}"
+    asked = [(max(c[VALIDATE] for c in cells.values()), "validation"), (max(c[ANSWER] for c in cells.values()), "test")]
     asks = " and ".join(f"{n:,} {name}" for n, name in asked if n)
-    text += f"; {asks} questions each, of at most {evaluation_request(study).max_tokens} tokens" if asks else ""
+    most = max(study.max_tokens(planned.method) for planned in left)
+    text += f"; {asks} questions each, of at most {most} tokens" if asks else ""
     if study.options.quick:
         text += f". Quick: {QUICK_STEPS} steps, and no result"
     return text

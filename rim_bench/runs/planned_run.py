@@ -19,7 +19,7 @@ from rim_bench.methods.controls import check_trains
 from rim_bench.methods.method import Method
 from rim_bench.methods.own_methods import check_rows_of
 from rim_bench.methods.registry import load_method, method_of
-from rim_bench.methods.schedule import TrainingPlan, spans
+from rim_bench.methods.schedule import NO_TRAINING, TrainingPlan, spans
 from rim_bench.methods.search import OF_THE_PLAN, points_to_try
 from rim_bench.runs.options import Options
 from rim_bench.runs.study import StudySetting, study_setting
@@ -110,6 +110,11 @@ class PlannedRun:
         return self.role == "start"
 
     @property
+    def trains(self) -> bool:
+        """Whether there is something to train; else the run is the backbone as it is."""
+        return self.plan != NO_TRAINING
+
+    @property
     def label(self) -> str:
         text = "shared cot start" if self.is_start else self.spec.method.name
         if self.role == "trial":
@@ -132,15 +137,21 @@ def plan_study(options: Options, *, elsewhere: bool = False) -> Plan:
     """
     study = study_setting(options, elsewhere=elsewhere)
     runs: list[PlannedRun] = []
+    untrained = [name for name in options.methods if study.method(name).trains == "nothing"]
     for seed in options.seeds:
         parent = None
-        if study.start == "cot":
+        if study.start == "cot" and len(untrained) < len(options.methods):
             parent = _planned(study, "cot", _training_plan(study, "cot", seed, is_start=True), role="start")
             runs.append(parent)
         for name in options.methods:
             method = study.method(name)
             check_trains(method, study.backbone, study.start)
             check_rows_of(method, study.data[0].examples, seed)
+            if name in untrained:
+                if seed == options.seeds[0]:  # one run, whatever the seeds: there is nothing that they would change
+                    method.shown(study.data[0].examples)  # refuses more than there are
+                    runs.append(_planned(study, name, NO_TRAINING))
+                continue
             plan = _training_plan(study, method.name, seed)
             if not plan.flops:  # one in FLOPs is checked by `training.check_budget`, which knows lengths
                 spans(method.stages(), plan.steps, study.start)  # refuses a budget under the curriculum's
@@ -196,7 +207,7 @@ def _trials(study: StudySetting, runs: Sequence[PlannedRun]) -> list[PlannedRun]
         return []
     arms_of = {(p.method_given, p.plan.seed): p for p in runs if p.role == "arm"}
     out = []
-    for name in options.methods:
+    for name in (name for name in options.methods if study.method(name).trains != "nothing"):
         method, plan = study.method(name), arms_of[name, options.trial_seeds[0]].plan
         if isinstance(search, LearningRateGrid):
             points: list[dict[str, float]] = [{"lr": rate} for rate in search.rates]
@@ -224,12 +235,15 @@ def _planned(
     options = study.options
     method = load_method("cot") if role == "start" else study.method(name)
     chosen: dict[str, Any] = {}  # only where something is: other specifications, and so their ids, are what they were
-    if role != "start" and (rule := options.selection.record()) is not None:
+    trains = plan != NO_TRAINING
+    if trains and role != "start" and (rule := options.selection.record()) is not None:
         chosen["selection"] = rule
-    if role == "arm" and options.search is not None:
+    if trains and role == "arm" and options.search is not None:
         chosen["tuned"] = options.search.record(options.trial_seeds)
     train, validation = study.data
-    if plan.flops:
+    if not trains:
+        budget = {"examples": 0}
+    elif plan.flops:
         budget = {"train_flops": plan.flops}  # what is inherited counts into it; into one in examples it does not
     else:
         inherited = 0 if parent is None else parent.plan.steps * parent.plan.batch_size
@@ -251,18 +265,20 @@ def _planned(
             "limit": options.limit,
             **({"registered": False} if train.registered is False else {}),
         },
-        "start": "recipe" if role == "start" else study.start,
+        "start": "recipe" if role == "start" or not trains else study.start,
         "parent": None if parent is None else parent.id,
         "budget": budget,
-        "optimizer": {"name": "adamw", **optimizer},
-        "seed": plan.seed,
+        **({"optimizer": {"name": "adamw", **optimizer}, "seed": plan.seed} if trains else {}),
         "dtype": study.precision.dtype,
         "quick": options.quick,
         "numerics": numerics_version(study.precision.dtype),
         **chosen,
     }
-    selection = LAST_RULE if role == "start" else options.selection
-    if options.search is None or role == "start":
+    selection = LAST_RULE if role == "start" or not trains else options.selection
+    tried: int | None
+    if not trains:
+        tried = 0
+    elif options.search is None or role == "start":
         tried = study.recipe_trials(method)
     else:
         tried = options.search.points if role == "arm" else None
@@ -272,10 +288,8 @@ def _planned(
 def _method_record(options: Options, method: Method, name: str, role: Role) -> dict[str, Any]:
     changed = sorted(options.settings.get(method.name, {}))
     label = " ".join([method.name, *(f"{k}={getattr(method, k)}" for k in changed)])
-    if (
-        isinstance(options.search, SpaceSearch) and role != "start"
-    ):  # the values stand in its settings; the seeds of a row share them
-        label += " tuned"
+    if isinstance(options.search, SpaceSearch) and role != "start" and method.trains != "nothing":
+        label += " tuned"  # the values stand in its settings; the seeds of a row share them
     record: dict[str, Any] = {"name": method.name, "label": label, "settings": method.settings()}
     if name.endswith(".py"):
         file = Path(name)

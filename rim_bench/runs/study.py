@@ -15,7 +15,7 @@ from rim_bench.data.leakage import count_overlap
 from rim_bench.data.reader import Split
 from rim_bench.data.task import Task, load_task
 from rim_bench.engine.distributed.environment import check_batch, started
-from rim_bench.evaluate.options import QUICK_LARGE_ROWS, QUICK_LARGE_TOKENS, QUICK_ROWS
+from rim_bench.evaluate.options import LM_EVAL, QUICK_LARGE_ROWS, QUICK_LARGE_TOKENS, QUICK_ROWS, usual_tokens
 from rim_bench.methods.controls import Control, UnrunControl, controls_for, matched_settings
 from rim_bench.methods.method import Method
 from rim_bench.methods.registry import all_methods, load_method
@@ -23,7 +23,7 @@ from rim_bench.runs.options import Options
 from rim_bench.runs.precision import Precision, choose_precision
 from rim_bench.storage.records import OverlapRecord
 from rim_bench.storage.run_folder import Store
-from rim_bench.util.errors import UsageError, unknown
+from rim_bench.util.errors import UsageError, cannot_apply, unknown
 from rim_bench.util.flags import refuse_unused
 from rim_bench.util.progress import phase
 
@@ -80,12 +80,11 @@ class StudySetting:
             return options.limit
         return QUICK_ROWS if self.origin == "scratch" else QUICK_LARGE_ROWS
 
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of an answer at most."""
+    def max_tokens(self, method: Method | None = None) -> int:
+        """Tokens of an answer at most, of a method's where that needs more than the recipe gives."""
         if self.options.max_tokens is not None:
             return self.options.max_tokens
-        usual = int(self.task.recipe.get("max_tokens", 128))
+        usual = usual_tokens(self.task, method or Method())
         return usual if not self.options.quick or self.origin == "scratch" else min(usual, QUICK_LARGE_TOKENS)
 
     @cached_property
@@ -228,9 +227,15 @@ def check_used(studies: Sequence[StudySetting], *, sets: bool = False, controls:
     names = ", ".join(dict.fromkeys(task.name for task in tasks))
     if not sets and all(task.metadata["source"] == "generator" for task in tasks):
         refuse_unused(options, "data", f"{names} is generated and reads no file")
+    methods = [study.method(name) for study in studies for name in options.methods]
+    if not controls and all(method.trains == "nothing" for method in methods):
+        why = "none of these methods trains anything"
+        if options.train_flops is not None:
+            raise cannot_apply(f"--budget train-flops={options.train_flops:.4g}", why)
+        unused = "examples cot_examples batch_size lr tune trials tune_share checkpoint checkpoint_points strategy"
+        refuse_unused(options, unused, why)
     if not controls and all(study.start == "recipe" for study in studies):
         refuse_unused(options, "cot_examples", "no method starts from a shared CoT run (--start cot)")
-    methods = [study.method(name) for study in studies for name in options.methods]
     if not (sets or controls or any(task.form == "generate" for task in tasks) or any(m.writes_steps for m in methods)):
         refuse_unused(options, "max_tokens", f"{names} is multiple choice, and none of these methods writes steps")
 
@@ -244,6 +249,10 @@ def study_setting(options: Options, *, elsewhere: bool = False) -> StudySetting:
     Raises:
         UsageError: a task, start, backbone or device that does not exist, methods or seeds that do not fit.
     """
+    if options.task.startswith(LM_EVAL):
+        from rim_bench.evaluate.lm_eval_rows import converted_task
+
+        options = dataclasses.replace(options, task=str(converted_task(options.task)))
     task = load_task(options.task)
     device = str(options.device)
     if device != "cpu":  # the one question of a plan that torch answers

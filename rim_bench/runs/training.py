@@ -19,7 +19,7 @@ from rim_bench.compute.training_flops import ROWS, training_cost
 from rim_bench.data.datasets import overlap
 from rim_bench.data.shortcuts import check_features
 from rim_bench.data.task import Task
-from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.backbone import UNTRAINED, Backbone
 from rim_bench.engine.devices import fingerprint, peak_memory, pick_device, reset_peak
 from rim_bench.engine.distributed import environment as launch_environment
 from rim_bench.engine.execution import ALONE, ExecutionContext
@@ -31,7 +31,7 @@ from rim_bench.engine.trainer import Trainer
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate_run, evaluated, validation_accuracy
 from rim_bench.evidence.split_protocol import held_out
 from rim_bench.methods.layout import Layout
-from rim_bench.methods.method import Encoded, Method, Stage
+from rim_bench.methods.method import Encoded, Example, Method, Stage
 from rim_bench.methods.own_methods import Checked, bridges_of, is_own
 from rim_bench.methods.schedule import flops_spans, planned_flops
 from rim_bench.runs.checkpoints import CheckpointSelector, answered, clean, evaluate_candidates
@@ -129,7 +129,7 @@ def _check_budget(plan: Plan, study: StudySetting) -> None:
     rows = study.data[0].examples
     plain = [backbone.encode_example(e) for e in rows]
     inherited: dict[str | None, int] = {None: 0}
-    for planned in plan:
+    for planned in (p for p in plan if p.trains):
         examples = planned.method.transform(rows, planned.plan.seed)
         data = plain if examples is rows else [backbone.encode_example(e) for e in examples]
         price = price_of(backbone, planned.method)
@@ -190,8 +190,57 @@ def train(planned: PlannedRun, reporter: Reporter | None = None, execution: Exec
                 adopt(run, trial, _tuning_record(planned, trial.id))
                 reporter.note(f"{planned.label}: the winning trial {trial.id} is this run")
                 return run
-        _train_weights(planned, run, device, reporter, execution)
+        store = _train_weights if planned.trains else _store_untrained
+        store(planned, run, device, reporter, execution)
     return run
+
+
+def _store_untrained(
+    planned: PlannedRun, run: Run, device: torch.device, reporter: Reporter, execution: ExecutionContext
+) -> None:
+    """Stores the backbone as it is as the run's model, with what its prompts show; the caller holds the run's lock."""
+    study, method = planned.study, planned.method
+    with nothing_left_of(run), phase(f"preparing {planned.label}"):
+        backbone = _initial(planned, device)
+        shown = tuple(method.shown(study.data[0].examples))
+        trained = TrainedModel(backbone, method, nn.ModuleDict(), planned.spec, execution, shown)
+        if shown:
+            check_room(trained, study.data[1].examples)
+    run.write_environment(_environment(device, study.task))
+    summary = TrainingRecord(
+        steps=0,
+        examples=0,
+        inherited_examples=0,
+        flops=0,
+        inherited_flops=0,
+        flops_executed=0,
+        flops_padding=0,
+        budget=UsedBudgetRecord(kind="examples", asked=0, used=0, last_step=0),
+        tuning_trials=planned.tuning_trials,
+        tokens=0,
+        executed_tokens=0,
+        seconds=0.0,
+        parameters=backbone.count(),
+        parameters_trained=0,
+        device=str(device),
+        fingerprints=run.fingerprints(),
+    )
+    with phase(f"storing {planned.label}"):
+        run.finish(trained.save, summary, trained.stored_bytes)
+    reporter.finished(planned.label)
+
+
+def check_room(trained: TrainedModel, questions: Sequence[Example]) -> None:
+    """Raises UsageError where shown examples leave one of these questions no room for an answer."""
+    backbone, method = trained.backbone, trained.method
+    longest = max(questions, key=lambda e: len(trained.question(e.question)))
+    answer = len(backbone.encode_example(longest).answer)
+    needed = method.lay_prompt(trained.question(longest.question)).depth + answer
+    if needed > backbone.max_positions:
+        raise UsageError(
+            f"{method.name} shows {len(trained.shown)} examples: with question {longest.id!r} and its answer that "
+            f"takes {needed:,} positions, and the model has {backbone.max_positions:,}; show fewer"
+        )
 
 
 def _train_weights(
@@ -206,7 +255,8 @@ def _train_weights(
         bridges = build_bridges(method, backbone, plan.seed)
         data = [backbone.encode_example(e) for e in method.transform(study.data[0].examples, plan.seed)]
         trained = TrainedModel(backbone, method, bridges, planned.spec, execution)
-        watcher = CheckpointSelector(run, planned.selection, trained, evaluation_request(study, "validation"))
+        looking = evaluation_request(study, "validation", method=method)
+        watcher = CheckpointSelector(run, planned.selection, trained, looking)
         parent = planned.parent
         inherited = 0 if parent is None else _trained_flops(parent.run)
         start = str(planned.spec.start)
@@ -222,8 +272,7 @@ def _train_weights(
     peak = max(watcher.peak, peak_memory(device))  # before validation
     if (validation := watcher.validation) is None:
         with phase(f"answering the validation questions of {planned.label}") as validating:
-            request = evaluation_request(study, "validation")
-            accuracy, n = validation_accuracy(trained, request, watching_answers(VALIDATE, validating.advance))
+            accuracy, n = validation_accuracy(trained, looking, watching_answers(VALIDATE, validating.advance))
         validation = ValidationRecord(accuracy=accuracy, n=n)
     train_set, held = study.data
     shown = overlap(train_set.examples, held.examples)
@@ -290,6 +339,8 @@ def _initial(planned: PlannedRun, device: torch.device) -> Backbone:
     study, method, seed = planned.study, planned.method, planned.plan.seed
     if planned.parent is None:
         spec = study.backbone
+        if method.trains == "nothing":  # not in an adapter's shell, which would cost and change nothing
+            spec = {**spec, "tuning": UNTRAINED}
         if method.adapter_of is not None:  # of another adapter rank, to match that method's parameters
             shape = Shape.of(configuration(str(locate(spec))))
             spec = matched_backbone(spec, shape, method)
@@ -381,8 +432,10 @@ def _environment(device: torch.device, task: Task, processes: int = 1) -> dict[s
 # One run: evaluation
 
 
-def evaluation_request(study: StudySetting, split: str = "test", effort: int | None = None) -> EvaluationRequest:
-    """The evaluation that goes with a study."""
+def evaluation_request(
+    study: StudySetting, split: str = "test", effort: int | None = None, method: Method | None = None
+) -> EvaluationRequest:
+    """The evaluation that goes with a study; `method`: whose answers, where that decides how long they may be."""
     options = study.options
     return EvaluationRequest(
         study.task,
@@ -392,7 +445,7 @@ def evaluation_request(study: StudySetting, split: str = "test", effort: int | N
         study.evaluation_limit,
         split,
         effort,
-        study.max_tokens,
+        study.max_tokens(method),
         options.eval_batch_size,
         options.quick,
         device=torch.device(study.device).type,
@@ -403,12 +456,13 @@ def evaluation_request(study: StudySetting, split: str = "test", effort: int | N
 def is_evaluated(planned: PlannedRun) -> bool:
     """Whether the evaluation that goes with its study is stored."""
     stored = answered if planned.selection.rule == SPLITS else evaluated
-    return stored(planned.run, evaluation_request(planned.study)) is not None
+    return stored(planned.run, evaluation_request(planned.study, method=planned.method)) is not None
 
 
 def evaluate(planned: PlannedRun, reporter: Reporter | None = None, execution: ExecutionContext = ALONE) -> Run:
     """The trained run with the evaluation that goes with its study; what is stored is not done again."""
-    reporter, run, request = reporter or Silent(), planned.run, evaluation_request(planned.study)
+    reporter, run = reporter or Silent(), planned.run
+    request = evaluation_request(planned.study, method=planned.method)
     device, label = pick_device(planned.study.device), planned.label
     enter_cell(planned.id)
     with run.lock():

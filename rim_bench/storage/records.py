@@ -497,6 +497,11 @@ class RunSpec(JsonRecord):
         return self.budget.amount
 
     @property
+    def untrained(self) -> bool:
+        """Whether nothing is trained: the backbone answers as it is, and there is no seed that could change it."""
+        return self.budget.examples == 0
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """The specification without the training seed and the run that it starts from: what seeds of a row share."""
         return self.without("seed", "parent")

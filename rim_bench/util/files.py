@@ -194,6 +194,12 @@ def json_bytes(value: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def home_folder() -> Path:
+    """Where this program keeps what it makes for itself: $RIM_BENCH_HOME, else a folder in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("RIM_BENCH_HOME") or f"{cache}/rim-bench").expanduser().absolute()
+
+
 def write_json_atomic(path: Path, value: Any) -> None:
     """`write_bytes_atomic` of `json_bytes`."""
     write_bytes_atomic(path, json_bytes(value))

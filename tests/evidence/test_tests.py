@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, sem
+from scipy.stats import binomtest, sem, ttest_1samp
 from scipy.stats import t as student
 
 from rim_bench.evidence.power import plan_power
-from rim_bench.evidence.stats import intervals, tests
+from rim_bench.evidence.stats import crossed, intervals, tests
 from rim_bench.util.errors import UsageError
 
 
@@ -206,3 +206,12 @@ def test_coverage_with_clusters() -> None:
         naive += abs(values.mean() - 0.5) <= 1.96 * sem(values)
     assert 0.925 < covered / draws < 0.975
     assert naive / draws < 0.8
+
+
+def test_a_difference_that_no_seed_changes_has_the_error_of_the_questions() -> None:
+
+    d = np.array([1.0, 0, 0, -1, 1, 1, 0, 1] * 5)
+    error = crossed.of_questions(d)
+    assert error.p == pytest.approx(ttest_1samp(d, 0.0).pvalue) and error.by_seed == 0
+    assert crossed.of_questions(np.repeat(d, 4), np.repeat(np.arange(len(d)), 4)).p == pytest.approx(error.p)
+    assert crossed.of_questions(np.ones(3), (0, 0, 0)).p == 1.0

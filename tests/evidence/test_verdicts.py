@@ -220,3 +220,51 @@ def test_a_section_of_the_leaderboard_makes_short_labels(store: Store) -> None:
         "pause",
         "rim (from cot)",
     ]
+
+
+def untrained(store: Store, name: str, share: float) -> None:
+    """A row of which nothing was trained."""
+    run = train(store, name, flops=None, examples=0, inherited=0, spec={"start": "recipe", "parent": None})
+    evaluate(run, [k < share * N for k in range(N)])
+
+
+def test_a_row_without_training_is_the_same_beside_every_seed(store: Store) -> None:
+    untrained(store, "base", 0.5)
+    untrained(store, "base-cot", 0.7)
+    arms(store, {"rim": (0.9, 0.88, 0.92), "cot": (0.9,)})
+    found = {(p.first.method, p.second.method): p for p in pairs(collect(store.runs()[0])[0][0])}
+
+    def pair(*names: str) -> Any:
+        return next(p for key, p in found.items() if set(key) == set(names))
+
+    several = pair("base", "rim")
+    assert several.higher is not None and several.higher.method == "rim" and several.p_seeds is not None
+    assert several.verdict.differs == (Differs.TRAINED,) and "only one of them trained" in several.verdict.text()
+    seeds = pair("base", "rim").verdict
+    assert not seeds.one_seed and seeds.seeds_needed is None
+    alone = pair("base", "cot").verdict
+    assert alone.one_seed and alone.higher is None and alone.here is not None and alone.here.row.method == "cot"
+    both = pair("base", "base-cot")
+    assert both.higher is not None and both.higher.method == "base-cot" and not both.verdict.differs
+    assert both.verdict.text() == "base-cot higher" and both.p_seeds < 1e-6
+    text = comparison.comparison(store.runs()[0]).to_markdown()
+    assert "Nothing was trained, and so no seed to count: base, base-cot." in text
+    assert "One seed: cot (from cot). One seed gives" in text
+
+
+def test_no_number_of_seeds_decides_between_rows_without_any(store: Store) -> None:
+    untrained(store, "base", 0.5)
+    untrained(store, "base-cot", 0.51)
+    (pair,) = pairs(collect(store.runs()[0])[0][0])
+    assert pair.verdict.undecided and pair.verdict.text() == "undecided (no number of seeds would decide)"
+
+
+def test_rows_without_training_are_ranked_among_themselves_alone(store: Store) -> None:
+    untrained(store, "base", 0.5)
+    untrained(store, "base-cot", 0.7)
+    arms(store, {"rim": (0.9,) * 3})
+    found = ranks(store.runs()[0])
+    alone = {(label, place) for title, label, place in found if title.endswith("open division, no training")}
+    assert alone == {("base-cot", "1"), ("base", "2")}
+    assert [label for title, label, _ in found if "no training" not in title] == ["rim (from cot)"]
+    assert not claims([run for run in store.runs()[0] if run.spec.untrained])

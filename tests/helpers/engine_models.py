@@ -19,6 +19,11 @@ from rim_bench.compute.backbones import resolve_backbone
 from rim_bench.engine.backbone import Backbone
 
 TEXTS = ["How many apples are there? 3 + 4\n<<3+4=7>>\n#### 7", "Ann has 12 pears, Bob 30.\n<<12+30=42>>\n#### 42"] * 8
+CHAT = (
+    "{% for m in messages %}{{ eos_token + m['role'] + '\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ eos_token + 'assistant\n' }}{% endif %}"
+)
+"""A chat template whose turns begin and end with the end token."""
 SMALL = {"layers": 2, "width": 32, "heads": 4, "vocabulary": 300, "max_positions": 64}
 
 

@@ -146,6 +146,19 @@ def paired(difference: NDArray[np.float64], clusters: Sequence[int] | None = Non
     return SeedsAndQuestions(mean, *components, s, q, float(np.sqrt(square / (s * q))), s - 1)
 
 
+def of_questions(difference: NDArray[np.float64], clusters: Sequence[int] | None = None) -> SeedsAndQuestions:
+    """The error of the mean of [questions], differences of two systems that no seed changes: that of the questions."""
+    import numpy as np
+
+    d = _by_source(difference[None], clusters)[0]
+    q, mean = len(d), float(d.mean())
+    if q < 2:
+        return SeedsAndQuestions(mean, 0.0, 0.0, 0.0, 1, q, math.inf, 1)
+    variance = float(np.var(d, ddof=1))
+    se = 0.0 if variance <= 1e-15 else math.sqrt(variance / q)
+    return SeedsAndQuestions(mean, 0.0, variance, 0.0, 1, q, se, q - 1)
+
+
 def apart(
     first: NDArray[np.float64], second: NDArray[np.float64], clusters: Sequence[int] | None = None
 ) -> SeedsAndQuestions:

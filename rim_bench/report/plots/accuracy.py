@@ -85,7 +85,7 @@ def _title(group: Group, heading: str) -> str:
     levels = _levels(group)
     sizes = sorted({len(s.ids) for s in levels}) or [len(parts[0].items)]
     n = f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
-    seeds = sorted({p.seed for p in parts})
+    seeds = sorted({p.seed for p in parts if not p.spec.untrained})
     facts = [n + (" per level" if levels else ""), seeds_text(seeds)]
     if starts and {r.first.spec.start for r in group.rows} == set(starts):
         facts.insert(0, "all from " + ", ".join(starts))

@@ -76,7 +76,8 @@ def curve_plot(contests: Sequence[RankingGroup], kind: str, path: Path) -> None:
                 _panel(ax, contest, scope, kind)
             for ax in line[len(contest.scopes) :]:
                 ax.set_axis_off()
-            seeds = seeds_text(sorted({p.seed for r in contest.group.rows for p in r.parts}))
+            trained = (r for r in contest.group.rows if not r.untrained)
+            seeds = seeds_text(sorted({p.seed for r in trained for p in r.parts}))
             facts = [contest.terms, contest.shared, seeds, stamp(contest.group.rows)]
             line[0].set_title(f"{contest.heading}\n{'; '.join(filter(None, facts))}", loc="left", pad=18)
             _legend(line[len(contest.scopes) - 1])

@@ -111,7 +111,9 @@ def stamp_quick(figure: Figure, quick: bool) -> None:
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """ "seed 0", "seeds 0, 1"."""
+    """ "seed 0", "seeds 0, 1"; "nothing trained" without any."""
+    if not seeds:
+        return "nothing trained"
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
