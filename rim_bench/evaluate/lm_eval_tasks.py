@@ -15,7 +15,7 @@ import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
@@ -89,6 +89,12 @@ class LmEvalTask:
         return [(i, text) for i, text in asked if isinstance(text, str)]
 
 
+@cache
+def built_in() -> TaskManager:
+    """lm-eval's own tasks, which it reads from 14,000 files: once in a process."""
+    return TaskManager()
+
+
 def load_lm_eval_tasks(
     names: Sequence[str], include_path: Path | None = None
 ) -> tuple[list[LmEvalTask], dict[str, str]]:
@@ -109,7 +115,7 @@ def load_lm_eval_tasks(
     with quiet_lm_eval():
         manager = TaskManager(include_path=None if include_path is None else str(include_path), include_defaults=False)
         if any(n not in manager.all_tasks for n in names):
-            manager = TaskManager(include_path=None if include_path is None else str(include_path))
+            manager = built_in() if include_path is None else TaskManager(include_path=str(include_path))
     for name in names:
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, [*task_names(), *manager.all_tasks], n=3, cutoff=0.6)

@@ -75,7 +75,9 @@ def load_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """
     if name.endswith(".py"):
         return _with_settings(_method_in(allow(_method_file(name))), settings)
-    known = all_methods()
+    known: Mapping[str, type[Method]] = shipped_methods()
+    if name not in known:  # only then are installed packages looked through, which takes a while
+        known = all_methods()
     if name not in known:
         raise unknown("method", name, known)
     return _with_settings(known[name], settings)

@@ -6,6 +6,8 @@ import lm_eval.evaluator
 import pytest
 from lm_eval.tasks import TaskManager
 
+from rim_bench.evaluate import lm_eval_tasks
+
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +18,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         TaskManager, "__init__", lambda self, *a, **k: begin(self, *a, **{**k, "include_defaults": False})
     )
+    monkeypatch.setattr(lm_eval_tasks, "built_in", TaskManager)  # what is read here is not kept
     monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda storage: None)
     monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
     monkeypatch.delenv("RIM_BENCH_DATA", raising=False)

@@ -548,5 +548,5 @@ def test_a_broken_installed_package_is_named_and_hurts_nobody(
 ) -> None:
     install(tmp_path, "rim_fake_bad", entry, "NUMBER = 3\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert type(load_method("rim")) is Rim
+    assert type(load_method("rim")) is all_methods()["rim"] is Rim
     assert "rim_fake_bad" in caplog.text and reason in caplog.text
