@@ -22,7 +22,16 @@ from rim_bench.storage.records import (
 )
 from rim_bench.storage.seal import Seal
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import Record, canonical, finite, is_there, json_bytes, unpacked, write_bytes_atomic, writing
+from rim_bench.util.files import (
+    Record,
+    canonical_finite,
+    finite,
+    is_there,
+    json_bytes,
+    unpacked,
+    write_bytes_atomic,
+    writing,
+)
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 SUMMARY, ITEMS = "summary.json", "items.jsonl.gz"
@@ -68,7 +77,7 @@ class Evaluations(Generic[Summary, Item]):
             raise ValueError("two items have the same id")
         if about.get("n", len(rows)) != len(rows):
             raise ValueError(f"the summary speaks of n = {about['n']}, but there are {len(rows)} items")
-        data = gzip.compress("".join(canonical(finite(row)) + "\n" for row in rows).encode(), mtime=0)
+        data = gzip.compress("".join(canonical_finite(row) + "\n" for row in rows).encode(), mtime=0)
         stored = {"count": len(rows), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
         about = {**finite(about), "n": len(rows), "items": stored}
         files = {f"{self.inside}/{key}/{name}": d for name, d in ((ITEMS, data), (SUMMARY, json_bytes(about)))}

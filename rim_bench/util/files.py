@@ -60,14 +60,26 @@ def canonical(value: Any) -> str:
     Raises:
         ValueError, TypeError: what JSON cannot say (NaN, infinity; other objects).
     """
-    same: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
-    return json.dumps(value, separators=(",", ":"), default=_object, **same)
+    return _CANONICAL.encode(value)
 
 
 def _object(value: Any) -> Any:
     if not hasattr(value, "to_json"):
         raise TypeError(f"JSON cannot say a {type(value).__name__}")
     return value.to_json()
+
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_object
+)
+
+
+def canonical_finite(value: Any) -> str:
+    """`canonical`, with null for numbers that JSON has no word for."""
+    try:
+        return canonical(value)
+    except (TypeError, ValueError):
+        return canonical(finite(value))
 
 
 @contextmanager
@@ -291,13 +303,6 @@ def parse_object(data: bytes, name: str, *, paths: bool = False) -> Record:
     return value
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
-
-
-_DECODE = json.JSONDecoder(parse_constant=_refuse).decode
-
-
 def parse_lines(data: bytes, name: str) -> Iterator[tuple[str, Record]]:
     """What to call a line, and its object, of a file of one JSON object a line. Raises UsageError as `parse_object`."""
     try:
@@ -308,9 +313,9 @@ def parse_lines(data: bytes, name: str) -> Iterator[tuple[str, Record]]:
     for number, line in enumerate(lines[: -1 if lines[-1] == "" else None], 1):
         where = f"{name} line {number}"
         try:
-            value = _DECODE(line)  # quicker than `parse_json`, which says what is wrong
-        except (ValueError, RecursionError):
-            value = None
+            value = parse_json(line)
+        except ValueError:
+            value = None  # `parse_object` says what is wrong
         if type(value) is not dict or spelled or line.count("[") + line.count("{") > DEEPEST:
             value = parse_object(line.encode(), where)
         yield where, value

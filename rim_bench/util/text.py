@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1 << 14)  # thousands of questions are sorted by it, of each run
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """A sort key: T=2 before T=10, and where one text has a number and the other a letter, the number first.
 

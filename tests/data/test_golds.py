@@ -26,7 +26,7 @@ from rim_bench.data.task import Task, load_task, task_names
 from rim_bench.methods.method import Example
 from rim_bench.tasks import prontoqa
 from rim_bench.util.errors import UsageError
-from rim_bench.util.files import read_json
+from rim_bench.util.files import parse_lines, read_json
 from rim_bench.util.strict_json import parse_json
 
 REAL_DATA = os.environ.get("RIM_BENCH_DATA", "")
@@ -301,6 +301,7 @@ def test_twice_in_a_record_a_task_file_a_study_or_an_ontology_is_refused(tmp_pat
     ]
     cases: list[tuple[Callable[[], Any], str]] = [
         (lambda: read_json(spec), "spec.json' is damaged: the key 'seed' stands twice in one object"),
+        (lambda: list(parse_lines(b'{"id": 1}\n{"id": 2, "id": 3}\n', "items")), "items line 2 .*'id' stands twice"),
         (lambda: read_study(study), r"\[set\] has rim\.K twice, as 'rim\.K' and in a table of rim"),
         (lambda: load_task(str(tasks[0])), r"sums\.yaml, line \d+: .*the key 'source' stands twice"),
         (lambda: load_task(str(tasks[1])), r"more\.yaml, line \d+: .*the key 'answer' stands twice"),
