@@ -96,7 +96,10 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
             record |= {k: row.item_mean(k, ids) for k in sections.FAILURES}
             out.append(record | {k: row.cost_mean(k, ids) for k in _COST_FIELDS})
             if len(row.parts) > 1 and not scope.level:
-                out += [_seed_record(group, row.of_seed(p), scope) for p in row.parts]
+                for one in map(row.of_seed, row.parts):
+                    record = _row_record(group, one) | _measures(one.accuracy(ids))
+                    record |= {"set": f"{scope.name}, seed {one.first.seed}", "ood": scope.ood}
+                    out.append(record | _floor_record(group, one, scope))
         if after := sections.block_accuracies(row, head.ids):
             names = [f"block {k + 1} ({head.name})" for k in range(len(after))]
             names.append(f"any block, oracle, never ranked ({head.name})")
@@ -104,13 +107,6 @@ def _records(group: Group, pairs: Sequence[Pair]) -> list[Record]:
             for name, accuracy in zip(names, after, strict=True):
                 out.append(base | _measures(accuracy) | {"set": name, "ood": head.ood})
     return out
-
-
-def _seed_record(group: Group, row: Row, scope: Subset) -> Record:
-    """One seed of a row, with the name of the seed in the set's."""
-    record = _row_record(group, row) | _measures(row.accuracy(scope.ids))
-    record |= {"set": f"{scope.name}, seed {row.first.seed}", "ood": scope.ood}
-    return record | _floor_record(group, row, scope)
 
 
 def _floor_record(group: Group, row: Row, scope: Subset) -> Record:

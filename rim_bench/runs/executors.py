@@ -365,14 +365,13 @@ class Ray(Cluster):
         self.lost_head = not self._head_answers()
         if self.lost_head:
             return tasks
-        if self.note is not None and not any(self._fits(node) for node in self.ray.nodes()):
-            self.note(f"no node of the ray cluster has {settings_text(self.needs)}: the cells wait until one joins")
-            self.note = None
+        if self.note is not None:
+            alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+            if not any(all(has.get(name, 0) >= value for name, value in self.needs.items()) for has in alive):
+                self.note(f"no node of the ray cluster has {settings_text(self.needs)}: the cells wait until one joins")
+                self.note = None
         done: list[Any] = self.ray.wait(tasks, num_returns=1, timeout=PATIENCE)[0]
         return done
-
-    def _fits(self, node: Mapping[str, Any]) -> bool:
-        return node["Alive"] and all(node["Resources"].get(name, 0) >= value for name, value in self.needs.items())
 
     def _head_answers(self) -> bool:
         end = time.monotonic() + HEAD
