@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,25 +49,35 @@ def attention_flops(shape: Shape, batch: list[Layout]) -> int:
 
 # Equal to the digit
 
-
-@variants
-@methods
-def test_training_layouts_cost_what_torch_counts(variant: tuple[str, str], method: Method) -> None:
-    """Every stage's layouts, alone and as one ragged batch: masked trees, latent passes, the head at labels only."""
-    backbone, shape = backbone_of(variant)
-    rows = training_rows(method)
-    for batch in [rows, *([row] for row in rows[:: 3 if variant[0] in FAMILIES else 5])]:
-        assert flops.executed_training(shape, batch) == torch_flops(lambda b=batch: loss_of(backbone, b))
+WHOLE = [(family, "sdpa") for family in FAMILIES]
 
 
 @variants
-@methods
-def test_prompts_and_decoding_cost_what_torch_counts(variant: tuple[str, str], method: Method) -> None:
+def test_training_layouts_cost_what_torch_counts(variant: tuple[str, str]) -> None:
+    """Masked trees, latent passes, the head at labels only: all methods and stages as one ragged batch, and on plain
+    families alone. Each method's batch on each variant, with its backward pass, is counted in `test_training_flops`.
+    """
     backbone, shape = backbone_of(variant)
+    alone = [[row] for method in METHODS for row in training_rows(method)[::3]] if variant in WHOLE else []
+    for batch in [all_rows(), *alone]:
+        assert flops.executed_training(shape, batch) == torch_flops(lambda b=batch: loss_of(backbone, b))  # type: ignore[misc]
+
+
+def asked(variant: tuple[str, str], whole: Sequence[tuple[str, str]]) -> list[Layout]:
+    """Every method's prompt and probe on the variants that are asked whole; on others a plain one, one with latent
+    passes and one with branches.
+    """
     question = EXAMPLES[1].question
-    for layout in (method.lay_prompt(question), method.lay_probe(question)):
-        if layout is None:
-            continue
+    rows = [row for m in METHODS for row in (m.lay_prompt(question), m.lay_probe(question)) if row is not None]
+    kinds = {(row.passes > 1, len(row.resume) > 1): row for row in rows}
+    assert len(kinds) == 3
+    return rows if variant in whole else [*kinds.values()]
+
+
+@variants
+def test_prompts_and_decoding_cost_what_torch_counts(variant: tuple[str, str]) -> None:
+    backbone, shape = backbone_of(variant)
+    for layout in asked(variant, WHOLE):
         first = torch_flops(lambda row=layout: decode(PackedModel(backbone), [row], max_tokens=1))  # type: ignore[misc]
         assert first == flops.executed_prefill(shape, [layout])
         done: list[Any] = []
@@ -126,14 +137,14 @@ FVCORE = [
 
 
 @pytest.mark.parametrize("variant", FVCORE, ids="-".join)
-@methods
-def test_training_layouts_cost_what_fvcore_counts(variant: tuple[str, str], method: Method) -> None:
+def test_training_layouts_cost_what_fvcore_counts(variant: tuple[str, str]) -> None:
     """Twice fvcore's multiply-accumulates, and beside them the one other operator it lists:
     GPT-2's layer norms, 5 FLOPs an entry.
     """
     backbone, shape = backbone_of(variant)
-    rows = training_rows(method)
-    for batch in (rows, rows[-2:]):  # every stage's layouts in one ragged batch, and the last stage's two
+    batches = [all_rows()]  # every method's and stage's layouts in one ragged batch, and each method's by themselves
+    batches += [training_rows(method) for method in METHODS] if variant == FVCORE[0] else []
+    for batch in batches:
         counted = fvcore_count(backbone, batch)
         norms = counted.pop("layer_norm", 0)
         assert counted.keys() <= {"linear", "addmm", "matmul", "scaled_dot_product_attention"}
@@ -153,13 +164,9 @@ def answer_of(backbone: Backbone, row: Layout) -> Tensor:
 
 
 @pytest.mark.parametrize("variant", FVCORE, ids="-".join)
-@methods
-def test_prompts_and_cached_steps_cost_what_fvcore_counts(variant: tuple[str, str], method: Method) -> None:
+def test_prompts_and_cached_steps_cost_what_fvcore_counts(variant: tuple[str, str]) -> None:
     backbone, shape = backbone_of(variant)
-    question = EXAMPLES[1].question
-    for row in (method.lay_prompt(question), method.lay_probe(question)):
-        if row is None:
-            continue
+    for row in asked(variant, FVCORE[:1]):
         counted = fvcore_counts(backbone.model, lambda row=row: answer_of(backbone, row))  # type: ignore[misc]
         counted.pop("layer_norm", 0)
         assert 2 * sum(counted.values()) == flops.executed_prefill(shape, [row]) + flops.executed_decode(shape, row, 2)
@@ -215,10 +222,10 @@ def test_real_shapes_on_meta_tensors(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize("given", [GPT2, LLAMA_1B, QWEN_06B], ids=lambda c: str(c["model_type"]))
 def test_every_method_s_layouts_on_real_shapes(given: dict[str, Any]) -> None:
     """All stages of all methods, with latent passes and trees, forward and backward through the engine, without weights
-    in memory.
+    in memory; of two layers, since all are alike.
     """
     tiny, _ = backbone_of(("tiny", "sdpa"))
-    config = AutoConfig.for_model(**given)
+    config = AutoConfig.for_model(**given | {"n_layer" if "n_layer" in given else "num_hidden_layers": 2})
     with torch.device("meta"):
         hf = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     backbone = Backbone(tiny.spec, hf, tiny.codec, tiny.markers, "meta")

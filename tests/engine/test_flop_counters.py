@@ -44,9 +44,14 @@ def with_layers(config: Mapping[str, Any], layers: int, folder: Path) -> str:
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("model", ["tiny", "tiny-gpt2"])
 def test_every_number_agrees(model: str, rank: int, tmp_path: Path) -> None:
-    """Latent passes, trees, cached steps; everything trains, or LoRA; new rows alone, and a rank to match."""
+    """Latent passes, trees, cached steps; everything trains, or LoRA; new rows alone, and a rank to match.
+
+    LoRA has two layers: the first hands no gradient on.
+    """
     methods = ["rim", "direct-adapter-matched"] if rank else ["direct", "coconut", "rim-as-prompt"]
-    found = counts(*methods, model=with_layers(flop_counters.configuration(model), 2, tmp_path), rank=rank)
+    found = counts(
+        *methods, model=with_layers(flop_counters.configuration(model), 2 if rank else 1, tmp_path), rank=rank
+    )
     assert found.differing == () and len(found.counts) == 3 * len(methods)
     for asked, forward, both in zip(*[iter(found.counts)] * 3, strict=True):
         assert asked.torch == asked.fvcore == asked.closed_form > asked.price > 0
@@ -55,10 +60,21 @@ def test_every_number_agrees(model: str, rank: int, tmp_path: Path) -> None:
         assert (forward.fvcore_norms or 0) > 0 if model == "tiny-gpt2" else forward.fvcore_norms == 0
 
 
-def test_what_is_counted_is_what_is_priced() -> None:
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The model folder of a tiny family with one layer."""
+
+    def folder(name: str) -> str:
+        return with_layers(flop_counters.configuration(name), 1, tmp_path_factory.mktemp(name))
+
+    return folder
+
+
+def test_what_is_counted_is_what_is_priced(tiny: Callable[[str], str]) -> None:
     """direct's prompt and its three cached steps, and its one training layout."""
-    (priced,) = price_list(["direct"], "tiny", Lengths(answer=4)).prices
-    asked, _, both = count_methods(["direct"], "tiny", Lengths(answer=4)).counts
+    model = tiny("tiny")
+    (priced,) = price_list(["direct"], model, Lengths(answer=4)).prices
+    asked, _, both = count_methods(["direct"], model, Lengths(answer=4)).counts
     assert asked.price == priced.flops and both.price == priced.flops_train and both.layouts == 1
 
 
@@ -70,11 +86,12 @@ def test_catalogued_shapes_agree_offline(model: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_catalogued_shape_agrees_whole_by_its_name() -> None:
-    assert counts("direct", model="gpt2").differing == ()
+    """All layers, without cached steps."""
+    assert count_methods(["direct"], "gpt2", Lengths(question=5, chain=4, answer=1, steps=2)).differing == ()
 
 
-def test_more_tokens_than_the_model_has_positions_and_ids() -> None:
-    assert count_methods(["direct"], "tiny", Lengths(question=4100, chain=1)).differing == ()
+def test_more_tokens_than_the_model_has_positions_and_ids(tiny: Callable[[str], str]) -> None:
+    assert count_methods(["direct"], tiny("tiny"), Lengths(question=4100, chain=1)).differing == ()
 
 
 def test_a_bridge_is_counted() -> None:
@@ -89,7 +106,7 @@ def test_a_bridge_is_counted() -> None:
         def bridges(self, width: int) -> nn.ModuleDict:
             return nn.ModuleDict({"project": nn.Sequential(nn.Linear(width, 3), nn.LayerNorm(3), nn.Linear(3, width))})
 
-    config = flop_counters.configuration("tiny")
+    config = {**flop_counters.configuration("tiny"), "num_hidden_layers": 1}
     found = flop_counters._count_method(Bridged(), "bridged", config, flops.Shape.of(config), SMALL)
     assert all(count.agrees for count in found) and (found[0].fvcore_norms or 0) > 0
 
@@ -125,32 +142,34 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return run
 
 
-def test_the_command_prints_three_numbers(call: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    code, out = call("--model", "tiny-gpt2", "-f", "markdown", "--json", str(tmp_path / "counts.json"))
+def test_the_command_prints_three_numbers(
+    call: Callable[..., tuple[int, str]], tiny: Callable[[str], str], tmp_path: Path
+) -> None:
+    code, out = call("--model", tiny("tiny-gpt2"), "-f", "markdown", "--json", str(tmp_path / "counts.json"))
     assert code == 0 and "every number agrees" in out and "FLOPs, 5 an entry" in out
     data = json.loads((tmp_path / "counts.json").read_text())
     first = data["counts"][0]
     assert first["closed_form"] == first["torch"] == first["fvcore"] and first["agrees"] is True
     assert out.count(f" {first['torch']:,} |") == 3
-    code, out = call("--model", "tiny", "-f", "csv")
+    code, out = call("--model", tiny("tiny"), "-f", "csv")
     assert code == 0 and [row["agrees"] for row in csv.DictReader(io.StringIO(out))] == ["True"] * 3
 
 
 def test_a_wrong_closed_form_is_exit_code_1(
-    call: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    call: Callable[..., tuple[int, str]], tiny: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = flops.head_flops
     monkeypatch.setattr(flops, "head_flops", lambda shape: real(shape) + 2)
-    code, out = call("--model", "tiny", "-f", "markdown")
+    code, out = call("--model", tiny("tiny"), "-f", "markdown")
     assert code == 1 and "2 of 3 parts differ" in out and "direct, training, forward: the numbers differ." in out
 
 
 def test_an_operator_that_fvcore_counts_otherwise_is_exit_code_1(
-    call: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    call: Callable[..., tuple[int, str]], tiny: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flop_counters, "NORMS", ())
-    assert call("--model", "tiny", "-f", "csv")[0] == 0
-    assert call("--model", "tiny-gpt2", "-f", "csv")[0] == 1
+    assert call("--model", tiny("tiny"), "-f", "csv")[0] == 0
+    assert call("--model", tiny("tiny-gpt2"), "-f", "csv")[0] == 1
 
 
 def test_nothing_has_storage() -> None:
