@@ -203,18 +203,24 @@ def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndar
     return classes[np.argmax(test @ found.x.reshape(-1, len(classes)), axis=1)]
 
 
+@cache
+def numbers(family: str, features: object) -> tuple[np.ndarray, ...]:
+    """Features and answers of 6,000 training questions, and of 3,000 test questions."""
+    train, test = drawn(family, 6000, "train"), drawn(family, 3000, "test")
+    alphabet = "".join(sorted({c for e in train for c in e.question}))
+    seen, asked = (features([e.question for e in some], alphabet) for some in (train, test))  # type: ignore[operator]
+    return seen, np.array([e.answer for e in train]), asked, np.array([e.answer for e in test])
+
+
 def shortcut(family: str, features: object, classifier: object) -> tuple[float, float]:
     """(accuracy on 3,000 test questions of a classifier trained on 6,000 others, the accuracy that is still chance).
 
     Chance passes the second with probability 0.0005 (one-sided, normal approximation: 3.29 standard errors over it).
     """
-    train, test = drawn(family, 6000, "train"), drawn(family, 3000, "test")
-    alphabet = "".join(sorted({c for e in train for c in e.question}))
-    labels, truth = np.array([e.answer for e in train]), np.array([e.answer for e in test])
-    seen = features([e.question for e in train], alphabet)  # type: ignore[operator]
-    said = classifier(seen, labels, features([e.question for e in test], alphabet))  # type: ignore[operator]
+    seen, labels, asked, truth = numbers(family, features)
+    said = classifier(seen, labels, asked)  # type: ignore[operator]
     chance = 1 / len(FAMILIES[family][2])
-    return float((said == truth).mean()), chance + 3.29 * (chance * (1 - chance) / len(test)) ** 0.5
+    return float((said == truth).mean()), chance + 3.29 * (chance * (1 - chance) / len(truth)) ** 0.5
 
 
 @pytest.mark.parametrize("classifier", [naive_bayes, logistic])

@@ -5,6 +5,8 @@ an unbroken one.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from training_loop import DATA, Dying, Killed, losses, new_run, trainer, weights
 from rim_bench.baselines.coconut import Coconut
 from rim_bench.baselines.direct import Direct
 from rim_bench.compute.training_flops import training_cost
-from rim_bench.engine.trainer import Trainer
+from rim_bench.engine.trainer import Outcome, Trainer
 from rim_bench.methods.method import Method
 from rim_bench.methods.schedule import Schedule, Span, TrainingPlan, flops_spans, planned_flops
 from rim_bench.models.rim import Rim
 from rim_bench.runs.options import parse_budget
+from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError
 
 BUDGET = 250_000_000
@@ -35,12 +38,26 @@ def flops_trainer(
     return Trainer(made.backbone, method, None, DATA, plan, run, start, inherited)
 
 
+Trained = Callable[[Method, int], tuple[Trainer, Outcome, Run]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A method trained for `BUDGET`, once."""
+
+    @cache
+    def train(method: Method, inherited: int) -> tuple[Trainer, Outcome, Run]:
+        run = new_run(tmp_path_factory.mktemp("budget"))
+        made = flops_trainer(run, method, inherited=inherited, start="cot" if inherited else "recipe")
+        return made, made.run(), run
+
+    return train
+
+
 @pytest.mark.parametrize("method", METHODS, ids=methods_ids)
 @pytest.mark.parametrize("inherited", [0, 60_000_000])
-def test_training_ends_within_one_step_of_its_budget(method: Method, inherited: int, tmp_path: Path) -> None:
-    run = new_run(tmp_path)
-    made = flops_trainer(run, method, inherited=inherited, start="cot" if inherited else "recipe")
-    outcome = made.run()
+def test_training_ends_within_one_step_of_its_budget(method: Method, inherited: int, trained: Trained) -> None:
+    made, outcome, run = trained(method, inherited)
     records = run.metrics()
     assert sum(r["flops"] for r in records) == outcome.flops == made.spent
     over = outcome.flops + inherited - BUDGET
@@ -49,9 +66,8 @@ def test_training_ends_within_one_step_of_its_budget(method: Method, inherited: 
 
 
 @pytest.mark.parametrize("method", METHODS, ids=methods_ids)
-def test_stages_take_their_shares_of_its_examples(method: Method, tmp_path: Path) -> None:
-    run = new_run(tmp_path)
-    flops_trainer(run, method, BUDGET).run()
+def test_stages_take_their_shares_of_its_examples(method: Method, trained: Trained) -> None:
+    _, _, run = trained(method, 0)
     steps = Counter(record["stage"] for record in run.metrics())
     stages, total = method.stages(), steps.total()
     assert list(steps) == [s.name for s in stages]

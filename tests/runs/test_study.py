@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -245,28 +244,14 @@ def test_a_method_file_that_changed_since_training_is_refused(
         load_trained(run)
 
 
-VICTIM = """
-import sys, time
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from rim_bench.runs.planned_run import plan_study
-from rim_bench.runs.training import run_plan
-from rim_bench.runs.options import Options
+class Slow(Heard):
+    """Leaves the time to kill it where the test wants to."""
 
-task, out, slow, settings = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
+    def training(self, run: str, progress: TrainingStep) -> None:
+        time.sleep(1.0 if run == "rim" and progress.step > KILL_AT else 0.0)
 
-class Slow:
-    def note(self, text): pass
-    def evaluating(self, run, done, total): pass
-    def finished(self, run): pass
-    def training(self, run, progress):  # leaves the time to kill it where the test wants to
-        time.sleep(1.0 if run == "rim" and progress.step > slow else 0.0)
 
-shared = {"start": "cot", "settings": settings, "device": "cpu"}
-options = Options(methods=("direct", "coconut", "rim"), task=task, out=out, **shared)
-run_plan(plan_study(options), Slow(), evaluation=False)
-"""
+KILL_AT = 11
 
 
 def test_a_killed_process_is_continued_to_the_same_bits(
@@ -274,30 +259,29 @@ def test_a_killed_process_is_continued_to_the_same_bits(
 ) -> None:
     """kill -9 in rim's second stage, which has dropout; the restart trains the rest of rim and nothing else."""
     _, runs, _ = study
-    out, kill_at = tmp_path / "out", 11
-    command = [sys.executable, "-c", VICTIM, task, str(out), str(kill_at), repr(SETTINGS)]
-    victim = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}, stderr=subprocess.PIPE
-    )
+    out = tmp_path / "out"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside other threads: none of them holds anything
+        victim = os.fork()
+    if victim == 0:
+        try:
+            run_plan(plan_study(options(task, out)), Slow(), evaluation=False)
+        finally:
+            os._exit(7)
     records = out / "runs" / runs[2].id / "train.jsonl"
     deadline = time.monotonic() + 120
-    while not (records.is_file() and records.read_bytes().count(b"\n") > kill_at):
-        assert victim.poll() is None, victim.stderr.read().decode() if victim.stderr else ""
-        assert time.monotonic() < deadline
+    while not (records.is_file() and records.read_bytes().count(b"\n") > KILL_AT):
+        assert os.waitpid(victim, os.WNOHANG) == (0, 0) and time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(int.from_bytes(os.urandom(1), "big") / 5000)  # up to 50 ms: anywhere in what follows the record
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    if victim.stderr:
-        victim.stderr.close()
+    os.kill(victim, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) == -signal.SIGKILL
     killed = all_runs(out)
-    assert set(killed) == {
-        r.id for r in [start_of(runs), *runs]
-    }  # the same specifications in another process and folder
+    assert set(killed) == {r.id for r in [start_of(runs), *runs]}  # the same specifications in another folder
     assert not killed[runs[2].id].trained and (killed[runs[2].id].path / "checkpoints").is_dir()
     again, heard = train(options(task, out))
     resumed = [step for name, step in heard.steps if name == "rim"]
-    assert 8 < resumed[0] <= kill_at + 3 and resumed[-1] == STEPS
+    assert 8 < resumed[0] <= KILL_AT + 3 and resumed[-1] == STEPS
     assert {name for name, _ in heard.steps} == {"rim"}
     for one, other in zip([start_of(runs), *runs], [start_of(again), *again], strict=True):
         assert contents(one) == contents(other)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from light_lm_eval import light  # noqa: F401 - the fixture is used by being there
 from stored import training_of
 from study_files import study
 
+from rim_bench.data.task import load_task
 from rim_bench.runs.options import StudyOptions
 from rim_bench.runs.study_file import read_study
 from rim_bench.storage.run_folder import Store
@@ -31,14 +33,26 @@ backbone = {width = 32, layers = 1}
 
 RECIPE = """
 methods = ["direct", "rim"]
-task = "chain"
-budgets = ["examples=320", "train-flops=5e10"]
-sweep = ["train-flops=5e10"]
+task = "{task}"
+budgets = ["examples=160", "train-flops=1e9"]
+cot_examples = 64
+sweep = ["train-flops=1e9"]
 eval_tasks = ["chain_gate"]
 limit = 40
 max_tokens = 6
 quick = true
 """
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    """A study of the embedded task with a backbone of one layer, as a task of one's own has it: a recipe that is
+    followed declares its trials.
+    """
+    text = load_task("chain").path.read_text("utf-8").replace("rimbench_chain", "rimbench_small")
+    small = text.replace("backbone_settings: {width: 64, ", "backbone_settings: {width: 32, layers: 1, ")
+    (tmp_path / "small.yaml").write_text(small, "utf-8")
+    return RECIPE.format(task=tmp_path / "small.yaml")
 
 
 def test_a_study_is_read_as_one_request_a_budget(tmp_path: Path) -> None:
@@ -103,13 +117,13 @@ def test_all_problems_are_said_together(tmp_path: Path) -> None:
 
 
 def test_the_command_makes_everything_and_then_nothing(
-    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+    call: Callable[..., tuple[int, str, str]], recipe: str, tmp_path: Path
 ) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        path = study(tmp_path, RECIPE)
-        code, out, err = call("study", path)
+        path = study(tmp_path, recipe)
+        code, out, err = call("study", path, "--task-file", tmp_path / "small.yaml")
         assert code == 0, err
         runs, damaged = Store(tmp_path).runs()
         assert not damaged and len(runs) == 5  # two methods, two budgets, one start for all
@@ -127,9 +141,9 @@ def test_the_command_makes_everything_and_then_nothing(
         assert "quick: not a result" in board and "closed" in board.lower() and "open" in board.lower()
         made = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
         for run, budget in zip(runs, budgets, strict=True):
-            assert {s.task for s in run.evaluations().values()} == {"chain", "chain_gate"}
+            assert {s.task for s in run.evaluations().values()} == {"small", "chain_gate"}
             assert (len(run.evaluations()) > 2) == (budget.kind == "train-flops")  # the sweep's points
-        code, out, _ = call("study", path)
+        code, out, _ = call("study", path, "--task-file", tmp_path / "small.yaml")
         assert code == 0 and {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == made
         code, out, _ = call("leaderboard", "--out", tmp_path)
         assert code == 0 and "rim" in out
@@ -138,20 +152,21 @@ def test_the_command_makes_everything_and_then_nothing(
 
 
 def test_a_study_that_cannot_be_is_refused_before_anything_is_made(
-    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+    call: Callable[..., tuple[int, str, str]], recipe: str, tmp_path: Path
 ) -> None:
     for budget, says in (
-        ("3e10", "spent before direct begins: the weights it starts from cost"),
-        ("3.5e10", "too small for"),
+        ("3e8", "spent before direct begins: the weights it starts from cost"),
+        ("4e8", "too small for"),
     ):
-        path = study(tmp_path, RECIPE.replace("train-flops=5e10", f"train-flops={budget}"))
-        code, _, err = call("study", path)
+        path = study(tmp_path, recipe.replace("train-flops=1e9", f"train-flops={budget}"))
+        code, _, err = call("study", path, "--task-file", tmp_path / "small.yaml")
         assert code == 2 and says in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
     mistyped = {
         'suite = ["gsm-odd"]': "unknown suite 'gsm-odd'.*'gsm-ood'",
         'eval_tasks = ["svampp"]': "unknown task 'svampp'.*'svamp'",
     }
     for key, says in mistyped.items():
-        code, _, err = call("study", study(tmp_path, RECIPE.replace('eval_tasks = ["chain_gate"]', key)))
+        path = study(tmp_path, recipe.replace('eval_tasks = ["chain_gate"]', key))
+        code, _, err = call("study", path, "--task-file", tmp_path / "small.yaml")
         assert code == 2 and re.search(says, err), err
     assert not (tmp_path / "runs").exists()
