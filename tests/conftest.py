@@ -14,11 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and parallel workers would fight for the cores
 
 import pytest
-import torch
 
 from rim_bench.cli import main
 from rim_bench.data.task import Task, load_task
-from rim_bench.evaluate import latency
 from rim_bench.methods.method import Encoded
 from rim_bench.util import progress
 
@@ -34,10 +32,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def timed_once() -> Iterator[None]:
-    """Every evaluation times its questions; here one round shows that it does."""
-    before, latency.ROUNDS = latency.ROUNDS, 1
-    yield
-    latency.ROUNDS = before
+    """Every evaluation times its questions; here one round of a few of them shows that it does."""
+    from rim_bench.evaluate import latency  # as torch, not where only the workers of `pytest -n 2` are started
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, fewer in (("TIMED", 12), ("WARM_UP", 1), ("ROUNDS", 1)):
+            patch.setattr(latency, name, fewer)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,8 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Sums in another order are other sums: what is compared bit by bit runs on one thread."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -610,7 +610,7 @@ def alone_with_accelerate(_: Path, execution: ExecutionContext) -> None:
 def test_torchrun_starts_it(tmp_path: Path) -> None:
     """As docs/distributed.md says, with the output of one process."""
     flags = (
-        "--methods direct --limit 24 --examples 8 --batch-size 4 --max-tokens 3 --device cpu --processes 2 "
+        "--methods direct --limit 8 --examples 8 --batch-size 4 --max-tokens 3 --device cpu --processes 2 "
         "--eval-batch-size 8"
     )
     shape = "--backbone width=32 --backbone layers=1 --backbone heads=2 --backbone vocabulary=300"

@@ -25,7 +25,7 @@ from rim_bench.data.task import load_task
 from rim_bench.engine.generate import decode
 from rim_bench.engine.packing import PackedModel
 from rim_bench.engine.trained_model import TrainedModel, load_trained
-from rim_bench.evaluate import evaluation
+from rim_bench.evaluate import evaluation, latency
 from rim_bench.evaluate.evaluation import EvaluationRequest, evaluate, evaluate_run
 from rim_bench.evaluate.lm_eval_model import NAME, PROMPT_DIFFERS, RimLM, lm_eval_main, register
 from rim_bench.evaluate.predict import answer_token, cut
@@ -307,7 +307,10 @@ def test_an_overlong_prompt_is_counted_and_never_cut(trained: dict[str, TrainedM
         assert lm.overlong == 0
 
 
-def test_an_overlong_question_of_a_set_is_one_of_its_items(trained: dict[str, TrainedModel], tmp_path: Path) -> None:
+def test_an_overlong_question_of_a_set_is_one_of_its_items(
+    trained: dict[str, TrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "TIMED", 24)  # all of them
     rows = [{"question": "t=4|kt-3|k?", "answer": "1"}, {"question": "9=" * 2 * POSITIONS, "answer": "2"}]
     rows += [{"question": f"t={i}|kt-3|k?", "answer": str(i)} for i in range(8)]
     path = tmp_path / "rows.jsonl"

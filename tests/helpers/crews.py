@@ -28,6 +28,7 @@ from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.markers import train_markers_only
 from rim_bench.engine.trained_model import build_bridges
 from rim_bench.engine.trainer import Outcome, Trainer
+from rim_bench.evaluate import latency
 from rim_bench.methods.layout import Layout, Segment
 from rim_bench.methods.method import Encoded, Method, Stage
 from rim_bench.methods.schedule import TrainingPlan
@@ -148,6 +149,7 @@ def _member(
     rank: int, size: int, port: int, job: Callable[..., None], arguments: tuple[Any, ...], after: Callable[[], None]
 ) -> None:
     torch.set_num_threads(1)
+    latency.ROUNDS = 1  # as in the tests' own process
     given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in given.items()}, MASTER_ADDR="127.0.0.1")
     with execution_of_command(["run"]) as execution:
