@@ -126,6 +126,8 @@ RECORDS = {
     "CandidateItem": "a line of `candidates/eval/<key>/items.jsonl.gz`",
     "LmEvalRecord": "`lm_eval/eval/<key>/summary.json`",
     "LmEvalItem": "a line of `lm_eval/eval/<key>/items.jsonl.gz`",
+    "InterventionRecord": "`interventions/<key>/summary.json`",
+    "InterventionItem": "a line of `interventions/<key>/items.jsonl.gz`",
 }
 """Class in `rim_bench.storage.records` -> the file that it is."""
 
@@ -146,6 +148,7 @@ results/runs/<id>/
   model/                     final weights with manifest.json; its existence means "trained"
   eval/<key>/                items.jsonl.gz, then summary.json; its existence means "evaluated"
   lm_eval/                   what lm-eval's own tasks gave
+  interventions/<key>/       items.jsonl.gz, then summary.json; beside them the table and the heat maps
 results/data/<sha256>.jsonl.gz   the questions of an evaluated set, once for all runs
 ```
 
@@ -228,11 +231,14 @@ def _nested(classes: Iterable[type]) -> list[type]:
 
 
 def _records() -> list[tuple[type, str]]:
-    names = ("rim_bench.storage", "rim_bench.storage.records")
+    names = ("rim_bench.storage", "rim_bench.storage.records", "rim_bench.storage.interventions")
     if any(importlib.util.find_spec(name) is None for name in names):
         return []
-    module = importlib.import_module(names[-1])
-    return [(getattr(module, name), place) for name, place in RECORDS.items()]
+    modules = [importlib.import_module(name) for name in names[1:]]
+    return [
+        (next(vars(module)[name] for module in modules if name in vars(module)), place)
+        for name, place in RECORDS.items()
+    ]
 
 
 # The Python reference -------------------------------------------------------------------------------------------------
@@ -241,6 +247,7 @@ REFERENCE = {
     "Writing a method": ("Segment", "Layout", "Method", "Stage", "Marker", "Example"),
     "Data": ("load_task", "Task"),
     "Runs": ("plan_study", "run", "train", "evaluate", "sweep"),
+    "Interventions": ("intervene", "Intervention"),
     "Stored runs": ("Store", "Run"),
     "Results": ("comparison", "leaderboard", "compare", "check_gate", "Table"),
     "Cost": ("price_list", "layout_flops", "register_shape"),

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rim_bench.analysis.suite import Intervention
     from rim_bench.compute.cost import Lengths, price_list
     from rim_bench.compute.flops import Shape, layout_flops, register_shape
     from rim_bench.data.task import Task, load_task
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rim_bench.methods.method import Example, Marker, Method, Stage
     from rim_bench.report.comparison import comparison
     from rim_bench.report.leaderboard import leaderboard
-    from rim_bench.runs.api import Results, check_gate, compare, evaluate_run, plan_study, run, sweep, train
+    from rim_bench.runs.api import Results, check_gate, compare, evaluate_run, intervene, plan_study, run, sweep, train
     from rim_bench.storage.run_folder import Run, Store
     from rim_bench.util.errors import UsageError
     from rim_bench.util.table import Table
@@ -29,7 +30,18 @@ _NAMES = {
     "methods.layout": ("Segment", "Layout"),
     "methods.method": ("Method", "Stage", "Marker", "Example"),
     "data.task": ("load_task", "Task"),
-    "runs.api": ("plan_study", "run", "train", "evaluate_run", "sweep", "Results", "compare", "check_gate"),
+    "runs.api": (
+        "plan_study",
+        "run",
+        "train",
+        "evaluate_run",
+        "sweep",
+        "Results",
+        "compare",
+        "check_gate",
+        "intervene",
+    ),
+    "analysis.suite": ("Intervention",),
     "storage.run_folder": ("Store", "Run"),
     "report.comparison": ("comparison",),
     "report.leaderboard": ("leaderboard",),
@@ -43,6 +55,7 @@ _MODULES = {name: f"rim_bench.{module}" for module, names in _NAMES.items() for 
 
 __all__ = [
     "Example",
+    "Intervention",
     "Layout",
     "Lengths",
     "Marker",
@@ -61,6 +74,7 @@ __all__ = [
     "compare",
     "comparison",
     "evaluate_run",
+    "intervene",
     "layout_flops",
     "leaderboard",
     "load_task",

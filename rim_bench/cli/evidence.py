@@ -1,4 +1,4 @@
-"""The commands about evidence: baselines, the accuracy gate and its margin, and the comparison of two systems."""
+"""The commands about evidence: baselines, the gate and its margin, interventions, and comparisons of systems."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rim_bench.analysis.options import InterventionOptions
 from rim_bench.cli.common import (
     Results,
     RunNames,
@@ -266,4 +267,47 @@ def decide(
 
     name_damaged(damaged)
     table = decision.table(chosen, AnswerBudget(kind, amount, (least or 0.0) / 100), split)  # type: ignore[arg-type]
+    print_as(format_, table, json=table.to_json)
+
+
+@with_options(
+    "runs task data files steps limit split effort max_tokens eval_batch_size device out verdict_only donor_seed delta",
+    "delta_changed format_ quick allow_changed_data method_files task_files trust",
+    out=Flag("The results folder.", "--out", "-o"),
+    task=Flag("Another task than each run's own.", "--task", "-t"),
+    eval_batch_size=Flag("Questions computed together."),
+)
+def intervene(
+    context: typer.Context,
+    options: InterventionOptions,
+    runs: Annotated[list[str], typer.Argument(help="Trained runs: ids or folders; seeds of one method together.")],
+    delta: Annotated[float, typer.Option("--delta", help="Points of accuracy that count as nothing.")] = 2.0,
+    delta_changed: Annotated[
+        float, typer.Option("--delta-changed", help="Per cent of changed answers that count as nothing.")
+    ] = 10.0,
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="terminal, markdown, csv, latex or json.")
+    ] = "terminal",
+) -> None:
+    """Whether answers go through what stands between question and answer: blocks, thoughts, pauses, written steps.
+
+    Each run's numbers, table and heat maps lie in its folder. What is done already is not done again.
+    """
+    check_format(format_, ("terminal", "markdown", "csv", "latex", "json"))
+    options.allow()
+    from rim_bench.analysis.roles import intervene as intervene_on
+    from rim_bench.report import interventions as report
+    from rim_bench.storage.run_folder import Store
+
+    chosen = [Store(options.out).find(name) for name in runs]
+    with reporter_for() as reporter:
+        families = intervene_on(
+            chosen,
+            options,
+            reporter,
+            delta=delta / 100,
+            delta_changed=delta_changed / 100,
+            execution=execution_of(context),
+        )
+    table = report.table(families)
     print_as(format_, table, json=table.to_json)

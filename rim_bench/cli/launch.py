@@ -10,7 +10,8 @@ from rim_bench.engine.distributed.environment import check_asked, rank, started
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.util.errors import UsageError
 
-COMMANDS = {"run", "train", "eval", "sweep", "study", "lm-eval"}  # they train or evaluate; others need one process
+COMMANDS = {"run", "train", "eval", "sweep", "study", "lm-eval", "intervene"}
+"""They train or evaluate; others need one process."""
 
 
 @contextmanager

@@ -46,6 +46,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "power": compute.power,
     "compare": evidence.compare,
     "decide": evidence.decide,
+    "intervene": evidence.intervene,
     "list": data.list_,
     "models": models.models,
     "leakage": data.leakage,

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import torch
 
@@ -71,9 +71,6 @@ class ScoreBatch:
         return score(trained.workspace, self.layouts, self.choices)
 
 
-Batch = TypeVar("Batch", GenerateBatch, ScoreBatch)
-
-
 def answer_all(
     predictor: Predictor, batches: Sequence[GenerateBatch], on_batch: OnBatch | None = None
 ) -> list[list[Prediction]]:
@@ -97,7 +94,24 @@ def score_all(trained: TrainedModel, batches: Sequence[ScoreBatch]) -> list[list
     return _share_out(trained, batches, trained, None, None)
 
 
-def shared(batches: Sequence[GenerateBatch | ScoreBatch], size: int) -> list[list[int]]:
+class ModelBatch(Protocol):
+    """Work that asks the trained model itself; it and what it returns can be pickled."""
+
+    @property
+    def work(self) -> int: ...  # what shares are balanced by
+    def results(self, trained: TrainedModel) -> list[Any]: ...
+
+
+def run_all(trained: TrainedModel, batches: Sequence[ModelBatch]) -> list[list[Any]]:
+    """The results of all batches, in their order.
+
+    Raises:
+        RuntimeError: another process failed; its traceback is in the message.
+    """
+    return _share_out(trained, batches, trained, None, None)
+
+
+def shared(batches: Sequence[Any], size: int) -> list[list[int]]:
     """Which batches each process takes: the largest first, each to the one that has least."""
     shares: list[list[int]] = [[] for _ in range(size)]
     load = [0] * size
@@ -110,15 +124,15 @@ def shared(batches: Sequence[GenerateBatch | ScoreBatch], size: int) -> list[lis
 
 def _share_out(
     trained: TrainedModel,
-    batches: Sequence[Batch],
+    batches: Sequence[Any],
     subject: Any,
     settings: dict[str, Any] | None,
     on_batch: OnBatch | None,
 ) -> list[list[Any]]:
     """The results of every batch for `subject`; a worker makes its own subject of the model and `settings`."""
 
-    def own(batch: Batch) -> list[Any]:
-        results = batch.results(subject)
+    def own(batch: Any) -> list[Any]:
+        results: list[Any] = batch.results(subject)
         if on_batch is not None:
             on_batch(len(results))
         return results
@@ -163,7 +177,7 @@ def _share_out(
 def _do_share(
     group: WorkerGroup,
     spec: RunSpec | None,
-    batches: Sequence[GenerateBatch | ScoreBatch],
+    batches: Sequence[Any],
     settings: dict[str, Any] | None,
     file: OwnFile | None,
 ) -> None:

@@ -24,6 +24,13 @@ OURS = "rim-bench: not published"
 SAME_START = "rim-bench: a shared CoT start alone gave direct what rim gained over direct from scratch"
 
 
+USED: Mapping[str, str] = {
+    "cot": "it writes its steps, and answers behind them",
+    "coconut": "rim-bench: with another question's thoughts a coconut that learned its task loses most of its accuracy",
+}
+"""Methods whose answers are known to go through what stands before them: positive controls of interventions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """One control of one compared method."""

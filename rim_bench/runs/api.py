@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rim_bench.analysis.options import InterventionOptions
 from rim_bench.evaluate.options import StoredRunOptions
 from rim_bench.evidence.gate import MIN_N, Gate, check_all
 from rim_bench.evidence.two_systems import versus
-from rim_bench.report import comparison, gate, two_systems
+from rim_bench.report import comparison, gate, interventions, two_systems
 from rim_bench.report.leaderboard import Board, leaderboard
 from rim_bench.runs import planned_run
 from rim_bench.runs.options import Options
@@ -32,13 +33,14 @@ from rim_bench.util.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rim_bench.analysis.suite import Intervention
     from rim_bench.evaluate.sweep import SweepPoint
 
 Progress = Reporter | bool | None
 """Where progress goes: a reporter, True for bars on a terminal and lines in a notebook, False for nowhere. None: True
 where somebody looks, on a terminal or in a notebook.
 """
-Chosen = TypeVar("Chosen", Options, StoredRunOptions)
+Chosen = TypeVar("Chosen", Options, StoredRunOptions, InterventionOptions)
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,33 @@ def check_gate(
 
             evaluate = functools.partial(evaluate_now, options=_read(StoredRunOptions, options), reporter=reporter)
         return gate.table(check_all(runs, store, Path(against), asked, repeats, evaluate), asked)
+
+
+def intervene(
+    runs: Sequence[Run],
+    *,
+    also: Sequence[Intervention] = (),
+    delta: float = 2.0,
+    delta_changed: float = 10.0,
+    progress: Progress = None,
+    **options: Any,
+) -> Table:
+    """What interventions on stored runs show, and whether their answers go through their segments: `rim-bench
+    intervene`.
+
+    Args:
+        also: further interventions than those of the suite, such as `Intervention("zero", "residual stream", 2)`.
+        delta: points of accuracy that count as nothing; `delta_changed`: per cent of changed answers.
+        options: fields of `InterventionOptions`: task, split, limit, verdict_only ...
+    """
+    from rim_bench.analysis.roles import intervene as intervene_on
+
+    asked = _read(InterventionOptions, options)
+    asked.allow()
+    with _reporter(progress) as reporter:
+        shares = delta / 100, delta_changed / 100
+        families = intervene_on(runs, asked, reporter, also=also, delta=shares[0], delta_changed=shares[1])
+        return interventions.table(families)
 
 
 def _read(kind: type[Chosen], options: Mapping[str, Any]) -> Chosen:

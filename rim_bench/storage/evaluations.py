@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from rim_bench.storage.interventions import InterventionItem, InterventionRecord
 from rim_bench.storage.records import (
     CandidateItem,
     EvaluationRecord,
@@ -35,8 +36,8 @@ from rim_bench.util.files import (
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 SUMMARY, ITEMS = "summary.json", "items.jsonl.gz"
-Summary = TypeVar("Summary", EvaluationRecord, LmEvalRecord)
-Item = TypeVar("Item", ItemRecord, CandidateItem, LmEvalItem)
+Summary = TypeVar("Summary", EvaluationRecord, LmEvalRecord, InterventionRecord)
+Item = TypeVar("Item", ItemRecord, CandidateItem, LmEvalItem, InterventionItem)
 
 
 @dataclass(frozen=True)

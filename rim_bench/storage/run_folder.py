@@ -9,6 +9,7 @@
       checkpoints/step-00000100/ newest complete checkpoint, with manifest.json
       model/                     final weights with manifest.json; its existence means "trained"
       eval/<key>/                items.jsonl.gz, then summary.json; its existence means "evaluated"
+      interventions/<key>/       the same of a suite of interventions, and its table and pictures
 
 Every file and folder appears under its name only when it is complete. What does not match its hash is named, not
 trusted. This module imports neither torch nor transformers.
@@ -38,6 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rim_bench.storage.evaluations import ITEMS, SUMMARY, Evaluations
+from rim_bench.storage.interventions import InterventionItem, InterventionRecord
 from rim_bench.storage.records import (
     CandidateItem,
     EvaluationRecord,
@@ -175,7 +177,7 @@ class Run:
         self.metrics()
         self.training()
         self.not_evaluated()
-        for stored in (self.own_evaluations, self.candidate_evaluations, self.lm_eval_evaluations):
+        for stored in self._stored:
             stored.all()
         if (self.path / "model").is_dir() and (damage := damage_of(self.path / "model", contents=False)) is not None:
             raise UsageError(f"model {str(self.path / 'model')!r} is damaged: {damage}")
@@ -196,7 +198,7 @@ class Run:
             try:
                 self.verify()
                 names = [*OWN_RECORDS]
-                for stored in (self.own_evaluations, self.candidate_evaluations, self.lm_eval_evaluations):
+                for stored in self._stored:
                     for key in stored.all():
                         stored.items(key)  # whether they can be read
                         names += [f"{stored.inside}/{key}/{file}" for file in (SUMMARY, ITEMS)]
@@ -433,6 +435,15 @@ class Run:
     def lm_eval_evaluations(self) -> Evaluations[LmEvalRecord, LmEvalItem]:
         """The run's evaluations on tasks of lm-eval's own: rows of no comparison."""
         return Evaluations(self.seal, "lm_eval/eval", LmEvalRecord, LmEvalItem)
+
+    @property
+    def interventions(self) -> Evaluations[InterventionRecord, InterventionItem]:
+        """Suites of interventions on what stands between question and answer: an item an intervention."""
+        return Evaluations(self.seal, "interventions", InterventionRecord, InterventionItem)
+
+    @property
+    def _stored(self) -> tuple[Evaluations[Any, Any], ...]:
+        return self.own_evaluations, self.candidate_evaluations, self.lm_eval_evaluations, self.interventions
 
     def write_evaluation(
         self, key: str, items: Sequence[ItemRecord | Mapping[str, Any]], summary: EvaluationRecord | Mapping[str, Any]

@@ -44,6 +44,8 @@ FLAGS = {
     "power": "--n --discordance --difference --power --alpha --margin --json",
     "compare": "--baseline --margin --out -o --split --task -t --format -f",
     "decide": "--flops --latency-ms --memory --min-accuracy --out -o --split --format -f",
+    "intervene": f"--task -t {DATA} --split --effort --max-tokens --eval-batch-size --device --out -o --verdict-only"
+    f" --donor-seed --delta --delta-changed --format -f --quick --allow-changed-data {OWN}",
     "list": "--long -l --out -o --format -f",
     "models": "--from",
     "leakage": "--task -t --suite --eval-tasks --data --steps --limit --split --ngram --allow-changed-data --worst"

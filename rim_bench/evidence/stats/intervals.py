@@ -87,19 +87,24 @@ class Resampler:
         """
         import numpy as np
 
-        chunks = (counts.T.astype(np.float64) for counts in self._counts)  # [items or clusters, resamples at a time]
-        if self._clusters is None:
-            by_seed = np.concatenate([solved @ counts for counts in chunks], axis=1) / self.items
-        else:
-            sizes = np.bincount(self._clusters).astype(np.float64)
-            solved = np.array([np.bincount(self._clusters, weights=row) for row in solved])
-            by_seed = np.concatenate([solved @ counts / (sizes @ counts) for counts in chunks], axis=1)
+        by_seed = self.each(solved)
         seeds = len(solved)
         if seeds == 1:
             return np.asarray(by_seed[0])
         rng = np.random.default_rng([self.seed, zlib.crc32(system.encode())])
         drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=self.resamples).T / seeds  # [seeds, resamples]
         return np.asarray((by_seed * drawn).sum(0))
+
+    def each(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[rows, resamples]: means of each of [rows, items], no row drawn."""
+        import numpy as np
+
+        chunks = (counts.T.astype(np.float64) for counts in self._counts)  # [items or clusters, resamples at a time]
+        if self._clusters is None:
+            return np.concatenate([rows @ counts for counts in chunks], axis=1) / self.items
+        sizes = np.bincount(self._clusters).astype(np.float64)
+        rows = np.array([np.bincount(self._clusters, weights=row) for row in rows])
+        return np.concatenate([rows @ counts / (sizes @ counts) for counts in chunks], axis=1)
 
     @staticmethod
     def interval(draws: NDArray[np.float64], level: float = 0.95) -> Interval:
