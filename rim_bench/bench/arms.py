@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -118,14 +119,16 @@ class Arm:
 
         return MeasuredJob(f"{self.name}: plain", prepare)
 
-    def train_hf(self, steps: int) -> MeasuredJob:
+    def train_hf(
+        self, steps: int, name: str | None = None, timer: Callable[[], float] = time.perf_counter
+    ) -> MeasuredJob:
         """The same examples, a copy of the model, in Hugging Face's `Trainer`; counts examples."""
 
         def prepare(k: int) -> Callable[[], Counts]:
             self.backbone.set_dropout(0.0)
-            return self.hf.ready(self.chosen(k, steps), k)
+            return self.hf.ready(self.chosen(k, steps), k, timer)
 
-        return MeasuredJob(f"{self.name}: Trainer", prepare)
+        return MeasuredJob(name or f"{self.name}: Trainer", prepare)
 
     def first_token(self, n: int) -> MeasuredJob:
         """`n` prompts up to the first generated token, one after the other; counts questions."""
@@ -270,7 +273,8 @@ class Bench:
     def _plain(self) -> Backbone:
         """The backbone without any method's markers; its tokenizer is everybody's."""
         spec, study = self.study.backbone, self.study
-        return Backbone.create(spec, texts=study.texts, pattern=study.task.token_pattern, device=self.device)
+        pattern, dtype = study.task.token_pattern, study.precision.dtype
+        return Backbone.create(spec, texts=study.texts, pattern=pattern, device=self.device, dtype=dtype)
 
     @cached_property
     def data(self) -> list[Encoded]:
@@ -292,10 +296,11 @@ class Bench:
             if spec["kind"] == "scratch":
                 codec = self._plain.codec
                 model = scratch_model(spec, max(codec.size, self.rows or 0), codec.end, 0, "sdpa")
-                backbone = Backbone(spec, model, codec, {}, self.device)
+                backbone = Backbone(spec, model, codec, {}, self.device, study.precision.dtype)
                 add_markers(backbone, markers, 0)
             else:
-                backbone = Backbone.create(spec, texts=study.texts, markers=markers, seed=0, device=self.device)
+                dtype = study.precision.dtype
+                backbone = Backbone.create(spec, markers=markers, seed=0, device=self.device, dtype=dtype)
             if cell.method.trains == "markers":
                 train_markers_only(backbone)
             self._arms[name] = Arm(backbone, cell, self.data, study.start)

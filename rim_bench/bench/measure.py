@@ -13,11 +13,13 @@ from rim_bench.bench import measurements as speed
 from rim_bench.bench import memory
 from rim_bench.bench.arms import Bench
 from rim_bench.bench.overhead import overhead_lines
+from rim_bench.bench.pretrained import pretrained
 from rim_bench.bench.record import Measured, record
 from rim_bench.bench.scaling import parse_values, scaling
 from rim_bench.bench.session import Watch, check_rounds
 from rim_bench.bench.targets import parse_only, targets
 from rim_bench.engine.devices import pick_device
+from rim_bench.engine.precision import BFLOAT16
 from rim_bench.engine.pretrained import quiet
 from rim_bench.runs.options import Options
 from rim_bench.util.errors import UsageError, check_count, unknown
@@ -46,6 +48,8 @@ class Request:
         kind, options, rounds, against = self.kind, self.options, self.rounds, self.against
         if kind == "overhead":
             return Measured(tuple(overhead_lines(rounds)))
+        if kind == "pretrained":
+            return pretrained(options, rounds, speed.BATCH, self.tokens, show)
         if kind == "targets":
             return targets(options, rounds, parse_only(self.only), show)
         if kind == "scaling":
@@ -85,7 +89,8 @@ def measure(request: Request, show: Callable[[str], None] = lambda _: None) -> R
     """
     check_rounds(request.rounds)
     check_count("--tokens", request.tokens, most=MOST_TOKENS)
-    watch, began = Watch(pick_device(request.options.device)), time.perf_counter()
+    dtype = BFLOAT16 if request.kind == "pretrained" else None
+    watch, began = Watch(pick_device(request.options.device), dtype), time.perf_counter()
     with quiet():
         measured = request.run(show)
     machine = watch.finish(measured.cpu_share)

@@ -166,7 +166,7 @@ class Measurement:
     """The whole of a stored measurement."""
 
     schema: Annotated[int, "version of this record's form"]
-    measurement: Annotated[str, "train, eval, ttft, memory, overhead, scaling or targets"]
+    measurement: Annotated[str, "train, eval, ttft, memory, overhead, scaling, targets or pretrained"]
     rounds: Annotated[int, "timed rounds, behind one that warms up; all medians and ranges are over them"]
     seconds: Annotated[float, "what the whole measurement took"]
     setting: Annotated[

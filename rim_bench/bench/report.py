@@ -17,6 +17,7 @@ TITLES = {
     "overhead": "Fixed overhead",
     "scaling": "Scaling",
     "targets": "Targets",
+    "pretrained": "A pretrained backbone",
 }
 LOOK = dataclasses.replace(SMALL, level=3, centered=True)
 Show = Callable[[float], str]
@@ -83,7 +84,7 @@ _MORE: tuple[tuple[str, str, Show], ...] = (
 def _cells(record: Record) -> tuple[tuple[str, ...], Rows]:
     """The columns and rows of a measurement of its kind."""
     rows: Rows = []
-    if record["measurement"] == "targets":
+    if record["targets"]:
         for t in record["targets"]:
             show = _share if t["unit"] == "share" else times
             bar, holds = f"{t['sense']} {show(t['required'])}", "yes" if t["holds"] else "NO"
@@ -115,6 +116,11 @@ def _notes(record: Record) -> list[str]:
         "pairs of each round."
     ]
     notes += [f"{t['number']}: {t['detail']}." for t in record["targets"] if t["detail"]]
+    if record["measurement"] == "pretrained":
+        notes += [
+            f"{line['what']}: {spread(line['ours'], '{:,.0f}'.format)} {line['unit']}." for line in record["lines"]
+        ]
+        notes.append("On one thread of a CPU, seconds are the process's own: what others compute is in none of them.")
     if record["peak_gflops"] is not None:
         kind = "bfloat16" if machine["dtype"] == "bfloat16" else "float32"
         peak = spread(record["peak_gflops"], "{:,.0f}".format)

@@ -13,7 +13,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from rim_bench.bench.session import Counts, synchronise
+from rim_bench.engine import lora
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.precision import BFLOAT16
+from rim_bench.engine.pretrained import locate
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded
 from rim_bench.methods.schedule import TrainingPlan
@@ -40,11 +43,39 @@ class Stock:
         model.load_state_dict(backbone.causal.state_dict())
         self.model = model.to(backbone.device).eval()
 
+    @property
+    def engine_model(self) -> bool:
+        """Whether it is the backbone's own model."""
+        return self.model is self.backbone.causal
+
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two optimizer groups: matrices with weight decay; norms, biases and embedding rows without."""
-        if self.model is self.backbone.causal:
+        if self.engine_model:
             return self.backbone.parameter_groups(weight_decay)
         return decayed(self.model, weight_decay)
+
+
+class PeftStock(Stock):
+    """A pretrained model with peft's adapters of the same rank, as its own loader and `get_peft_model` make it.
+
+    Its frozen weights are in the type that the backbone computes in. The adapter has the backbone's values.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self.backbone = backbone
+        kind = torch.bfloat16 if backbone.computes == BFLOAT16 else torch.float32
+        model = Auto.from_pretrained(str(locate(backbone.spec)), dtype=kind, attn_implementation="sdpa")
+        targets = lora.GPT2_TARGETS if model.config.model_type == "gpt2" else lora.LLAMA_TARGETS
+        rank, alpha = backbone.spec["lora_rank"], backbone.spec["lora_alpha"]
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+        self.model = get_peft_model(model, config).to(backbone.device).eval()
+        own = dict(backbone.model.named_parameters())
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                if p.requires_grad:
+                    p.copy_(own[name])
 
 
 def decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -177,17 +208,17 @@ def plain_forward(stock: Stock, length: int) -> torch.Tensor:
 class _Clock(TrainerCallback):  # type: ignore[misc]
     """Seconds from the first step's beginning to the last one's end, without what `train` does around its steps."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.first, self.last = device, 0.0, 0.0
+    def __init__(self, device: torch.device, timer: Callable[[], float]) -> None:
+        self.device, self.timer, self.first, self.last = device, timer, 0.0, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self.first:
             synchronise(self.device)
-            self.first = time.perf_counter()
+            self.first = self.timer()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         synchronise(self.device)
-        self.last = time.perf_counter()
+        self.last = self.timer()
 
 
 class HfLoop:
@@ -195,15 +226,17 @@ class HfLoop:
 
     def __init__(self, plain: PlainLoop) -> None:
         self.plain, self.device, self.losses = plain, plain.backbone.device, 0.0
-        self.model = copy.deepcopy(plain.model)
+        self.model = plain.model if isinstance(plain.stock, PeftStock) else copy.deepcopy(plain.model)
         groups = decayed(self.model, plain.plan.weight_decay)
         betas = (plain.plan.beta1, plain.plan.beta2)
         self.optimizer = torch.optim.AdamW(groups, lr=plain.plan.lr, betas=betas, fused=True)
 
-    def ready(self, chosen: Sequence[Sequence[int]], seed: int) -> Callable[[], Counts]:
+    def ready(
+        self, chosen: Sequence[Sequence[int]], seed: int, timer: Callable[[], float] = time.perf_counter
+    ) -> Callable[[], Counts]:
         """Steps on the examples of these batches, in random batches of that size that `Trainer` makes itself."""
         rows, size = [i for batch in chosen for i in batch], max(map(len, chosen))
-        clock = _Clock(self.device)
+        clock = _Clock(self.device, timer)
         constant = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
         arguments = Arguments(
             output_dir=tempfile.gettempdir(),  # nothing is saved
@@ -217,7 +250,7 @@ class HfLoop:
             disable_tqdm=True,
             remove_unused_columns=False,
             use_cpu=self.device.type == "cpu",
-            bf16=self.device.type == "cuda",
+            bf16=self.plain.backbone.computes == BFLOAT16,
         )
         trainer = HfTrainer(
             model=self.model,

@@ -16,6 +16,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from rim_bench.bench.record import Machine, Spread
+from rim_bench.engine.precision import BFLOAT16, device_default
 from rim_bench.runs.training import gpu_info
 from rim_bench.util.environment import environment
 from rim_bench.util.errors import UsageError
@@ -91,12 +92,22 @@ def check_rounds(rounds: int) -> None:
         raise UsageError(f"--rounds {rounds} must be at least 1")
 
 
-def interleave(jobs: Sequence[MeasuredJob], rounds: int, device: torch.device) -> Session:
+def interleave(
+    jobs: Sequence[MeasuredJob],
+    rounds: int,
+    device: torch.device,
+    dtype: str | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Session:
     """One round to warm up, then `rounds` of them: all jobs in turn, forwards and backwards alternately.
 
     Neighbours in `jobs` are neighbours in time: put beside each other what is compared. Garbage is collected before
     each job and not within it; the matrix peak is measured before each job, and a round's is the highest, so that the
     use of it is not flattered.
+
+    Args:
+        dtype: of the matrix peak; None: the device's usual type.
+        clock: of the matrix peak; a job may count `seconds` of its own.
 
     Raises:
         UsageError: fewer than one round.
@@ -109,7 +120,7 @@ def interleave(jobs: Sequence[MeasuredJob], rounds: int, device: torch.device) -
             done: dict[str, Timed] = {}
             peak = 0.0
             for job in jobs if k % 2 else reversed(jobs):
-                peak = max(peak, matrix_peak(device))
+                peak = max(peak, matrix_peak(device, dtype, clock))
                 work = job.prepare(k)
                 with collected():
                     cpu = time.process_time()
@@ -163,16 +174,19 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matrix_peak(device: torch.device, repeats: int = 5) -> float:
-    """FLOP/s of a matrix product in the type of training (float32, bfloat16 on CUDA), best of `repeats`."""
+def matrix_peak(
+    device: torch.device, dtype: str | None = None, clock: Callable[[], float] = time.perf_counter, repeats: int = 5
+) -> float:
+    """FLOP/s of a matrix product in a type (None: float32, bfloat16 on CUDA), best of `repeats`."""
     cuda = device.type == "cuda"
     size = 8192 if cuda else 1024
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if cuda else torch.float32)
+    low = (dtype or device_default(device.type)) == BFLOAT16
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if low else torch.float32)
     best = 0.0
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = clock()
         torch.mm(a, a)[0, 0].item()  # waits for the device
-        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+        best = max(best, 2 * size**3 / max(1e-9, clock() - began))
     return best
 
 
@@ -193,10 +207,10 @@ class NoJournal:
 class Watch:
     """Taken before anything is measured; `finish` returns what happened on the machine in between."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, dtype: str | None = None) -> None:
         self.record: dict[str, Any] = environment(gpu=gpu_info(device), argv=without_folders(sys.argv)) | {
             "device": str(device),
-            "dtype": "bfloat16" if device.type == "cuda" else "float32",
+            "dtype": dtype or device_default(device.type),
             "threads": torch.get_num_threads(),
             "load_before": load_average(),
         }

@@ -28,6 +28,7 @@ KINDS = {
     "overhead": "a run with nothing to train, beside bare imports",
     "scaling": "cost against one knob, with the closed form beside it",
     "targets": "the table of targets",
+    "pretrained": "a pretrained backbone with LoRA, beside peft with Trainer and generate",
 }
 SHOWN = "history"  # measures nothing
 SHORT = ("train", "eval")  # what is measured where nothing is named
@@ -39,12 +40,13 @@ USERS = {
     "only": ("targets",),
     "sizes": ("train", "eval", "ttft", "memory"),
     "against": tuple(AGAINST),
-    "tokens": ("eval",),
+    "tokens": ("eval", "pretrained"),
 }
 """Flag -> the measurements that it belongs to."""
 READ_BACKBONE = read_numbers("--backbone", "KEY=VALUE, as in width=64")
 FOLDER = Path("results") / "bench"
 MODEL = "bench-gpt2"
+PRETRAINED = "smollm2-135m"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,15 +152,15 @@ def _study_options(kinds: tuple[str, ...], asked: BenchOptions) -> Options:
     from rim_bench.runs.options import Options
 
     methods, task = asked.methods, asked.task
-    if kinds in (("targets",), ("scaling",)):
+    if kinds in (("targets",), ("scaling",), ("pretrained",)):
         if methods is not None:
             raise UsageError(
                 f"--methods has no meaning for {kinds[0]}: the rows or the knob say which methods are measured"
             )
-        methods = "coconut,cot,direct,rim"
-        task = task or ("chain" if asked.data is None else "gsm8k")
+        methods = "cot" if kinds == ("pretrained",) else "coconut,cot,direct,rim"
+        task = task or ("chain" if asked.data is None and kinds != ("pretrained",) else "gsm8k")
     task = task or "chain"
-    model = asked.model
+    model = asked.model or (PRETRAINED if kinds == ("pretrained",) else None)
     if not model:  # the table's for targets and instead of one from the hub, else the task's
         usual = str(load_task(task).recipe.get("backbone", "gpt2"))
         model = MODEL if kinds == ("targets",) or "hub" in entries().get(usual, {"hub": usual}) else None
@@ -185,7 +187,7 @@ def _measure(kinds: tuple[str, ...], study: Options, options: BenchOptions) -> N
     from rim_bench.util.files import write_json_atomic
 
     console, progress = Console(), Console(stderr=True)
-    use_threads(1 if options.threads is None and kinds[0] in ("targets", "scaling") else options.threads)
+    use_threads(1 if options.threads is None and kinds[0] in ("targets", "scaling", "pretrained") else options.threads)
     sizes = parse_sizes(options.sizes)
     beside = {kind: parse_against(options.against, AGAINST.get(kind, ()), DEFAULT.get(kind, ())) for kind in kinds}
     for kind, against in beside.items():

@@ -362,6 +362,13 @@ class Backbone:
             logits: Tensor = self.table("output")(hidden)[..., : self.vocabulary]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
+    @property
+    def frozen_head(self) -> Tensor | None:
+        """The head's matrix where it is frozen and kept in bfloat16; None elsewhere."""
+        head = self.table("output")
+        kept = head.weight.dtype == torch.bfloat16 and not head.weight.requires_grad
+        return head.weight if kept and getattr(head, "bias", None) is None else None
+
     def new_cache(self) -> DynamicCache:
         """An empty cache for `run`, for passes with gradients or without, as they are enabled now."""
         return growing_cache(self.causal.config)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rim_bench.engine.frozen_head import FrozenHeadLoss
 from rim_bench.methods.layout import Layout
 
 if TYPE_CHECKING:
@@ -52,8 +53,17 @@ def tree_loss(backbone: Backbone, columns: PackedBatch, counts: Mapping[str, int
         raise ValueError("a batch without a single label cannot be trained on")
     device = columns.segment.device
     hidden = columns.hidden.flatten(0, 1).index_select(0, torch.tensor(source, device=device))  # [labels, width]
-    logits = backbone.head(hidden)  # [labels, vocabulary]
-    loss = functional.cross_entropy(logits, torch.tensor(target, device=device), reduction="none")
-    weighted = loss * torch.tensor(scale, device=device, dtype=loss.dtype)
+    weighted = _weighted_losses(backbone, hidden, torch.tensor(target, device=device), scale)
     shares = weighted.new_zeros(len(numbers)).index_add(0, torch.tensor(group, device=device), weighted.detach())
     return weighted.sum(), dict(zip(numbers, shares.tolist(), strict=True))
+
+
+def _weighted_losses(backbone: Backbone, hidden: Tensor, target: Tensor, scale: Sequence[float]) -> Tensor:
+    """Cross-entropy of each label times its scale."""
+    if (frozen := backbone.frozen_head) is not None:
+        scales = torch.tensor(scale, device=target.device, dtype=torch.float32)
+        with torch.autocast(target.device.type, enabled=False):
+            out: Tensor = FrozenHeadLoss.apply(hidden, frozen, backbone.vocabulary, target, scales)
+        return out
+    loss = functional.cross_entropy(backbone.head(hidden), target, reduction="none")
+    return loss * torch.tensor(scale, device=target.device, dtype=loss.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rim_bench.compute.backbones import resolve_backbone
 from rim_bench.compute.training_flops import executed_cost
-from rim_bench.engine import frozen_weights, training_attention
+from rim_bench.engine import frozen_head, frozen_weights, training_attention
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.generate import decode
 from rim_bench.engine.losses import group_counts, tree_loss
@@ -261,3 +261,19 @@ def test_attention_of_training_equals_the_fused_kernel() -> None:
             torch.autograd.grad(ours, (q, k, v), grad.transpose(1, 2).to(ours.dtype)), expected, strict=True
         ):
             assert error(a, b) < 5 * UNIT
+
+
+@pytest.mark.parametrize("labels", [1, 130])
+def test_the_loss_behind_a_frozen_head_is_the_whole_one_bit_for_bit(labels: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    hidden = torch.randn(labels, 16, generator=random).requires_grad_()
+    weight = torch.randn(50, 16, generator=random).to(torch.bfloat16)
+    target = torch.randint(0, 44, (labels,), generator=random)
+    scale = torch.rand(labels, generator=random)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = torch.nn.functional.linear(hidden, weight)[:, :44].float()
+        whole = torch.nn.functional.cross_entropy(logits, target, reduction="none") * scale
+    ours = frozen_head.FrozenHeadLoss.apply(hidden, weight, 44, target, scale)
+    assert torch.equal(ours, whole) and ours.dtype == torch.float32
+    (one,), (other,) = (torch.autograd.grad(loss.sum(), hidden) for loss in (ours, whole))
+    assert torch.equal(one, other)
