@@ -24,7 +24,7 @@ from rim_bench.engine.devices import runtime
 from rim_bench.engine.execution import ALONE, ExecutionContext
 from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.evaluate.distributed import GenerateBatch, answer_all, run_all
-from rim_bench.evaluate.evaluation import UNTIL, EvaluationRequest
+from rim_bench.evaluate.evaluation import EvaluationRequest
 from rim_bench.evaluate.predict import ANSWER, Predictor
 from rim_bench.evaluate.stored_runs import LoadedRun, check_used, note_quick, stored_request
 from rim_bench.evaluate.vocabulary_check import CannotBeAsked
