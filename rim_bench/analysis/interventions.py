@@ -169,7 +169,11 @@ class _Measurement:
         cuts = [order[at : at + size] for at in range(0, len(order), size)]
         batches = [
             GenerateBatch(
-                [prompts[k] for k in cut], [questions[k] for k in cut], self.request.max_tokens, UNTIL, self.task.kind
+                [prompts[k] for k in cut],
+                [questions[k] for k in cut],
+                self.request.max_tokens,
+                self.trained.method.until,
+                self.task.kind,
             )
             for cut in cuts
         ]
