@@ -230,10 +230,11 @@ def test_text_that_a_tokenizer_never_saw_is_refused_in_a_sentence(
 def test_little_unseen_text_is_counted(runs: list[Run], options: Options) -> None:
     subject = LoadedRun(runs[0], "cpu", None)
     examples = training_examples(runs[0].spec, None) or ()
-    plain = [(str(k), e.question) for k, e in enumerate(examples)]
+    encode = subject.trained.backbone.encode_question
+    plain = [(str(k), encode(e.question)) for k, e in enumerate(examples)]
     known = shown_in_training(subject.trained.backbone, runs[0].spec, None)
     assert len(plain) == ROWS and known is not None and known == shown(subject.trained.backbone, examples)
-    odd = [("odd", "Zoé?")] * len(plain)
+    odd = [("odd", encode("Zoé?"))] * len(plain)
     assert check_text(subject.trained.backbone, known, [*plain, *odd], "chain", "x").to_json() == {
         "questions": ROWS,
         "n": 2 * ROWS,
