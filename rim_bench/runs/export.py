@@ -10,7 +10,7 @@ from rim_bench.engine.export import PROBE, TEMPLATE, Exported, export_model
 from rim_bench.engine.trained_model import load_trained
 from rim_bench.report.model_card import card, hub_results
 from rim_bench.storage.run_folder import Run
-from rim_bench.util.errors import cannot_apply
+from rim_bench.util.errors import UsageError, cannot_apply
 from rim_bench.util.files import MANIFEST, complete_folder
 
 
@@ -25,6 +25,11 @@ def export_run(
     Raises:
         UsageError: a run without weights, an adapter of a run without one, or a method that cannot be exported.
     """
+    if run.spec.untrained:
+        raise UsageError(
+            f"{run.id} trained nothing: its model is the backbone {run.spec.backbone.name!r} as it is, and there is "
+            "nothing to export"
+        )
     lora = run.spec.backbone.tuning == "lora"
     if adapter and not lora:
         raise cannot_apply("--adapter", f"{run.id} trained all of its weights and has no adapter")
