@@ -20,6 +20,7 @@ from rim_bench.data.task import Task
 from rim_bench.engine.backbone import RECORD
 from rim_bench.engine.devices import peak_memory, reset_peak, runtime
 from rim_bench.engine.generate import Sampling
+from rim_bench.engine.precision import BFLOAT16
 from rim_bench.engine.trained_model import TrainedModel
 from rim_bench.evaluate.distributed import GenerateBatch, answer_all
 from rim_bench.evaluate.latency import latency, throughput
@@ -35,6 +36,7 @@ from rim_bench.storage.records import (
     FloorRecord,
     ItemRecord,
     KnobRecord,
+    NoiseRecord,
     RuntimeRecord,
     ScoringRecord,
     SettingsRecord,
@@ -50,6 +52,7 @@ from rim_bench.util.progress import phase
 _LEFT_OUT = {"prompt_hash", "reference", "output", "task", "strict", "lm_eval_strict", "lm_eval_flexible"}
 _LEFT_OUT |= {"latency_s", "batch_s", "batch_size"}
 CHOICE_RULE = "sum of token log-probabilities"
+NOISE_QUESTIONS = 64  # answered again to see what depends on a batch, at most
 REPEAT_ORDER = "rim-bench repeat 1"  # what the order of a repeat is drawn from
 
 
@@ -198,7 +201,31 @@ def evaluate(
             for theirs in [float(v) for k, v in metrics.items() if k.split(",")[0] == name]:  # a YAML may have fewer
                 if abs(ours - theirs) > 1e-9:
                     raise RuntimeError(f"lm-eval's {name} is {theirs}, the item records say {ours}")
-    return items, _summary(lm, request, dataset, items, seconds)
+    summary = _summary(lm, request, dataset, items, seconds)
+    if lm.backbone.computes == BFLOAT16 and not (request.curve or request.repeat or request.sampling):
+        summary = replace(summary, noise=_noise(trained, request, dataset, items))
+    return items, summary
+
+
+def _noise(
+    trained: TrainedModel, request: EvaluationRequest, dataset: Split, items: Sequence[ItemRecord]
+) -> NoiseRecord:
+    """Some of the questions answered again, in another order and in batches of another size.
+
+    bfloat16 rounds sums whose order depends on a batch's shape, so that near ties may fall the other way.
+    """
+    every = range(0, len(items), -(-len(items) // NOISE_QUESTIONS))
+    again = replace(dataset, examples=tuple(dataset.examples[i] for i in every))
+    size = max(1, min(request.batch_size, len(again.examples)) // 2)
+    with phase(f"answering some questions of {request.task.name} in other batches"):
+        others = marked(trained, replace(request, repeat=True, batch_size=size), again)
+    pairs = [(items[i], other) for i, other in zip(every, others, strict=True)]
+    return NoiseRecord(
+        n=len(pairs),
+        batch_size=size,
+        answers=sum(a.answer != b.answer for a, b in pairs),
+        correct=sum(a.correct != b.correct for a, b in pairs),
+    )
 
 
 def _model(

@@ -41,6 +41,17 @@ def question_note(key: Sequence[str], n: int, *, source: str = "", backbone: str
     )
 
 
+def noise_note(evaluations: Iterable[Evaluation]) -> Iterator[str]:
+    """How many answers changed in other batches, where that was measured."""
+    measured = [e.summary.noise for e in evaluations if e.summary.noise is not None]
+    if measured:
+        n, answers, correct = (sum(getattr(m, name) or 0 for m in measured) for name in ("n", "answers", "correct"))
+        yield (
+            f"Noise of bfloat16: {answers} of {n:,} answers, and {correct} of their marks, were others in other "
+            "batches."
+        )
+
+
 def settings_note(evaluations: Iterable[Evaluation], heading: str, order: Callable[[str], Any] = str) -> Iterator[str]:
     """How questions were answered: every setting with its values, in the order of the key `order`."""
     settings: dict[str, set[str]] = {}
@@ -372,6 +383,7 @@ def comparison_notes(group: Group, pairs: Sequence[Pair]) -> Iterator[str]:
     )
     yield engine_note(parts)
     yield from settings_note(parts, "Evaluation")
+    yield from noise_note(parts)
     yield from floor_notes(group, [s for s in group.scopes if not s.level])
     if rules := sorted({str(c) for p in parts if (c := p.summary.choice) is not None}):
         by_length = (f"{r.label} {format_percent(r.item_mean('correct_norm', head.ids))} %" for r in group.rows)

@@ -478,6 +478,11 @@ def evaluate(planned: PlannedRun, reporter: Reporter | None = None, execution: E
             evaluate_candidates(run, request, device, planned.study.overlap, shown, execution)
         else:
             trained = load_trained(run, device=device, execution=execution)
-            evaluate_run(run, trained, request, shown, {"overlap": planned.study.overlap})
+            summary = evaluate_run(run, trained, request, shown, {"overlap": planned.study.overlap})
+            if (noise := summary.noise) is not None:
+                reporter.note(
+                    f"{label}: {noise.answers} of {noise.n} answers, and {noise.correct} of their marks, are others in "
+                    f"shuffled batches of {noise.batch_size} (the noise floor of {trained.backbone.computes})"
+                )
         reporter.finished(label)
     return run

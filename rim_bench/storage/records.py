@@ -805,6 +805,16 @@ class ThroughputRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseRecord(JsonRecord):
+    """Some of the questions answered once more in other batches: what changes though nothing changed."""
+
+    n: int | None = said("questions that were answered again")
+    batch_size: int | None = said("how many of them together, in a shuffled order")
+    answers: int | None = said("of them, answers that are others")
+    correct: int | None = said("of them, marks that are others")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeRecord(JsonRecord):
     """What times depend on beside the method."""
 
@@ -917,6 +927,7 @@ class EvaluationRecord(JsonRecord):
     curve: bool = said("a point of an inference curve, no row of a comparison", False)
     knob: KnobRecord | None = said("what of the default setting was turned; null: nothing")
     repeat: bool = said("the same evaluation once more in another order, no row of a comparison", False, omit=True)
+    noise: NoiseRecord | None = said("bfloat16: what depends on the other rows of a batch", omit=True)
     choice: str | None = said("multiple choice: how an answer is chosen", omit=True)
     settings: SettingsRecord | None = said("how answers were generated")
     weights_sha256: str | None = said("sha256 of the weights")

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import Heard, options
 
 from rim_bench.engine import precision as measured
 from rim_bench.engine.numerics import NUMERICS_VERSION, numerics_version
+from rim_bench.evaluate import evaluation
+from rim_bench.report.comparison import comparison
 from rim_bench.runs import precision
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.precision import Precision, choose_precision
+from rim_bench.runs.training import run_plan
 from rim_bench.storage.run_folder import Store
 from rim_bench.util.errors import UsageError
 
@@ -96,3 +100,35 @@ def test_a_probe_measures() -> None:
     gain = measured.bfloat16_gain(64, 128, 1, 0.05)
     assert 0.01 < gain < 100
     assert measured.layer_products(torch.bfloat16, 64, 128)().shape == (measured.COLUMNS, 64)
+
+
+def test_the_noise_of_bfloat16_is_measured_with_every_evaluation(tmp_path: Path) -> None:
+    asked = {"examples": 16, "seeds": (0,)}
+    heard = Heard()
+    (low,) = run_plan(plan_study(options(tmp_path, "direct", dtype="bfloat16", **asked)), heard)
+    (summary,) = low.evaluations().values()
+    noise = summary.noise
+    assert noise is not None and summary.generation.dtype == "bfloat16" and summary.runtime is not None
+    assert summary.runtime.dtype == "bfloat16"
+    assert 0 < (noise.n or 0) <= 64 and 0 <= (noise.correct or 0) <= (noise.answers or 0) <= (noise.n or 0)
+    assert any("the noise floor of bfloat16" in note for note in heard.notes)
+    (full,) = run_plan(plan_study(options(tmp_path, "direct", **asked)), Heard())
+    assert next(iter(full.evaluations().values())).noise is None
+    table = comparison([low, full], split="test").to_markdown()
+    assert "Noise of bfloat16: " in table and "training dtype bfloat16" in table
+
+
+def test_an_answer_that_changes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = evaluation.marked
+
+    def other(trained: Any, request: Any, dataset: Any, *more: Any) -> Any:
+        assert request.repeat and request.batch_size < len(dataset.examples)
+        first, *rest = real(trained, request, dataset, *more)
+        return [dataclasses.replace(first, answer="another", correct=not first.correct), *rest]
+
+    planned = plan_study(options(tmp_path, "direct", dtype="bfloat16", examples=16))
+    run_plan(planned, Heard(), evaluation=False)
+    monkeypatch.setattr(evaluation, "marked", other)
+    (run,) = run_plan(planned, Heard())
+    noise = next(iter(run.evaluations().values())).noise
+    assert noise is not None and (noise.answers, noise.correct) == (1, 1)
