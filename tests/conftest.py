@@ -22,8 +22,12 @@ from rim_bench.util import progress
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests of the published files were skipped, and how to run them."""
-    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "RIM_BENCH_DATA" in str(r.longrepr)]
+    """Say how many tests of the published files and of the browser were skipped, and how to run them."""
+    everything = terminalreporter.stats.get("skipped", [])
+    if browser := [r for r in everything if "no browser" in str(r.longrepr)]:
+        needed = "pip install rim-bench[browser], and chromium on the PATH"
+        terminalreporter.write_line(f"{len(browser)} tests of the report in a browser skipped: {needed}")
+    skipped = [r for r in everything if "RIM_BENCH_DATA" in str(r.longrepr)]
     if skipped:
         terminalreporter.write_line(
             f"{len(skipped)} tests of the published files skipped: set RIM_BENCH_DATA to their folder"

@@ -146,11 +146,19 @@ class Evaluation:
             known = (getattr(i, field) if not stored or i.says(field) else None for i in self.items.values())
             column = np.array([np.nan if v is None else float(v) for v in known])
             self._columns[field, stored] = column
-        return column[[self._places[i] for i in ids]] if ids is not None else column
+        if ids is None:
+            return column
+        if (indices := self._indices.get(wanted := tuple(ids))) is None:
+            indices = self._indices[wanted] = np.array([self._places[i] for i in wanted], dtype=np.intp)
+        return column[indices]
 
     @cached_property
     def _columns(self) -> dict[tuple[str, bool], NDArray[np.float64]]:
         return {}
+
+    @cached_property
+    def _indices(self) -> dict[tuple[str, ...], NDArray[np.intp]]:
+        return {}  # of the sets of questions that were asked for
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -28,6 +28,7 @@ from rim_bench.evidence.rows import read
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.training import run_plan
+from rim_bench.storage.questions import QuestionStore, asked
 from rim_bench.storage.records import UnseenTextRecord
 from rim_bench.storage.run_folder import Run, Store
 from rim_bench.util.errors import UsageError
@@ -92,6 +93,17 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
 @pytest.fixture(scope="module")
 def runs(options: Options) -> list[Run]:
     return run_plan(plan_study(options), Heard())
+
+
+def test_the_texts_of_questions_are_stored_once_beside_the_runs(runs: list[Run], options: Options) -> None:
+    (summary, *others) = {s.data_sha256: s for run in runs for s in run.evaluations().values()}.values()
+    assert not others and [p.name for p in (Path(options.out) / "data").iterdir()] == [
+        f"{summary.data_sha256}.jsonl.gz"
+    ]
+    stored = QuestionStore(runs[0].results).read(summary.data_sha256)
+    items = runs[0].read_items(next(iter(runs[0].evaluations())))
+    assert [i.id for i in items] == list(stored) and all(asked(i, stored[i.id]) for i in items)
+    assert [i.reference for i in items] == [record.reference for record in stored.values()]
 
 
 def yaml_of(folder: Path, name: str, **changes: str) -> Path:

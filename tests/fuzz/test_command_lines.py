@@ -99,6 +99,7 @@ BASE = {
     "show": "--task json --file train=own/train.jsonl",
     "leakage": "--limit 10 --task chain --eval-tasks chain_gate",
     "table": "--out small",
+    "report": "--out small -o made/r.html",
     "plot": "--out small --to made/p.svg",
     "leaderboard": "--out small",
     "compare": "--out small",

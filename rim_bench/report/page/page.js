@@ -504,7 +504,7 @@
       ? { a: "A right in more seeds", b: "B right in more seeds", both: "right equally often", none: "never right in either" }
       : { a: "only A right", b: "only B right", both: "both right", none: "neither right" };
     show("cells", Object.entries(names).map(([cell, name]) => el("button", { type: "button", id: `cell-${cell}`, "aria-pressed": state.cell === cell ? "true" : "false",
-      onclick: () => { change({ cell: state.cell === cell ? "" : cell, item: "" }, drawQuestions); byId(`cell-${cell}`).focus(); } }, el("b", null, number.format(counts[cell])), name)));
+      onclick: () => { change({ cell: state.cell === cell ? "" : cell, item: "" }, drawFiltered); byId(`cell-${cell}`).focus(); } }, el("b", null, number.format(counts[cell])), name)));
     byId("cells-hint").textContent = several
       ? "Each question counts once, by the share of its seeds that solved it, as the paired comparison counts “only first” and “only second”."
       : "Each question counts once.";
@@ -625,10 +625,13 @@
     if (byId("text").value !== state.q) byId("text").value = state.q;
     byId("text-note").hidden = !columns.note;
     byId("text-note").textContent = columns.note && `Texts of questions: ${columns.note}.`;
+    drawFiltered();
+  }
+
+  function drawFiltered() {
     drawCells(filter());
     drawList();
     drawDetail();
-    document.documentElement.dataset.questions = String(number_of_group);
   }
 
   // Together ----------------------------------------------------------------------------------------------------------
@@ -693,8 +696,9 @@
     on("loss-log", "change", (e) => change({ losslog: Number(e.target.checked) }, drawTraining));
     on("reference", "change", (e) => change({ ref: Number(e.target.value) }, drawDifferences));
     for (const [id, name] of [["row-a", "a"], ["row-b", "b"]]) on(id, "change", (e) => change({ [name]: Number(e.target.value), cell: "", item: "" }, drawQuestions));
-    for (const name of ["seed", "level", "flag"]) on(name, "change", (e) => change({ [name]: e.target.value, item: "" }, drawQuestions));
-    on("text", "input", (e) => change({ q: e.target.value, item: "" }, drawQuestions));
+    on("seed", "change", (e) => change({ seed: e.target.value, item: "" }, drawQuestions));
+    for (const name of ["level", "flag"]) on(name, "change", (e) => change({ [name]: e.target.value, item: "" }, drawFiltered));
+    on("text", "input", (e) => change({ q: e.target.value, item: "" }, drawFiltered));
     on("clear", "click", () => change({ cell: "", level: "", flag: "", q: "", item: "" }, drawQuestions));
     on("csv-questions", "click", saveQuestions);
     on("csv-all", "click", () => save("table.csv", page.csv));
@@ -738,11 +742,12 @@
       readState();
       listen();
       const drawn = drawAll();
-      document.documentElement.dataset.ready = "1";
+      performance.mark("pictures");
       if (anchor) anchor.scrollIntoView();
       await drawn;
     }
-    document.documentElement.dataset.ready = "2";
+    performance.mark("ready");
+    document.documentElement.dataset.ready = "1";
   }
   start();
 })();
