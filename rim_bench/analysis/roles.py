@@ -72,4 +72,5 @@ def write(suite: StoredSuite, alone: Sequence[Family]) -> None:
         for name, text in zip(TABLE, (shown.to_markdown(), shown.to_csv()), strict=True):
             write_bytes_atomic(folder / name, text.encode())
         for name in MAPS if alone[0].cells else ():
-            heat_map(alone[0], folder / name)
+            if not (folder / name).exists():  # they depend on what was measured alone
+                heat_map(alone[0], folder / name)

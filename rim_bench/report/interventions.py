@@ -129,13 +129,13 @@ def _reason(verdict: RoleVerdict) -> str:
     margin = f"{100 * verdict.delta:g} points"
     changed = f"{100 * verdict.delta_changed:g} %"
     worst = max(verdict.p_not_used, key=lambda name: verdict.p_not_used[name])
-    p = f"p = {verdict.p_not_used[worst]:.2g} ({worst})"
+    p = f"p {_p(verdict.p_not_used[worst])} ({worst})"
     if verdict.word == "not used":
         return f"Less than {margin} and {changed} of the answers are shown, with both: the largest {p}."
     if verdict.word == "used":
-        return f"A loss of more than {margin} with the donor's is shown: p = {verdict.p_used:.2g}."
+        return f"A loss of more than {margin} with the donor's is shown: p {_p(verdict.p_used)}."
     return (
-        f"Neither a loss above {margin} (p = {verdict.p_used:.2g}) nor less than that and than {changed} of the "
+        f"Neither a loss above {margin} (p {_p(verdict.p_used)}) nor less than that and than {changed} of the "
         f"answers (largest {p}) is shown at {LEVEL:g}."
     )
 
@@ -174,8 +174,8 @@ def _row(effect: Effect) -> tuple[str, ...]:
 
 
 def _points(estimate: EffectSize) -> str:
-    low, high = estimate.interval
-    return f"{100 * estimate.value + 0:.1f} [{100 * low + 0:.1f}, {100 * high + 0:.1f}]"
+    value, low, high = (round(100 * v, 1) + 0.0 for v in (estimate.value, *estimate.interval))  # no -0.0
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _percent(estimate: EffectSize) -> str:
@@ -184,7 +184,12 @@ def _percent(estimate: EffectSize) -> str:
 
 
 def _nats(estimate: EffectSize) -> str:
-    return f"{estimate.value + 0:.2f} [{estimate.interval.low + 0:.2f}, {estimate.interval.high + 0:.2f}]"
+    value, low, high = (round(v, 2) + 0.0 for v in (estimate.value, *estimate.interval))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _p(value: float) -> str:
+    return f"= {value:.2g}" if value >= 1e-15 else "< 1e-15"
 
 
 def _share(estimate: EffectSize) -> str:

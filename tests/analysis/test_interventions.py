@@ -86,15 +86,14 @@ def test_a_whole_suite_is_stored_with_its_table_and_maps(
     assert run.write_manifest() == []
     before = (folder / "items.jsonl.gz").read_bytes()
     monkeypatch.setattr(measuring, "run_all", None)  # nothing is measured again
-    assert call("intervene", run.id, *FLAGS, "--out", tmp_path)[0] == 0
-    assert (folder / "items.jsonl.gz").read_bytes() == before
     table = api.intervene([run], out=tmp_path, progress=False, **OPTIONS)
+    assert (folder / "items.jsonl.gz").read_bytes() == before
     assert {"intervention", "loss", "p_holm"} <= set(table.frame().columns)
 
 
 def test_a_killed_suite_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     run = asked_run(Store(tmp_path), Rim(K=2, M=0), monkeypatch)
-    asked = options(tmp_path, verdict_only=True)
+    asked = options(tmp_path, verdict_only=True, eval_batch_size=16)
     real, calls = measuring.run_all, []
 
     def killed(trained: Any, batches: Any) -> Any:
@@ -114,7 +113,7 @@ def test_a_killed_suite_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest
     [key] = run.interventions.all()
     resumed = [i.to_json() for i in run.interventions.items(key)]
     other = asked_run(Store(tmp_path / "other"), Rim(K=2, M=0), monkeypatch)
-    intervene([other], options(tmp_path / "other", verdict_only=True))
+    intervene([other], options(tmp_path / "other", verdict_only=True, eval_batch_size=16))
     assert [i.to_json() for i in other.interventions.items(key)] == resumed
 
 
@@ -146,12 +145,12 @@ def test_a_broken_control_stops_the_command_without_a_verdict(
 
 def test_seeds_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     store, suites = Store(tmp_path), []
-    for seed in (0, 1, 2):
+    for seed in (0, 1):
         run = asked_run(store, BLIND, monkeypatch, seed=seed)
         key = measuring.intervene_run(run, options(tmp_path, verdict_only=True, donor_seed=seed))
         suites.append(read_suite(run, key))
     [family] = families(suites)
-    assert len(family.suites) == 3 and not family.verdict.these_weights_only and family.verdict.word == "used"
+    assert len(family.suites) == 2 and not family.verdict.these_weights_only and family.verdict.word == "used"
     with pytest.raises(UsageError, match="--delta 0 must lie"):
         families(suites, delta=0.0)
 

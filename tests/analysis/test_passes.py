@@ -27,12 +27,10 @@ from rim_bench.storage.interventions import DONOR, EVERYTHING, KEYS_AND_VALUES, 
 
 CASES: tuple[tuple[str, Method], ...] = (
     ("tiny", Rim(K=3)),
-    ("tiny", Rim(K=2, readout_sees_question=False)),
-    ("tiny", Rim(K=2, block_attention="mutual")),
     ("tiny", Coconut(c=1, latent_stages=3)),
     ("tiny-gpt2", Rim(K=3)),
     ("tiny-gpt2", Coconut(c=1, latent_stages=3)),
-    ("tiny-qwen", Rim(K=3, blocks="isolated")),
+    ("tiny-qwen", Rim(K=2, block_attention="mutual", readout_sees_question=False)),
     ("tiny-qwen", Pause(N=3)),
 )
 CANDIDATES = [((20, 21), (30,), (40, 41, 42))] * 3

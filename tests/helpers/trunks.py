@@ -107,4 +107,4 @@ def asked_run(store: Store, method: Method, monkeypatch: pytest.MonkeyPatch, *, 
     return run
 
 
-OPTIONS: dict[str, Any] = {"task": "chain", "limit": QUESTIONS, "max_tokens": 1, "device": "cpu", "eval_batch_size": 16}
+OPTIONS: dict[str, Any] = {"task": "chain", "limit": QUESTIONS, "max_tokens": 1, "device": "cpu", "eval_batch_size": 48}
