@@ -209,9 +209,12 @@ def print_dry_run(plans: Sequence[Plan], way: ExecutionOptions) -> None:
     """A dry run's answer."""
     import json
 
-    from rim_bench.runs.dry_run import dry_run
+    from rim_bench.runs.dry_run import dry_run, measured_rate
 
     priced, rate = dry_run(plans), way.flops_per_second
+    measured = rate is None and not way.elsewhere
+    if measured:
+        rate = measured_rate(plans)
     if way.format == "json":
         return echo(json.dumps(priced.data(rate), indent=2))
-    print_as(way.format or "terminal", priced.table(rate))
+    print_as(way.format or "terminal", priced.table(rate, measured=measured))

@@ -7,12 +7,20 @@ are an estimate, as how much a model writes is not. Nothing is fetched from a hu
 from __future__ import annotations
 
 import dataclasses
+import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from rim_bench.compute import cost
+from rim_bench.compute.training_flops import training_cost
 from rim_bench.engine.backbone import Backbone
+from rim_bench.engine.losses import group_counts, tree_loss
+from rim_bench.engine.packing import PackedModel
 from rim_bench.engine.pretrained import stored_here
+from rim_bench.engine.trained_model import build_bridges
 from rim_bench.methods.method import Encoded, Example
 from rim_bench.methods.schedule import planned_flops
 from rim_bench.runs.grid import labels_among
@@ -27,6 +35,7 @@ from rim_bench.util.progress import phase
 from rim_bench.util.table import Panel, Section, Table
 from rim_bench.util.text import format_flops, format_number
 
+MEASURED_ROWS, MEASURED_PASSES = 4, 3  # of a training pass whose rate is measured
 LATER = "after its trials"  # the id of an arm whose learning rate is not chosen yet
 
 
@@ -75,8 +84,8 @@ class DryRun:
             "flops_per_second": rate,
         }
 
-    def table(self, rate: float | None) -> Table:
-        """As text."""
+    def table(self, rate: float | None, *, measured: bool = False) -> Table:
+        """As text; `measured`: the rate was measured here, and not given."""
         timed = ("hours left",) if rate is not None else ()
         left = "training FLOPs", "left", "evaluation ≈"
         columns = ("cell", "state", *left, *timed, "run", "starts from", "role", "budget")
@@ -101,12 +110,42 @@ class DryRun:
         ]
         if rate is not None:
             notes.append(
-                f"Hours: what is left at {format_flops(rate)}FLOPs/s, one cell after the other (train.json has flops "
-                "and seconds)."
+                f"Hours: what is left at {format_flops(rate)}FLOPs/s, one cell after the other "
+                + (f"(measured here, on {MEASURED_ROWS} rows)." if measured else "(train.json has flops and seconds).")
             )
         sections = (Section("Cells", (grid,), tuple(notes)),)
         records, title = tuple(data["cells"]), "Dry run: nothing was trained or stored"
         return Table(title, self.quick, sections, records, tuple(records[0]), file="--format markdown")
+
+
+@phase("measuring the rate of a training pass")
+def measured_rate(plans: Sequence[Plan]) -> float | None:
+    """Headline FLOPs a second of a training pass of the first arm on a few rows, here; None for a model from scratch.
+
+    Those take seconds to try, and their rate depends on what stands around the products.
+    """
+    planned = arms(plans[0])[0]
+    study, method = planned.study, planned.method
+    if study.backbone["kind"] == "scratch":
+        return None
+    backbone = Backbone.create(
+        study.backbone, markers=method.markers(), device=study.device, dtype=study.precision.dtype
+    )
+    workspace = PackedModel(backbone, build_bridges(method, backbone, 0))
+    rows = [backbone.encode_example(e) for e in study.data[0].examples[:MEASURED_ROWS]]
+    layouts = [method.lay_train(row, method.stages()[-1], 1.0, random.Random(0)) for row in rows]
+    backbone.model.train()
+    shape, trains = workspace.shape(), backbone.trains()
+    seconds = []
+    for _ in range(MEASURED_PASSES):  # the first one warms up
+        began = time.perf_counter()
+        with backbone.autocast():
+            loss, _ = tree_loss(backbone, workspace.forward(layouts), group_counts(layouts))
+        loss.backward()  # type: ignore[no-untyped-call]
+        if backbone.device.type == "cuda":
+            torch.cuda.synchronize(backbone.device)
+        seconds.append(time.perf_counter() - began)
+    return sum(training_cost(shape, trains, layout) for layout in layouts) / min(seconds[1:])
 
 
 @phase("pricing the planned runs")

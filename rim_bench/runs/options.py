@@ -233,7 +233,9 @@ class ExecutionOptions:
         ),
     ] = field(default_factory=dict)
     dry_run: Annotated[bool, Flag("Print the grid and what it costs; nothing is trained or stored.")] = False
-    flops_per_second: Annotated[float | None, Flag("A measured rate, for a dry run to tell hours by.")] = None
+    flops_per_second: Annotated[
+        float | None, Flag("The rate that a dry run tells hours by; a pretrained model's is measured.")
+    ] = None
     format: Annotated[str | None, Flag("Of a dry run: terminal, markdown, csv, latex or json.", "--format", "-f")] = (
         None
     )

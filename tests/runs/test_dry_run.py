@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_models import base_folder
 from executor_here import Here
 from small_runs import Heard, flags, options
 from stored import training_of
 from study_files import study
 
 from rim_bench.engine.trainer import Trainer
-from rim_bench.runs.dry_run import LATER, DryRun, dry_run
+from rim_bench.runs.dry_run import LATER, DryRun, dry_run, measured_rate
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
 from rim_bench.runs.training import run_plan
@@ -188,3 +189,14 @@ def test_a_study_is_planned_and_run_on_an_engine(call: Call, tmp_path: Path, mon
     assert code == 0 and (tmp_path / "table.md").is_file() and len(Store(tmp_path).runs()[0]) == 2
     for run in Store(tmp_path).runs()[0]:
         assert {s.task for s in run.evaluations().values()} == {"chain", "chain_gate"}
+
+
+def test_the_rate_of_a_pretrained_model_is_measured(tmp_path: Path) -> None:
+    folder = base_folder("tiny", tmp_path / "base", {"max_position_embeddings": 256})
+    given = options(tmp_path / "out", "direct", "rim", model=str(folder), backbone={"lora_rank": 4}, lr=1e-3)
+    rate = measured_rate([plan_study(given)])
+    assert rate is not None and 1e5 < rate < 1e13
+    table = planned(given).table(rate, measured=True).to_markdown()
+    assert "hours left" in table and "(measured here, on 4 rows)" in table
+    assert measured_rate([plan_study(options(tmp_path / "out", "direct"))]) is None
+    assert not (tmp_path / "out").exists()
