@@ -380,7 +380,7 @@
       el("details", { open: view.claims.length < 7 }, el("summary", null, `Claims tested by a control: ${counted}`),
         table("Controls, and what each says of the claim that it tests (points: method minus control)", ["control", "of", "claim it tests", "questions", "points", "the claim is"], "llllrl", view.claims.map((claim) => claim.slice(1)), "claims"))] : null);
     const [notes, warnings] = [view.trust.filter((l) => l.kind === "note"), view.trust.filter((l) => l.kind !== "note")];
-    show("trust", warnings.length ? el("div", { class: "trust" }, el("h3", null, "Before you take these numbers at their word"), lines(warnings)) : null, notes.length ? lines(notes) : null);
+    show("trust", warnings.length ? el("div", { class: "warning" }, el("h3", null, "Before you take these numbers at their word"), lines(warnings)) : null, notes.length ? lines(notes) : null);
   }
 
   function copyable(content) {
@@ -516,14 +516,17 @@
     return el("span", { class: right === parts.length ? "right" : right ? null : "wrong" }, `${right === parts.length ? "✓" : right ? "◐" : "✗"} ${right} of ${parts.length}`);
   }
 
+  /** Which of the listed questions is shown: the chosen one, else the first. */
+  const chosenPlace = () => Math.max(0, listed.findIndex((k) => columns.ids[k] === state.item));
+
   function drawList() {
-    const chosen = listed.findIndex((k) => columns.ids[k] === state.item);
-    firstShown = Math.max(0, Math.floor(Math.max(0, chosen) / PAGE) * PAGE);
+    const chosen = chosenPlace();
+    firstShown = Math.floor(chosen / PAGE) * PAGE;
     const part = listed.slice(firstShown, firstShown + PAGE), [a, b] = [answersOf(state.a), answersOf(state.b)];
     const texts = columns.questions.length > 0, levels = new Set(columns.levels).size > 1;
     const head = ["question", levels ? "level" : null, "A", "B", "reference", texts ? "text" : null].filter((name) => name);
     const rows = part.map((k, i) => el("tr", { "data-place": k, class: firstShown + i === chosen ? "chosen" : null },
-      el("th", { scope: "row", class: "nowrap" }, el("button", { type: "button", class: "id", tabindex: firstShown + i === Math.max(0, chosen) || (chosen < 0 && i === 0) ? 0 : -1, "aria-current": firstShown + i === chosen ? "true" : null }, columns.ids[k])),
+      el("th", { scope: "row", class: "nowrap" }, el("button", { type: "button", class: "id", tabindex: firstShown + i === chosen ? 0 : -1, "aria-current": firstShown + i === chosen ? "true" : null }, columns.ids[k])),
       levels ? el("td", { class: "nowrap" }, columns.levels[k]) : null, el("td", { class: "nowrap" }, sign(a, k)), el("td", { class: "nowrap" }, sign(b, k)),
       el("td", null, columns.references[k] || "–"), texts ? el("td", { class: "q" }, (columns.questions[k] || "–").slice(0, 160)) : null));
     const move = (to) => () => { change({ item: columns.ids[listed[to]] }, () => { drawList(); drawDetail(); }); focusChosen(); };
@@ -531,8 +534,7 @@
       el("button", { type: "button", disabled: firstShown === 0, onclick: move(Math.max(0, firstShown - PAGE)) }, "Previous page"),
       `${number.format(firstShown + 1)} to ${number.format(firstShown + part.length)}`,
       el("button", { type: "button", disabled: firstShown + PAGE >= listed.length, onclick: move(firstShown + PAGE) }, "Next page")) : null;
-    const caption = "Questions that the filters leave. Arrow keys choose, Enter opens, Escape comes back.";
-    show("list", el("div", { class: "scroll", role: "region", "aria-label": "List of questions", tabindex: part.length ? null : 0 }, el("table", null, el("caption", null, caption), el("thead", null, el("tr", null, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", null, rows))), pages);
+    show("list", el("div", { class: "scroll", role: "region", "aria-label": "List of questions", tabindex: part.length ? null : 0 }, el("table", null, el("caption", null, "The questions, and how many seeds of A and B are right"), el("thead", null, el("tr", null, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", null, rows))), pages);
     byId("shown").textContent = `${number.format(listed.length)} of ${number.format(columns.sets[state.set].length)} questions`;
   }
 
@@ -564,7 +566,7 @@
   }
 
   function onListKey(event) {
-    const at = listed.findIndex((k) => columns.ids[k] === state.item);
+    const at = chosenPlace();
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: listed.length - 1, PageDown: at + PAGE, PageUp: at - PAGE }[event.key];
     if (event.key === "Enter" && event.target.closest("button.id")) {
       choose(listed.indexOf(Number(event.target.closest("tr").dataset.place)));
@@ -587,7 +589,7 @@
   }
 
   function drawDetail() {
-    const view = group(), k = listed.includes(columns.ids.indexOf(state.item)) ? columns.ids.indexOf(state.item) : listed[0];
+    const view = group(), k = listed[chosenPlace()];
     if (k === undefined) return show("detail", el("p", null, "No question is left by these filters."));
     const side = (row, name) => [el("h4", null, `${name}: ${view.rows[row].label}`), answersOf(row).map((p) => {
       const right = p.correct[k] === "1", flags = Object.entries(FLAGS).filter(([, bit]) => p.flags[k] & bit).map(([flag]) => flag);
@@ -709,7 +711,6 @@
     });
     on("detail", "keydown", (e) => {
       if (e.key !== "Escape") return;
-      if (!byId("list").querySelector("button[aria-current=true]")) choose(0);
       focusChosen();
     });
     for (const link of document.querySelectorAll('a[href^="#"]')) link.addEventListener("click", (e) => {
