@@ -47,7 +47,9 @@ def test_its_runs_are_those_of_its_file(study: Path) -> None:
 @studies
 def test_it_is_small(study: Path) -> None:
     files = [p for p in study.rglob("*") if p.is_file() and "model" not in p.parts and not p.name.startswith("lock")]
-    assert sum(p.stat().st_size for p in files) <= 5_000_000
+    report = study / "report.html"
+    assert sum(p.stat().st_size for p in files if p != report) <= 5_000_000
+    assert not report.exists() or report.stat().st_size <= 3_000_000
 
 
 def test_the_margins_of_retraining_are_those_of_the_stored_retrainings() -> None:
