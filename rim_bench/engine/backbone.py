@@ -147,7 +147,7 @@ class Backbone:
         if self.computes == BFLOAT16:
             from rim_bench.engine import frozen_weights  # peft, which takes seconds to import
 
-            frozen_weights.store_frozen(self.model, self.table("input"), self.table("output"))
+            frozen_weights.store_frozen(self.model, self.table("input"), self.table("output"), self.vocabulary)
 
     def restore_frozen(self) -> None:
         """Keeps them in float32 again, with the values that they have."""

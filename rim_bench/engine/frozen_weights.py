@@ -117,7 +117,7 @@ class RoundedNorm(nn.Module):
         return out
 
 
-def store_frozen(model: Any, table: Any, head: Any) -> None:
+def store_frozen(model: Any, table: Any, head: Any, vocabulary: int) -> None:
     """Stores the frozen matrices of a model in bfloat16, be it LoRA-tuned or left as it is.
 
     A table whose numbers bfloat16 does not have stays in float32, for embeddings are looked up and not multiplied; the
@@ -125,6 +125,7 @@ def store_frozen(model: Any, table: Any, head: Any) -> None:
 
     Args:
         table, head: the embedding and the head, without peft's wrappers.
+        vocabulary: rows that are looked up in the table; those behind them are markers', which train beside it.
     """
     for module in model.modules():
         if isinstance(module, Linear):
@@ -136,7 +137,8 @@ def store_frozen(model: Any, table: Any, head: Any) -> None:
         inside = ".layers." in name  # not the last norm, whose states may be fed back as thoughts
         if inside and type(module).__name__.endswith("RMSNorm") and not module.weight.requires_grad:
             module.__class__ = RoundedNorm
-    exact = torch.equal(table.weight.detach().to(torch.bfloat16).to(table.weight.dtype), table.weight.detach())
+    rows = table.weight.detach()[:vocabulary]
+    exact = torch.equal(rows.to(torch.bfloat16).to(rows.dtype), rows)
     if head.weight is not table.weight:
         _lower(head.weight)
     elif not exact:

@@ -19,7 +19,7 @@ from rim_bench.engine import frozen_head, frozen_weights, training_attention
 from rim_bench.engine.backbone import Backbone
 from rim_bench.engine.generate import decode
 from rim_bench.engine.losses import group_counts, tree_loss
-from rim_bench.engine.markers import add_markers
+from rim_bench.engine.markers import add_markers, marker_rows
 from rim_bench.engine.packing import PackedModel
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Marker
@@ -165,10 +165,18 @@ def test_a_table_of_bfloat16_is_stored_so(tmp_path: Path) -> None:
     folder = base_folder("tiny-qwen", tmp_path / "base")
     table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
     change_weights(folder, model__embed_tokens__weight=table.to(torch.bfloat16).float())
-    low = Backbone.create(resolve_backbone(str(folder), {"lora_rank": 4}), dtype="bfloat16")
+    low = Backbone.create(resolve_backbone(str(folder), {"lora_rank": 4}), markers=[Marker("<a>")], dtype="bfloat16")
     assert low.table("input").weight.dtype == torch.bfloat16
     assert low.table("input").weight is low.table("output").weight
     assert low.embed(torch.arange(4)).dtype == torch.float32
+    rows = marker_rows(low)
+    assert rows is not None
+    with torch.no_grad():
+        rows.normal_()  # as if it had been trained: numbers that bfloat16 does not have
+    trained = rows.detach().clone()
+    add_markers(low, [Marker("<b>")], 0)
+    assert torch.equal(low.embed(torch.tensor([low.markers["<a>"]])).detach(), trained)
+    assert low.table("input").weight.dtype == torch.bfloat16
 
 
 @families
