@@ -38,8 +38,8 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if self.examples and self.flops:
             raise ValueError("a plan has one budget, in examples or in FLOPs")
-        if not (self.batch_size or self.examples or self.flops):
-            return
+        if not (self.batch_size or self.micro_batch or self.examples or self.flops):
+            return  # of a run that trains nothing
         if not self.flops and (self.examples < self.batch_size or self.batch_size < 1 or self.micro_batch < 1):
             raise UsageError(
                 f"a budget of {self.examples} examples is less than one step of {self.batch_size}: give at least one "
@@ -60,7 +60,7 @@ class TrainingPlan:
         return self.examples // max(1, self.batch_size)
 
 
-NO_TRAINING = TrainingPlan(batch_size=0)
+NO_TRAINING = TrainingPlan(batch_size=0, micro_batch=0)
 """The plan of a method that trains nothing: no budget, no steps, no seed."""
 SAMPLED = 256  # examples on which a stage is priced
 

@@ -246,7 +246,7 @@ def test_a_target_holds_by_its_median() -> None:
 @pytest.fixture(autouse=True)
 def no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second for a number that no test here is about."""
-    monkeypatch.setattr("rim_bench.bench.session.matrix_peak", lambda device: 1e11)
+    monkeypatch.setattr("rim_bench.bench.session.matrix_peak", lambda *of: 1e11)
 
 
 def small(**changes: Any) -> Options:

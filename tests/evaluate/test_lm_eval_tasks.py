@@ -233,10 +233,11 @@ def test_every_shipped_task_is_scored_by_the_one_scorer() -> None:
     for name in task_names():
         text = load_task(name).path.read_text("utf-8")
         scorer = "choose" if load_task(name).form == "choice" else "score"
-        included = "include: word_problems.base" in text
+        included = f"include: {'choices' if scorer == 'choose' else 'word_problems'}.base" in text
         assert included or f"process_results: !function rim_bench.tasks.lm.{scorer}\n" in text, name
-    base = (load_task("gsm8k").path.parent / "word_problems.base").read_text("utf-8")
-    assert "process_results: !function rim_bench.tasks.lm.score\n" in base
+    for base, scorer in (("word_problems", "score"), ("choices", "choose")):
+        text = (load_task("gsm8k").path.parent / f"{base}.base").read_text("utf-8")
+        assert f"process_results: !function rim_bench.tasks.lm.{scorer}\n" in text
 
 
 def test_a_users_task_file_runs_from_its_own_folder(tmp_path: Path) -> None:

@@ -263,7 +263,8 @@ def test_generated_questions_are_generated_again_where_they_are_the_same(tmp_pat
     assert not texts and "not those that were asked" in note
 
 
-def test_bound_texts_are_shown_only_where_that_is_asked(tmp_path: Path) -> None:
+def test_bound_texts_are_shown_only_where_that_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RIM_BENCH_DATA", raising=False)
     run = a_task_run(tmp_path, "gsm_symbolic", DATA)
     texts, note = texts_of(run)
     assert not texts and "CC BY-NC-ND 4.0" in note and "--all-texts" in note

@@ -102,7 +102,7 @@ def test_an_item_without_id_or_mark_is_refused() -> None:
 
 RECORDS = {"spec", "summary", "training", "item"}
 """Names under which the package holds the records of a run."""
-BACKBONES = {"engine/backbone.py", "engine/distributed/trainer.py"}
+BACKBONES = {"engine/backbone.py", "engine/distributed/trainer.py", "engine/export.py", "bench/rivals.py"}
 """Where `spec` is a backbone's own, as `resolve_backbone` gives it: no record of a run."""
 
 
