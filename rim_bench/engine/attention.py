@@ -102,7 +102,9 @@ class RoomyLayer(Layer):  # type: ignore[misc]
         """Append columns; returns all keys and all values, as views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if key_states.dtype != value_states.dtype:  # under autocast rotated keys come in float32; attention rounds them
+        device = value_states.device.type
+        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):  # asking for other devices is an error
+            # rotated keys come in float32; attention rounds them
             key_states = key_states.to(value_states.dtype)
         seen, new = self.get_seq_length(), key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < seen + new:
