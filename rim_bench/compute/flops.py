@@ -151,7 +151,12 @@ def _qwen2(config: Mapping[str, Any]) -> Shape:
 
 def _windowless(config: Mapping[str, Any], used: bool) -> Shape:
     """Llama's layer, refused where layers do not see every key of their path, which all formulas here count."""
-    others = sorted({str(t) for t in config.get("layer_types") or ()} - {"full_attention"})
+    kinds = config.get("layer_types") or []
+    if not isinstance(kinds, list | tuple):
+        raise UsageError(
+            f"layer_types = {kinds!r} in a model's configuration is not a list with the kind of each layer"
+        )
+    others = sorted({str(t) for t in kinds} - {"full_attention"})
     if used or others:
         what = ", ".join(others) or f"sliding_window = {config.get('sliding_window')}"
         kind = config["model_type"]

@@ -463,6 +463,7 @@ LLAMA = dict(configuration("llama-3.2-1b"))
             LLAMA | {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]},
             "has sliding_attention, and only full",
         ),
+        (LLAMA | {"model_type": "qwen3", "layer_types": 2}, "layer_types = 2 in a model's configuration is not a list"),
         (LLAMA | {"model_type": "mistral"}, "this mistral model lacks 'sliding_window'"),
         (LLAMA | {"model_type": "LLaMA"}, "'LLaMA' is not known"),
     ],

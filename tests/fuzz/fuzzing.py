@@ -39,7 +39,7 @@ CODES = {"check": (0, 1, 2, 3, 4), "cost": (0, 1, 2)}
 """Exit codes that a command may have, where they are not 0 and 2."""
 codes: Counter[str] = Counter()
 """How often a command had an exit code."""
-LONGEST = 20  # seconds of the processor that one command line may take
+LONGEST = 40  # seconds of the processor that one command line may take
 SENTENCE = 8_000  # characters, beside what was given
 LEFTOVER = re.compile(r"\.(new-|.*\.tmp)")  # names of files and folders that were being written
 OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # what a terminal would obey, beside line ends and bars

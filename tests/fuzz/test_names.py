@@ -81,7 +81,8 @@ def test_hostile_names(campaign: Campaign, sandbox: Path) -> None:
         elif "json" in line:
             json.loads(answer.out)
         elif "latex" in line:
-            if "\\input{x}" in answer.out or "<script>" in answer.out:
+            read = "\n".join(line for line in answer.out.splitlines() if not line.startswith("%"))  # not the comments
+            if "\\input{x}" in read or "<script>" in read:
                 raise Broken("LaTeX that runs")
         elif "markdown" in line and "<script>" in answer.out.replace("\\<script>", ""):
             raise Broken("a tag in Markdown")
