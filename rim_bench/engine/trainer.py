@@ -23,6 +23,7 @@ from rim_bench.engine.optimizer import optimizer_of, trained_parameters
 from rim_bench.engine.packing import PackedModel
 from rim_bench.methods.layout import Layout
 from rim_bench.methods.method import Encoded, Method
+from rim_bench.methods.own_methods import auxiliary_of
 from rim_bench.methods.schedule import Schedule, Span, TrainingPlan, batches, flops_spans, lay_out, spans
 from rim_bench.util.errors import UsageError
 from rim_bench.util.progress import TrainingStep
@@ -116,7 +117,7 @@ class Trainer:
 
             check_model(backbone, strategy)
         self.bridges = bridges if bridges is not None else nn.ModuleDict()
-        auxiliary = method.auxiliary(backbone.width)
+        auxiliary = auxiliary_of(method, backbone.width)
         if auxiliary is not None:
             raise UsageError(f"{method.name} asks for an auxiliary loss, which this version does not train")
         self.workspace = PackedModel(backbone, self.bridges)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rim_bench.methods.layout import Layout, Segment
-from rim_bench.methods.method import Encoded, Example, Marker, Method, Stage, Turn
+from rim_bench.methods.method import Auxiliary, Encoded, Example, Marker, Method, Stage, Turn
 from rim_bench.util.errors import UsageError, own_line
 
 if TYPE_CHECKING:
@@ -287,6 +287,14 @@ def bridges_of(method: Method, width: int) -> nn.ModuleDict | None:
     if bridges is not None and type(bridges).__name__ != "ModuleDict":  # by name: torch is not imported here
         raise own.wrong("bridges", f"returns {_called(bridges, Method)}: a torch.nn.ModuleDict or None is needed")
     return bridges
+
+
+def auxiliary_of(method: Method, width: int) -> Auxiliary | None:
+    """The method's auxiliary loss at this width of the model, or None. Raises UsageError for one's own that fails."""
+    if not is_own(type(method)):
+        return method.auxiliary(width)
+    with OwnCode(method).calling("auxiliary"):
+        return method.auxiliary(width)
 
 
 def _as_bytes(e: Example) -> Encoded:

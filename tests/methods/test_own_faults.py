@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -14,7 +16,7 @@ from rim_bench.compute.cost import Lengths, price_list
 from rim_bench.data.options import DataOptions
 from rim_bench.methods.layout import Layout, Segment
 from rim_bench.methods.method import Encoded, Method, Stage
-from rim_bench.methods.own_methods import bridges_of
+from rim_bench.methods.own_methods import auxiliary_of, bridges_of
 from rim_bench.methods.registry import all_methods, load_method
 from rim_bench.runs.options import Options
 from rim_bench.runs.planned_run import plan_study
@@ -174,6 +176,19 @@ def test_bridges_that_are_none() -> None:
             return nn.Linear(width, width)  # type: ignore[return-value]
 
     refused(lambda: bridges_of(Bad(), 8), r"line \d+: bad.bridges returns Linear.*: a torch.nn.ModuleDict or None")
+
+
+def test_an_auxiliary_loss_that_fails_or_ends_the_program() -> None:
+    for fault, words in ((lambda: 1 // 0, "division"), (lambda: sys.exit(3), "SystemExit|exit")):
+
+        class Bad(Method):
+            name = "bad"
+
+            def auxiliary(self, width: int, fault: Any = fault) -> Any:
+                return fault()
+
+        refused(lambda bad=Bad: auxiliary_of(bad(), 8), rf"bad.auxiliary.*({words})")
+    assert auxiliary_of(load_method("direct"), 8) is None
 
 
 def test_a_fault_that_shows_later_names_the_line_too(tmp_path: Path) -> None:
