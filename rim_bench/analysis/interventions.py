@@ -258,7 +258,7 @@ class _Measurement:
 
     def _subject(self, number: int, clean: Sequence[Clean], donors: Mapping[str, Sequence[int | None]]) -> Subject:
         own = clean[number]
-        given = {kind: of[number] for kind, of in donors.items()}
+        chosen = {kind: of[number] for kind, of in donors.items()}
         return Subject(
             number,
             own.trunk,
@@ -266,7 +266,7 @@ class _Measurement:
             own.tokens,
             own.score.answer,
             self._reference(own.trunk.example),
-            {kind: (clean[k].trunk, clean[k].tokens) for kind, k in given.items() if k is not None},
+            {kind: (clean[k].trunk, clean[k].tokens) for kind, k in chosen.items() if k is not None},
         )
 
     def _measured(

@@ -252,11 +252,11 @@ def decide(
     if split is not None:
         check_split(split)
     budgets = {"flops": ("--flops", flops), "latency": ("--latency-ms", latency), "memory": ("--memory", memory)}
-    given = {kind: amount for kind, (_, amount) in budgets.items() if amount is not None}
-    if len(given) != 1:
-        what = "no budget was given" if not given else "an answer has one budget"
+    asked = {kind: amount for kind, (_, amount) in budgets.items() if amount is not None}
+    if len(asked) != 1:
+        what = "no budget was asked" if not asked else "an answer has one budget"
         raise UsageError(f"{what}: give one of --flops, --latency-ms and --memory")
-    ((kind, amount),) = given.items()
+    ((kind, amount),) = asked.items()
     if not 0 < amount < 1e30:
         raise UsageError(f"{budgets[kind][0]} {amount:g} is no budget: give a positive number")
     if least is not None and not 0 <= least <= 100:

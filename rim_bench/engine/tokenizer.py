@@ -119,18 +119,18 @@ class Codec:
         places = {f"\ue000{i}\ue001": turn.text for i, turn in enumerate(turns)}
         history = [{"role": turn.role, "content": place} for turn, place in zip(turns, places, strict=True)]
         try:
-            made = str(self.tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True))
+            rendered = str(self.tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # of any kind: a template is its author's code
             raise UsageError(
                 f"the chat template of the backbone's tokenizer fails on {len(turns)} turns of user and assistant "
                 f"({type(error).__name__}: {' '.join(str(error).split())})"
             ) from None
         place = re.compile("\ue000[0-9]+\ue001")
-        if place.findall(made) != list(places):
+        if place.findall(rendered) != list(places):
             raise UsageError("the chat template of the backbone's tokenizer does not show every turn once, in order")
         added = {t["content"]: t for t in json.loads(self._backend.to_str())["added_tokens"] if t["special"]}
         ids: list[int] = []
-        pieces = re.split(f"({'|'.join(map(re.escape, sorted(added, key=len, reverse=True)))})", made)
+        pieces = re.split(f"({'|'.join(map(re.escape, sorted(added, key=len, reverse=True)))})", rendered)
         for i, piece in enumerate(pieces):
             if piece in added:
                 ids.append(int(added[piece]["id"]))
