@@ -254,7 +254,7 @@ def decide(
     budgets = {"flops": ("--flops", flops), "latency": ("--latency-ms", latency), "memory": ("--memory", memory)}
     asked = {kind: amount for kind, (_, amount) in budgets.items() if amount is not None}
     if len(asked) != 1:
-        what = "no budget was asked" if not asked else "an answer has one budget"
+        what = "no budget was given" if not asked else "an answer has one budget"
         raise UsageError(f"{what}: give one of --flops, --latency-ms and --memory")
     ((kind, amount),) = asked.items()
     if not 0 < amount < 1e30:
