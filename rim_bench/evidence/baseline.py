@@ -410,7 +410,7 @@ def read_baseline(path: Path) -> Baseline:
         questions = Questions(**head)
         entries = tuple(BaselineEntry.of_table(questions, sizes, entry) for entry in value["entry"])
         date, note = str(value["date"]), str(value["note"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{name} does not hold what a baseline holds ({type(error).__name__}: {error})") from None
     if not entries:
         raise UsageError(f"{name} has no entry")

@@ -71,6 +71,10 @@ def read_study(path: Path, where: StudyOptions | None = None) -> StudyFile:
         keys = tomllib.loads(read_whole(path).decode("utf-8"))
     except OSError as error:
         raise UsageError(f"study {str(path)!r} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UsageError(
+            f"study {str(path)!r} is no study: its values lie deeper in each other than can be read"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"study {str(path)!r} is no TOML file: {error}") from None
     problems = [str(unknown("key of a study", key, KEYS)) for key in keys if key not in KEYS]

@@ -97,6 +97,7 @@ def test_a_study_is_read_as_one_request_a_budget(tmp_path: Path) -> None:
         ('budgets = ["flops=3"]', "unknown budget 'flops'"),
         ("limit = 0", "--limit 0 is too small"),
         ("not toml", "is no TOML file"),
+        ("seeds = " + "[" * 3000, "values lie deeper in each other than can be read"),
     ],
 )
 def test_what_does_not_fit_is_said(change: str, says: str, tmp_path: Path) -> None:
