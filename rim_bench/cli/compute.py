@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rim_bench.cli.common import EMBEDDED_METHODS, check_format, echo, print_as
+from rim_bench.runs.options import FORMATS
 from rim_bench.util.errors import cannot_apply
 from rim_bench.util.files import check_place
 from rim_bench.util.flags import read_settings
@@ -43,8 +44,7 @@ def cost(
     ] = False,
 ) -> None:
     """What methods cost on a model, without training anything: FLOPs, passes, tokens, KV cache, training."""
-    formats = ("terminal", "markdown", "csv", "latex", "json")
-    check_format(format_, formats)
+    check_format(format_, FORMATS)
     check_place("--json", json_)
     from rim_bench.compute.cost import Lengths, price_list
     from rim_bench.methods.registry import load_method

@@ -160,7 +160,7 @@ def floors(
     ] = "terminal",
 ) -> None:
     """What a task gives away without reasoning, by level: the best constant answer, a guess, and shortcuts."""
-    check_format(format_, ("terminal", "markdown", "csv", "latex", "json"))
+    check_format(format_, FORMATS)
     check_split(split)
     from rim_bench.data.task import load_task
     from rim_bench.report.floors import floors_table

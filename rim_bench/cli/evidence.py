@@ -19,11 +19,13 @@ from rim_bench.cli.common import (
     echo,
     execution_of,
     name_damaged,
+    named_runs,
     print_as,
     reporter_for,
     with_options,
 )
 from rim_bench.evaluate.options import StoredRunOptions
+from rim_bench.runs.options import FORMATS
 from rim_bench.util.errors import UsageError, cannot_apply
 from rim_bench.util.files import check_place
 from rim_bench.util.flags import Flag
@@ -248,7 +250,7 @@ def decide(
     ] = "terminal",
 ) -> None:
     """What to deploy within a budget for one answer: the best latent arm beside the best text arm, from stored runs."""
-    check_format(format_, ("terminal", "markdown", "csv", "latex", "json"))
+    check_format(format_, FORMATS)
     if split is not None:
         check_split(split)
     budgets = {"flops": ("--flops", flops), "latency": ("--latency-ms", latency), "memory": ("--memory", memory)}
@@ -293,13 +295,12 @@ def intervene(
 
     Each run's numbers, table and heat maps lie in its folder. What is done already is not done again.
     """
-    check_format(format_, ("terminal", "markdown", "csv", "latex", "json"))
+    check_format(format_, FORMATS)
     options.allow()
     from rim_bench.analysis.roles import intervene as intervene_on
     from rim_bench.report import interventions as report
-    from rim_bench.storage.run_folder import Store
 
-    chosen = [Store(options.out).find(name) for name in runs]
+    chosen = named_runs(runs, options.out)
     with reporter_for() as reporter:
         families = intervene_on(
             chosen,

@@ -26,7 +26,7 @@ from rim_bench.cli.common import (
 )
 from rim_bench.cli.run import EXECUTION, print_dry_run, report_failures, runner_of
 from rim_bench.data.options import DataOptions
-from rim_bench.runs.options import ExecutionOptions, StudyOptions
+from rim_bench.runs.options import FORMATS, ExecutionOptions, StudyOptions
 from rim_bench.util.errors import UsageError, cannot_apply, unknown
 from rim_bench.util.files import check_place, write_bytes_atomic
 from rim_bench.util.flags import Flag, read_names, read_settings, refuse_unused
@@ -190,8 +190,7 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Rankings at equal training budgets and comparisons at equal inference cost, per task, from stored runs alone."""
-    formats = ("terminal", "markdown", "csv", "latex", "json")
-    check_format(format_, formats)
+    check_format(format_, FORMATS)
     if split is not None:
         check_split(split)
     check_place("--out", out / "leaderboard.md" if write or plots else None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rim_bench.data.task import task_of
 from rim_bench.engine.export import PROBE, TEMPLATE, Exported, export_model
 from rim_bench.engine.trained_model import load_trained
+from rim_bench.evaluate.options import usual_tokens
 from rim_bench.report.model_card import card, hub_results
 from rim_bench.storage.run_folder import Run
 from rim_bench.util.errors import UsageError, cannot_apply
@@ -44,7 +45,7 @@ def export_run(
         return [f"{folder}: the adapter of {run.id}; its README.md has the call that loads it in plain peft"]
     trained = load_trained(run)
     task = task_of(run.spec.task.name, run.task_file)
-    tokens = max_tokens or int(task.recipe.get("max_tokens", 128))
+    tokens = max_tokens or usual_tokens(task, trained.method)
     with complete_folder(folder) as part:
         exported = export_model(trained, part, max_tokens=tokens, effort=effort)
         (part / "README.md").write_text(card(run, exported.text, exported.latent, PROBE), "utf-8")
